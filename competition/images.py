@@ -1,0 +1,426 @@
+"""Pictures from wherever the user has them (class folders, a zip of them, a CSV) to RGB arrays as a person sees them.
+
+Nothing here writes. Images are named by their POSIX path below the data root, so that a folder and a zip of that
+folder give the same names.
+"""
+
+import csv
+import errno
+import io
+import os
+import posixpath
+import re
+import stat
+import warnings
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, MpoImagePlugin  # noqa: F401 (registers the format)
+from PIL import Image, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+from tqdm import tqdm
+
+from competition.files import InputError, sha256_bytes, warn
+
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo", ".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+}
+FORMATS = tuple(EXTENSIONS)
+SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+# EXIF orientation -> what turns the stored pixels upright (EXIF 2.32, tag 0x0112)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the pictures come from: names, labels and a way to read bytes. Images are sorted by class, then by name."""
+
+    data: Path  # absolute path of the folder, zip or CSV that the user gave
+    root: str  # the folder below it that image paths start from: "" or, say, "training_data_final/"
+    images: list[str] = field(default_factory=list, repr=False)
+    labels: list[str] = field(default_factory=list, repr=False)
+    classes: list[str] = field(default_factory=list)
+    archive: zipfile.ZipFile | None = field(default=None, repr=False, compare=False)
+    members: dict[str, zipfile.ZipInfo] = field(default_factory=dict, repr=False, compare=False)
+
+    def read(self, image):
+        """The bytes of one image; InputError when it is missing or cannot be read. Safe to call from threads."""
+        try:
+            if self.archive is not None:
+                return self.archive.read(self.members[self.root + image])
+            return (self._folder / self.root / image).read_bytes()
+        except (KeyError, FileNotFoundError):
+            raise InputError(f"{image}: no such file in {self.data}") from None
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise InputError(f"{image}: cannot be read from {self.data}: {error}") from None
+
+    @property
+    def _folder(self):
+        return self.data if self.data.is_dir() else self.data.parent
+
+
+def open_source(data):
+    """Find the images, labels and classes of a folder of class folders, a zip of one, or a CSV; no picture is read.
+
+    Class folders may lie together in one single top folder. Classes come in Python's `sorted` order, as
+    `keras.utils.image_dataset_from_directory` sorts folders. Hidden files and those that systems leave behind
+    (`__MACOSX`, `Thumbs.db`, ...) are ignored. Raises InputError for everything that is not such a source.
+    """
+    data = _absolute(data)
+    if data.is_dir():
+        files, folders = _list_folder(data)
+        return _from_class_folders(Source(data, ""), files, folders)
+    if data.suffix.lower() == ".csv":
+        return _from_csv(data)
+    source = _open_zip(data)
+    files, folders = _list_zip(source)
+    return _from_class_folders(source, files, folders)
+
+
+def open_reader(data, root=""):
+    """A Source that only reads: for images whose names and labels are known already, from a fold table."""
+    data = _absolute(data)
+    return Source(data, root) if data.is_dir() or data.suffix.lower() == ".csv" else _open_zip(data, root)
+
+
+def decode(data, name):
+    """Bytes of a picture -> uint8 [height, width, 3], RGB as a person sees it.
+
+    EXIF rotation is applied; transparency is laid on white; of several frames the first is taken; 16-bit grey is
+    scaled to 8 bit (v / 257), 32-bit integers likewise, clipped at 65535; floats are taken as 0..1 when none is
+    outside of that, as 0..255 otherwise. Colour profiles are not applied. Raises InputError naming the file when it
+    is empty, truncated or no picture.
+    """
+    return decode_with_format(data, name)[0]
+
+
+def decode_with_format(data, name):
+    """Like `decode`, and the format that the bytes have ("JPEG", "PNG", ...), whatever the name says."""
+    if not data:
+        raise InputError(f"{name}: the file is empty, expected a picture")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{name}: no picture that can be read, expected one of {', '.join(FORMATS)}") from None
+    except Exception as error:  # decoders fail in many ways on hostile bytes; each means the same to the user
+        raise InputError(f"{name}: no picture that can be read: {error}") from None
+    try:
+        image.load()
+        pixels = np.asarray(_upright(_rgb(image), _orientation(image)))
+    except Exception as error:
+        raise InputError(f"{name}: broken or truncated {image.format} picture: {error or type(error).__name__}") from None
+    return pixels, image.format
+
+
+def resize(image, size):
+    """uint8 [h, w, 3] -> uint8 [*size, 3], `size` = (height, width): bicubic with antialiasing, as Pillow does it.
+
+    An image of that size already comes back as it is. The aspect ratio is not kept.
+    """
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def load_images(table):
+    """All images of a FoldTable, in its order and at its size: uint8 [n, height, width, 3].
+
+    Raises InputError naming the first file that vanished or changed (by sha256) since `make folds`.
+    """
+    source = open_reader(table.data, table.root)
+    images = np.empty((len(table.frame), *table.size, 3), np.uint8)
+
+    def load(job):
+        row, name, expected = job
+        try:
+            data = source.read(name)
+        except InputError as error:
+            raise InputError(f"{error}; it was there at `make folds`, run that again if this is meant") from None
+        if sha256_bytes(data) != expected:
+            raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256); run that again")
+        images[row] = resize(decode(data, name), table.size)
+
+    jobs = list(zip(range(len(images)), table.frame["image"], table.frame["sha256"]))
+    for _ in in_threads(load, jobs, "load images"):
+        pass
+    return images
+
+
+def in_threads(work, items, title):
+    """Yield `work(item)` for each item, in order, from a pool of threads, with a bar on a terminal."""
+    chunks = [items[i : i + 64] for i in range(0, len(items), 64)]
+    threads = min(16, 2 * (os.cpu_count() or 1))
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # broken metadata of a good picture
+        with tqdm(total=len(items), desc=title, unit=" images", disable=None) as bar:
+            for results in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
+                bar.update(len(results))
+                yield from results
+
+
+def natural_order(names):
+    """Names sorted as people do, "2" before "10"."""
+    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
+
+
+def _absolute(data):
+    if not str(data).strip():
+        raise InputError("DATA is empty, expected a folder of class folders, a zip of one, or a CSV")
+    path = Path(os.path.abspath(os.path.expanduser(data)))
+    _check_text(str(path))
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder, expected a folder of class folders, a zip of one, or a CSV")
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: neither a file nor a folder")
+    return path
+
+
+def _check_text(name):
+    """Refuse what a UTF-8 CSV cannot hold."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{os.fsencode(name)!r}: the name is not UTF-8, please rename it") from None
+    if "\r" in name or "\0" in name:
+        raise InputError(f"{name!r}: a carriage return or zero in a name cannot be kept in a CSV, please rename it")
+
+
+def _ignored(part):
+    return part.startswith(".") or part.lower() in SYSTEM_FILES
+
+
+# ---------------------------------------------------------------------------------------------------- class folders
+
+
+def _list_folder(data):
+    """All files and folders below `data`, as relative POSIX paths; links are followed, loops of links left out."""
+    files, folders = [], []
+
+    def scan(path, prefix, above):
+        try:
+            entries = sorted(os.listdir(path))
+        except OSError as error:
+            raise InputError(f"{path}: the folder cannot be read: {error.strerror}") from None
+        for entry in entries:
+            if _ignored(entry):
+                continue
+            full, name = os.path.join(path, entry), prefix + entry
+            try:
+                found = os.stat(full)
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    files.append(name)  # a link to nothing: reading it will name it
+                continue
+            if stat.S_ISREG(found.st_mode):
+                files.append(name)
+            elif stat.S_ISDIR(found.st_mode) and (found.st_dev, found.st_ino) not in above:
+                folders.append(name)
+                scan(full, name + "/", above | {(found.st_dev, found.st_ino)})
+
+    top = os.stat(data)
+    scan(data, "", {(top.st_dev, top.st_ino)})
+    return files, folders
+
+
+def _open_zip(data, root=""):
+    try:
+        archive = zipfile.ZipFile(data)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
+        if data.suffix.lower() != ".zip":
+            raise InputError(f"{data}: expected a folder of class folders, a zip of one, or a CSV") from None
+        raise InputError(f"{data}: broken zip: {error}") from None
+    members = {}
+    for entry in archive.infolist():
+        name = _zip_name(entry)
+        if name in members and not entry.is_dir():
+            raise InputError(f"{data}: holds {name} more than once")
+        members[name] = entry
+    return Source(data, root, archive=archive, members=members)
+
+
+def _zip_name(entry):
+    """The name of a zip's entry, also where a program wrote UTF-8 without saying so, or backslashes."""
+    name = entry.filename
+    if not entry.flag_bits & 0x800:
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            pass
+    return name if "/" in name else name.replace("\\", "/")
+
+
+def _list_zip(source):
+    files, folders = [], set()
+    for name, entry in source.members.items():
+        parts = name.replace("\\", "/").split("/")
+        if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:[\\/]", name):
+            raise InputError(f"{source.data}: {name!r} climbs out of the zip, expected paths below its root")
+        if entry.flag_bits & 1:
+            raise InputError(f"{source.data}: {name!r} is encrypted, expected a zip without a password")
+        parts = name.rstrip("/").split("/")
+        if any(_ignored(part) for part in parts):
+            continue
+        folder = name.endswith("/")
+        if not folder:
+            files.append(name)
+        folders.update("/".join(parts[:i]) for i in range(1, len(parts) + folder))
+    return files, sorted(folders)
+
+
+def _from_class_folders(source, files, folders):
+    root, tops = "", _tops(folders, "")
+    while len(tops) == 1 and any(folder.startswith(f"{root}{tops[0]}/") for folder in folders):
+        root += tops[0] + "/"
+        tops = _tops(folders, root)
+    data = source.data / root if root else source.data
+    images = [name[len(root):] for name in files if name.startswith(root)]
+    loose = [name for name in images if "/" not in name and _looks_like_picture(name)]
+    if not tops:
+        found = f"{len(loose)} images" if loose else f"{len(images)} files, none of them an image" if images else "nothing"
+        raise InputError(f"{data}: found {found} and no class folders, expected one folder a class")
+    if loose:
+        warn(f"{data}: {len(loose)} images beside the class folders are left out: {shorten(loose)}")
+    images = sorted(((name.split("/", 1)[0], name) for name in images if "/" in name))
+    filled = {label for label, _ in images}
+    if empty := [label for label in tops if label not in filled]:
+        raise InputError(f"{data}: empty class folder: {shorten(empty)}; expected images in it, or no such folder")
+    return _checked(source, root, images, "class folders")
+
+
+def _tops(folders, root):
+    return sorted({folder[len(root):].split("/", 1)[0] for folder in folders if folder.startswith(root)} - {""})
+
+
+def _looks_like_picture(name):
+    return any(name.lower().endswith(extensions) for extensions in EXTENSIONS.values())
+
+
+def _checked(source, root, pairs, kind):
+    """Complete a source from its sorted (label, image) pairs, after the checks that every kind of source needs."""
+    labels = sorted({label for label, _ in pairs})
+    for text in [*labels, *(image for _, image in pairs)]:
+        _check_text(text)
+    if len(labels) < 2:
+        raise InputError(f"{source.data}: found {len(labels)} class ({shorten(labels)}) in {kind}, expected 2 or more")
+    if {label.lower() for label in labels} <= SPLITS:
+        warn(f"{source.data}: the classes are {', '.join(labels)}; if that is a split, give one part of it as DATA")
+    images, per_image = [image for _, image in pairs], [label for label, _ in pairs]
+    return Source(source.data, root, images, per_image, labels, source.archive, source.members)
+
+
+def shorten(names, limit=5):
+    """A list of names for one line: the first few, and how many more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+# -------------------------------------------------------------------------------------------------------------- CSV
+
+
+def _from_csv(data):
+    folder = data.parent
+    pairs, lines, missing = [], {}, []
+    for line, row in _csv_rows(data):
+        if None in row or None in row.values():
+            raise InputError(f"{data}, line {line}: other number of fields than the header has")
+        if not row["image"] or not row["label"]:
+            raise InputError(f"{data}, line {line}: empty image or label")
+        image = _below(folder, row["image"])
+        if image is None:
+            raise InputError(f"{data}, line {line}: {row['image']} is not below the CSV's folder {folder}")
+        if image in lines:
+            raise InputError(f"{data}, line {line}: {row['image']} is in line {lines[image]} already")
+        lines[image] = line
+        if not os.path.isfile(folder / image):
+            missing.append(f"{row['image']} (line {line})")
+        pairs.append((row["label"], image))
+    if not pairs:
+        raise InputError(f"{data}: no rows, expected one an image")
+    if missing:
+        raise InputError(f"{data}: missing below {folder}: {shorten(missing)}")
+    return _checked(Source(data, ""), "", sorted(pairs), "the label column")
+
+
+def _csv_rows(data):
+    """(line number, {column: text}) of each row; text stays text, so that 007, NA and True are labels like others."""
+    try:
+        with open(data, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            for column in ("image", "label"):
+                if columns.count(column) != 1:
+                    found = f"columns {', '.join(map(repr, columns))}" if columns else "an empty file"
+                    raise InputError(f"{data}: found {found}, expected one column 'image' and one 'label', comma-separated")
+            for row in reader:
+                yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise InputError(f"{data}: not UTF-8: {error}") from None
+    except (OSError, csv.Error) as error:
+        raise InputError(f"{data}: not a CSV that can be read: {error}") from None
+
+
+def _below(folder, image):
+    """The POSIX path of `image` below `folder`, or None when it lies elsewhere."""
+    if os.path.isabs(image):
+        for start in (folder, folder.resolve()):
+            if Path(image).is_relative_to(start):
+                image = Path(image).relative_to(start).as_posix()
+                break
+        else:
+            return None
+    image = posixpath.normpath(image)
+    return None if image == ".." or image.startswith("../") else image
+
+
+# ----------------------------------------------------------------------------------------------------------- pixels
+
+
+def _orientation(image):
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # broken metadata: viewers show such a picture as it is stored
+        return 1
+
+
+def _upright(image, orientation):
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _rgb(image):
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(values):
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
+        scale = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
+        return np.rint(np.clip(values * scale, 0, 255)).astype(np.uint8)
+    return ((np.clip(values.astype(np.int64), 0, 65535) + 128) // 257).astype(np.uint8)

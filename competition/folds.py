@@ -1,4 +1,4 @@
-"""The fold table: which image has which label and is held out in which fold. Everything later refers to it by hash."""
+"""The fold table: which image has which label and is held out in which fold; the rest goes by its hash."""
 
 import io
 import json
@@ -20,7 +20,7 @@ NUMBERS = ["fold", "width", "height"]
 
 @dataclass(frozen=True)
 class FoldTable:
-    """n images in k folds. `frame` is sorted by class order, then by image; widths and heights are pixels as seen."""
+    """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen."""
 
     name: str
     frame: pd.DataFrame  # image, label, fold (0..k-1), group, sha256, width, height
@@ -62,8 +62,8 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     skip_bad  leave out files that are no pictures instead of stopping
     force     replace another table even though runs use it
 
-    Pictures of identical bytes share a group and a fold. The table depends on data and arguments alone, not on the
-    machine. Returns the FoldTable; raises InputError for data or arguments that cannot be used.
+    Pictures of identical bytes share a group and a fold. The table depends on data and arguments alone, not
+    on the machine. Returns the FoldTable; raises InputError for data or arguments that cannot be used.
     """
     name = _check_name(name) if name else _default_name(data)
     folds = _whole_number("FOLDS", folds, 2, 1000)
@@ -76,8 +76,9 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     frame["group"] = frame.groupby("sha256")["image"].transform("first")
     _check_classes(frame, source.classes, folds)
     frame["fold"] = assign_folds(frame["label"].to_numpy(), frame["group"].to_numpy(), folds, seed)
-    frame = frame.iloc[np.argsort(frame["label"].map({label: i for i, label in enumerate(classes)}), kind="stable")]
-    frame = frame[COLUMNS].reset_index(drop=True)
+    position = {label: i for i, label in enumerate(classes)}
+    order = np.argsort([position[label] for label in frame["label"]], kind="stable")
+    frame = frame.iloc[order][COLUMNS].reset_index(drop=True)
     size = size or tuple(int(frame[side].median() + 0.5) for side in ("height", "width"))
 
     content = csv_bytes(frame)
@@ -104,18 +105,18 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
 def read_folds(name=None):
     """The fold table `folds/<name>.csv`; the name may be left out while there is only one.
 
-    Raises InputError when there is none, when there are several and no name, or when a file was changed by hand.
+    Raises InputError when there is none, when there are several and no name, or when a file was changed.
     """
     if not name:
         names = sorted(path.stem for path in files.FOLDS.glob("*.json") if not path.name.startswith("."))
         if not names:
             raise InputError(f"{files.FOLDS}/: no fold table yet, expected `make folds DATA=...` before this")
         if len(names) > 1:
-            raise InputError(f"{files.FOLDS}/: several fold tables, say which: NAME={' or NAME='.join(names)}")
+            raise InputError(f"{files.FOLDS}/: {len(names)} fold tables, NAME= one of {shorten(names, 20)}")
         name = names[0]
     csv_path, json_path = _paths(_check_name(name))
     if not json_path.exists():
-        raise InputError(f"{json_path}: no such fold table, expected `make folds DATA=... NAME={name}` before this")
+        raise InputError(f"{json_path}: no such fold table, `make folds DATA=... NAME={name}` makes it")
     record = files.read_json(json_path)
     try:
         content = csv_path.read_bytes()
@@ -124,22 +125,23 @@ def read_folds(name=None):
     try:
         classes, size = list(record["classes"]), tuple(record["size"])
         if _table_hash(content, classes, size) != record["hash"]:
-            raise InputError(f"{csv_path}: not the table that {json_path} was written with; run `make folds` again")
+            raise InputError(f"{csv_path}: not the table that {json_path} belongs to; run `make folds` again")
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
         frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
         data, seed, root = record["data"], record["seed"], record["root"]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{json_path}: not a record of this toolkit ({error!r}); run `make folds` again") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
     return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root)
 
 
 def assign_folds(labels, groups, folds, seed):
-    """Fold of each image, int64 [n]: stratified by label, a group in one fold. `labels`, `groups`: [n] of strings.
+    """Fold of each image, int64 [n]: stratified by label, a group in one fold. `labels`, `groups`: strings [n].
 
-    Without groups of several images this is scikit-learn's StratifiedKFold, shuffled. With such groups they are
-    dealt one by one, large ones first, to the fold that has least of their classes, so that the counts of a class
-    differ between folds by no more than one group. (StratifiedGroupKFold does the same kind of thing in 20 s for
-    100 thousand images, this in one.)
+    Without groups of several images this is scikit-learn's StratifiedKFold, shuffled. Otherwise the groups are
+    dealt one by one, large ones first, each to the fold that has least of its classes so far; as long as
+    groups are of one class, its counts differ between folds by no more than one group. (StratifiedGroupKFold
+    is slower: 20 s for 100 thousand images, against 1.)
     """
     if len(set(groups)) == len(groups):
         from sklearn.model_selection import StratifiedKFold
@@ -196,7 +198,7 @@ def _whole_number(what, value, low, high):
 
 def _check_name(name):
     if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
-        raise InputError(f"NAME={name}: expected letters, digits and . _ + - only, up to 100, a letter or digit first")
+        raise InputError(f"NAME={name}: expected up to 100 letters, digits and . _ + -, not first a sign")
     return name
 
 
@@ -223,7 +225,7 @@ def _class_order(found, wanted):
     if doubled := sorted({name for name in wanted if wanted.count(name) > 1}):
         raise InputError(f"CLASSES: named more than once: {shorten(doubled)}")
     if missing := [name for name in found if name not in wanted]:
-        raise InputError(f"CLASSES: missing: {shorten(missing)}; expected all {len(found)} classes of the data")
+        raise InputError(f"CLASSES: missing: {shorten(missing)}; expected all {len(found)} of the data")
     return wanted, True
 
 
@@ -236,40 +238,41 @@ def _read_all(source, skip_bad):
             data = source.read(image)
             pixels, kind = decode_with_format(data, image)
         except InputError as error:
-            return str(error)
+            return image, str(error)
         height, width = pixels.shape[:2]
-        return (image, label, sha256_bytes(data), width, height), kind
+        return (image, label, sha256_bytes(data), width, height, kind), None
 
-    bad, other, rows = [], [], []
-    for found in in_threads(check, list(zip(source.images, source.labels)), "check images"):
-        if isinstance(found, str):
-            bad.append(found)
-            continue
-        row, kind = found
-        rows.append(row)
-        suffix = os.path.splitext(row[0])[1].lower()
-        if suffix and suffix not in EXTENSIONS[kind]:
-            other.append(f"{row[0]} ({kind})")
+    found = list(in_threads(check, list(zip(source.images, source.labels)), "check images"))
+    bad = [(image, error) for image, error in found if error]
+    rows = [row for row, error in found if not error]
     if bad and not skip_bad:
-        more = f" (and {len(bad) - 1} more: {shorten([line.split(':')[0] for line in bad[1:]])})" if bad[1:] else ""
-        raise InputError(f"{bad[0]}{more}; SKIP_BAD=1 leaves such files out")
+        more = f"; and {len(bad) - 1} more: {shorten([image for image, _ in bad[1:]])}" if bad[1:] else ""
+        raise InputError(f"{bad[0][1]}{more} (SKIP_BAD=1 leaves such files out)")
     if bad:
-        warn(f"{len(bad)} files left out: {shorten(bad, 20)}")
-    if other:
+        warn(f"{len(bad)} files left out: {shorten([error for _, error in bad], 20)}")
+    if other := [f"{row[0]} ({row[-1]})" for row in rows if _misnamed(row[0], row[-1])]:
         warn(f"{len(other)} files are of another format than their names say: {shorten(other)}")
-    return pd.DataFrame(rows, columns=["image", "label", "sha256", "width", "height"])
+    return pd.DataFrame([row[:-1] for row in rows], columns=["image", "label", "sha256", "width", "height"])
+
+
+def _misnamed(image, kind):
+    extension = os.path.splitext(image)[1].lower()
+    return bool(extension) and extension not in EXTENSIONS[kind]
 
 
 def _check_classes(frame, classes, folds):
     """Every class must reach every fold; one picture under two labels is worth a warning."""
     images, pictures = (frame.groupby("label")[column].nunique() for column in ("image", "group"))
+    few = []
     for label in classes:
         count, distinct = int(images.get(label, 0)), int(pictures.get(label, 0))
         if distinct < folds:
-            copies = f" ({distinct} different ones)" if distinct < count else ""
-            raise InputError(f"class {label!r} has {count} images{copies}, expected at least FOLDS={folds}")
+            few.append(f"{label} ({count}{f', {distinct} of them different' if distinct < count else ''})")
+    if few:
+        raise InputError(f"fewer images than FOLDS={folds} in class {shorten(few, 20)}")
     labels = frame.groupby("group")["label"].nunique()
-    conflicts = frame[frame["group"].isin(labels[labels > 1].index)].groupby("group")["image"].agg(list).tolist()
+    conflicting = frame[frame["group"].isin(labels[labels > 1].index)]
+    conflicts = conflicting.groupby("group")["image"].agg(list).tolist()
     for images in conflicts[:20]:
         warn(f"the same picture under two labels: {', '.join(images)}")
     if len(conflicts) > 20:
@@ -288,20 +291,21 @@ def _write(name, content, record, force):
     """Write table and record unless they are there already; what was done, in a word."""
     csv_path, json_path = _paths(name)
     try:
-        old = files.read_json(json_path) if json_path.exists() else None
-    except InputError:
-        old = {}
-    if old is not None and old.get("hash") == record["hash"] and csv_path.exists() and csv_path.read_bytes() == content:
+        old = files.read_json(json_path) if json_path.exists() or csv_path.exists() else None
+        old_hash = old and old["hash"]
+    except (InputError, KeyError, TypeError):
+        old, old_hash = {}, None
+    if old_hash == record["hash"] and csv_path.exists() and csv_path.read_bytes() == content:
         if {**old, "versions": None} != {**record, "versions": None}:
             files.write_json(json_path, record)  # the same pictures, moved to another place
         return "unchanged"
-    if old is not None and old.get("hash") != record["hash"] and not force:
+    if old is not None and old_hash != record["hash"] and not force:
         folder = files.RUNS / name
         runs = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         if runs:
             raise InputError(
-                f"{csv_path}: another table, and runs use the one that is there ({shorten(runs)} in {folder}/); "
-                "take another NAME=, or FORCE=1 to replace it"
+                f"{csv_path}: another table than the one that {shorten(runs)} in {folder}/ "
+                "use; take another NAME=, or FORCE=1 to replace it"
             )
     files.write_bytes(csv_path, content)
     files.write_json(json_path, record)
@@ -310,8 +314,8 @@ def _write(name, content, record, force):
 
 def _report(table, given, note):
     frame, (height, width) = table.frame, table.size
-    print(f"{_paths(table.name)[0]}: {note}; {len(frame)} images, {len(table.classes)} classes, {table.k} folds, "
-          f"seed {table.seed}, size {height}x{width} (height x width)")
+    print(f"{_paths(table.name)[0]}: {note}; {len(frame)} images, {len(table.classes)} classes, "
+          f"{table.k} folds, seed {table.seed}, size {height}x{width} (height x width)")
     sizes = len(frame[["height", "width"]].drop_duplicates())
     if sizes > 1:
         print(f"{sizes} different sizes: all images are brought to {height}x{width}; SIZE= sets another")
@@ -321,8 +325,8 @@ def _report(table, given, note):
     print(f"class order{' (as given)' if given else ''}: {', '.join(table.classes)}")
     natural = natural_order(table.classes)
     if not given and natural != table.classes:
-        print(f"this is the order of text, as Keras sorts folders; by number it would be: {', '.join(natural)} "
-              "(CLASSES= sets an order)")
+        print(f"note: that is the order of text, as Keras sorts folders; by number it would be "
+              f"{', '.join(natural)} (CLASSES= sets another order)")
     counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes)
     counts.columns = [f"fold {k}" for k in counts.columns]
     counts["all"] = counts.sum(axis=1)

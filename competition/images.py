@@ -1,12 +1,13 @@
-"""Pictures from wherever the user has them (class folders, a zip of them, a CSV) to RGB arrays as a person sees them.
+"""Pictures from wherever the user has them (class folders, a zip, a CSV) to RGB arrays as a person sees them.
 
-Nothing here writes. Images are named by their POSIX path below the data root, so that a folder and a zip of that
-folder give the same names.
+Nothing here writes. Images are named by their POSIX path below the data root, so that a folder and a zip of
+that folder give the same names.
 """
 
 import csv
 import errno
 import io
+import lzma
 import os
 import posixpath
 import re
@@ -19,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, MpoImagePlugin  # noqa: F401 (registers the format)
-from PIL import Image, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin  # noqa: F401
+from PIL import PpmImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (importing registers)
 from tqdm import tqdm
 
 from competition.files import InputError, sha256_bytes, warn
@@ -35,7 +36,9 @@ EXTENSIONS = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
-FORMATS = tuple(EXTENSIONS)
+EXPECTED = "a folder of class folders, a zip of one, or a CSV with the columns image and label"
+FORMATS = tuple(kind for kind in EXTENSIONS if kind != "MPO")  # Pillow opens MPO as a kind of JPEG
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and its CRC (PNG specification, 11.2.5)
 SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -53,7 +56,7 @@ UPRIGHT = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where the pictures come from: names, labels and a way to read bytes. Images are sorted by class, then by name."""
+    """Where pictures come from: names, labels, a way to read bytes. Sorted by class, then by image."""
 
     data: Path  # absolute path of the folder, zip or CSV that the user gave
     root: str  # the folder below it that image paths start from: "" or, say, "training_data_final/"
@@ -64,14 +67,14 @@ class Source:
     members: dict[str, zipfile.ZipInfo] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, image):
-        """The bytes of one image; InputError when it is missing or cannot be read. Safe to call from threads."""
+        """The bytes of one image; InputError when it is missing or cannot be read. Threads may call it."""
         try:
             if self.archive is not None:
                 return self.archive.read(self.members[self.root + image])
             return (self._folder / self.root / image).read_bytes()
         except (KeyError, FileNotFoundError):
             raise InputError(f"{image}: no such file in {self.data}") from None
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
             raise InputError(f"{image}: cannot be read from {self.data}: {error}") from None
 
     @property
@@ -80,11 +83,12 @@ class Source:
 
 
 def open_source(data):
-    """Find the images, labels and classes of a folder of class folders, a zip of one, or a CSV; no picture is read.
+    """Find images, labels and classes of a folder of class folders, a zip of one, or a CSV; reads no picture.
 
-    Class folders may lie together in one single top folder. Classes come in Python's `sorted` order, as
-    `keras.utils.image_dataset_from_directory` sorts folders. Hidden files and those that systems leave behind
-    (`__MACOSX`, `Thumbs.db`, ...) are ignored. Raises InputError for everything that is not such a source.
+    Class folders may lie together in one single top folder; pictures in folders below a class folder count as
+    that class. Classes come in Python's `sorted` order, as `keras.utils.image_dataset_from_directory` sorts
+    folders. Hidden files and those that systems leave behind (`__MACOSX`, `Thumbs.db`, ...) are ignored.
+    Raises InputError for everything that is not such a source.
     """
     data = _absolute(data)
     if data.is_dir():
@@ -100,16 +104,17 @@ def open_source(data):
 def open_reader(data, root=""):
     """A Source that only reads: for images whose names and labels are known already, from a fold table."""
     data = _absolute(data)
-    return Source(data, root) if data.is_dir() or data.suffix.lower() == ".csv" else _open_zip(data, root)
+    plain = data.is_dir() or data.suffix.lower() == ".csv"
+    return Source(data, root) if plain else _open_zip(data, root)
 
 
 def decode(data, name):
     """Bytes of a picture -> uint8 [height, width, 3], RGB as a person sees it.
 
-    EXIF rotation is applied; transparency is laid on white; of several frames the first is taken; 16-bit grey is
-    scaled to 8 bit (v / 257), 32-bit integers likewise, clipped at 65535; floats are taken as 0..1 when none is
-    outside of that, as 0..255 otherwise. Colour profiles are not applied. Raises InputError naming the file when it
-    is empty, truncated or no picture.
+    EXIF rotation is applied; transparency is laid on white; of several frames the first is taken; 16-bit grey
+    is scaled to 8 bit (v / 257, rounded), 32-bit integers likewise, clipped at 65535; floats are taken as
+    0..1 when none is outside of that, as 0..255 otherwise. Colour profiles are not applied. Raises InputError
+    naming the file when it is empty, truncated or no picture.
     """
     return decode_with_format(data, name)[0]
 
@@ -121,19 +126,22 @@ def decode_with_format(data, name):
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
-        raise InputError(f"{name}: no picture that can be read, expected one of {', '.join(FORMATS)}") from None
+        raise InputError(f"{name}: no picture that can be read, expected {', '.join(FORMATS)}") from None
     except Exception as error:  # decoders fail in many ways on hostile bytes; each means the same to the user
         raise InputError(f"{name}: no picture that can be read: {error}") from None
     try:
         image.load()
+        if image.format == "PNG" and PNG_END not in data:  # Pillow is content once it has all rows
+            raise OSError("the file ends before its end mark")
         pixels = np.asarray(_upright(_rgb(image), _orientation(image)))
     except Exception as error:
-        raise InputError(f"{name}: broken or truncated {image.format} picture: {error or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{name}: broken or truncated {image.format} picture: {reason}") from None
     return pixels, image.format
 
 
 def resize(image, size):
-    """uint8 [h, w, 3] -> uint8 [*size, 3], `size` = (height, width): bicubic with antialiasing, as Pillow does it.
+    """uint8 [h, w, 3] -> uint8 [height, width, 3] for `size` = (height, width): Pillow's antialiased bicubic.
 
     An image of that size already comes back as it is. The aspect ratio is not kept.
     """
@@ -156,9 +164,9 @@ def load_images(table):
         try:
             data = source.read(name)
         except InputError as error:
-            raise InputError(f"{error}; it was there at `make folds`, run that again if this is meant") from None
+            raise InputError(f"{error}; it was there at `make folds`: bring it back or rerun that") from None
         if sha256_bytes(data) != expected:
-            raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256); run that again")
+            raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256), rerun that")
         images[row] = resize(decode(data, name), table.size)
 
     jobs = list(zip(range(len(images)), table.frame["image"], table.frame["sha256"]))
@@ -172,7 +180,7 @@ def in_threads(work, items, title):
     chunks = [items[i : i + 64] for i in range(0, len(items), 64)]
     threads = min(16, 2 * (os.cpu_count() or 1))
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # broken metadata of a good picture
+        warnings.filterwarnings("ignore", module="PIL")  # say, of broken metadata in a good picture
         with tqdm(total=len(items), desc=title, unit=" images", disable=None) as bar:
             for results in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
                 bar.update(len(results))
@@ -181,16 +189,20 @@ def in_threads(work, items, title):
 
 def natural_order(names):
     """Names sorted as people do, "2" before "10"."""
-    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
+
+    def key(name):
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+    return sorted(names, key=key)
 
 
 def _absolute(data):
     if not str(data).strip():
-        raise InputError("DATA is empty, expected a folder of class folders, a zip of one, or a CSV")
+        raise InputError(f"DATA is empty, expected {EXPECTED}")
     path = Path(os.path.abspath(os.path.expanduser(data)))
     _check_text(str(path))
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder, expected a folder of class folders, a zip of one, or a CSV")
+        raise InputError(f"{path}: no such file or folder, expected {EXPECTED}")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder")
     return path
@@ -203,18 +215,18 @@ def _check_text(name):
     except UnicodeEncodeError:
         raise InputError(f"{os.fsencode(name)!r}: the name is not UTF-8, please rename it") from None
     if "\r" in name or "\0" in name:
-        raise InputError(f"{name!r}: a carriage return or zero in a name cannot be kept in a CSV, please rename it")
+        raise InputError(f"{name!r}: a CSV cannot keep a carriage return or zero in a name, please rename it")
 
 
 def _ignored(part):
     return part.startswith(".") or part.lower() in SYSTEM_FILES
 
 
-# ---------------------------------------------------------------------------------------------------- class folders
+# -------------------------------------------------------------------------------------------- class folders
 
 
 def _list_folder(data):
-    """All files and folders below `data`, as relative POSIX paths; links are followed, loops of links left out."""
+    """All files and folders below `data`, as relative POSIX paths. Links are followed, loops left out."""
     files, folders = [], []
 
     def scan(path, prefix, above):
@@ -248,7 +260,7 @@ def _open_zip(data, root=""):
         archive = zipfile.ZipFile(data)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
         if data.suffix.lower() != ".zip":
-            raise InputError(f"{data}: expected a folder of class folders, a zip of one, or a CSV") from None
+            raise InputError(f"{data}: found another kind of file, expected {EXPECTED}") from None
         raise InputError(f"{data}: broken zip: {error}") from None
     members = {}
     for entry in archive.infolist():
@@ -267,7 +279,10 @@ def _zip_name(entry):
             name = name.encode("cp437").decode("utf-8")
         except UnicodeError:
             pass
-    return name if "/" in name else name.replace("\\", "/")
+    name = name if "/" in name else name.replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:]
+    return name
 
 
 def _list_zip(source):
@@ -279,7 +294,7 @@ def _list_zip(source):
         if entry.flag_bits & 1:
             raise InputError(f"{source.data}: {name!r} is encrypted, expected a zip without a password")
         parts = name.rstrip("/").split("/")
-        if any(_ignored(part) for part in parts):
+        if any(part == "" or _ignored(part) for part in parts):
             continue
         folder = name.endswith("/")
         if not folder:
@@ -297,19 +312,19 @@ def _from_class_folders(source, files, folders):
     images = [name[len(root):] for name in files if name.startswith(root)]
     loose = [name for name in images if "/" not in name and _looks_like_picture(name)]
     if not tops:
-        found = f"{len(loose)} images" if loose else f"{len(images)} files, none of them an image" if images else "nothing"
-        raise InputError(f"{data}: found {found} and no class folders, expected one folder a class")
+        found = f"{len(loose)} images" if loose else f"{len(images)} other files" if images else "nothing"
+        raise InputError(f"{data}: found {found} but no class folders, expected one folder a class")
     if loose:
         warn(f"{data}: {len(loose)} images beside the class folders are left out: {shorten(loose)}")
     images = sorted(((name.split("/", 1)[0], name) for name in images if "/" in name))
     filled = {label for label, _ in images}
     if empty := [label for label in tops if label not in filled]:
-        raise InputError(f"{data}: empty class folder: {shorten(empty)}; expected images in it, or no such folder")
+        raise InputError(f"{data}: empty class folder: {shorten(empty)}; fill or remove it")
     return _checked(source, root, images, "class folders")
 
 
 def _tops(folders, root):
-    return sorted({folder[len(root):].split("/", 1)[0] for folder in folders if folder.startswith(root)} - {""})
+    return sorted({folder[len(root):].split("/", 1)[0] for folder in folders if folder.startswith(root)})
 
 
 def _looks_like_picture(name):
@@ -317,14 +332,14 @@ def _looks_like_picture(name):
 
 
 def _checked(source, root, pairs, kind):
-    """Complete a source from its sorted (label, image) pairs, after the checks that every kind of source needs."""
+    """Complete a source from its sorted (label, image) pairs, after the checks that every kind needs."""
     labels = sorted({label for label, _ in pairs})
     for text in [*labels, *(image for _, image in pairs)]:
         _check_text(text)
     if len(labels) < 2:
-        raise InputError(f"{source.data}: found {len(labels)} class ({shorten(labels)}) in {kind}, expected 2 or more")
+        raise InputError(f"{source.data}: found 1 class ({labels[0]}) in {kind}, expected 2 or more")
     if {label.lower() for label in labels} <= SPLITS:
-        warn(f"{source.data}: the classes are {', '.join(labels)}; if that is a split, give one part of it as DATA")
+        warn(f"{source.data}: the classes are {', '.join(labels)}; if that is a split, give one part as DATA")
     images, per_image = [image for _, image in pairs], [label for label, _ in pairs]
     return Source(source.data, root, images, per_image, labels, source.archive, source.members)
 
@@ -335,7 +350,7 @@ def shorten(names, limit=5):
     return ", ".join(names[:limit]) + more
 
 
-# -------------------------------------------------------------------------------------------------------------- CSV
+# ------------------------------------------------------------------------------------------------------ CSV
 
 
 def _from_csv(data):
@@ -363,7 +378,7 @@ def _from_csv(data):
 
 
 def _csv_rows(data):
-    """(line number, {column: text}) of each row; text stays text, so that 007, NA and True are labels like others."""
+    """(line number, {column: text}) of each row; all is text, so 007, NA and True are labels like others."""
     try:
         with open(data, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -371,7 +386,7 @@ def _csv_rows(data):
             for column in ("image", "label"):
                 if columns.count(column) != 1:
                     found = f"columns {', '.join(map(repr, columns))}" if columns else "an empty file"
-                    raise InputError(f"{data}: found {found}, expected one column 'image' and one 'label', comma-separated")
+                    raise InputError(f"{data}: found {found}, expected one 'image' and one 'label'")
             for row in reader:
                 yield reader.line_num, row
     except UnicodeDecodeError as error:
@@ -393,7 +408,7 @@ def _below(folder, image):
     return None if image == ".." or image.startswith("../") else image
 
 
-# ----------------------------------------------------------------------------------------------------------- pixels
+# --------------------------------------------------------------------------------------------------- pixels
 
 
 def _orientation(image):

@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 
 from competition import efficientnet_lite
-from competition.files import InputError, sha256_file
+from competition.files import InputError, sha256_file, write_with
 
 OWN = ("baseline", "scratch")  # these have no trained weights: always random
 SCRATCH_FILTERS = (16, 32, 64, 128, 256, 256)
@@ -89,14 +89,15 @@ def build_backbone(model, size, image_size=None, weights=Weights("none")):
     Raises InputError for an unknown model, a size it can't take, and weights that do not fit it.
     """
     import keras
-    from keras import layers
+    from keras import layers, ops
 
     _check_name(model)
     image = keras.Input((*size, 3), name="image")
     inside = network_size(model, size, image_size)
     x = image
     if inside != tuple(size):
-        x = layers.Resizing(*inside, interpolation="bilinear", dtype="float32", name="input_resize")(x)
+        # not layers.Resizing: its own default training=True would reach the BatchNormalization layers after it
+        x = ops.image.resize(x, inside, interpolation="bilinear")
     if model == "baseline":
         features = layers.Flatten(name="flatten")(_scale(x, 1 / 127.5, -1.0))
     elif model == "scratch":
@@ -261,31 +262,40 @@ def _cache():
 
 def _download(model):
     """The path of a model's ImageNet weights in Keras' own cache, downloaded there if need be and possible."""
-    import keras
+    from keras.src.utils.file_utils import validate_file
 
     file = _wanted(model)
+    path = _cache() / file.name
+
+    def whole(path):
+        return file.hash is None or validate_file(path, file.hash)
+
+    def fetch(temporary):
+        _reach(file.url)
+        print(f"downloading {file.url}", flush=True)
+        urllib.request.urlretrieve(file.url, temporary)
+        if not whole(temporary):
+            raise ValueError(f"what came has another checksum than {file.hash}")
+
+    if path.is_file() and whole(path):
+        return path
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        if not (_cache() / file.name).is_file():
-            _reach(file.url)
-        return Path(
-            keras.utils.get_file(
-                file.name, file.url, file_hash=file.hash, cache_subdir="models", cache_dir=_cache().parent
-            )
-        )
-    except Exception as error:  # get_file raises bare Exceptions
+        write_with(path, fetch)
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{model}: its ImageNet weights {file.name} are not in {_cache()} and could not be downloaded "
-            f"({_line(error)}). Ways on: copy that file there; WEIGHTS=<that file, or a folder that holds it>; "
-            "WEIGHTS=none for random weights; MODEL=efficientnet_lite0, whose weights come by pip"
+            f"{model}: its ImageNet weights {file.name} are not (or not whole) in {path.parent} and could not be "
+            f"downloaded ({_line(error)}). Ways on: copy that file there; WEIGHTS=<that file, or a folder that holds "
+            "it>; WEIGHTS=none for random weights; MODEL=efficientnet_lite0, whose weights come by pip"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
+    return path
 
 
 def _reach(url):
-    """Raises OSError at once when the server does not answer: a download would try each of its many addresses."""
+    """Raises OSError soon when the server does not answer: a download would wait for each of its many addresses."""
     if urllib.request.getproxies():
         return
     parts = urllib.parse.urlsplit(url)
@@ -323,6 +333,6 @@ def _load(network, model, weights):
 
 
 def _line(error):
-    """The first sentence of an error, on one line."""
+    """An error's text on one line, cut where it goes on and on."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + "..."

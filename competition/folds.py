@@ -136,9 +136,9 @@ def read_folds(name=None):
 
 
 def assign_folds(labels, groups, folds, seed):
-    """Fold of each image, int64 [n]: stratified by label, a group in one fold. `labels`, `groups`: strings [n].
+    """Fold of each image, int64 [n]: stratified by label, a group in one fold. Both are strings [n].
 
-    Without groups of several images this is scikit-learn's StratifiedKFold, shuffled. Otherwise the groups are
+    Without groups of several images this is scikit-learn's StratifiedKFold, shuffled. Otherwise groups are
     dealt one by one, large ones first, each to the fold that has least of its classes so far; as long as
     groups are of one class, its counts differ between folds by no more than one group. (StratifiedGroupKFold
     is slower: 20 s for 100 thousand images, against 1.)
@@ -290,16 +290,17 @@ def _data_hash(frame):
 def _write(name, content, record, force):
     """Write table and record unless they are there already; what was done, in a word."""
     csv_path, json_path = _paths(name)
+    there = json_path.exists() or csv_path.exists()
     try:
-        old = files.read_json(json_path) if json_path.exists() or csv_path.exists() else None
-        old_hash = old and old["hash"]
+        old = files.read_json(json_path)
+        same = old["hash"] == record["hash"]
     except (InputError, KeyError, TypeError):
-        old, old_hash = {}, None
-    if old_hash == record["hash"] and csv_path.exists() and csv_path.read_bytes() == content:
+        same = False
+    if same and csv_path.exists() and csv_path.read_bytes() == content:
         if {**old, "versions": None} != {**record, "versions": None}:
             files.write_json(json_path, record)  # the same pictures, moved to another place
         return "unchanged"
-    if old is not None and old_hash != record["hash"] and not force:
+    if there and not same and not force:
         folder = files.RUNS / name
         runs = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         if runs:
@@ -309,7 +310,7 @@ def _write(name, content, record, force):
             )
     files.write_bytes(csv_path, content)
     files.write_json(json_path, record)
-    return "written" if old is None else "replaced"
+    return "replaced" if there else "written"
 
 
 def _report(table, given, note):

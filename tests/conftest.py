@@ -1,0 +1,42 @@
+"""What several test modules share: small pictures and folders of them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def smooth(seed=0, height=24, width=32):
+    """uint8 [height, width, 3], different for each seed, smooth enough to survive a lossy format."""
+    y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    a, b, c = np.random.default_rng(seed).uniform(20, 200, 3)
+    return np.stack([a + 50 * x, b + 50 * y, c + 25 * (x + y)], -1).round().astype(np.uint8)
+
+
+def encode(pixels, kind="PNG", **options):
+    """Pixels or a Pillow image -> the bytes of a file."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def class_folders(root, counts, extension=".png", kind="PNG", **shape):
+    """Write `counts` = {class: images} as folders below `root`, every picture another one; returns `root`."""
+    seed = 0
+    for label, count in counts.items():
+        (root / label).mkdir(parents=True)
+        for i in range(count):
+            (root / label / f"{i:03}{extension}").write_bytes(encode(smooth(seed, **shape), kind))
+            seed += 1
+    return root
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """An empty current directory, where folds/ and runs/ come to lie; data belongs beside it."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

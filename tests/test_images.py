@@ -1,0 +1,572 @@
+import io
+import os
+import struct
+import zipfile
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import class_folders, encode, smooth
+from PIL import Image
+
+from competition.files import InputError, sha256_bytes
+from competition.images import decode, decode_with_format, load_images, natural_order, open_source, resize
+
+# -------------------------------------------------------------------------------- decoding
+
+
+@pytest.mark.parametrize(
+    "kind, options, tolerance",
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("PPM", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 90}, 12),
+        ("JPEG", {"quality": 95}, 8),
+        ("JPEG", {"quality": 95, "progressive": True}, 8),
+        ("GIF", {}, 24),
+    ],
+)
+def test_formats(kind, options, tolerance):
+    pixels, found = decode_with_format(encode(smooth(), kind, **options), "x")
+    assert found == kind
+    assert pixels.shape == (24, 32, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - smooth()).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "MPO", "TIFF"])
+def test_first_of_several_frames(kind):
+    red, blue = (Image.new("RGB", (20, 10), colour) for colour in ("red", "blue"))
+    pixels, found = decode_with_format(encode(red, kind, save_all=True, append_images=[blue]), "x")
+    assert found == kind
+    assert np.abs(pixels.astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_grey_and_one_bit():
+    grey = smooth()[:, :, 0]
+    for kind in ("PNG", "BMP", "TIFF", "PPM"):
+        assert (decode(encode(grey, kind), "x") == grey[:, :, None]).all()
+    assert np.abs(decode(encode(grey, "JPEG", quality=95), "x").astype(int) - grey[:, :, None]).max() <= 4
+    bits = grey > np.median(grey)
+    assert (decode(encode(Image.fromarray(bits)), "x") == np.where(bits, 255, 0)[:, :, None]).all()
+
+
+def test_palette():
+    image = Image.fromarray(smooth()).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    for kind in ("PNG", "BMP", "GIF", "TIFF"):
+        assert (decode(encode(image, kind), "x") == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_palette_with_a_transparent_colour_lies_on_white(kind):
+    image = Image.new("P", (4, 2), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    pixels = decode(encode(image, kind, transparency=0), "x")
+    assert pixels[0, 1].tolist() == [40, 50, 60]
+    assert pixels[1, 3].tolist() == [255, 255, 255]
+
+
+def test_palette_with_graded_transparency():
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([0, 0, 0, 0, 0, 0])
+    image.putpixel((1, 0), 1)
+    assert decode(encode(image, transparency=bytes([255, 51])), "x")[0, :, 0].tolist() == [0, 204]
+
+
+def test_alpha_lies_on_white():
+    rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    expected = [[[200, 0, 0], [255, 255, 255], [204, 204, 204]]]
+    for kind in ("PNG", "TIFF"):
+        assert decode(encode(rgba, kind), "x").tolist() == expected
+    assert decode(encode(rgba, "WEBP", lossless=True, exact=True), "x").tolist() == expected
+    grey_alpha = Image.merge("LA", [Image.new("L", (2, 1), 100), Image.new("L", (2, 1), 0)])
+    grey_alpha.putpixel((0, 0), (100, 255))
+    assert decode(encode(grey_alpha), "x")[0, :, 0].tolist() == [100, 255]
+    keyed = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    assert decode(encode(keyed, transparency=(1, 2, 3)), "x").tolist() == [[[255, 255, 255], [4, 5, 6]]]
+
+
+def test_cmyk():
+    image = Image.fromarray(smooth()).convert("CMYK")
+    for kind, tolerance in (("TIFF", 0), ("JPEG", 8)):
+        data = encode(image, kind, **({"quality": 95} if kind == "JPEG" else {}))
+        assert Image.open(io.BytesIO(data)).mode == "CMYK"
+        assert np.abs(decode(data, "x").astype(int) - smooth()).max() <= tolerance
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.array([[0, 128, 129, 257, 25_700, 32_768, 65_535]], np.uint16)
+    for kind in ("PNG", "TIFF"):
+        pixels = decode(encode(values, kind), "x")
+        assert pixels.shape == (1, 7, 3)
+        assert pixels[0, :, 0].tolist() == [0, 0, 1, 1, 100, 128, 255]
+        assert (pixels == pixels[:, :, :1]).all()
+
+
+def test_sixteen_bit_colour():
+    values = struct.pack(">6H", 0, 25_700, 65_535, 65_535, 0, 257 * 9)  # two pixels
+    assert decode(png_of_one_row(2, 16, 2, values), "x").tolist() == [[[0, 100, 255], [255, 0, 9]]]
+
+
+def test_wide_integers_and_floats():
+    integers = Image.fromarray(np.array([[-5, 0, 25_700, 65_535, 1_000_000]], np.int32))
+    assert decode(encode(integers, "TIFF"), "x")[0, :, 0].tolist() == [0, 0, 100, 255, 255]
+    unit = Image.fromarray(np.array([[0, 0.4, 1]], np.float32))
+    assert decode(encode(unit, "TIFF"), "x")[0, :, 0].tolist() == [0, 102, 255]
+    bytes_like = Image.fromarray(np.array([[-3, 0.4, 99.6, 300, np.nan]], np.float32))
+    assert decode(encode(bytes_like, "TIFF"), "x")[0, :, 0].tolist() == [0, 0, 100, 255, 0]
+
+
+UPRIGHT = {  # what a viewer does with the stored pixels, in numpy (EXIF 2.32, tag 0x0112)
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_rotation(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored, expected = smooth(), UPRIGHT[orientation](smooth())
+    cases = [("PNG", {}, 0), ("WEBP", {"lossless": True}, 0), ("TIFF", {}, 0), ("JPEG", {"quality": 95}, 8)]
+    for kind, options, tolerance in cases:
+        pixels = decode(encode(stored, kind, exif=exif, **options), "x")
+        assert pixels.shape == expected.shape, kind
+        assert np.abs(pixels.astype(int) - expected).max() <= tolerance, kind
+
+
+def test_exif_rotation_of_grey_alpha_and_sixteen_bit():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.arange(6, dtype=np.uint16).reshape(2, 3) * 257
+    assert decode(encode(values, exif=exif), "x")[:, :, 0].tolist() == [[3, 0], [4, 1], [5, 2]]
+    assert decode(encode(Image.new("LA", (3, 2)), exif=exif), "x").shape == (3, 2, 3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_broken_exif_does_not_cost_the_picture():
+    for exif in (b"nonsense", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x01\x01\x12"):
+        assert decode(encode(smooth(), "JPEG", exif=b"Exif\0\0" + exif), "x").shape == (24, 32, 3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "MPO"])
+def test_truncated(kind):
+    more = {"save_all": True, "append_images": [Image.fromarray(smooth(1))]} if kind == "MPO" else {}
+    data = encode(smooth(), kind, **more)
+    for length in (len(data) // 3, 20, 1):
+        with pytest.raises(InputError, match="^some/name.jpg: "):
+            decode(data[:length], "some/name.jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_truncated_by_a_few_bytes(kind):
+    data = encode(smooth(), kind)
+    for cut in (1, 2, 5, 12):
+        with pytest.raises(InputError, match="^x.jpg: "):
+            decode(data[:-cut], "x.jpg")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\0" * 500, b"<svg></svg>", b"PK\3\4", b"\x89PNG\r\n\x1a\n"]
+)
+def test_no_picture(data):
+    with pytest.raises(InputError, match="^my notes.txt: "):
+        decode(data, "my notes.txt")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_never_escape_as_another_error():
+    rng = np.random.default_rng(0)
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
+        good = encode(smooth(), kind)
+        for _ in range(60):
+            data = np.frombuffer(good, np.uint8).copy()
+            data[rng.integers(0, min(len(data), 200), 5)] = rng.integers(0, 256, 5)
+            try:
+                assert decode(data.tobytes(), "x").ndim == 3
+            except InputError:
+                pass
+
+
+def test_a_decompression_bomb_is_an_input_error(monkeypatch):
+    data = encode(smooth())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="^bomb.png: .*pixels"):
+        decode(data, "bomb.png")
+
+
+def test_resize():
+    image = smooth()
+    assert resize(image, (24, 32)) is image
+    small = resize(image, (12, 16))
+    assert small.shape == (12, 16, 3) and small.dtype == np.uint8
+    means = image.reshape(12, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(small - means).max() < 4
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(resize(stripes, (8, 8))[:, 1:-1] - 127.5).max() < 12  # without antialiasing: 0 or 255
+
+
+# -------------------------------------------------------------------------------- folders and zips
+
+COUNTS = {"B b": 2, "10": 3, "2": 1, "Ähre, \"é\"": 2}
+EXPECTED = ["10/000.png", "10/001.png", "10/002.png", "2/000.png", "B b/000.png", "B b/001.png",
+            "Ähre, \"é\"/000.png", "Ähre, \"é\"/001.png"]
+
+
+def zip_of(folder, path, prefix=""):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*"), reverse=True):
+            archive.write(file, prefix + file.relative_to(folder).as_posix())
+    return path
+
+
+def zip_with(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_class_folders(tmp_path):
+    folder = class_folders(tmp_path / "data", COUNTS)
+    source = open_source(folder)
+    assert source.images == EXPECTED
+    assert source.labels == [image.split("/")[0] for image in EXPECTED]
+    assert source.classes == sorted(COUNTS) == ["10", "2", "B b", "Ähre, \"é\""]
+    assert source.read("2/000.png") == (folder / "2/000.png").read_bytes()
+    with pytest.raises(InputError, match="2/9.png"):
+        source.read("2/9.png")
+
+
+def test_relative_path(tmp_path, monkeypatch):
+    class_folders(tmp_path / "data", COUNTS)
+    monkeypatch.chdir(tmp_path)
+    source = open_source("data")
+    assert source.data == tmp_path / "data"
+
+
+@pytest.mark.parametrize("prefix", ["", "top folder/", "a/b/", "./"])
+def test_zip_is_read_in_place(tmp_path, prefix):
+    folder = class_folders(tmp_path / "data", COUNTS)
+    path = zip_of(folder, tmp_path / "z.zip", prefix)
+    before = sorted(tmp_path.rglob("*"))
+    source = open_source(path)
+    assert (source.images, source.classes) == (EXPECTED, sorted(COUNTS))
+    assert all(source.read(image) == (folder / image).read_bytes() for image in EXPECTED)
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(InputError, match="2/9.png"):
+        source.read("2/9.png")
+
+
+def test_class_folders_in_a_top_folder(tmp_path):
+    class_folders(tmp_path / "data/wrapped/twice", COUNTS)
+    source = open_source(tmp_path / "data")
+    assert source.images == EXPECTED
+    assert source.read(EXPECTED[0])
+
+
+def test_system_and_hidden_files_are_ignored(tmp_path):
+    folder = class_folders(tmp_path / "data/top", {"a": 1, "b": 1})
+    for name in (".DS_Store", "a/.DS_Store", "a/Thumbs.db", "b/desktop.ini", "a/._000.png", ".git/config",
+                 "../__MACOSX/a/000.png", "a/.cache/x.png"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"junk")
+    assert open_source(tmp_path / "data").images == ["a/000.png", "b/000.png"]
+    assert open_source(zip_of(tmp_path / "data", tmp_path / "z.zip")).images == ["a/000.png", "b/000.png"]
+
+
+def test_nested_folders_belong_to_their_class(tmp_path):
+    folder = class_folders(tmp_path / "data", {"a": 1, "b": 1})
+    (folder / "a/2023/june").mkdir(parents=True)
+    (folder / "a/2023/june/x.png").write_bytes(encode(smooth(7)))
+    source = open_source(folder)
+    assert source.images == ["a/000.png", "a/2023/june/x.png", "b/000.png"]
+    assert source.labels == ["a", "a", "b"]
+
+
+def test_links_are_followed_but_not_round_in_circles(tmp_path):
+    folder = class_folders(tmp_path / "data", {"a": 1, "b": 1})
+    (tmp_path / "elsewhere.png").write_bytes(encode(smooth(5)))
+    (folder / "a/link.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "a/up").symlink_to(folder)
+    (folder / "b/here").symlink_to(folder / "b")
+    (folder / "b/itself").symlink_to(folder / "b/itself")
+    os.mkfifo(folder / "b/pipe")
+    images = open_source(folder).images
+    assert [image for image in images if "up/" not in image] == ["a/000.png", "a/link.png", "b/000.png"]
+    assert len(images) < 8
+    (folder / "a/up").unlink()
+    (folder / "b/dangling.png").symlink_to(folder / "gone.png")
+    source = open_source(folder)
+    assert source.images == ["a/000.png", "a/link.png", "b/000.png", "b/dangling.png"]
+    with pytest.raises(InputError, match="dangling.png"):
+        source.read("b/dangling.png")
+
+
+def test_names_of_any_kind(tmp_path):
+    names = ["new\nline.png", "quo\"te'.png", "comma, semi;.png", " lead", "tab\t.png", "e\u0301.png",
+             "é.png", "😀.png", "back\\slash.png", "#%$&.png", "a" * 200]
+    folder = class_folders(tmp_path / "data", {"a": 1, "b": 1})
+    for name in names:
+        (folder / "a" / name).write_bytes(encode(smooth()))
+    source = open_source(folder)
+    assert source.images == sorted(f"a/{name}" for name in [*names, "000.png"]) + ["b/000.png"]
+    assert all(source.read(image) for image in source.images)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"a\rb.png"])
+def test_names_that_a_table_cannot_hold(tmp_path, name):
+    folder = class_folders(tmp_path / "data", {"a": 1, "b": 1})
+    with open(os.path.join(os.fsencode(folder), b"a", name), "wb") as file:
+        file.write(encode(smooth()))
+    with pytest.raises(InputError, match="rename"):
+        open_source(folder)
+
+
+def test_zip_names_without_the_utf8_flag(tmp_path):
+    """macOS' Archive Utility writes UTF-8 and does not say so."""
+    path = tmp_path / "mac.zip"
+    zip_with(path, {"Ähre/1.png": b"x", "b/1.png": b"x"})
+    data = path.read_bytes().replace(b"\x14\x00\x00\x08", b"\x14\x00\x00\x00")  # version needed, flags
+    path.write_bytes(data)
+    assert not any(entry.flag_bits & 0x800 for entry in zipfile.ZipFile(path).infolist())
+    source = open_source(path)
+    assert source.classes == ["b", "Ähre"]
+    assert source.read("Ähre/1.png") == b"x"
+
+
+def test_zip_with_backslashes(tmp_path):
+    source = open_source(zip_with(tmp_path / "win.zip", {"top\\a\\1.png": b"1", "top\\b\\1.png": b"2"}))
+    assert source.images == ["a/1.png", "b/1.png"]
+    assert source.read("b/1.png") == b"2"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../a/x.png", "a/../../x.png", "/etc/x.png", "C:\\x.png", "a\\..\\..\\x.png", "\\\\host\\x.png", "C:/x"],
+)
+def test_zip_that_climbs_out(tmp_path, name):
+    with pytest.raises(InputError, match="z.zip.*climbs out"):
+        open_source(zip_with(tmp_path / "z.zip", {"a/1.png": b"", "b/1.png": b"", name: b""}))
+
+
+def test_encrypted_zip(tmp_path):
+    path = zip_with(tmp_path / "z.zip", {"a/1.png": b"x", "b/1.png": b"x"})
+    data = path.read_bytes().replace(b"\x14\x00\x00\x00", b"\x14\x00\x01\x00")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="z.zip.*encrypted"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("cut", [1, 30, 400])
+def test_broken_zip(tmp_path, cut):
+    path = zip_of(class_folders(tmp_path / "data", COUNTS), tmp_path / "z.zip")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(InputError, match="z.zip: broken zip"):
+        open_source(path)
+
+
+def test_damaged_zip_member_is_named(tmp_path):
+    path = zip_with(tmp_path / "z.zip", {"a/1.png": b"the content", "b/1.png": b"x"})
+    path.write_bytes(path.read_bytes().replace(b"the content", b"THE content"))
+    with pytest.raises(InputError, match="a/1.png.*CRC"):
+        open_source(path).read("a/1.png")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_zip_that_holds_a_name_twice(tmp_path):
+    path = zip_with(tmp_path / "z.zip", {"a/1.png": b"1", "b/1.png": b"2"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/1.png", b"3")
+    with pytest.raises(InputError, match="a/1.png more than once"):
+        open_source(path)
+
+
+def test_path_that_does_not_exist(tmp_path):
+    for name in ("nowhere", "nowhere.zip", "nowhere.csv"):
+        with pytest.raises(InputError, match=f"{name}: no such file or folder"):
+            open_source(tmp_path / name)
+    with pytest.raises(InputError, match="DATA is empty"):
+        open_source("")
+
+
+def test_other_kind_of_file(tmp_path):
+    (tmp_path / "data.tar.gz").write_bytes(b"\x1f\x8b12345")
+    with pytest.raises(InputError, match="data.tar.gz: found another kind of file"):
+        open_source(tmp_path / "data.tar.gz")
+    (tmp_path / "empty.zip").write_bytes(b"")
+    with pytest.raises(InputError, match="empty.zip: broken zip"):
+        open_source(tmp_path / "empty.zip")
+
+
+def test_no_class_folders(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match="data: found nothing but no class folders"):
+        open_source(tmp_path / "data")
+    (tmp_path / "data/readme.txt").write_text("x")
+    with pytest.raises(InputError, match="found 1 other files but no class folders"):
+        open_source(tmp_path / "data")
+    for i in range(3):
+        (tmp_path / f"data/{i}.JPG").write_bytes(encode(smooth(i)))
+    with pytest.raises(InputError, match="found 3 images but no class folders"):
+        open_source(tmp_path / "data")
+    with pytest.raises(InputError, match="found 3 images but no class folders"):
+        open_source(zip_of(tmp_path / "data", tmp_path / "z.zip"))
+
+
+def test_empty_class_folder(tmp_path):
+    folder = class_folders(tmp_path / "data", {"a": 1, "b": 1, "bare": 0})
+    (folder / "bare/.DS_Store").write_bytes(b"")
+    with pytest.raises(InputError, match="empty class folder: bare"):
+        open_source(folder)
+    with pytest.raises(InputError, match="empty class folder: bare"):
+        open_source(zip_of(folder, tmp_path / "z.zip"))
+
+
+def test_one_class(tmp_path):
+    with pytest.raises(InputError, match=r"1 class \(a\).*2 or more"):
+        open_source(class_folders(tmp_path / "data", {"a": 3}))
+
+
+def test_images_beside_the_class_folders_are_announced(tmp_path, capsys):
+    folder = class_folders(tmp_path / "data", {"a": 1, "b": 1})
+    (folder / "stray.jpeg").write_bytes(b"")
+    (folder / "notes.txt").write_bytes(b"")
+    assert len(open_source(folder).images) == 2
+    assert "warning:" in (err := capsys.readouterr().err) and "stray.jpeg" in err and "notes" not in err
+
+
+def test_a_split_taken_for_classes_is_announced(tmp_path, capsys):
+    open_source(class_folders(tmp_path / "data", {"train": 1, "test": 1}))
+    assert "split" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------- CSV
+
+
+def csv_of(tmp_path, text, encoding="utf-8"):
+    class_folders(tmp_path / "data/pics", {"x": 4})
+    path = tmp_path / "data/labels.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+ROWS = "pics/x/000.png,007\npics/x/001.png,NA\n./pics/x/002.png,True\npics/x/../x/003.png,7\n"
+
+
+@pytest.mark.parametrize("encoding, end", [("utf-8", "\n"), ("utf-8-sig", "\r\n")])
+def test_csv(tmp_path, encoding, end):
+    path = csv_of(tmp_path, ("image,label\n" + ROWS).replace("\n", end), encoding)
+    source = open_source(path)
+    assert source.classes == ["007", "7", "NA", "True"]
+    assert source.images == ["pics/x/000.png", "pics/x/003.png", "pics/x/001.png", "pics/x/002.png"]
+    assert source.labels == ["007", "7", "NA", "True"]
+    assert source.read("pics/x/003.png") == (path.parent / "pics/x/003.png").read_bytes()
+
+
+def test_csv_with_other_columns_quotes_and_an_absolute_path(tmp_path):
+    folder = tmp_path / "data"
+    rows = f'1,"a, b",,"pics/x/000.png"\n2,c,Rome,{folder}/pics/x/001.png\n'
+    path = csv_of(tmp_path, "id,label,site,image\n" + rows)
+    source = open_source(path)
+    assert (source.labels, source.images) == (["a, b", "c"], ["pics/x/000.png", "pics/x/001.png"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "found an empty file"),
+        ("image,label\n", "no rows"),
+        ("path,label\na,b\n", "found columns 'path', 'label'"),
+        ("image;label\na;b\n", "found columns 'image;label'"),
+        ("image,label,label\na,b,c\n", "found columns"),
+        ("image,label\npics/x/000.png,a\npics/x/9.png,b\n", r"missing below .*: pics/x/9.png \(line 3\)"),
+        ("image,label\npics/x/000.png,a\npics/x,b\n", "missing below .*: pics/x "),
+        ("image,label\npics/x/000.png,a\npics/x/000.png,a\n", "line 3: pics/x/000.png is in line 2 already"),
+        ("image,label\npics/x/000.png,a\n./pics//x/000.png,b\n", "is in line 2 already"),
+        ("image,label\npics/x/000.png,\n", "line 2: empty image or label"),
+        ("image,label\n,a\n", "line 2: empty image or label"),
+        ("image,label\npics/x/000.png\n", "line 2: other number of fields"),
+        ("image,label\npics/x/000.png,a,b\n", "line 2: other number of fields"),
+        ("image,label\n../secret.png,a\n", "line 2: ../secret.png is not below"),
+        ("image,label\npics/../../secret.png,a\n", "is not below"),
+        ("image,label\n/etc/hostname,a\n", "line 2: /etc/hostname is not below"),
+        ("image,label\npics/x/000.png,a\npics/x/001.png,a\n", r"1 class \(a\).*2 or more"),
+        ('image,label\n"pics/x/000.png,a\n', "labels.csv: not a CSV"),
+    ],
+)
+def test_csv_that_cannot_be_used(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        open_source(csv_of(tmp_path, text))
+    assert "labels.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_csv_that_is_not_utf8(tmp_path):
+    with pytest.raises(InputError, match="labels.csv: not UTF-8"):
+        open_source(csv_of(tmp_path, "image,label\npics/x/000.png,café\n", "latin-1"))
+
+
+# -------------------------------------------------------------------------------- loading
+
+
+def table_of(source, size):
+    """The part of a fold table that loading needs."""
+    sums = [sha256_bytes(source.read(image)) for image in source.images]
+    frame = pd.DataFrame({"image": source.images, "sha256": sums})
+    return SimpleNamespace(frame=frame, size=size, data=str(source.data), root=source.root)
+
+
+def test_load_images_in_order_and_size(tmp_path):
+    folder = class_folders(tmp_path / "data", {"a": 70, "b": 70})
+    for data in (folder, zip_of(folder, tmp_path / "z.zip", "top/")):
+        table = table_of(open_source(data), (24, 32))
+        table.frame = table.frame.sample(frac=1, random_state=0)
+        images = load_images(table)
+        assert images.shape == (140, 24, 32, 3) and images.dtype == np.uint8
+        expected = [np.asarray(Image.open(folder / image)) for image in table.frame["image"]]
+        assert (images == np.stack(expected)).all()
+    table.size = (10, 11)
+    assert (load_images(table)[3] == resize(expected[3], (10, 11))).all()
+
+
+def test_load_images_notices_what_changed(tmp_path):
+    folder = class_folders(tmp_path / "data", {"a": 2, "b": 2})
+    table = table_of(open_source(folder), (24, 32))
+    load_images(table)
+    good = (folder / "b/000.png").read_bytes()
+    (folder / "b/000.png").write_bytes(encode(smooth(99)))
+    with pytest.raises(InputError, match="b/000.png.*changed since"):
+        load_images(table)
+    (folder / "b/000.png").write_bytes(good)
+    (folder / "a/001.png").unlink()
+    with pytest.raises(InputError, match="a/001.png: no such file.*make folds"):
+        load_images(table)
+
+
+def test_natural_order():
+    assert natural_order(["10", "2", "a10b2", "a10b1", "a9", "1"]) == ["1", "2", "10", "a9", "a10b1", "a10b2"]
+
+
+def png_of_one_row(width, bits, colour, row):
+    """The bytes of a PNG that Pillow cannot write itself (PNG specification, chapter 11)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks

@@ -1,0 +1,138 @@
+"""The command line: `python -m competition <verb>`; the targets of the Makefile are thin lines over it."""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's own default; said aloud it is not announced
+
+from competition import files  # noqa: E402
+from competition.files import InputError  # noqa: E402
+
+
+def main(arguments=None):
+    """Run one verb; returns the exit code: 0, or 2 after one line that says what was wrong with the input."""
+    options = vars(_parser().parse_args(arguments))
+    verb = options.pop("verb")
+    try:
+        return verb(**options) or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def folds(data, name, folds, seed, size, classes, skip_bad, force):
+    from competition.folds import make_folds
+
+    make_folds(data, name, folds, seed, size, classes, skip_bad, force)
+
+
+def train(model, recipe, name, weights, run, only_fold, overrides):
+    from competition.train import train
+
+    train(model, recipe, name, weights, run, only_fold, [part for text in overrides for part in text.split()])
+
+
+def blend(name, runs):
+    from competition.blend import make_blend
+
+    make_blend(name, runs)
+
+
+def submission(name, run):
+    from competition.submission import make_submission
+
+    make_submission(name, run)
+
+
+def backbones():
+    from competition.backbones import names
+
+    print("\n".join(names()))
+
+
+def demo(folder, images, hidden):
+    from competition.demo import play
+
+    play(folder, images, hidden)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m competition",
+        description="From a folder of images to a submission: folds, train, blend, submission.",
+        epilog="Each verb has its own --help. An input that cannot be used ends with one line and exit code 2.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function, summary, example):
+        line = verbs.add_parser(
+            function.__name__,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="examples:\n" + "\n".join(f"  python -m competition {text}" for text in example),
+            formatter_class=_Formatter,
+        )
+        line.set_defaults(verb=function)
+        return line.add_argument
+
+    name = {"metavar": "NAME", "help": "which competition; may be left out while there is only one"}
+
+    add = verb(folds, "read and check every image once, make stratified folds",
+               ["folds --data photos/", "folds --data photos.zip --name plants --folds 10",
+                "folds --data labels.csv --size 128x96 --skip-bad"])
+    add("--data", required=True, help="a folder of class folders, a zip of one, or a CSV with image and label columns")
+    add("--name", metavar="NAME", help="what to call the competition (default: the stem of the data's name)")
+    add("--folds", default=5, help="number of folds")
+    add("--seed", default=0, help="seed of the shuffling")
+    add("--size", help="HEIGHTxWIDTH or one number that all images are brought to (default: the median, rounded)")
+    add("--classes", help="all class names, in the order wanted: a,b,c (default: sorted)")
+    add("--skip-bad", action="store_true", help="leave out files that are no images instead of stopping")
+    add("--force", action="store_true", help="replace another table even though runs use it")
+
+    add = verb(train, "train one model on all folds, save its OOF predictions",
+               ["train --model efficientnet_lite0", "train --model vgg16 --weights weights/ --recipe quick",
+                "train --model resnet50 --recipe best --set batch_size=16 --set image_size=160"])
+    add("--model", required=True, help="a backbone: python -m competition backbones lists them")
+    add("--recipe", default="quick", help="a name of competition/recipes/, or a .toml file")
+    add("--name", **name)
+    add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
+    add("--run", help="what to call the run (default: <model>-<recipe>)")
+    add("--only-fold", metavar="K", help="train just this fold")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="replace a key of the recipe; may be repeated")
+
+    add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
+               ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])
+    add("--name", **name)
+    add("--runs", metavar="A,B,C", help="the runs to choose from (default: all finished ones)")
+
+    add = verb(submission, "pack the blend, or one run, as a zip and rehearse it",
+               ["submission", "submission --run efficientnet_lite0-best"])
+    add("--name", **name)
+    add("--run", help="one run in place of the blend")
+
+    verb(backbones, "list the backbones", ["backbones"])
+
+    add = verb(demo, "play the whole sample competition, from drawing it to its hidden test", ["demo"])
+    add("--folder", default="sample", help="where the sample is drawn")
+    add("--images", type=int, default=1200, help="number of training images")
+    add("--hidden", type=int, default=400, help="number of hidden test images")
+    return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, leaves the examples' lines alone, and says nothing about a default of None."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Recipes: how a backbone is trained, as short commented TOML files; every key is a field of `Recipe`.
+
+The files of `competition/recipes/` say why each value is what it is. An unknown key, or a value of another type, is
+refused by name; any key can be overridden on the command line (`--set batch_size=16`).
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from competition.augment import POLICIES
+from competition.files import InputError
+from competition.views import VIEWS
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The keys of a recipe, with their defaults."""
+
+    # what the network sees
+    image_size: int = 0  # side in pixels inside the network; 0: the competition's own size
+    views: list[str] = field(default_factory=lambda: ["identity", "hflip"])  # TTA views that the OOF is saved for
+    augment: list[str] = field(default_factory=list)  # policies of competition/augment.py, training images only
+
+    # first phase: the backbone frozen, a head on its features, which are computed once for all folds
+    frozen_epochs: int = 0
+    frozen_rate: float = 1e-3
+    frozen_copies: int = 0  # augmented copies of each image to train the head on; 0: its TTA views instead
+    frozen_weight_decay: float = 0.0
+    frozen_schedule: str = "constant"
+
+    # second phase: everything trains
+    epochs: int = 0
+    rate: float = 1e-5  # peak learning rate
+    schedule: str = "constant"  # or "one_cycle": up for `warmup` of the steps, then down to nothing as a cosine
+    warmup: float = 0.1  # share of the steps of a one_cycle schedule
+    layer_decay: float = 1.0  # learning rate of the first layer as a share of the last one's, geometric between
+    weight_decay: float = 0.0  # decoupled (AdamW), on kernels only
+    batchnorm: str = "frozen"  # or "train": whether the backbone's BatchNormalization learns new statistics
+    mixup: float = 0.0  # share of the batches whose images are blended in pairs
+    cutmix: float = 0.0  # share of the batches whose images get a patch of another image
+    plain_epochs: int = 0  # last epochs without mixup and cutmix
+
+    # both
+    batch_size: int = 64
+    dropout: float = 0.0  # before the head
+    label_smoothing: float = 0.0
+    patience: int = 0  # epochs without a better one after which a phase stops, the best is kept; 0: all, the last is
+    seed: int = 0
+
+    # what is different for a model that starts from random weights, for which there is nothing to freeze
+    scratch: dict = field(default_factory=dict)
+
+
+CHOICES = {
+    "schedule": ("constant", "one_cycle"),
+    "frozen_schedule": ("constant", "one_cycle"),
+    "batchnorm": ("frozen", "train"),
+}
+ENTRIES = {"views": VIEWS, "augment": POLICIES}
+SHARES = ("warmup", "mixup", "cutmix", "dropout", "label_smoothing")
+POSITIVE = ("frozen_rate", "rate", "batch_size", "layer_decay")
+
+
+def recipe_names():
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_recipe(recipe, overrides=(), from_random=False):
+    """The Recipe of a name of `competition/recipes/` or a path of a TOML file, with "key=value" overrides applied.
+
+    `from_random` says that the model starts from random weights: then the values of the table `[scratch]` count, and
+    there is no frozen phase. Raises InputError for an unknown recipe or key, and for a value of a wrong type or range.
+    """
+    path = FOLDER / f"{recipe}.toml" if recipe in recipe_names() else Path(recipe)
+    if not path.is_file():
+        raise InputError(f"{recipe}: no such recipe; expected one of {', '.join(recipe_names())}, or a .toml file")
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a TOML file: {error}") from None
+    given = dict(_parse_override(override) for override in overrides)
+    checked = {key: _check(path, key, value) for key, value in values.items()}
+    checked["scratch"] = {key: _check(path, key, value) for key, value in checked.get("scratch", {}).items()}
+    if from_random:
+        checked |= {"frozen_epochs": 0} | checked["scratch"]
+    checked |= {key: _check("--set", key, value) for key, value in given.items()}
+    checked["scratch"] = {}
+    if from_random:
+        checked["frozen_epochs"] = 0
+    result = Recipe(**checked)
+    if result.frozen_epochs + result.epochs < 1:
+        raise InputError(f"{path}: nothing to train, expected frozen_epochs or epochs above 0 for this model")
+    if result.plain_epochs > result.epochs:
+        raise InputError(f"{path}: plain_epochs is {result.plain_epochs}, expected at most epochs = {result.epochs}")
+    return result
+
+
+def _parse_override(override):
+    """ "batch_size=16" -> ("batch_size", 16): the value as TOML; what is no TOML is a plain string."""
+    key, sign, value = override.partition("=")
+    if not sign:
+        raise InputError(f"--set {override}: expected key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except ValueError:
+        if "," in value:
+            return key.strip(), [part.strip() for part in value.split(",")]
+        return key.strip(), value.strip()
+
+
+def _check(where, key, value):
+    """The value of a key if its type and range are right. A whole number will do for a float, one entry for a list."""
+    fields = {f.name: f for f in dataclasses.fields(Recipe)}
+    if key not in fields:
+        close = difflib.get_close_matches(key, fields, n=3)
+        raise InputError(f"{where}: unknown key {key}; expected {'perhaps ' if close else ''}{', '.join(close or fields)}")
+    wanted = list if key in ENTRIES else fields[key].type
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if wanted is list and isinstance(value, str):
+        value = [value] if value else []
+    if type(value) is not wanted:
+        raise InputError(f"{where}: {key} is {value!r} ({type(value).__name__}), expected {wanted.__name__}")
+    if key in CHOICES and value not in CHOICES[key]:
+        raise InputError(f"{where}: {key} is {value!r}, expected one of {', '.join(CHOICES[key])}")
+    if key in ENTRIES:
+        for entry in value:
+            if entry not in ENTRIES[key]:
+                raise InputError(f"{where}: {key} has {entry!r}, expected names out of {', '.join(ENTRIES[key])}")
+        if key == "views" and (len(set(value)) < len(value) or value[:1] != ["identity"]):
+            raise InputError(f"{where}: views is {value}, expected each view once and identity first")
+    if wanted in (int, float):
+        high = 1 if key in SHARES else float("inf")
+        if not 0 <= value <= high or (key in POSITIVE and value == 0) or value != value:
+            raise InputError(f"{where}: {key} is {value}, expected {'above' if key in POSITIVE else 'from'} 0"
+                             + (f" to {high}" if high == 1 else ""))
+    return value

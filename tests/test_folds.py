@@ -292,8 +292,8 @@ def test_assign_folds_with_groups(seed):
     assert (table.groupby("group")["fold"].nunique() == 1).all()
     per_fold = pd.crosstab(table["label"], table["fold"])
     assert per_fold.shape == (3, 5)
-    assert (per_fold.max(axis=1) - per_fold.min(axis=1)).max() <= 5  # the largest group
-    assert np.ptp(per_fold.sum().to_numpy()) <= 10
+    assert (per_fold.max(axis=1) - per_fold.min(axis=1)).max() <= 1  # single images level what groups leave
+    assert np.ptp(per_fold.sum().to_numpy()) <= 3
     assert (assign_folds(labels, groups, 5, seed) == fold).all()
     assert (assign_folds(labels, groups, 5, seed + 1) != fold).any()
 

@@ -6,8 +6,9 @@ shadows, colour cast, focus and noise. Most scenes have one frame, some have two
 near-duplicates. All frames are planned first and then split at random into training and hidden test, so that
 both come from the same process; a few hidden frames have a twin in training (hidden/scenes.csv says which).
 
-What makes it hard: Ashwort and Marshwort differ in the width, edge and order of their leaves only; the ground
-suits the species in about half of the scenes; other plants stand in front; some frames are nearly black.
+What makes it hard: Ashwort and Marshwort differ only in the width, edge and order of their leaves and a little
+in colour; the ground suits the species in about half of the scenes; other plants stand in front; some frames
+are nearly black.
 
 Measured on the default sample (seed 0, 1200 training and 400 hidden images): a frozen EfficientNet-Lite0 with
 ImageNet weights, its pooled features standardised, and a logistic regression (C = 0.03, 5 stratified folds)

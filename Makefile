@@ -1,0 +1,60 @@
+# A thin line over `python -m competition <verb>`. `make` alone prints what there is.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+TOOL := $(VENV)/bin/python -m competition
+
+# flag(name,value): --name 'value' when the variable was given; switch: --name when it is set to anything but 0
+flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
+switch = $(if $(filter-out 0,$(2)),--$(1))
+
+.PHONY: help setup demo test folds train blend submission backbones
+
+help:  ## print the targets (this page)
+	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
+	  printf "  make %-11s %s\n%18s%s\n", t[1], d[1], "", d[2] }' Makefile
+
+setup: $(READY)  ## create .venv with the pinned requirements, once -- make setup   or   make setup GPU=1
+
+demo: $(READY)  ## play the sample competition from folds to its hidden score -- make demo
+	$(TOOL) demo
+
+test: $(READY)  ## run the whole test suite -- make test
+	$(VENV)/bin/python -m pytest -q tests
+
+folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=photos.zip NAME=plants FOLDS=5
+	$(TOOL) folds $(call flag,data,$(DATA)) $(call flag,name,$(NAME)) $(call flag,folds,$(FOLDS)) \
+	  $(call flag,seed,$(SEED)) $(call flag,size,$(SIZE)) $(call flag,classes,$(CLASSES)) \
+	  $(call switch,skip-bad,$(SKIP_BAD)) $(call switch,force,$(FORCE))
+
+train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best
+	$(TOOL) train $(call flag,model,$(MODEL)) $(call flag,recipe,$(RECIPE)) $(call flag,name,$(NAME)) \
+	  $(call flag,weights,$(WEIGHTS)) $(call flag,run,$(RUN)) $(call flag,only-fold,$(ONLY_FOLD)) \
+	  $(call flag,set,$(SET))
+
+blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
+	$(TOOL) blend $(call flag,name,$(NAME)) $(call flag,runs,$(RUNS))
+
+submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission RUN=efficientnet_lite0-best
+	$(TOOL) submission $(call flag,name,$(NAME)) $(call flag,run,$(RUN))
+
+backbones: $(READY)  ## list the backbones -- make backbones
+	$(TOOL) backbones
+
+# Installed anew only when requirements.txt changes, or when CUDA is asked for the first time (.venv/.gpu remembers it).
+CUDA := $(or $(filter-out 0,$(GPU)),$(wildcard $(VENV)/.gpu))
+
+$(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/python
+	$(if $(CUDA),$(VENV)/bin/pip uninstall -q -y tensorflow-cpu)
+	sed 's/^tensorflow-cpu==/$(if $(CUDA),tensorflow[and-cuda],tensorflow-cpu)==/' requirements.txt > $(VENV)/requirements.txt
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.gpu: | $(VENV)/bin/python
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: %s is Python %d.%d, expected 3.11 to 3.13; \
+	  make PYTHON=<another> $(MAKECMDGOALS)" % (sys.executable, *sys.version_info[:2]))'
+	$(PYTHON) -m venv $(VENV)

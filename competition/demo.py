@@ -1,0 +1,68 @@
+"""Play the embedded sample competition from drawing it to the score of the zip on its hidden test."""
+
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition import files, oof
+from competition.blend import make_blend
+from competition.folds import make_folds
+from competition.images import decode, resize
+from competition.sample import write_sample
+from competition.submission import make_submission, predict_zip
+from competition.train import train
+
+# model, recipe and overrides: two networks with ImageNet weights that came by pip, and one from random weights
+MODELS = (
+    ("efficientnet_lite0", "quick", ("image_size=160",)),
+    ("efficientnet_lite1", "quick", ("image_size=160",)),
+    ("scratch", "quick", ("epochs=12",)),
+)
+
+
+def play(folder="sample", images=1200, hidden=400):
+    """Draw the sample into `folder`, make folds, train MODELS, blend, pack, and score the zip on the hidden test.
+
+    The hidden labels are read only once the zip lies there. Prints a table of accuracies and of seconds; returns it
+    as a DataFrame with the columns stage, seconds, oof, hidden. What was done before is not done again.
+    """
+    folder, rows = Path(folder), []
+
+    def timed(stage, work):
+        print(f"\n=== {stage}", flush=True)
+        started = time.time()
+        result = work()
+        rows.append({"stage": stage, "seconds": time.time() - started})
+        return result
+
+    timed("sample", lambda: write_sample(folder, images, hidden))
+    table = timed("folds", lambda: make_folds(folder / "train", name="sample"))
+    for model, recipe, overrides in MODELS:
+        run = timed(f"train {model}", lambda: train(model, recipe, "sample", overrides=overrides))
+        rows[-1]["oof"] = files.read_json(run / "run.json")["accuracy"]
+    blend = timed("blend", lambda: make_blend("sample", [f"{model}-{recipe}" for model, recipe, _ in MODELS]))
+    rows[-1]["oof"] = blend["accuracy"]
+    path = timed("submission", lambda: make_submission("sample"))
+    rows[-1]["oof"] = blend["accuracy"]
+    pictures, labels = _read_hidden(folder / "hidden", table)
+    predicted = timed("hidden test", lambda: predict_zip(path, pictures))
+    rows[-1] |= {"oof": blend["accuracy"], "hidden": float(np.mean(predicted == labels))}
+    frame = pd.DataFrame(rows)
+    total = pd.DataFrame([{"stage": "all", "seconds": frame["seconds"].sum()}])
+    shown = pd.concat([frame, total]).round({"seconds": 1, "oof": 4, "hidden": 4})
+    print("\n" + oof.text_table(shown).replace("NaN", "   "))
+    noise = 1.645 * np.sqrt(blend["accuracy"] * (1 - blend["accuracy"]) / len(labels))
+    print(f"\n{path}: OOF {blend['accuracy']:.4f}, hidden {rows[-1]['hidden']:.4f} on {len(labels)} images "
+          f"(sampling noise alone: 90 % of such tests lie within {noise:.3f} of the truth)")
+    return frame
+
+
+def _read_hidden(folder, table):
+    """The hidden images uint8 [n, h, w, 3] at the competition's size and their labels int64 [n]."""
+    with open(folder / "labels.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    images = [resize(decode((folder / "images" / row["image"]).read_bytes(), row["image"]), table.size) for row in rows]
+    return np.stack(images), np.array([table.classes.index(row["label"]) for row in rows])

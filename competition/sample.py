@@ -6,14 +6,14 @@ shadows, colour cast, focus and noise. Most scenes have one frame, some have two
 near-duplicates. All frames are planned first and then split at random into training and hidden test, so that
 both come from the same process; a few hidden frames have a twin in training (hidden/scenes.csv says which).
 
-What makes it hard: Ashwort and Marshwort differ only in the width, edge and order of their leaves and a little
-in colour; the ground suits the species in about half of the scenes; other plants stand in front; some frames
-are nearly black.
+What makes it hard: Ashwort and Marshwort differ only in the width, edge and order of their leaves and a
+little in colour; the ground suits the species in about half of the scenes; other plants stand in front;
+some frames are nearly black.
 
-Measured on the default sample (seed 0, 1200 training and 400 hidden images): a frozen EfficientNet-Lite0 with
-ImageNet weights, its pooled features standardised, and a logistic regression (C = 0.03, 5 stratified folds)
-reaches 0.833 OOF and 0.823 hidden at 96 pixels, 0.837 and 0.823 enlarged to 192. Ashwort and Marshwort are the
-pair most often confused: 66 of the 200 errors at 96 pixels, 82 of 196 at 192.
+Measured on the default sample (seed 0, 1200 training and 400 hidden images): a frozen EfficientNet-Lite0
+with ImageNet weights, its pooled features standardised, and a logistic regression (C = 0.03, 5 stratified
+folds) reaches 0.833 OOF and 0.823 hidden at 96 pixels, 0.837 and 0.823 enlarged to 192. Ashwort and
+Marshwort are the pair most often confused: 66 of the 200 errors at 96 pixels, 82 of 196 at 192.
 """
 
 import csv

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
@@ -36,7 +37,9 @@ def folds(data, name, folds, seed, size, classes, skip_bad, force):
 def train(model, recipe, name, weights, run, only_fold, overrides):
     from competition.train import train
 
-    train(model, recipe, name, weights, run, only_fold, [part for text in overrides for part in text.split()])
+    # several in one string; a list's own spaces do not part it
+    overrides = [part for text in overrides for part in re.split(r"\s+(?=\w+\s*=)", text.strip()) if part]
+    train(model, recipe, name, weights, run, only_fold, overrides)
 
 
 def blend(name, runs):
@@ -106,7 +109,7 @@ def _parser():
     add("--run", help="what to call the run (default: <model>-<recipe>)")
     add("--only-fold", metavar="K", help="train just this fold")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="replace a key of the recipe; may be repeated")
+        help="replace a key of the recipe; may be repeated, or hold several with spaces between")
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])

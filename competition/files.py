@@ -17,6 +17,7 @@ FOLDS = Path("folds")
 RUNS = Path("runs")
 SUBMISSIONS = Path("submissions")
 
+PARTIAL = ".partial-"  # how the names of temporary files begin
 VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "scikit-learn", "pillow", "albumentations")
 
 
@@ -36,7 +37,7 @@ def write_with(path, write):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=PARTIAL, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
     try:
         write(temporary)
@@ -47,6 +48,12 @@ def write_with(path, write):
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder):
+    """Remove the temporary files that writers which were killed left below `folder`; no other may be at work there."""
+    for path in Path(folder).rglob(PARTIAL + "*"):
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path, data):

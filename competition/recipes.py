@@ -6,6 +6,7 @@ refused by name; any key can be overridden on the command line (`--set batch_siz
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,8 @@ def read_recipe(recipe, overrides=(), from_random=False):
         raise InputError(f"{path}: nothing to train, expected frozen_epochs or epochs above 0 for this model")
     if result.plain_epochs > result.epochs:
         raise InputError(f"{path}: plain_epochs is {result.plain_epochs}, expected at most epochs = {result.epochs}")
+    if result.mixup + result.cutmix > 1:
+        raise InputError(f"{path}: mixup + cutmix is {result.mixup + result.cutmix:g}, expected shares up to 1 together")
     return result
 
 
@@ -130,13 +133,13 @@ def _check(where, key, value):
         raise InputError(f"{where}: {key} is {value!r}, expected one of {', '.join(CHOICES[key])}")
     if key in ENTRIES:
         for entry in value:
-            if entry not in ENTRIES[key]:
+            if not isinstance(entry, str) or entry not in ENTRIES[key]:
                 raise InputError(f"{where}: {key} has {entry!r}, expected names out of {', '.join(ENTRIES[key])}")
         if key == "views" and (len(set(value)) < len(value) or value[:1] != ["identity"]):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
         high = 1 if key in SHARES else float("inf")
-        if not 0 <= value <= high or (key in POSITIVE and value == 0) or value != value:
+        if not 0 <= value <= high or (key in POSITIVE and value == 0) or not math.isfinite(value):
             raise InputError(f"{where}: {key} is {value}, expected {'above' if key in POSITIVE else 'from'} 0"
                              + (f" to {high}" if high == 1 else ""))
     return value

@@ -12,6 +12,7 @@ killed goes on from its last finished epoch as if nothing had happened.
 import fcntl
 import json
 import queue
+import re
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ from competition.views import VIEWS, usable_views
 BACKBONE_FILE = "backbone.weights.h5"
 MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
+FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}  # Kingma and Ba 2015, with Keras' epsilon
 
 
@@ -65,7 +67,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
     _check_settings(table, settings)
     folds = range(table.k) if only_fold is None else [_fold_number(table, only_fold)]
-    folder = files.RUNS / table.name / (run or f"{model}-{Path(recipe).stem}")
+    folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
     config = {
         "model": model,
         "weights": {"kind": chosen.kind, "sha256": chosen.sha256},
@@ -90,7 +92,7 @@ def read_run(run_dir, table):
     """The Run in a folder; InputError when it is none, or belongs to another fold table or other images."""
     path = Path(run_dir) / "run.json"
     record = files.read_json(path)
-    for key, wanted in (("table", table.hash), ("data", table.data_hash)):
+    for key, wanted in (("data", table.data_hash), ("table", table.hash)):
         if record.get(key) != wanted:
             raise InputError(f"{path}: made with another {_WORDS[key]} than {table.name} has now")
     return Run(Path(run_dir), Path(run_dir).name, record["config"], record["frozen"], record["views"],
@@ -138,6 +140,13 @@ def _is_done(folder, fold):
     return (_fold_dir(folder, fold) / "fold.json").exists()
 
 
+def _run_name(run):
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", run) or run in (oof.BLEND, FEATURES):
+        raise InputError(f"RUN={run}: expected up to 100 letters, digits and . _ + -, not first a sign, and neither "
+                         f"{oof.BLEND} nor {FEATURES}, which are other folders")
+    return run
+
+
 def _fold_number(table, only_fold):
     try:
         fold = int(only_fold)
@@ -149,12 +158,16 @@ def _fold_number(table, only_fold):
 
 
 def _check_settings(table, settings):
-    unusable = [view for view in settings.views if view not in usable_views(table.size)]
-    if unusable or ("d4" in settings.augment and table.size[0] != table.size[1]):
-        raise InputError(
-            f"views {', '.join(unusable) or 'and augment d4'}: need square images, the competition's are "
-            f"{table.size[0]}x{table.size[1]} (height x width); SET=\"views=identity,hflip\" leaves them out"
-        )
+    usable = usable_views(table.size)
+    views = [view for view in settings.views if view not in usable]
+    d4 = ["d4"] if "d4" in settings.augment and table.size[0] != table.size[1] else []
+    for key, unusable in (("views", views), ("augment", d4)):
+        if unusable:
+            left = ",".join(name for name in getattr(settings, key) if name not in unusable)
+            raise InputError(
+                f"{key}: {', '.join(unusable)} need square images, the competition's are {table.size[0]}x"
+                f"{table.size[1]} (height x width); SET=\"{key}={left}\" leaves them out"
+            )
 
 
 class _locked:
@@ -165,11 +178,13 @@ class _locked:
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.folder / ".lock", "w")
+        self.file = open(self.folder / ".lock", "a")  # "w" would change the time of a finished run's file
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self.file.close()
             raise InputError(f"{self.folder}: another process is training this run") from None
+        files.remove_partial(self.folder)
 
     def __exit__(self, *_):
         self.file.close()
@@ -180,7 +195,7 @@ def _open_record(folder, table, config, settings):
     path = folder / "run.json"
     if path.exists():
         record = files.read_json(path)
-        for key, now in (("table", table.hash), ("data", table.data_hash), ("config", config)):
+        for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
             if record.get(key) != now:
                 difference = _difference(record.get(key), now) if key == "config" else f"another {_WORDS[key]}"
                 raise InputError(
@@ -409,7 +424,7 @@ def _frozen_features(folder, table, settings, model, weights, images, backbone):
     """Features of the TTA views [views, n, d], and those to train on [copies or views, n, d]."""
     key = {"data": table.data_hash, "table": table.hash, "size": list(table.size), "model": model,
            "weights": weights.sha256, "image_size": settings.image_size}
-    cache = folder.parent / "features"
+    cache = folder.parent / FEATURES
     features = view_features(backbone, images, settings.views, cache, key)
     if not settings.frozen_copies:
         return features, features
@@ -429,6 +444,7 @@ def _train_fold(folder, table, settings, phases, fold, steps, bar):
         if state:
             progress, variables, best = state
             phase.write(variables)
+            _write_history(directory, progress)  # the kill may have come between the state and its line
             state = None
         else:
             progress = Progress(phase=number, history=progress.history)
@@ -457,7 +473,7 @@ def _train_fold(folder, table, settings, phases, fold, steps, bar):
             progress.history = (*progress.history, row)
             files.write_npz(directory / "epochs" / f"{row['epoch']:03d}.npz", image=images, probs=probabilities)
             _write_state(directory, progress, phase.read(), best)
-            files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(progress.history)))
+            _write_history(directory, progress)
         bar.total -= phase.epochs - progress.epoch
         if best:
             phase.write(best)
@@ -466,6 +482,10 @@ def _train_fold(folder, table, settings, phases, fold, steps, bar):
 
 def _is_stopped(settings, progress):
     return settings.patience and progress.epoch - progress.best_epoch >= settings.patience and progress.epoch > 0
+
+
+def _write_history(directory, progress):
+    files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(progress.history)))
 
 
 def _write_state(directory, progress, variables, best):

@@ -134,7 +134,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Shows defaults, leaves the examples' lines alone, and says nothing about a default of None."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False or action.default == []  # 0 is said
+        return action.help if silent else super()._get_help_string(action)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from competition import files
+from competition.files import InputError
+
+ROOT = Path(files.__file__).parent.parent
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    files.write_text(path, "é\n")
+    assert path.read_bytes() == "é\n".encode() and names(path.parent) == ["c.txt"]
+    files.write_text(path, "new")
+    assert path.read_text() == "new" and names(path.parent) == ["c.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "weights.h5"
+    path.write_text("old")
+
+    def fail(temporary):
+        Path(temporary).write_text("half of the n")
+        raise error
+
+    with pytest.raises(error):
+        files.write_with(path, fail)
+    assert path.read_text() == "old" and names(tmp_path) == ["weights.h5"]
+    with pytest.raises(error):
+        files.write_with(tmp_path / "new.h5", fail)
+    assert names(tmp_path) == ["weights.h5"]
+
+
+def test_the_temporary_name_ends_as_the_file_s(tmp_path):
+    seen = []
+    files.write_with(tmp_path / "x.weights.h5", lambda path: seen.append(path) or Path(path).write_text("x"))
+    assert seen[0].endswith("x.weights.h5") and Path(seen[0]).parent == tmp_path
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "x", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+def test_killed_while_writing(tmp_path):
+    """SIGKILL leaves the old file whole; what it leaves besides is known by its name and removed by the next."""
+    code = (
+        "import sys, time; from pathlib import Path; from competition import files\n"
+        "def slow(temporary):\n"
+        "    Path(temporary).write_text('half'); print('half', flush=True); time.sleep(60)\n"
+        "files.write_with(sys.argv[1], slow)\n"
+    )
+    path = tmp_path / "sub" / "state.npz"
+    files.write_text(path, "old")
+    process = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"half\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert path.read_text() == "old" and len(names(path.parent)) == 2
+    files.remove_partial(tmp_path)
+    assert path.read_text() == "old" and names(path.parent) == ["state.npz"]
+
+
+def test_json_round_trip(tmp_path):
+    content = {"ü": [1, 2.5, None, True], "b": {"c": "é"}}
+    files.write_json(tmp_path / "x.json", content)
+    assert files.read_json(tmp_path / "x.json") == content
+    assert "ü" in (tmp_path / "x.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", None])
+def test_broken_json_is_named(tmp_path, content):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="x.json") as error:
+        files.read_json(path)
+    assert "\n" not in str(error.value)
+
+
+def test_npz_round_trip_and_same_bytes(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "image": np.array(["é", "b"])}
+    files.write_npz(tmp_path / "x.npz", **arrays)
+    time.sleep(0.01)
+    files.write_npz(tmp_path / "y.npz", **arrays)
+    with np.load(tmp_path / "x.npz") as found:
+        assert sorted(found.files) == ["a", "image"]
+        for key, value in arrays.items():
+            np.testing.assert_array_equal(found[key], value)
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "y.npz").read_bytes()
+
+
+def test_csv_bytes_are_utf8_with_plain_line_ends_and_shortest_floats():
+    frame = pd.DataFrame({"label": ["é", "a,b"], "p": np.array([0.1, 1e-9], np.float32)})
+    assert files.csv_bytes(frame) == 'label,p\né,0.1\n"a,b",1e-09\n'.encode()
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    expected = hashlib.sha256(b"abc").hexdigest()
+    assert files.sha256_bytes(b"abc") == files.sha256_file(tmp_path / "x") == expected
+    assert files.hash_json({"a": 1, "b": [2]}) == files.hash_json({"b": [2], "a": 1}) != files.hash_json({"a": 1})
+
+
+def test_versions_can_be_stored():
+    versions = files.versions()
+    assert {"python", "keras", "numpy"} <= versions.keys() and json.loads(json.dumps(versions)) == versions
+
+
+def test_warnings_go_to_stderr(capsys):
+    files.warn("mind the gap")
+    assert capsys.readouterr() == ("", "warning: mind the gap\n")

@@ -1,0 +1,203 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import class_folders
+
+from competition import files
+from competition.__main__ import main
+from competition.files import InputError
+
+ROOT = Path(files.__file__).parent.parent
+VERBS = ("folds", "train", "blend", "submission")
+
+
+def tool(*arguments, folder=ROOT):
+    """The command line in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    command = [sys.executable, "-m", "competition", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def helped(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_every_verb():
+    result = tool("--help")
+    assert result.returncode == 0 and result.stderr == ""
+    assert all(re.search(rf"^ +{verb}\s+\w", result.stdout, re.M) for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "backbones", "demo"])
+def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
+    from competition.__main__ import _parser
+
+    text = helped(verb, capsys)
+    examples = re.findall(r"^  python -m competition (.*)", text, re.M)
+    assert examples and all(example.split()[0] == verb for example in examples)
+    for example in examples:
+        _parser().parse_args(example.split())
+
+
+@pytest.mark.parametrize("verb, flags, defaults", [
+    ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force"],
+     ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
+    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set"],
+     ["default: quick", "default: imagenet", "default: <model>-<recipe>"]),
+    ("blend", ["--name", "--runs"], ["default: all finished"]),
+    ("submission", ["--name", "--run"], []),
+])
+def test_each_verb_s_help_shows_flags_and_defaults(verb, flags, defaults, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = helped(verb, capsys)
+    assert all(re.search(rf"^  {flag}\b", text, re.M) for flag in flags)
+    assert all(f"({default}" in text for default in defaults)
+    assert "None" not in text and "[]" not in text and "False" not in text
+
+
+def test_a_bad_input_ends_with_one_line_and_code_2(tmp_path):
+    result = tool("folds", "--data", "nowhere.zip", folder=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert re.fullmatch(r"error: .*nowhere\.zip: no such file.*\n", result.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [
+    ["train", "--model", "scratch"],
+    ["blend"],
+    ["submission"],
+    ["blend", "--name", "nothing"],
+])
+def test_before_there_are_folds(arguments, workdir, capsys):
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"error: .*make folds.*\n", error)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["bake"], ["train"], ["folds"], ["train", "--modell", "scratch"]])
+def test_wrong_usage_is_code_2_as_well(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    out, error = capsys.readouterr()
+    assert stop.value.code == 2 and "usage:" in error and "Traceback" not in error
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What reaches competition.train.train."""
+    from competition import train
+
+    calls = []
+    monkeypatch.setattr(train, "train", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+@pytest.mark.parametrize("texts, overrides", [
+    ([], []),
+    (["batch_size=16"], ["batch_size=16"]),
+    (["batch_size=16", "rate=1e-3"], ["batch_size=16", "rate=1e-3"]),
+    (["batch_size=16 image_size=160"], ["batch_size=16", "image_size=160"]),
+    (["  batch_size=16   image_size = 160 ", "rate=1"], ["batch_size=16", "image_size = 160", "rate=1"]),
+    (["augment=d4,light rate=1"], ["augment=d4,light", "rate=1"]),
+    (['views=["identity", "hflip"] rate=1'], ['views=["identity", "hflip"]', "rate=1"]),
+    (["views=identity, hflip rate=1"], ["views=identity, hflip", "rate=1"]),
+    ([""], []),
+])
+def test_set_repeated_and_several_in_one(texts, overrides, given):
+    arguments = ["train", "--model", "scratch"]
+    assert main(arguments + [part for text in texts for part in ("--set", text)]) == 0
+    assert given == [("scratch", "quick", None, "imagenet", None, None, overrides)]
+
+
+def test_flags_reach_the_verb(given):
+    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2"
+    assert main(line.split()) == 0
+    assert given == [("vgg16", "best", "plants", "none", "mine", "2", [])]
+
+
+def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
+    from competition import blend
+
+    for error, code, text in ((InputError("a.csv: bad"), 2, "error: a.csv: bad\n"), (KeyboardInterrupt(), 130, "stopped")):
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(blend, "make_blend", fail)
+        assert main(["blend"]) == code
+        assert text in capsys.readouterr().err
+    monkeypatch.setattr(blend, "make_blend", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not dressed up as one of the user
+        main(["blend"])
+
+
+def test_help_and_folds_start_without_tensorflow(tmp_path):
+    data = class_folders(tmp_path / "photos", {"a": 4, "b": 4})
+    code = ("import sys; from competition.__main__ import main; "
+            "code = main(sys.argv[1:]); sys.exit(code or 'tensorflow' in sys.modules)")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "folds", "--data", str(data), "--folds", "2"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "folds" / "photos.csv").exists()
+
+
+def test_backbones_are_listed(capsys):
+    assert main(["backbones"]) == 0
+    listed = capsys.readouterr().out.split()
+    assert {"baseline", "scratch", "efficientnet_lite0", "mobilenet", "vgg16"} <= set(listed)
+
+
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
+
+
+@pytest.fixture
+def makefile(tmp_path):
+    """Runs make in a folder that has no .venv, untouched by a make that these tests run under."""
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def run(*arguments):
+        return subprocess.run(["make", *arguments], cwd=tmp_path, env={"PATH": os.environ["PATH"]},
+                              capture_output=True, text=True)
+
+    run.folder = tmp_path
+    return run
+
+
+@needs_make
+def test_make_alone_prints_each_target_with_an_example(makefile):
+    result = makefile()
+    assert result.returncode == 0 and result.stderr == ""
+    for target in ("setup", "demo", "test", *VERBS):
+        assert re.search(rf"^  make {target} +\w.*\n +make {target}\b", result.stdout, re.M), result.stdout
+    assert sorted(path.name for path in makefile.folder.iterdir()) == ["Makefile", "requirements.txt"]
+
+
+@needs_make
+@pytest.mark.parametrize("line, expected", [
+    ("folds DATA=a.zip", "folds --data='a.zip'"),
+    ("folds DATA=a NAME=n FOLDS=3 SEED=1 SIZE=8x9 CLASSES=b,a SKIP_BAD=1 FORCE=1",
+     "folds --data='a' --name='n' --folds='3' --seed='1' --size='8x9' --classes='b,a' --skip-bad --force"),
+    ("folds DATA=a SKIP_BAD=0 FORCE=", "folds --data='a'"),
+    ("train MODEL=vgg16", "train --model='vgg16'"),
+    ("train MODEL=vgg16 RECIPE=best NAME=n WEIGHTS=w RUN=r ONLY_FOLD=0|SET=batch_size=16 image_size=160",
+     "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
+     "--set='batch_size=16 image_size=160'"),
+    ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
+    ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
+    ("submission RUN=a", "submission --run='a'"),
+])
+def test_make_s_variables_become_flags(line, expected, makefile):
+    start, *rest = line.split("|")
+    result = makefile("-n", *start.split(), *rest)
+    text = re.sub(r"\s*\\\n\s*", " ", result.stdout)
+    commands = [" ".join(line.split()) for line in text.splitlines() if "-m competition " in line]
+    assert [command.partition(" -m competition ")[2] for command in commands] == [expected], result.stderr

@@ -1,0 +1,155 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from competition import recipes
+from competition.files import InputError
+from competition.recipes import Recipe, read_recipe, recipe_names
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text):
+        path = tmp_path / "mine.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+def refused(*words, recipe="quick", overrides=(), from_random=False):
+    with pytest.raises(InputError) as error:
+        read_recipe(recipe, overrides, from_random)
+    line = str(error.value)
+    assert "\n" not in line and all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("from_random", [False, True])
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_can_be_used(name, from_random):
+    recipe = read_recipe(name, from_random=from_random)
+    assert recipe.frozen_epochs + recipe.epochs > 0 and recipe.scratch == {}
+    if from_random:
+        assert recipe.frozen_epochs == 0 < recipe.epochs
+    for field in dataclasses.fields(Recipe):  # a run's record gives the recipe back
+        assert isinstance(getattr(recipe, field.name), list if field.name in recipes.ENTRIES else field.type)
+    assert Recipe(**dataclasses.asdict(recipe)) == recipe
+
+
+def test_quick_is_there_and_trains_heads_alone():
+    assert "quick" in recipe_names()
+    assert read_recipe("quick").epochs == 0
+
+
+def test_keys_left_out_have_their_defaults(toml):
+    assert read_recipe(toml("epochs = 2")) == Recipe(epochs=2)
+
+
+def test_a_whole_number_will_do_for_a_float_and_one_entry_for_a_list(toml):
+    recipe = read_recipe(toml('epochs = 2\nrate = 1\nviews = "identity"\naugment = "hflip"'))
+    assert type(recipe.rate) is float and recipe.views == ["identity"] and recipe.augment == ["hflip"]
+
+
+def test_the_scratch_table_counts_from_random_weights_only(toml):
+    path = toml("frozen_epochs = 5\nepochs = 2\nrate = 1e-4\n[scratch]\nepochs = 9\ndropout = 0.5")
+    trained, random = read_recipe(path), read_recipe(path, from_random=True)
+    assert (trained.frozen_epochs, trained.epochs, trained.dropout, trained.rate) == (5, 2, 0, 1e-4)
+    assert (random.frozen_epochs, random.epochs, random.dropout, random.rate) == (0, 9, 0.5, 1e-4)
+    assert read_recipe(path, ["epochs=3"], True).epochs == 3
+    assert read_recipe(path, ["frozen_epochs=3"], True).frozen_epochs == 0  # there is nothing to freeze
+
+
+@pytest.mark.parametrize("override, key, value", [
+    ("batch_size=16", "batch_size", 16),
+    (" batch_size = 16 ", "batch_size", 16),
+    ("rate=1e-3", "rate", 1e-3),
+    ("rate=2", "rate", 2.0),
+    ("schedule=one_cycle", "schedule", "one_cycle"),
+    ('schedule="one_cycle"', "schedule", "one_cycle"),
+    ("views=identity,hflip", "views", ["identity", "hflip"]),
+    ("views=identity, rot180", "views", ["identity", "rot180"]),
+    ('views=["identity", "vflip"]', "views", ["identity", "vflip"]),
+    ("views=identity", "views", ["identity"]),
+    ("augment=d4,light", "augment", ["d4", "light"]),
+    ("augment=", "augment", []),
+    ("augment=[]", "augment", []),
+])
+def test_overrides(override, key, value):
+    found = getattr(read_recipe("quick", [override]), key)
+    assert found == value and type(found) is type(value)
+
+
+def test_the_last_of_two_overrides_counts():
+    assert read_recipe("quick", ["batch_size=16", "batch_size=8"]).batch_size == 8
+
+
+@pytest.mark.parametrize("override, words", [
+    ("batch_sise=16", ["unknown key batch_sise", "batch_size"]),
+    ("colour=red", ["unknown key colour"]),
+    ("batch_size", ["batch_size", "key=value"]),
+    ("batch_size=", ["batch_size", "str", "int"]),
+    ("batch_size=many", ["batch_size", "'many'", "str", "int"]),
+    ("batch_size=1.5", ["batch_size", "float", "int"]),
+    ("batch_size=true", ["batch_size", "bool", "int"]),
+    ("batch_size=0", ["batch_size", "above 0"]),
+    ("epochs=-1", ["epochs", "from 0"]),
+    ("rate=nan", ["rate", "nan"]),
+    ("rate=inf", ["rate", "inf"]),
+    ("rate=0", ["rate", "above 0"]),
+    ("dropout=1.5", ["dropout", "0 to 1"]),
+    ("mixup=2", ["mixup", "0 to 1"]),
+    ("schedule=linear", ["schedule", "'linear'", "one_cycle"]),
+    ("schedule=3", ["schedule", "int", "str"]),
+    ("batchnorm=true", ["batchnorm", "bool", "str"]),
+    ("augment=hflop", ["augment", "'hflop'", "hflip"]),
+    ("augment=[1]", ["augment", "1"]),
+    ('augment=[["hflip"]]', ["augment"]),
+    ("views=hflip", ["views", "identity first"]),
+    ("views=identity,identity", ["views", "once"]),
+    ("views=", ["views", "identity"]),
+    ("views=5", ["views", "int", "list"]),
+    ("scratch=1", ["scratch", "int", "dict"]),
+])
+def test_what_no_recipe_can_have_is_refused_by_name(override, words, toml):
+    refused("--set", *words, overrides=[override])
+    key, sign, value = override.partition("=")
+    if sign and override == f"{key}={value}".strip() and value in ("1.5", "true", "0", "-1", "nan", "inf", "2", "3", "5"):
+        refused("mine.toml", *words, recipe=toml(f"{key} = {value}"))
+
+
+def test_the_scratch_table_is_checked_whether_it_counts_or_not(toml):
+    refused("mine.toml", "unknown key epoch", "epochs", recipe=toml("epochs = 1\n[scratch]\nepoch = 5"))
+    refused("mine.toml", "rate", "str", recipe=toml('epochs = 1\n[scratch]\nrate = "fast"'))
+
+
+@pytest.mark.parametrize("overrides, words", [
+    (["frozen_epochs=0", "epochs=0"], ["nothing to train"]),
+    (["plain_epochs=3", "epochs=2"], ["plain_epochs is 3", "epochs = 2"]),
+    (["mixup=0.7", "cutmix=0.6"], ["mixup + cutmix is 1.3"]),
+])
+def test_keys_that_do_not_go_together(overrides, words):
+    refused(*words, overrides=overrides)
+
+
+def test_unknown_recipes_and_files_that_are_none(toml, tmp_path):
+    refused("quik", "no such recipe", "quick", recipe="quik")
+    refused("nowhere.toml", recipe=tmp_path / "nowhere.toml")
+    refused(str(tmp_path), recipe=tmp_path)
+    refused("mine.toml", "not a TOML file", recipe=toml("epochs = = 1"))
+    (tmp_path / "latin.toml").write_bytes("# é".encode("latin-1"))
+    refused("latin.toml", "not a TOML file", recipe=tmp_path / "latin.toml")
+
+
+def test_every_key_of_a_recipe_is_explained_where_it_is_defined():
+    text = Path(recipes.__file__).read_text("utf-8")
+    assert all(f"    {field.name}: " in text for field in dataclasses.fields(Recipe))
+    for path in recipes.FOLDER.glob("*.toml"):
+        assert path.read_text("utf-8").startswith("#"), f"{path}: begins without a comment"
+
+
+def test_reading_needs_no_tensorflow():
+    code = "import sys, competition.recipes; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(recipes.__file__).parent.parent)

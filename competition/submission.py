@@ -1,0 +1,470 @@
+"""Pack the blend, or one run, as a zip for a competition's scorer, and rehearse it before it gets its name.
+
+The zip holds `model.py` (competition/submission_model.py), `metadata`, and `SubmissionModel/`: one TensorFlow
+SavedModel from raw RGB to probabilities with all fold models, weights and views inside. Its probability of a
+class is
+
+    sum over runs of weight * mean over folds and views of softmax(logits)
+
+The rehearsal unpacks the zip elsewhere, has a fresh and isolated Python process answer for a sample of the
+training images, and compares that with the same sum taken by this toolkit from the fold models one by one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition import files
+from competition.blend import choose, combine, make_candidates, read_blend, view_sets
+from competition.features import predict
+from competition.files import InputError, sha256_file, versions, write_json, write_with
+from competition.folds import read_folds
+from competition.images import load_images
+from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
+from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
+from competition.train import build_fold_model, build_shared, read_run
+from competition.views import VIEWS
+
+DESCRIPTION = "description: Provides prediction model to be executed by the ingestion program"
+SAMPLE = 64  # training images that a zip is rehearsed on
+TOLERANCE = 1e-4  # of probabilities; labels may differ only where the first two classes are closer than that
+OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
+TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: the same content makes the same zip
+CPU = "-1"  # CUDA_VISIBLE_DEVICES of the rehearsal: the GPU's memory is this process'
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What goes into a zip."""
+
+    source: str  # "blend" or "run <name>"
+    members: list[tuple[Run, float]]  # with their weights, which sum to 1
+    views: list[str]
+    oof: np.ndarray  # its own out-of-fold probabilities, float32 [n, C]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a zip's code, with the first `count` images, None for all, maybe for probabilities too."""
+
+    count: int | None
+    dtype: str
+    tensor: bool = False
+    probabilities: bool = True
+
+    def describe(self, n):
+        count = n if self.count is None else min(n, self.count)
+        return f"{count} {self.dtype} {'tensor' if self.tensor else 'array'}"
+
+
+# A zip is rehearsed on these calls; the last one is timed.
+JOBS = (Job(1, "float32", tensor=True), Job(0, "uint8"), Job(7, "float64"), Job(None, "uint8"))
+
+
+def make_submission(name=None, run=None):
+    """Write `submissions/<name>.zip` of the blend, or `submissions/<name>-<run>.zip` of one finished run.
+
+    name   of the fold table; may be left out while there is only one
+    run    pack this run in place of the blend; its views are chosen as `make blend` would for it alone
+
+    Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found.
+    Returns the zip's path. InputError for a blend or a run that is missing, unfinished or not of this fold
+    table, and for a zip that fails its rehearsal: it is not kept, and an older one of the same name stays.
+    """
+    table = read_folds(name)
+    ensemble = _read_run(table, run) if run else _read_blend(table)
+    path = files.SUBMISSIONS / f"{table.name}{f'-{run}' if run else ''}.zip"
+    rows = choose_sample(table)
+    images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
+    expected, oof_difference = average_by_hand(ensemble, table, images, rows)
+    found = {"oof_differs": oof_difference}
+
+    def write(temporary):
+        with tempfile.TemporaryDirectory() as folder:
+            build_package(ensemble, table, folder)
+            pack(folder, temporary)
+        found.update(rehearse(temporary, images, expected))
+
+    try:
+        write_with(path, write)
+    except RehearsalError as error:
+        kept = "; the older zip of that name stays as it was" if path.exists() else ""
+        raise InputError(f"{path}: not written, {error}{kept}") from None
+    record = _record(path, ensemble, table, found)
+    write_json(path.with_suffix(".json"), record)
+    _report(path, record)
+    return path
+
+
+class RehearsalError(Exception):
+    """A zip does not do what it must; one line."""
+
+
+# ------------------------------------------------------------------------------------------ what goes into it
+
+
+def _read_blend(table):
+    record = read_blend(table)
+    oofs = {run: read_oof(files.RUNS / table.name / run, table) for run in record["weights"]}
+    return _ensemble(table, "blend", oofs, record["weights"], record["views"])
+
+
+def _read_run(table, run):
+    if run == BLEND or run not in (known := all_runs(table.name)):
+        hint = "expected " + ("no RUN= for the blend" if run == BLEND else ", ".join(known) or "none yet")
+        raise InputError(f"{files.RUNS / table.name / run}: no such run, {hint}")
+    oofs = {run: read_oof(files.RUNS / table.name / run, table)}
+    candidates = make_candidates(oofs, table.labels, view_sets(oofs.values(), table.size))
+    return _ensemble(table, f"run {run}", oofs, {run: 1.0}, candidates[choose(candidates)].views)
+
+
+def _ensemble(table, source, oofs, weights, views):
+    weights = {run: weight for run, weight in weights.items() if weight > 0}
+    members = [(read_run(files.RUNS / table.name / run, table), weight) for run, weight in weights.items()]
+    for run, _ in members:
+        if missing := [file for file in _weight_files(run, table) if not file.exists()]:
+            raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
+    return Ensemble(source, members, views, combine(oofs, weights, views))
+
+
+# ------------------------------------------------------------------------------------------------ the network
+
+
+def build_networks(ensemble, table):
+    """The keras.Models [n, h, w, 3] -> [n, C] whose outputs add up to the probabilities of one view.
+
+    A fine-tuned run gives one for each fold. Frozen runs give one for each different backbone: it holds that
+    once and the heads of all folds of all runs on it.
+    """
+    networks, shared = [], {}
+    for run, weight in ensemble.members:
+        share = weight / table.k
+        if run.frozen:
+            backbone, kernels, biases = build_shared(run, table)
+            _, heads = shared.setdefault(_identity(run, backbone), (backbone, []))
+            heads += [(kernel, bias, share) for kernel, bias in zip(kernels, biases)]
+        else:
+            for fold in range(table.k):
+                networks.append(_scaled(build_fold_model(run, table, fold), share))
+    for backbone, heads in shared.values():
+        networks.append(_with_heads(backbone, *map(np.array, zip(*heads))))
+    return networks
+
+
+def _identity(run, backbone):
+    """Equal for backbones that do the same."""
+    digest = hashlib.sha256(json.dumps([run.config["model"], run.config["recipe"]["image_size"]]).encode())
+    for values in backbone.get_weights():
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _scaled(model, share):
+    import keras
+
+    return keras.Model(model.input, model.output * share)
+
+
+def _with_heads(backbone, kernels, biases, shares):
+    """Sum of share * softmax(logits) over m heads: kernels [m, d, C], biases [m, C], shares [m]."""
+    import keras
+    from keras import layers, ops
+
+    count, dimension, classes = kernels.shape
+    dense = layers.Dense(count * classes, dtype="float32", name="heads")
+    logits = layers.Reshape((count, classes))(dense(backbone(backbone.input, training=False)))
+    dense.set_weights([kernels.transpose(1, 0, 2).reshape(dimension, -1), biases.reshape(-1)])
+    probabilities = ops.softmax(logits) * shares.astype(np.float32)[:, None]
+    return keras.Model(backbone.input, ops.sum(probabilities, axis=1))
+
+
+def build_package(ensemble, table, folder):
+    """Write what the zip's root holds into `folder`: `model.py`, `metadata`, `SubmissionModel/`."""
+    folder = Path(folder)
+    export(build_networks(ensemble, table), ensemble.views, table.size, folder / "SubmissionModel")
+    shutil.copyfile(Path(__file__).with_name("submission_model.py"), folder / "model.py")
+    (folder / "metadata").write_text(DESCRIPTION + "\n", "utf-8")
+
+
+def export(networks, views, size, path):
+    """Write the SavedModel: its `serve` maps raw RGB float32 [n, h, w, 3] to probabilities float32 [n, C].
+
+    A plain tf.Module of variables and one function: TensorFlow 2.12 and later load it without Keras.
+    """
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weights = [variable.value for network in networks for variable in network.weights]
+
+    def predict_view(images):
+        total = tf.constant(0.0)
+        for network in networks:
+            with tf.control_dependencies([total]):  # one after the other: the memory of one network is enough
+                total += network(images, training=False)
+        return total
+
+    signature = [tf.TensorSpec([None, *size, 3], tf.float32, name="images")]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def serve(images):
+        if views == ["identity"]:
+            return predict_view(images)
+        seen = tf.stack([VIEWS[view](images) for view in views])
+        answers = tf.map_fn(predict_view, seen, parallel_iterations=1)
+        return tf.reduce_mean(answers, axis=0)
+
+    module.serve = serve
+    tf.saved_model.save(module, str(path), signatures=serve)
+
+
+def pack(folder, path):
+    """Zip all files below `folder`, the same bytes for the same content."""
+    folder = Path(folder)
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), TIMESTAMP)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            with open(file, "rb") as source, archive.open(entry, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+# ---------------------------------------------------------------------------------------------- the rehearsal
+
+# Run by `python -I -c` with these arguments: the unpacked zip, images.npy, jobs as JSON, where the answers go
+SCORER = """
+import json, sys, time
+folder, images, jobs, answers = sys.argv[1:]
+sys.path.insert(0, folder)
+import numpy as np
+start = time.perf_counter()
+from model import model
+import tensorflow as tf
+network = model(folder)
+found = {"load_seconds": time.perf_counter() - start}
+images = np.load(images)
+for number, job in enumerate(json.loads(jobs)):
+    batch = images[: job["count"]].astype(job["dtype"])
+    batch = tf.constant(batch) if job["tensor"] else batch
+    start = time.perf_counter()
+    labels = network.predict(batch)
+    found["seconds"] = time.perf_counter() - start
+    if not (tf.is_tensor(labels) and labels.dtype.is_integer):
+        raise TypeError(f"predict returned {type(labels).__name__}, expected an integer tensor")
+    found[f"labels{number}"] = labels.numpy()
+    if job["probabilities"]:
+        found[f"probabilities{number}"] = np.asarray(network.predict_proba(batch))
+if any(name.split(".")[0] == "competition" for name in sys.modules):
+    raise ImportError("the zip's code imports this project")
+np.savez(answers, **found)
+"""
+
+
+def rehearse(zip_path, images, expected):
+    """Run a zip on images uint8 [n, h, w, 3] in a fresh process; what was found, as a dict.
+
+    Raises RehearsalError, one line, where it does not run, or where its answers are not the `expected`
+    probabilities [n, C] within TOLERANCE, and the labels that these give.
+    """
+    answers = run_isolated(zip_path, images, JOBS)
+
+    order = np.sort(expected, axis=1)
+    clear = order[:, -1] - order[:, -2] >= TOLERANCE
+    largest = 0.0
+    for number, job in enumerate(JOBS):
+        labels, probabilities = answers[f"labels{number}"], answers[f"probabilities{number}"]
+        wanted = expected[: job.count]
+        if labels.shape != wanted.shape[:1] or probabilities.shape != wanted.shape:
+            raise RehearsalError(
+                f"for images as {job.describe(len(images))} its labels have the shape {list(labels.shape)} "
+                f"and its probabilities {list(probabilities.shape)}, expected {list(wanted.shape)}"
+            )
+        wrong = int((labels != wanted.argmax(1))[clear[: job.count]].sum())
+        difference = float(np.abs(probabilities - wanted).max(initial=0))
+        largest = max(largest, difference)
+        if wrong or not difference <= TOLERANCE:
+            raise RehearsalError(
+                f"for images as {job.describe(len(images))} {wrong} of its labels differ from the toolkit's "
+                f"own average of the same members and views, probabilities by up to {difference:.2g} "
+                f"(allowed {TOLERANCE:g})"
+            )
+    return {
+        "images": len(images),
+        "near_ties": int((~clear).sum()),
+        "probabilities_differ": largest,
+        "calls": [job.describe(len(images)) for job in JOBS],
+        "load_seconds": float(answers["load_seconds"]),
+        "images_a_second": len(images) / float(answers["seconds"]),
+    }
+
+
+def choose_sample(table, count=SAMPLE):
+    """Rows of up to `count` images, sorted, the classes in turn; the same ones each time. int64 [count]."""
+    labels = table.labels
+    order = np.random.RandomState(0).permutation(len(labels))
+    turn = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(turn, kind="stable")[:count]])
+
+
+def average_by_hand(ensemble, table, images, rows):
+    """The ensemble's probabilities of images uint8 [n, h, w, 3], `rows` of the table, by fold and view.
+
+    Nothing of the exported network is used. On the way each image's own fold is compared with the stored OOF:
+    returns probabilities float64 [n, C] and the largest of those differences; InputError when it is large.
+    """
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # that many networks are traced is no mistake here
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # the rehearsal's CPU does not round so
+    total, worst = 0.0, 0.0
+    for run, weight in ensemble.members:
+        oof = read_oof(run.dir, table)
+        folds = predict_folds(run, table, ensemble.views, images)
+        stored = oof.probs[[oof.views.index(view) for view in ensemble.views]][:, rows]
+        own = folds[table.fold[rows], :, np.arange(len(rows))].swapaxes(0, 1)
+        difference = float(np.abs(own - stored).max())
+        if not difference <= OOF_TOLERANCE:
+            raise InputError(
+                f"{run.dir}: its weights do not give its OOF (probabilities differ by {difference:.2g}), "
+                "something has changed since it was trained; train it again"
+            )
+        worst = max(worst, difference)
+        total = total + weight * folds.mean((0, 1), dtype=np.float64)
+    return total, worst
+
+
+def predict_folds(run, table, views, images):
+    """What each fold model of a run says of each view of images uint8 [n, h, w, 3]: float32 [k, V, n, C]."""
+
+    def predict_views(model):
+        return np.stack([predict(model, VIEWS[view](images)) for view in views])
+
+    if not run.frozen:
+        return np.stack([predict_views(build_fold_model(run, table, fold)) for fold in range(table.k)])
+    backbone, kernels, biases = build_shared(run, table)
+    features = predict_views(backbone)
+    logits = np.stack([features @ kernel + bias for kernel, bias in zip(kernels, biases)])
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def predict_zip(zip_path, images):
+    """Class ids int64 [n] of images uint8 [n, h, w, 3], by a zip's own code in a fresh, isolated process.
+
+    InputError when that fails.
+    """
+    job = Job(None, "uint8", probabilities=False)
+    try:
+        return run_isolated(zip_path, images, [job])["labels0"].astype(np.int64)
+    except RehearsalError as error:
+        raise InputError(f"{zip_path}: {error}") from None
+
+
+def run_isolated(zip_path, images, jobs):
+    """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU.
+
+    Returns {"labels<i>", "probabilities<i>" of the i-th job, "load_seconds", "seconds" of the last call of
+    `predict`}. Raises RehearsalError when the process fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder).resolve()
+        for part in ("zip", "home"):
+            (folder / part).mkdir()
+        with zipfile.ZipFile(zip_path) as archive:
+            archive.extractall(folder / "zip")
+        np.save(folder / "images.npy", images)
+        kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+        quiet = {"CUDA_VISIBLE_DEVICES": CPU, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        jobs = json.dumps([dataclasses.asdict(job) for job in jobs])
+        arguments = [folder / "zip", folder / "images.npy", jobs, folder / "answers.npz"]
+        process = subprocess.run(
+            [sys.executable, "-I", "-c", SCORER, *map(str, arguments)],
+            cwd=folder / "home", env=kept | quiet | {"HOME": str(folder / "home")}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, errors="replace",
+        )  # fmt: skip
+        if process.returncode:
+            last = ([line for line in process.stderr.splitlines() if line.strip()] or ["no message"])[-1]
+            raise RehearsalError(f"it fails in a fresh process (exit code {process.returncode}): {last}")
+        with np.load(folder / "answers.npz") as answers:
+            return dict(answers)
+
+
+# ------------------------------------------------------------------------------------------------- the record
+
+
+def _record(path, ensemble, table, found):
+    members = [
+        {
+            "run": run.name,
+            "weight": weight,
+            "model": run.config["model"],
+            "frozen": run.frozen,
+            "folds": table.k,
+            "files": {
+                file.relative_to(run.dir).as_posix(): sha256_file(file)
+                for file in [run.dir / "run.json", run.dir / "oof.npz", *_weight_files(run, table)]
+            },
+        }
+        for run, weight in ensemble.members
+    ]
+    return {
+        "zip": path.name,
+        "sha256": sha256_file(path),
+        "bytes": path.stat().st_size,
+        "source": ensemble.source,
+        "members": members,
+        "views": ensemble.views,
+        "classes": {str(number): label for number, label in enumerate(table.classes)},
+        "size": list(table.size),
+        "table": table.hash,
+        "data": table.data_hash,
+        "oof_accuracy": accuracy(ensemble.oof, table.labels),
+        "oof_log_loss": log_loss(ensemble.oof, table.labels),
+        "rehearsal": found,
+        "versions": versions(),
+    }
+
+
+def _weight_files(run, table):
+    each = HEAD_FILE if run.frozen else MODEL_FILE
+    shared = [run.dir / BACKBONE_FILE] if run.frozen else []
+    return shared + [run.dir / f"fold_{fold}" / each for fold in range(table.k)]
+
+
+def _report(path, record):
+    members = [
+        {
+            "member": member["run"],
+            "weight": f"{member['weight']:.2f}",
+            "folds": member["folds"],
+            "network": "one frozen backbone, a head a fold" if member["frozen"] else "one a fold",
+        }
+        for member in record["members"]
+    ]
+    found = record["rehearsal"]
+    rows = {
+        "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU",
+        "calls": ", ".join(found["calls"]),
+        "labels": f"equal to the toolkit's own average ({found['near_ties']} near-ties left aside)",
+        "probabilities": f"differ by {found['probabilities_differ']:.1g} at most (from the stored OOF: "
+                         f"{found['oof_differs']:.1g})",
+        "size": f"{record['bytes'] / 1e6:.1f} MB",
+        "speed": f"{found['load_seconds']:.1f} s to load, {found['images_a_second']:.0f} images a second",
+        "stands on": f"OOF accuracy {record['oof_accuracy']:.4f}, log-loss {record['oof_log_loss']:.4f}",
+    }
+    print(f"{path}: {record['source']}; views {', '.join(record['views'])}\n")
+    print(text_table(pd.DataFrame(members)), end="\n\n")
+    width = max(map(len, rows))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))

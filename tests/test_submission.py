@@ -1,0 +1,377 @@
+import ast
+import contextlib
+import importlib.util
+import io
+import shutil
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from competition import submission
+from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
+from competition.folds import make_folds, read_folds
+from competition.images import load_images, resize
+from competition.submission import choose_sample, make_submission, pack, predict_zip
+from competition.views import VIEWS
+from conftest import class_folders
+
+keras = pytest.importorskip("keras")
+tf = pytest.importorskip("tensorflow")
+
+COUNTS = {"a": 20, "b": 25, "c": 18}
+RUN_SETTINGS = {  # the rates are high enough for probabilities that differ
+    "pixels": ("baseline", ["epochs=2", "rate=0.003"]),
+    "convolutions": ("scratch", ["epochs=1", "rate=0.003"]),
+    "lite": ("efficientnet_lite0", ["frozen_epochs=10", "frozen_rate=0.03"]),
+    "lite_again": ("efficientnet_lite0", ["frozen_epochs=10", "frozen_rate=0.01", "seed=1"]),
+}
+WEIGHTS = {"lite": 0.4, "convolutions": 0.3, "lite_again": 0.2, "pixels": 0.1}
+VIEWS_OF_BLEND = ["identity", "hflip"]
+
+
+def write_blend(weights, views=VIEWS_OF_BLEND):
+    """A blend.json as `make blend` writes it, of weights that a test chooses."""
+    table = read_folds("toy")
+    write_json(
+        RUNS / "toy" / "blend" / "blend.json",
+        {
+            "weights": weights,
+            "views": views,
+            "members": [{"run": run, "oof": sha256_file(RUNS / "toy" / run / "oof.npz")} for run in weights],
+            "table": table.hash,
+            "data": table.data_hash,
+            "classes": table.classes,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory):
+    """A folder with a fold table, four runs, a blend of them and its zip; and what `make_submission` said."""
+    from competition.train import train
+
+    data = class_folders(tmp_path_factory.mktemp("data") / "toy", COUNTS, height=32, width=32)
+    folder = tmp_path_factory.mktemp("work")
+    printed = io.StringIO()
+    with contextlib.chdir(folder):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            make_folds(data, folds=2)
+            for run, (model, settings) in RUN_SETTINGS.items():
+                train(model, run=run, overrides=settings)
+        write_blend(WEIGHTS)
+        with contextlib.redirect_stdout(printed):
+            assert make_submission() == SUBMISSIONS / "toy.zip"
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def inside(competition, monkeypatch):
+    """The current directory is the module's; blend.json is set back afterwards."""
+    folder, _ = competition
+    monkeypatch.chdir(folder)
+    blend = RUNS / "toy" / "blend" / "blend.json"
+    before = blend.read_bytes()
+    yield folder
+    blend.write_bytes(before)
+
+
+@pytest.fixture
+def copied(competition, tmp_path, monkeypatch):
+    """The current directory is a copy, which a test may spoil."""
+    shutil.copytree(competition[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def unpacked(competition, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(competition[0] / "submissions" / "toy.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(unpacked):
+    """The zip's own `model`, as a scorer makes it, but in this process."""
+    spec = importlib.util.spec_from_file_location("zipped_model", unpacked / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.model(str(unpacked))
+
+
+@pytest.fixture
+def images(inside):
+    return load_images(read_folds())
+
+
+def average_of_fold_models(table, images):
+    """The blend's probabilities [n, C] by definition, from whole fold models, also for the frozen runs."""
+    from competition.train import build_fold_model, read_run
+
+    total = 0
+    for run, weight in WEIGHTS.items():
+        for fold in range(table.k):
+            model = build_fold_model(read_run(RUNS / "toy" / run, table), table, fold)
+            for view in VIEWS_OF_BLEND:
+                probabilities = np.asarray(model(VIEWS[view](images).astype(np.float32), training=False))
+                total = total + weight * probabilities / table.k / len(VIEWS_OF_BLEND)
+    return total
+
+
+# ---------------------------------------------------------------------------------------------------- the zip
+
+
+def test_layout(inside):
+    with zipfile.ZipFile(SUBMISSIONS / "toy.zip") as archive:
+        names = archive.namelist()
+        metadata = archive.read("metadata").decode()
+        code = archive.read("model.py").decode()
+    assert {name.split("/")[0] for name in names} == {"model.py", "metadata", "SubmissionModel"}
+    assert "SubmissionModel/saved_model.pb" in names and names == sorted(names)
+    assert metadata.startswith("description: ") and metadata.count("\n") == 1
+    imported = [node for node in ast.walk(ast.parse(code)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    modules = {name.name for node in imported for name in node.names}
+    assert all(isinstance(node, ast.Import) for node in imported)
+    assert modules - set(sys.stdlib_module_names) == {"numpy", "tensorflow"}
+
+
+def test_record_and_table(competition, inside):
+    record = read_json(SUBMISSIONS / "toy.json")
+    assert record["sha256"] == sha256_file(SUBMISSIONS / "toy.zip")
+    assert {member["run"]: member["weight"] for member in record["members"]} == WEIGHTS
+    assert record["views"] == VIEWS_OF_BLEND and record["classes"] == {"0": "a", "1": "b", "2": "c"}
+    for member in record["members"]:
+        assert len(member["files"]) == 2 + 2 + member["frozen"]
+        for file, sha256 in member["files"].items():
+            assert sha256_file(RUNS / "toy" / member["run"] / file) == sha256
+    assert 0 <= record["oof_accuracy"] <= 1
+    assert record["rehearsal"]["images"] == 63 and record["rehearsal"]["probabilities_differ"] < 1e-5
+    assert record["rehearsal"]["oof_differs"] < 1e-5
+    printed = competition[1]
+    for text in ("submissions/toy.zip: blend; views identity, hflip", "lite_again", " MB", "images a second",
+                 f"OOF accuracy {record['oof_accuracy']:.4f}", "7 float64 array"):
+        assert text in printed
+
+
+def test_probabilities_are_the_average(scorer, images):
+    found = scorer.predict_proba(images)
+    assert found.dtype == tf.float32 and found.shape == (63, 3)
+    expected = average_of_fold_models(read_folds(), images)
+    assert np.ptp(expected, axis=0).max() > 0.1  # they say something
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_labels_do_not_depend_on_the_batch(scorer, images):
+    rows = np.random.default_rng(0).integers(0, len(images), 300)
+    whole = scorer.predict(images[rows])
+    assert tf.is_tensor(whole) and whole.dtype.is_integer and whole.shape == (300,)
+    for size in (1, 7, 299):
+        assert np.array_equal(scorer.predict(images[rows[:size]]), whole[:size])
+        assert np.array_equal(scorer.predict(images[rows[-size:]]), whole[-size:])
+    assert scorer.predict(images[:0]).shape == (0,)
+    assert scorer.predict_proba(images[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "uint16", "float16", "float32", "float64"])
+def test_any_numeric_type(scorer, images, dtype):
+    expected = scorer.predict_proba(images[:5]).numpy()
+    batch = images[:5].astype(dtype)
+    for given in (batch, tf.constant(batch), list(batch)):
+        assert np.array_equal(scorer.predict_proba(given), expected)
+
+
+def test_other_shapes(scorer, images):
+    assert scorer.predict(images[3]).shape == (1,)
+    assert np.array_equal(scorer.predict(images[3]), scorer.predict(images[3:4]))
+    for shape in ((2, 32, 32), (2, 32, 32, 4), (32, 32), (0,)):
+        with pytest.raises(ValueError, match="expected .n, height, width, 3"):
+            scorer.predict(np.zeros(shape))
+
+
+def test_other_sizes_are_resized_as_in_training(scorer, images):
+    large = images[:3].repeat(2, 1).repeat(3, 2)
+    as_in_training = np.stack([resize(image, (32, 32)) for image in large])
+    found = np.array(scorer._batch(large))[:3]
+    assert np.abs(found - as_in_training).max() <= 2
+    assert np.array_equal(scorer._batch(images[:3])[:3], images[:3])
+    assert scorer.predict(large).shape == (3,) and scorer.predict(tf.constant(large[:0])).shape == (0,)
+
+
+def test_shared_backbone_is_stored_and_run_once(unpacked):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    from competition.backbones import build_backbone
+
+    def count(variables):
+        return sum(int(np.prod(shape)) for _, shape in variables)
+
+    stored = tf.train.list_variables(str(unpacked / "SubmissionModel" / "variables" / "variables"))
+    numbers = count((name, shape) for name, shape in stored if not name.startswith("_CHECKPOINTABLE"))
+    models = "efficientnet_lite0", "scratch", "baseline"
+    lite, small, flat = (build_backbone(model, (32, 32)) for model in models)
+    heads = [2 * (model.output_shape[1] + 1) * 3 for model in (lite, lite, small, flat)]
+    assert numbers == lite.count_params() + 2 * small.count_params() + sum(heads)
+
+    content = (unpacked / "SubmissionModel" / "saved_model.pb").read_bytes()
+    functions = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].graph_def.library.function
+    run = [node.op for function in functions for node in function.node_def]
+    layers = [type(layer).__name__ for layer in lite.layers]
+    assert run.count("DepthwiseConv2dNative") == layers.count("DepthwiseConv2D")
+
+
+def test_all_views_are_averaged(tmp_path):
+    image = keras.Input((6, 6, 3))
+    network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)))
+    images = np.random.default_rng(0).uniform(0, 1, (5, 6, 6, 3)).astype(np.float32)
+    for views in (list(VIEWS), ["identity", "rot90"], ["identity"]):
+        submission.export([network, network], views, (6, 6), tmp_path / "net")
+        loaded = tf.saved_model.load(str(tmp_path / "net"))
+        expected = 2 * np.mean([np.asarray(network(VIEWS[view](images))) for view in views], axis=0)
+        np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
+
+
+def test_same_content_makes_the_same_zip(tmp_path):
+    for name, order in (("one", "ab"), ("two", "ba")):
+        for letter in order:
+            file = tmp_path / name / letter / "file"
+            file.parent.mkdir(parents=True)
+            file.write_text(letter)
+        pack(tmp_path / name, tmp_path / f"{name}.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------- the rehearsal
+
+
+def test_fresh_process_gives_the_same_labels(inside, images, scorer):
+    labels = predict_zip(SUBMISSIONS / "toy.zip", images[:20])
+    assert labels.dtype == np.int64 and np.array_equal(labels, scorer.predict(images[:20]))
+
+
+def test_fresh_process_does_not_know_the_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(submission.Path(submission.__file__).parents[1]))
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("model.py", "import competition")
+    with pytest.raises(InputError, match="it fails in a fresh process.*No module named 'competition'"):
+        predict_zip(tmp_path / "bad.zip", np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_wrong_answers_make_no_zip(inside, monkeypatch):
+    kept = {path.name: path.read_bytes() for path in SUBMISSIONS.iterdir()}
+    write_blend({"pixels": 1.0})
+    build = submission.build_networks
+
+    def rotate_classes(model):
+        return keras.Model(model.input, keras.ops.roll(model.output, 1, axis=1))
+
+    monkeypatch.setattr(submission, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
+    with pytest.raises(InputError, match="toy.zip: not written, .* differ from the toolkit's own.*older zip"):
+        make_submission()
+    assert {path.name: path.read_bytes() for path in SUBMISSIONS.iterdir()} == kept
+
+
+def test_answers_are_judged_one_by_one(monkeypatch):
+    """The rehearsal's rules, without a process: near-ties may differ in label, nothing else may."""
+    expected = np.array([[0.6, 0.3, 0.1], [0.50002, 0.49998, 0.0]])
+    answers = {}
+    for number, job in enumerate(submission.JOBS):
+        answers[f"probabilities{number}"] = expected[: job.count].copy()
+        answers[f"labels{number}"] = expected[: job.count].argmax(1)
+    answers |= {"load_seconds": 1.0, "seconds": 1.0}
+    monkeypatch.setattr(submission, "run_isolated", lambda *_: answers)
+    last = len(submission.JOBS) - 1
+    found = submission.rehearse("a.zip", np.zeros((2, 4, 4, 3), np.uint8), expected)
+    assert found["near_ties"] == 1 and found["probabilities_differ"] == 0
+
+    def check(key, value, message):
+        before, answers[key] = answers[key], value
+        with pytest.raises(submission.RehearsalError, match=message):
+            submission.rehearse("a.zip", np.zeros((2, 4, 4, 3), np.uint8), expected)
+        answers[key] = before
+
+    answers[f"labels{last}"] = np.array([0, 1])  # the second image is a near-tie
+    submission.rehearse("a.zip", np.zeros((2, 4, 4, 3), np.uint8), expected)
+    check(f"labels{last}", np.array([1, 0]), "as 2 uint8 array 1 of its labels differ")
+    check(f"labels{last}", np.array([0]), "its labels have the shape")
+    check(f"probabilities{last}", expected + 2e-4, "by up to 0.0002")
+    check(f"probabilities{last}", expected * np.nan, "nan")
+
+
+def test_sample_takes_the_classes_in_turn(inside):
+    table = read_folds()
+    rows = choose_sample(table, 12)
+    assert np.bincount(table.labels[rows]).tolist() == [4, 4, 4] and (np.diff(rows) > 0).all()
+    assert np.array_equal(rows, choose_sample(table, 12))
+    assert np.array_equal(choose_sample(table, 1000), np.arange(63))
+
+
+# -------------------------------------------------------------------------------------- one run, zero weights
+
+
+def test_one_run(inside, capsys):
+    path = make_submission("toy", "pixels")
+    assert path == SUBMISSIONS / "toy-pixels.zip"
+    record = read_json(SUBMISSIONS / "toy-pixels.json")
+    assert record["source"] == "run pixels" and [member["run"] for member in record["members"]] == ["pixels"]
+    assert set(record["views"]) <= {"identity", "hflip"} and "run pixels" in capsys.readouterr().out
+
+
+def test_runs_without_weight_are_left_out(inside):
+    write_blend({"pixels": 1.0, "lite": 0.0})
+    ensemble = submission._read_blend(read_folds())
+    assert [(run.name, weight) for run, weight in ensemble.members] == [("pixels", 1.0)]
+
+
+# --------------------------------------------------------------------------------------- what can't be packed
+
+
+def change_json(path, **changes):
+    write_json(path, read_json(path) | changes)
+
+
+def refused(match, **arguments):
+    before = sorted(SUBMISSIONS.rglob("*"))
+    with pytest.raises(InputError, match=match):
+        make_submission(**arguments)
+    assert sorted(SUBMISSIONS.rglob("*")) == before
+
+
+def test_no_blend(copied):
+    shutil.rmtree(RUNS / "toy" / "blend")
+    refused("make blend")
+
+
+@pytest.mark.parametrize("run", ["nothing", "blend", "../toy/lite"])
+def test_unknown_run(inside, run):
+    refused("no such run", run=run)
+
+
+def test_unfinished_run(copied):
+    change_json(RUNS / "toy" / "lite" / "run.json", finished=False)
+    refused("unfinished", run="lite")
+    refused("unfinished")
+
+
+def test_run_of_the_blend_gone_or_changed(copied):
+    shutil.rmtree(RUNS / "toy" / "lite_again")
+    refused("lite_again.*make blend")
+    shutil.copytree(RUNS / "toy" / "lite", RUNS / "toy" / "lite_again")
+    refused("lite_again.*make blend")
+
+
+def test_another_fold_table(copied):
+    blend = RUNS / "toy" / "blend" / "blend.json"
+    change_json(blend, table="0" * 64)
+    refused("another fold table")
+    change_json(RUNS / "toy" / "pixels" / "run.json", table="0" * 64)
+    refused("another fold table", run="pixels")
+
+
+def test_weights_missing_or_not_those_of_the_oof(copied):
+    weights = [RUNS / "toy" / "pixels" / f"fold_{fold}" / "model.weights.h5" for fold in range(2)]
+    weights[0].write_bytes(weights[1].read_bytes())
+    refused("its weights do not give its OOF", run="pixels")
+    weights[0].unlink()
+    refused("fold_0/model.weights.h5: no such file", run="pixels")

@@ -321,7 +321,7 @@ class Phase:
         return self.model.variables + self.model.optimizer.variables
 
     def read(self):
-        return [np.array(variable) for variable in self.variables]
+        return [np.asarray(variable).copy() for variable in self.variables]
 
     def write(self, values):
         """Set the first variables to `values`: the model's come first, so that these alone may be given."""
@@ -329,7 +329,7 @@ class Phase:
             variable.assign(value)
 
     def read_model(self):
-        return [np.array(variable) for variable in self.model.variables]
+        return [np.asarray(variable).copy() for variable in self.model.variables]
 
     def train_epoch(self, fold, epoch, steps, tick):
         """Train one epoch (0-based); mean loss and accuracy over its batches."""
@@ -502,7 +502,7 @@ def _read_state(directory):
     with np.load(path) as arrays:
         progress = Progress(**json.loads(str(arrays["progress"])))
         groups = [[arrays[f"{name}_{i}"] for i in range(sum(key.startswith(name) for key in arrays.files))]
-                  for name in ("variable_", "best_")]
+                  for name in ("variable", "best")]
     return progress, *groups
 
 

@@ -100,7 +100,8 @@ def build_backbone(model, size, image_size=None, weights=Weights("none")):
     x = image
     if inside != tuple(size):
         # not layers.Resizing: its default training=True would spread to the BatchNormalization after it
-        x = ops.image.resize(x, inside, interpolation="bilinear")
+        shrinks = min(inside) < min(size) or max(inside) < max(size)
+        x = ops.image.resize(x, inside, interpolation="bilinear", antialias=shrinks)
     if model == "baseline":
         features = layers.Flatten(name="flatten")(_scale(x, 1 / 127.5, -1.0))
     elif model == "scratch":

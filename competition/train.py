@@ -421,11 +421,13 @@ def _build_phases(folder, table, settings, model, weights, images):
 
 
 def _frozen_features(folder, table, settings, model, weights, images, backbone):
-    """Features of the TTA views [views, n, d], and those to train on [copies or views, n, d]."""
+    """Features of the TTA views [views, n, d] (of the plain image alone where a second phase follows), and those to
+    train on [copies or views, n, d]."""
     key = {"data": table.data_hash, "table": table.hash, "size": list(table.size), "model": model,
            "weights": weights.sha256, "image_size": settings.image_size}
     cache = folder.parent / FEATURES
-    features = view_features(backbone, images, settings.views, cache, key)
+    views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
+    features = view_features(backbone, images, views, cache, key)
     if not settings.frozen_copies:
         return features, features
     return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, cache, key)

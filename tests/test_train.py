@@ -1,0 +1,639 @@
+"""Training: that it can be killed anywhere, that folds never mix, that a run's folder says and gives back what it did.
+
+Networks are as small as they come and runs are shared: tracing TensorFlow is what costs time here.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import class_folders, encode, smooth
+
+from competition import files
+from competition import train as training
+from competition.__main__ import main
+from competition.features import predict
+from competition.files import InputError
+from competition.folds import make_folds, read_folds
+from competition.images import load_images
+from competition.oof import accuracy, log_loss, read_oof
+from competition.recipes import Recipe
+from competition.train import build_fold_model, build_shared, read_run
+
+ROOT = Path(files.__file__).parent.parent
+COUNTS = {"Füchse, rot": 13, "a b": 9, "été": 11}
+FULL = ("epochs=12", "batch_size=8", "rate=1e-3", "schedule=one_cycle", "augment=d4,light", "mixup=0.3", "cutmix=0.3",
+        "plain_epochs=2", "dropout=0.3", "label_smoothing=0.1", "weight_decay=0.05", "patience=10",
+        "views=identity,hflip,transpose")
+FROZEN = ("frozen_epochs=150", "image_size=32", "batch_size=8", "frozen_copies=1", "augment=hflip")
+TINY = """# the tests' own recipe: what the shipped ones say may change
+batch_size = 64
+frozen_epochs = 2
+[scratch]
+epochs = 2
+rate = 1e-3
+"""
+BOTH = ("frozen_epochs=2", "epochs=2", "batch_size=8")  # for models that the fixture `as_if_pretrained` freezes too
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with 33 pictures of 16x16 in 3 classes, and tables of them: "arten" and "zwei", alike, 3 folds."""
+    place = tmp_path_factory.mktemp("place")
+    with contextlib.chdir(place):
+        data = class_folders(place / "Drei Arten", COUNTS, height=16, width=16)
+        files.write_text("tiny.toml", TINY)
+        for name in ("arten", "zwei"):
+            make_folds(data, name=name, folds=3)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def inside(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+def train(model, **options):
+    return training.train(model, "tiny.toml", **options)
+
+
+@pytest.fixture(scope="module")
+def full(place):
+    """An uninterrupted run in which everything trains."""
+    with contextlib.chdir(place):
+        return place / train("scratch", name="arten", run="full", overrides=FULL)
+
+
+@pytest.fixture(scope="module")
+def frozen(place):
+    """An uninterrupted run of heads on a frozen backbone."""
+    with contextlib.chdir(place):
+        return place / train("efficientnet_lite0", name="zwei", run="frozen", overrides=FROZEN)
+
+
+@pytest.fixture
+def as_if_pretrained(monkeypatch):
+    """Lets the cheap models have a frozen phase, as if their random weights were worth something."""
+    monkeypatch.setattr(training, "pretrained", lambda model, weights: True)
+
+
+@pytest.fixture
+def table():
+    return read_folds("arten")
+
+
+def start(place, log, *arguments):
+    """`python -m competition train` as a process of its own."""
+    command = [sys.executable, "-m", "competition", "train", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open(place / log, "ab") as file:
+        return subprocess.Popen(command, cwd=place, env=environment, stdout=file, stderr=file)
+
+
+def kill(process, log, reached, seconds=200):
+    """Send SIGKILL as soon as `reached()`."""
+    end = time.time() + seconds
+    while not reached():
+        assert process.poll() is None and time.time() < end, Path(log).read_text()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def epochs_done(directory):
+    path = directory / "history.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def tiny(overrides):
+    """The recipe on the command line."""
+    return ["--recipe", "tiny.toml", "--set", " ".join(overrides)]
+
+
+def same_run(one, two, folds=3):
+    """Two runs left the same, bit for bit: OOF, predictions of all epochs and views, histories but for the time."""
+    for name in ("oof.csv", "oof.npz"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    for fold in range(folds):
+        same_fold(one / f"fold_{fold}", two / f"fold_{fold}")
+
+
+def same_fold(one, two):
+    epochs = sorted(path.name for path in (one / "epochs").iterdir())
+    assert epochs == sorted(path.name for path in (two / "epochs").iterdir())
+    for name in ["views.npz", *(f"epochs/{name}" for name in epochs)]:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    histories = [pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (one, two)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino)
+            for path in folder.rglob("*") if path.is_file()}
+
+
+def softmax(logits):
+    exponent = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponent / exponent.sum(-1, keepdims=True)
+
+
+# ------------------------------------------------------------------------------------------------ killed, and again
+
+
+def test_sigkill_while_everything_trains_and_between_folds(place, full, table, capsys):
+    run, log = place / "runs/arten/killed", place / "killed.log"
+    arguments = ["--model", "scratch", "--run", "killed", "--name", "arten", *tiny(FULL)]
+
+    process = start(place, log.name, *arguments)
+    kill(process, log, lambda: epochs_done(run / "fold_0") >= 3)
+    assert not (run / "fold_0/fold.json").exists(), "killed too late"
+    assert not files.read_json(run / "run.json")["finished"]
+    with pytest.raises(InputError, match="unfinished"):
+        read_oof(run, table)
+    first = (run / "fold_0/epochs/001.npz").stat().st_mtime_ns
+    (run / "fold_0/.partial-abc-state.npz").write_bytes(b"what a kill may leave")
+
+    process = start(place, log.name, *arguments)
+    while not (run / "fold_0/fold.json").exists() and process.poll() is None:
+        if epochs_done(run / "fold_0") >= 5:  # by now it surely works; another process must keep out
+            assert main(["train", *arguments]) == 2
+            assert "another process" in capsys.readouterr().err
+            break
+        time.sleep(0.002)
+    kill(process, log, lambda: (run / "fold_0/fold.json").exists())
+    assert not (run / "fold_1/fold.json").exists(), "killed too late"
+    assert (run / "fold_0/epochs/001.npz").stat().st_mtime_ns == first, "finished epochs are not trained again"
+
+    assert main(["train", *arguments]) == 0
+    same_run(run, full)
+    assert not list(run.rglob(".partial-*")) and not list(run.rglob("state.npz"))
+
+
+def test_sigkill_in_the_frozen_phase(place, frozen):
+    run, log = place / "runs/arten/killed-frozen", place / "frozen.log"
+    arguments = ["--model", "efficientnet_lite0", "--run", "killed-frozen", "--name", "arten", *tiny(FROZEN)]
+    kill(start(place, log.name, *arguments), log, lambda: epochs_done(run / "fold_0") >= 3)
+    assert not (run / "fold_0/fold.json").exists(), "killed too late"
+    assert main(["train", *arguments]) == 0
+    same_run(run, frozen)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_any_write_can_be_the_last(place, as_if_pretrained, monkeypatch):
+    """Both phases, early stopping; the process dies after each of the files it writes, one after another."""
+    make_folds(place / "Drei Arten", name="halb", folds=2)
+    overrides = [*BOTH, "patience=1", "dropout=0.3", "mixup=0.5", "rate=0.01", "frozen_rate=0.01"]
+    whole = train("baseline", name="halb", run="whole", overrides=overrides)
+    shutil.rmtree("runs/halb/features")
+    died, write_with = set(), files.write_with
+
+    def write_and_die(path, write):
+        write_with(path, write)
+        path = Path(path)
+        # in fold_1 it would be the same again; a name that is written each epoch counts anew each epoch
+        key = (path.relative_to(Path(path).parent.parent), epochs_done(path.parent))
+        if "fold_1" not in path.parts and key not in died:
+            died.add(key)
+            raise Killed
+
+    monkeypatch.setattr(files, "write_with", write_and_die)
+    for attempt in range(40):
+        try:
+            run = train("baseline", name="halb", run="dying", overrides=overrides)
+            break
+        except Killed:
+            pass
+    assert attempt >= 15 and {"run.json", "oof.csv", "state.npz", "fold.json"} <= {key[0].name for key in died}
+    same_run(run, whole, folds=2)
+
+
+def test_only_fold_is_the_same_fold_and_the_rest_can_follow(place, full, table, capsys):
+    run = train("scratch", name="arten", run="single", only_fold="1", overrides=FULL)
+    assert "folds still to train before there is an OOF: 0, 2" in capsys.readouterr().out
+    assert sorted(path.name for path in run.glob("fold_*")) == ["fold_1"] and not (run / "oof.csv").exists()
+    same_fold(run / "fold_1", full / "fold_1")
+    with pytest.raises(InputError, match="unfinished"):
+        read_oof(run, table)
+    train("scratch", name="arten", run="single", overrides=FULL)
+    same_run(run, full)  # also: what is written does not depend on the run's name
+
+
+def test_a_finished_run_says_so_and_changes_nothing(place, full, capsys):
+    before = snapshot(place)
+    assert main(["train", "--model", "scratch", "--run", "full", "--name", "arten", *tiny(FULL)]) == 0
+    out = capsys.readouterr().out
+    assert "finished before, nothing to do" in out and "OOF accuracy" in out
+    assert snapshot(place) == before
+
+
+def test_two_processes_do_not_train_one_run(full, capsys):
+    with training._locked(full):
+        assert main(["train", "--model", "scratch", "--run", "full", "--name", "arten", *tiny(FULL)]) == 2
+    assert "another process" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------- refused
+
+
+def refused(capsys, *arguments, words):
+    before = snapshot(Path())
+    capsys.readouterr()
+    assert main(["train", *arguments]) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("error: ") and error.count("\n") == 1 and all(word in error for word in words), error
+    after = snapshot(Path())
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_another_config_is_refused_by_name(full, frozen, capsys):
+    run = ["--name", "arten", "--run", "full"]
+    refused(capsys, "--model", "scratch", *run, *tiny([*FULL, "rate=0.5"]),
+            words=["full/run.json", "recipe.rate = 0.001 (now 0.5)", "RUN="])
+    refused(capsys, "--model", "scratch", *run, *tiny(FULL), "--set", "seed=1 dropout=0",
+            words=["recipe.seed = 0 (now 1)", "recipe.dropout = 0.3 (now 0.0)"])
+    refused(capsys, "--model", "baseline", *run, *tiny(FULL), words=["model = scratch (now baseline)"])
+    run = ["--name", "zwei", "--run", "frozen", "--model", "efficientnet_lite0", *tiny(FROZEN)]
+    refused(capsys, *run, "--weights", "none", words=["weights.kind = imagenet (now none)", "weights.sha256"])
+
+
+def test_other_folds_and_other_images_are_refused(tmp_path, monkeypatch, capsys):
+    data = class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8)
+    monkeypatch.chdir(tmp_path)
+    files.write_text("tiny.toml", TINY)
+    make_folds(data, folds=2)
+    train("baseline", only_fold=0, overrides=["epochs=1"])
+    arguments = ["--model", "baseline", *tiny(["epochs=1"])]
+    make_folds(data, folds=2, seed=2, force=True)
+    refused(capsys, *arguments, words=["run.json", "another fold table", "RUN="])
+    make_folds(data, folds=2, size="8x9", force=True)
+    refused(capsys, *arguments, words=["run.json", "another fold table"])
+    make_folds(data, folds=2, force=True)
+    (data / "a/000.png").write_bytes(encode(smooth(99, 8, 8)))
+    refused(capsys, *arguments, words=["a/000.png", "changed since"])
+    make_folds(data, folds=2, force=True)
+    refused(capsys, *arguments, words=["run.json", "another set of images", "RUN="])
+    with pytest.raises(InputError, match="another set of images"):
+        read_run(Path("runs/data/baseline-tiny"), read_folds())
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--only-fold", "3"], ["ONLY_FOLD=3", "0 to 2"]),
+    (["--only-fold", "-1"], ["ONLY_FOLD=-1"]),
+    (["--only-fold", "1.5"], ["ONLY_FOLD=1.5"]),
+    (["--run", "blend"], ["RUN=blend"]),
+    (["--run", "features"], ["RUN=features"]),
+    (["--run", "a,b"], ["RUN=a,b"]),
+    (["--run", "../a"], ["RUN=../a"]),
+    (["--run", ".a"], ["RUN=.a"]),
+    (["--recipe", "quik"], ["quik", "quick"]),
+    (["--set", "batch_sise=4"], ["batch_sise", "batch_size"]),
+    (["--name", "nichts"], ["nichts"]),
+    (["--weights", "nowhere"], ["nowhere"]),
+])
+def test_what_cannot_be_trained_is_refused(arguments, words, capsys):
+    refused(capsys, "--model", "scratch", *([] if "--name" in arguments else ["--name", "arten"]), *arguments,
+            words=words)
+
+
+def test_unknown_models_and_several_tables(capsys):
+    refused(capsys, "--model", "scretch", "--name", "arten", words=["scretch", "scratch"])
+    refused(capsys, "--model", "scratch", words=["fold tables", "arten", "zwei"])
+
+
+def test_views_and_policies_for_squares_alone(tmp_path, monkeypatch, capsys):
+    make_folds(class_folders(tmp_path / "data", {"a": 2, "b": 2}, height=8, width=12), "oblong", folds=2)
+    oblong = ["--model", "baseline", "--name", "oblong"]
+    refused(capsys, *oblong, *tiny(["epochs=1", "views=identity,rot180,rot90"]),
+            words=["views: rot90", "8x12", 'SET="views=identity,rot180"'])
+    refused(capsys, *oblong, *tiny(["epochs=1", "augment=hflip,d4"]), words=["augment: d4", 'SET="augment=hflip"'])
+    Path("folds/oblong.csv").unlink(), Path("folds/oblong.json").unlink()
+
+
+# ------------------------------------------------------------------------------------- no validation image in training
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """What each call of any model's train_on_batch and predict_on_batch got, as (model, kind, inputs, targets)."""
+    import keras
+
+    calls, train_on_batch, predict_on_batch = [], keras.Model.train_on_batch, keras.Model.predict_on_batch
+
+    def spy_train(model, x, y, *rest, **named):
+        calls.append((model, "train", np.array(x), np.array(y)))
+        return train_on_batch(model, x, y, *rest, **named)
+
+    def spy_predict(model, x):
+        calls.append((model, "predict", np.array(x), None))
+        return predict_on_batch(model, x)
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", spy_train)
+    monkeypatch.setattr(keras.Model, "predict_on_batch", spy_predict)
+    return calls
+
+
+def pixels(inputs):
+    """Images [n, 16, 16, 3], 0..255, of images or of the baseline's features, which are scaled pixels.
+
+    Rows of zeros, which fill up a batch, are left out."""
+    inputs = inputs[inputs.reshape(len(inputs), -1).any(1)]
+    return inputs if inputs.ndim == 4 else ((inputs + 1) * 127.5).round().reshape(-1, 16, 16, 3)
+
+
+def by_epoch(calls):
+    """(training calls, validation inputs) of each epoch: what a model was trained on before it predicted."""
+    trained = []
+    for model, kind, inputs, targets in calls:
+        if kind == "train":
+            trained.append((model, pixels(inputs), targets))
+        elif trained and trained[-1][0] is model:
+            yield trained, pixels(inputs)
+            trained = []
+    assert not trained
+
+
+@pytest.mark.parametrize("overrides", [
+    ["augment=d4,affine,erase", "mixup=0.5", "cutmix=0.5", "frozen_copies=2"],
+    ["views=identity,hflip,rot90", "batchnorm=train"],
+])
+def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained, batches, monkeypatch):
+    """Images of fold k have nothing but the colour channel k: no transformation or mixture could hide one."""
+    marked = np.random.default_rng(0).integers(100, 256, (33, 16, 16, 3)).astype(np.uint8)
+    marked *= np.eye(3, dtype=np.uint8)[table.fold][:, None, None]
+    if "erase" in overrides[0]:  # which fills holes with any colour: those are put out
+        from competition.augment import POLICIES
+
+        monkeypatch.setitem(POLICIES, "erase", lambda A: A.CoarseDropout(fill=0, p=0.5))
+    monkeypatch.setattr(training, "load_images", lambda table: marked)
+    shutil.rmtree("runs/arten/features", ignore_errors=True)
+    run = train("baseline", name="arten", run=f"marked-{len(overrides)}", overrides=[*BOTH, *overrides])
+    shutil.rmtree("runs/arten/features")
+
+    held_out = []
+    for trained, validated in by_epoch(batches):
+        channels = np.flatnonzero(validated.any((0, 1, 2)))
+        assert len(channels) == 1, "validation is of one fold"
+        for _, inputs, _ in trained:
+            assert not inputs[..., channels[0]].any(), "a validation image in training"
+        seen = np.concatenate([inputs for _, inputs, _ in trained])
+        assert seen.shape[1:] == (16, 16, 3) and (seen.any((0, 1, 2)).sum() == 2), "both other folds"
+        held_out.append(int(channels[0]))
+    assert held_out == [0] * 4 + [1] * 4 + [2] * 4
+    assert [epochs_done(run / f"fold_{fold}") for fold in range(3)] == [4, 4, 4]
+
+
+def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch):
+    """The row's number is written into the image: rows are of the training folds, each with its own label."""
+    numbered = np.full((33, 16, 16, 3), 7, np.uint8) * np.arange(1, 34, dtype=np.uint8)[:, None, None, None]
+    monkeypatch.setattr(training, "load_images", lambda table: numbered)
+    shutil.rmtree("runs/arten/features", ignore_errors=True)
+    train("baseline", name="arten", run="numbered", only_fold=2, overrides=[*BOTH, "frozen_epochs=3", "epochs=5"])
+    shutil.rmtree("runs/arten/features")
+    expected = set(np.flatnonzero(table.fold != 2))
+    for part in (slice(0, 3), slice(3, 8)):
+        seen = []
+        for trained, validated in list(by_epoch(batches))[part]:
+            np.testing.assert_array_equal(validated[:, 0, 0, 0] / 7 - 1, np.flatnonzero(table.fold == 2))
+            rows = np.concatenate([inputs[:, 0, 0, 0] for _, inputs, _ in trained]) / 7 - 1
+            rows = rows.astype(int)
+            np.testing.assert_array_equal(np.concatenate([y for *_, y in trained]).argmax(1), table.labels[rows])
+            assert len(set(rows)) == len(rows) and set(rows) <= expected
+            seen += rows.tolist()
+        assert set(seen) == expected, "in some epoch, every training image"
+
+
+def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, monkeypatch):
+    images = load_images(table)
+    poisoned = images.copy()
+    poisoned[table.fold == 0] = np.random.default_rng(0).integers(0, 256, poisoned[table.fold == 0].shape)
+    histories, weights = [], []
+    for name, given in (("clean", images), ("poisoned", poisoned)):
+        monkeypatch.setattr(training, "load_images", lambda table, given=given: given)
+        shutil.rmtree("runs/arten/features", ignore_errors=True)
+        run = train("baseline", name="arten", run=name, only_fold=0, overrides=[*BOTH, "mixup=0.5"])
+        histories.append(pd.read_csv(run / "fold_0/history.csv"))
+        weights.append(build_fold_model(read_run(run, table), table, 0).get_weights())
+    shutil.rmtree("runs/arten/features")
+    for column in ("loss", "accuracy"):
+        assert histories[0][column].tolist() == histories[1][column].tolist()
+    assert (histories[0]["val_loss"] != histories[1]["val_loss"]).all(), "the poison was there"
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("batch_size", [4, 8, 64])
+def test_an_epoch_s_order(batch_size, table):
+    """Full batches of training rows, none twice while there are enough."""
+    orders = []
+    for epoch in range(30):
+        order = training._epoch_order(table, 1, batch_size, training._random(Recipe(), 1, 0, epoch))
+        assert order.shape == (max(1, 22 // batch_size), batch_size)
+        assert (table.fold[order] != 1).all()
+        assert np.bincount(order.ravel()).max() == np.ceil(order.size / 22)
+        orders.append(order)
+    assert set(np.concatenate(orders).ravel()) == set(np.flatnonzero(table.fold != 1))
+    assert len({order.tobytes() for order in orders}) == 30
+
+
+def test_draws_differ_between_seeds_folds_phases_and_epochs():
+    drawn = {training._random(Recipe(seed=seed), *key).integers(2**60)
+             for seed in (0, 1) for key in np.ndindex(3, 2, 4)}
+    assert len(drawn) == 48
+
+
+# ------------------------------------------------------------------------------------------- what a run's folder holds
+
+
+def test_a_run_s_files(full, frozen, table):
+    for run, is_frozen in ((full, False), (frozen, True)):
+        names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+        assert names - {"backbone.weights.h5"} == {"run.json", "oof.csv", "oof.npz", "fold_0", "fold_1", "fold_2"}
+        assert ("backbone.weights.h5" in names) == is_frozen
+        record = files.read_json(run / "run.json")
+        assert record["finished"] and record["frozen"] == is_frozen and record["table"] == table.hash
+        assert record["data"] == table.data_hash and {"python", "keras", "numpy"} <= record["versions"].keys()
+        oof = read_oof(run, table)
+        assert oof.views == record["views"] and oof.probs.shape == (len(oof.views), 33, 3)
+        assert record["accuracy"] == accuracy(oof.probs[0], table.labels)
+        for fold in range(3):
+            names = {path.name for path in (run / f"fold_{fold}").iterdir()}
+            weights = "head.npz" if is_frozen else "model.weights.h5"
+            assert names == {"history.csv", "epochs", "fold.json", "views.npz", weights}
+
+
+def test_history_has_a_line_an_epoch_with_its_predictions(full, table):
+    for fold in range(3):
+        history = pd.read_csv(full / f"fold_{fold}/history.csv")
+        assert list(history) == ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+        assert history["epoch"].tolist() == list(range(1, len(history) + 1)) and set(history["phase"]) == {"full"}
+        assert len(history) == len(list((full / f"fold_{fold}/epochs").iterdir()))
+        labels = table.labels[table.fold == fold]
+        for row in history.itertuples():
+            with np.load(full / f"fold_{fold}/epochs/{row.epoch:03d}.npz") as saved:
+                assert saved["image"].tolist() == [name for name, k in zip(table.images, table.fold) if k == fold]
+                assert saved["probs"].dtype == np.float32 and saved["probs"].shape == (len(labels), 3)
+                assert accuracy(saved["probs"], labels) == pytest.approx(row.val_accuracy)
+                assert log_loss(saved["probs"], labels) == pytest.approx(row.val_loss, rel=1e-6)
+        assert 0.1 < history["loss"].min() and history["accuracy"].between(0, 1).all()
+
+
+def test_early_stop_keeps_the_best_epoch(table, as_if_pretrained):
+    """Wild rates: validation gets worse again. The best epoch of each phase counts, and the second starts from the
+    first's."""
+    run = train("baseline", name="arten", run="stopped", overrides=[
+        "frozen_epochs=40", "frozen_rate=0.2", "frozen_schedule=constant", "epochs=40", "rate=1e-12", "patience=3",
+        "batch_size=8", "dropout=0",
+    ])
+    oof, stopped, model = read_oof(run, table), 0, None
+    for fold in range(3):
+        directory = run / f"fold_{fold}"
+        history = pd.read_csv(directory / "history.csv")
+        best = {}
+        for phase, rows in history.groupby("phase"):
+            order = rows.sort_values(["val_accuracy", "val_loss", "epoch"], ascending=[False, True, True])
+            best[phase] = int(order["epoch"].iloc[0])
+            last = int(rows["epoch"].iloc[-1])
+            assert len(rows) == 40 or last == best[phase] + 3
+            stopped += len(rows) < 40
+        predictions = {epoch: np.load(directory / f"epochs/{epoch:03d}.npz")["probs"] for epoch in history["epoch"]}
+        first = int(history.index[history["phase"] == "full"][0]) + 1
+        np.testing.assert_allclose(predictions[first], predictions[best["frozen"]], atol=1e-5)
+        assert files.read_json(directory / "fold.json")["best_epoch"] == best["full"]
+        kept = oof.probs[0][table.fold == fold]
+        np.testing.assert_array_equal(kept, predictions[best["full"]])
+        model = build_fold_model(read_run(run, table), table, fold)
+        np.testing.assert_allclose(predict(model, load_images(table)[table.fold == fold]), kept, atol=1e-6)
+    assert stopped >= 3
+
+
+def test_without_patience_the_last_epoch_counts(table):
+    run = train("baseline", name="arten", run="last", overrides=["epochs=4", "rate=0.1", "batch_size=8"])
+    for fold in range(3):
+        assert files.read_json(run / f"fold_{fold}/fold.json")["best_epoch"] == 4
+        last = np.load(run / f"fold_{fold}/epochs/004.npz")["probs"]
+        np.testing.assert_array_equal(read_oof(run, table).probs[0][table.fold == fold], last)
+
+
+# --------------------------------------------------------------------------------------------- models from the folder
+
+
+def check_fold_models(run, table, folds):
+    from competition.views import VIEWS
+
+    run, images, oof = read_run(run, table), load_images(table).astype(np.float32), read_oof(run, table)
+    for fold in folds:
+        model = build_fold_model(run, table, fold)
+        held_out = table.fold == fold
+        for view, expected in zip(oof.views, oof.probs):
+            np.testing.assert_allclose(predict(model, VIEWS[view](images[held_out])), expected[held_out], atol=1e-6)
+
+
+def test_fold_models_reproduce_the_oof(full, frozen, table):
+    check_fold_models(full, table, range(3))
+    check_fold_models(frozen, table, [1])
+
+
+def test_a_shared_backbone_and_its_heads_reproduce_the_oof(frozen, table):
+    run = read_run(frozen, table)
+    assert run.frozen and not run.config["recipe"]["epochs"]
+    backbone, kernel, bias = build_shared(run, table)
+    features = predict(backbone, load_images(table))
+    assert kernel.shape == (3, features.shape[1], 3) and bias.shape == (3, 3) and kernel.dtype == np.float32
+    expected = read_oof(frozen, table).probs[0]
+    for fold in range(3):
+        rows = table.fold == fold
+        np.testing.assert_allclose(softmax(features[rows] @ kernel[fold] + bias[fold]), expected[rows], atol=1e-6)
+
+
+def test_statistics_of_batch_normalisation_are_learnt_when_the_recipe_says_so_and_saved(place, tmp_path):
+    """Also: weights from a file, layer-wise rates, a network that enlarges its images."""
+    import keras
+
+    make_folds(place / "Drei Arten", name="halb", folds=2)
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
+    network.save_weights(tmp_path / "m.weights.h5")
+    moving = [np.array(v) for v in network.non_trainable_variables]
+    run = train("mobilenet", name="halb", weights=str(tmp_path / "m.weights.h5"), run="net", overrides=[
+        "frozen_epochs=1", "epochs=1", "image_size=32", "batch_size=8", "batchnorm=train", "layer_decay=0.5"])
+    table = read_folds("halb")
+    check_fold_models(run, table, [1])
+    learnt = build_fold_model(read_run(run, table), table, 1).get_layer("backbone").non_trainable_variables
+    assert any((np.array(one) != two).any() for one, two in zip(learnt, moving, strict=True))
+    history = pd.read_csv(run / "fold_0/history.csv")
+    assert history["phase"].tolist() == ["frozen", "full"] and history["epoch"].tolist() == [1, 2]
+    refusal = ["train", "--model", "mobilenet", "--name", "halb", "--run", "net", "--weights"]
+    network.layers[1].set_weights([w + 1 for w in network.layers[1].get_weights()])
+    network.save_weights(tmp_path / "other.weights.h5")
+    assert main([*refusal, str(tmp_path / "other.weights.h5")]) == 2
+
+
+def test_layer_decay_scales_the_steps(table):
+    """AdamW's first step is as long as the rate, whatever the gradient: what a layer moves tells its rate."""
+    moved = {}
+    for decay in (1.0, 0.01):
+        settings = Recipe(epochs=1, layer_decay=decay)
+        model = training._build_model("scratch", table, settings, training.Weights("none"))
+        training._compile(model, 0.0, 0.0, training._layer_rates(model, settings))
+        model.optimizer.learning_rate = 1e-3
+        rng = np.random.default_rng(0)
+        model.get_layer("logits").kernel.assign(rng.normal(size=model.get_layer("logits").kernel.shape))
+        layers = [layer for layer in model.get_layer("backbone").layers if layer.weights] + [model.get_layer("logits")]
+        before = [np.array(layer.kernel) for layer in layers]
+        inputs = rng.uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
+        model.train_on_batch(inputs, np.eye(3, dtype=np.float32)[np.arange(8) % 3])
+        moved[decay] = [np.abs(np.array(layer.kernel) - old).max() for layer, old in zip(layers, before)]
+    np.testing.assert_allclose(moved[1.0], 1e-3, rtol=0.05)
+    np.testing.assert_allclose(moved[0.01], 1e-3 * 0.01 ** (1 - np.arange(7) / 6), rtol=0.05)
+
+
+def test_schedules():
+    assert training._schedule("constant", 0.5, 0.1)(0.3) == 0.5
+    rate = training._schedule("one_cycle", 1.0, 0.2)
+    rates = [rate(done) for done in np.linspace(0, 1, 101)]
+    assert max(rates) == rates[20] == 1 and 0 < rates[0] < 0.1 and rates[-1] == pytest.approx(0)
+    assert (np.diff(rates[:21]) > 0).all() and (np.diff(rates[20:]) < 0).all()
+    assert training._schedule("one_cycle", 1.0, 0.0)(0.0) == 1 and training._schedule("one_cycle", 1.0, 1.0)(1.0) <= 1
+
+
+# ---------------------------------------------------------------------------------------------------- other data
+
+
+def test_grey_oblong_pictures_from_a_csv_go_through_train_and_blend(tmp_path, monkeypatch, capsys):
+    """PNG, greyscale, several sizes, three classes with spaces and accents, labels in a CSV; all by command line."""
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    rows = []
+    for i in range(24):
+        image = f"bild {i:02}.png"
+        shade = smooth(i, *((12, 20) if i % 4 else (30, 40)))[..., 0] // 4 + 60 * (i % 3)
+        (tmp_path / image).write_bytes(encode(shade.astype(np.uint8)))
+        rows.append({"image": image, "label": ["grau", "étoile filante", "nuit, noire"][i % 3]})
+    pd.DataFrame(rows).to_csv(tmp_path / "grey.csv", index=False)
+    assert main(["folds", "--data", str(tmp_path / "grey.csv"), "--folds", "2"]) == 0
+    files.write_text("tiny.toml", TINY)
+    tiny = ["train", "--recipe", "tiny.toml", "--model"]
+    assert main([*tiny, "baseline", "--set", "epochs=8", "--set", "rate=0.01"]) == 0
+    assert main([*tiny, "scratch", "--set", "epochs=2 batch_size=6"]) == 0
+    out = capsys.readouterr().out
+    assert "true \\ predicted" in out and "étoile filante" in out and "OOF accuracy" in out
+    assert main(["blend"]) == 0
+    table = read_folds()
+    assert table.size == (12, 20)
+    for run in ("baseline-tiny", "scratch-tiny"):
+        frame = pd.read_csv(folder / "runs/grey" / run / "oof.csv")
+        assert list(frame) == ["image", "label", "fold", *table.classes] and frame["image"].tolist() == table.images
+    assert (folder / "runs/grey/blend/oof.csv").exists() and read_oof(Path("runs/grey/baseline-tiny"), table)
+    assert accuracy(read_oof(Path("runs/grey/baseline-tiny"), table).probs[0], table.labels) > 0.6

@@ -202,7 +202,7 @@ def test_any_write_can_be_the_last(place, as_if_pretrained, monkeypatch):
         write_with(path, write)
         path = Path(path)
         # in fold_1 it would be the same again; a name that is written each epoch counts anew each epoch
-        key = (path.relative_to(Path(path).parent.parent), epochs_done(path.parent))
+        key = (path.relative_to(path.parent.parent), len(list(path.parent.glob("epochs/*"))))
         if "fold_1" not in path.parts and key not in died:
             died.add(key)
             raise Killed

@@ -10,6 +10,13 @@ from competition.files import InputError
 from competition.recipes import Recipe, read_recipe, recipe_names
 
 
+@pytest.fixture(autouse=True)
+def base(tmp_path, monkeypatch):
+    """A recipe to override that does not change as the shipped ones may."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.toml").write_text("frozen_epochs = 5")
+
+
 @pytest.fixture
 def toml(tmp_path):
     def write(text):
@@ -20,7 +27,7 @@ def toml(tmp_path):
     return write
 
 
-def refused(*words, recipe="quick", overrides=(), from_random=False):
+def refused(*words, recipe="base.toml", overrides=(), from_random=False):
     with pytest.raises(InputError) as error:
         read_recipe(recipe, overrides, from_random)
     line = str(error.value)
@@ -78,12 +85,12 @@ def test_the_scratch_table_counts_from_random_weights_only(toml):
     ("augment=[]", "augment", []),
 ])
 def test_overrides(override, key, value):
-    found = getattr(read_recipe("quick", [override]), key)
+    found = getattr(read_recipe("base.toml", [override]), key)
     assert found == value and type(found) is type(value)
 
 
 def test_the_last_of_two_overrides_counts():
-    assert read_recipe("quick", ["batch_size=16", "batch_size=8"]).batch_size == 8
+    assert read_recipe("base.toml", ["batch_size=16", "batch_size=8"]).batch_size == 8
 
 
 @pytest.mark.parametrize("override, words", [

@@ -302,8 +302,7 @@ def test_other_folds_and_other_images_are_refused(tmp_path, monkeypatch, capsys)
     (["--weights", "nowhere"], ["nowhere"]),
 ])
 def test_what_cannot_be_trained_is_refused(arguments, words, capsys):
-    refused(capsys, "--model", "scratch", *([] if "--name" in arguments else ["--name", "arten"]), *arguments,
-            words=words)
+    refused(capsys, *"--model scratch --name arten --recipe tiny.toml".split(), *arguments, words=words)
 
 
 def test_unknown_models_and_several_tables(capsys):

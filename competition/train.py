@@ -15,7 +15,7 @@ import queue
 import re
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     table = read_folds(name)
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
-    _check_settings(table, settings)
+    settings = _fit_to_shape(table, settings)
     folds = range(table.k) if only_fold is None else [_fold_number(table, only_fold)]
     folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
     config = {
@@ -157,17 +157,18 @@ def _fold_number(table, only_fold):
     return fold
 
 
-def _check_settings(table, settings):
-    usable = usable_views(table.size)
-    views = [view for view in settings.views if view not in usable]
-    d4 = ["d4"] if "d4" in settings.augment and table.size[0] != table.size[1] else []
-    for key, unusable in (("views", views), ("augment", d4)):
-        if unusable:
-            left = ",".join(name for name in getattr(settings, key) if name not in unusable)
-            raise InputError(
-                f"{key}: {', '.join(unusable)} need square images, the competition's are {table.size[0]}x"
-                f"{table.size[1]} (height x width); SET=\"{key}={left}\" leaves them out"
-            )
+def _fit_to_shape(table, settings):
+    """The recipe without the views and policies that only square images can have, where the competition's are not."""
+    height, width = table.size
+    views = [view for view in settings.views if view in usable_views(table.size)]
+    augment = settings.augment
+    if height != width and "d4" in augment:
+        flips = [flip for flip in ("hflip", "vflip") if flip not in augment]
+        augment = [*flips, *(policy for policy in augment if policy != "d4")]
+    if (views, augment) != (settings.views, settings.augment):
+        files.warn(f"images of {height}x{width} (height x width) are not square, so that quarter turns do not fit: "
+                   f"views = {','.join(views)}, augment = {','.join(augment)}")
+    return replace(settings, views=views, augment=augment)
 
 
 class _locked:

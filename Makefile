@@ -5,9 +5,11 @@ VENV := .venv
 READY := $(VENV)/.ready
 TOOL := $(VENV)/bin/python -m competition
 
-# flag(name,value): --name 'value' when the variable was given; switch: --name when it is set to anything but 0
-flag = $(if $(2),--$(1)='$(subst ','\'',$(2))')
-switch = $(if $(filter-out 0,$(2)),--$(1))
+# given(VAR): the variable's value if it came on make's command line; NAME and the like in the environment mean other
+# things. flag(name,VAR): --name='value' when it was given; switch(name,VAR): --name when it is anything but 0.
+given = $(if $(filter command,$(origin $(1))),$($(1)))
+flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
+switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
 .PHONY: help setup demo test folds train blend submission backbones
 
@@ -24,20 +26,20 @@ test: $(READY)  ## run the whole test suite -- make test
 	$(VENV)/bin/python -m pytest -q tests
 
 folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=photos.zip NAME=plants FOLDS=5
-	$(TOOL) folds $(call flag,data,$(DATA)) $(call flag,name,$(NAME)) $(call flag,folds,$(FOLDS)) \
-	  $(call flag,seed,$(SEED)) $(call flag,size,$(SIZE)) $(call flag,classes,$(CLASSES)) \
-	  $(call switch,skip-bad,$(SKIP_BAD)) $(call switch,force,$(FORCE))
+	$(TOOL) folds $(call flag,data,DATA) $(call flag,name,NAME) $(call flag,folds,FOLDS) \
+	  $(call flag,seed,SEED) $(call flag,size,SIZE) $(call flag,classes,CLASSES) \
+	  $(call switch,skip-bad,SKIP_BAD) $(call switch,force,FORCE)
 
 train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best
-	$(TOOL) train $(call flag,model,$(MODEL)) $(call flag,recipe,$(RECIPE)) $(call flag,name,$(NAME)) \
-	  $(call flag,weights,$(WEIGHTS)) $(call flag,run,$(RUN)) $(call flag,only-fold,$(ONLY_FOLD)) \
-	  $(call flag,set,$(SET))
+	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
+	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
+	  $(call flag,set,SET)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
-	$(TOOL) blend $(call flag,name,$(NAME)) $(call flag,runs,$(RUNS))
+	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,RUNS)
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission RUN=efficientnet_lite0-best
-	$(TOOL) submission $(call flag,name,$(NAME)) $(call flag,run,$(RUN))
+	$(TOOL) submission $(call flag,name,NAME) $(call flag,run,RUN)
 
 backbones: $(READY)  ## list the backbones -- make backbones
 	$(TOOL) backbones

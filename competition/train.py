@@ -36,6 +36,7 @@ BACKBONE_FILE = "backbone.weights.h5"
 MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
+FEATURES_FORMAT = 1  # raise it when what a backbone makes of the same image changes
 ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}  # Kingma and Ba 2015, with Keras' epsilon
 
 
@@ -202,6 +203,8 @@ def _open_record(folder, table, config, settings):
                 raise InputError(
                     f"{path}: this run was begun with {difference}; take another name (RUN=), or remove {folder}"
                 )
+        if not record["finished"] and record["versions"] != (now := files.versions()):
+            files.warn(f"{path}: begun with {_difference(record['versions'], now)}; the rest may come out differently")
         return record
     record = {
         "config": config,
@@ -424,7 +427,7 @@ def _build_phases(folder, table, settings, model, weights, images):
 def _frozen_features(folder, table, settings, model, weights, images, backbone):
     """Features of the TTA views [views, n, d] (of the plain image alone where a second phase follows), and those to
     train on [copies or views, n, d]."""
-    key = {"data": table.data_hash, "table": table.hash, "size": list(table.size), "model": model,
+    key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size), "model": model,
            "weights": weights.sha256, "image_size": settings.image_size}
     cache = folder.parent / FEATURES
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more

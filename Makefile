@@ -7,7 +7,7 @@ TOOL := $(VENV)/bin/python -m competition
 
 # given(VAR): the variable's value if it came on make's command line; NAME and the like in the environment mean other
 # things. flag(name,VAR): --name='value' when it was given; switch(name,VAR): --name when it is anything but 0.
-given = $(if $(filter command,$(origin $(1))),$($(1)))
+given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
@@ -36,7 +36,7 @@ train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL
 	  $(call flag,set,SET)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
-	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,RUNS)
+	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(RUNS),RUNS,RUN))
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission RUN=efficientnet_lite0-best
 	$(TOOL) submission $(call flag,name,NAME) $(call flag,run,RUN)
@@ -45,18 +45,18 @@ backbones: $(READY)  ## list the backbones -- make backbones
 	$(TOOL) backbones
 
 # Installed anew only when requirements.txt changes, or when CUDA is asked for the first time (.venv/.gpu remembers it).
-CUDA := $(or $(filter-out 0,$(GPU)),$(wildcard $(VENV)/.gpu))
+CUDA := $(or $(filter-out 0,$(call given,GPU)),$(wildcard $(VENV)/.gpu))
 
-$(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/python
+$(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
 	$(if $(CUDA),$(VENV)/bin/pip uninstall -q -y tensorflow-cpu)
 	sed 's/^tensorflow-cpu==/$(if $(CUDA),tensorflow[and-cuda],tensorflow-cpu)==/' requirements.txt > $(VENV)/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	@touch $@
 
-$(VENV)/.gpu: | $(VENV)/bin/python
+$(VENV)/.gpu: | $(VENV)/bin/pip
 	@touch $@
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: %s is Python %d.%d, expected 3.11 to 3.13; \
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "error: %s is Python %d.%d, expected 3.11 to 3.13; \
 	  make PYTHON=<another> $(MAKECMDGOALS)" % (sys.executable, *sys.version_info[:2]))'
 	$(PYTHON) -m venv $(VENV)

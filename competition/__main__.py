@@ -7,6 +7,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's own default; said aloud it is not announced
+os.environ["KERAS_BACKEND"] = "tensorflow"  # what ~/.keras/keras.json says may be about other projects
 
 from competition import files  # noqa: E402
 from competition.files import InputError  # noqa: E402
@@ -14,6 +15,9 @@ from competition.files import InputError  # noqa: E402
 
 def main(arguments=None):
     """Run one verb; returns the exit code: 0, or 2 after one line that says what was wrong with the input."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a class name must not break what is printed
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
@@ -26,6 +30,9 @@ def main(arguments=None):
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:  # a full disk, a folder that cannot be written, ...
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def folds(data, name, folds, seed, size, classes, skip_bad, force):

@@ -1,5 +1,6 @@
 """Play the embedded sample competition from drawing it to the score of the zip on its hidden test."""
 
+import contextlib
 import csv
 import time
 from pathlib import Path
@@ -9,27 +10,39 @@ import pandas as pd
 
 from competition import files, oof
 from competition.blend import make_blend
+from competition.files import InputError
 from competition.folds import make_folds
 from competition.images import decode, resize
 from competition.sample import write_sample
 from competition.submission import make_submission, predict_zip
 from competition.train import train
 
-# model, recipe and overrides: two networks with ImageNet weights that came by pip, and one from random weights
+# model, recipe and overrides: three networks with ImageNet weights that came by pip, and one from random weights
 MODELS = (
-    ("efficientnet_lite0", "quick", ("image_size=160",)),
-    ("efficientnet_lite1", "quick", ("image_size=160",)),
-    ("scratch", "quick", ("epochs=12",)),
+    ("efficientnet_lite0", "quick", ()),
+    ("efficientnet_lite1", "quick", ()),
+    ("efficientnet_lite2", "quick", ()),
+    ("baseline", "quick", ("epochs=10",)),
 )
 
 
 def play(folder="sample", images=1200, hidden=400):
-    """Draw the sample into `folder`, make folds, train MODELS, blend, pack, and score the zip on the hidden test.
+    """Draw the sample into `folder`/data, make folds, train MODELS, blend, pack, score the zip on the hidden test.
 
-    The hidden labels are read only once the zip lies there. Prints a table of accuracies and of seconds; returns it
-    as a DataFrame with the columns stage, seconds, oof, hidden. What was done before is not done again.
+    All that is written lies below `folder`, in folds/, runs/ and submissions/ of its own, apart from the user's. The
+    hidden labels are read only once the zip lies there. Prints a table of accuracies and of seconds; returns it as a
+    DataFrame with the columns stage, seconds, oof, hidden. What was done before is not done again. InputError for
+    counts that are too small, and for a folder that holds anything else.
     """
-    folder, rows = Path(folder), []
+    if hidden < 1:
+        raise InputError(f"--hidden {hidden}: expected at least 1 hidden image to score the zip on")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(folder):
+        return _play(Path("data"), images, hidden)
+
+
+def _play(data, images, hidden):
+    rows = []
 
     def timed(stage, work):
         print(f"\n=== {stage}", flush=True)
@@ -38,8 +51,8 @@ def play(folder="sample", images=1200, hidden=400):
         rows.append({"stage": stage, "seconds": time.time() - started})
         return result
 
-    timed("sample", lambda: write_sample(folder, images, hidden))
-    table = timed("folds", lambda: make_folds(folder / "train", name="sample"))
+    timed("sample", lambda: write_sample(data, images, hidden))
+    table = timed("folds", lambda: make_folds(data / "train", name="sample"))
     for model, recipe, overrides in MODELS:
         run = timed(f"train {model}", lambda: train(model, recipe, "sample", overrides=overrides))
         rows[-1]["oof"] = files.read_json(run / "run.json")["accuracy"]
@@ -47,15 +60,17 @@ def play(folder="sample", images=1200, hidden=400):
     rows[-1]["oof"] = blend["accuracy"]
     path = timed("submission", lambda: make_submission("sample"))
     rows[-1]["oof"] = blend["accuracy"]
-    pictures, labels = _read_hidden(folder / "hidden", table)
+    pictures, labels = _read_hidden(data / "hidden", table)
     predicted = timed("hidden test", lambda: predict_zip(path, pictures))
     rows[-1] |= {"oof": blend["accuracy"], "hidden": float(np.mean(predicted == labels))}
     frame = pd.DataFrame(rows)
     total = pd.DataFrame([{"stage": "all", "seconds": frame["seconds"].sum()}])
-    shown = pd.concat([frame, total]).round({"seconds": 1, "oof": 4, "hidden": 4})
-    print("\n" + oof.text_table(shown).replace("NaN", "   "))
+    shown = pd.concat([frame, total])
+    for column, form in (("seconds", "{:.1f}"), ("oof", "{:.4f}"), ("hidden", "{:.4f}")):
+        shown[column] = [form.format(value) if value == value else "" for value in shown[column]]
+    print("\n" + oof.text_table(shown))
     noise = 1.645 * np.sqrt(blend["accuracy"] * (1 - blend["accuracy"]) / len(labels))
-    print(f"\n{path}: OOF {blend['accuracy']:.4f}, hidden {rows[-1]['hidden']:.4f} on {len(labels)} images "
+    print(f"\n{path.absolute()}: OOF {blend['accuracy']:.4f}, hidden {rows[-1]['hidden']:.4f} on {len(labels)} images "
           f"(sampling noise alone: 90 % of such tests lie within {noise:.3f} of the truth)")
     return frame
 

@@ -16,6 +16,7 @@ def predict(model, images, batch=BATCH, bar=None):
     Every call of the network gets exactly `batch` rows, the last one padded with zeros: it is traced once, and what
     an image gets does not depend on how many came with it.
     """
+    model.jit_compile = False  # on a GPU Keras would take XLA, which cannot resize with antialiasing
     rows = []
     for start in range(0, len(images), batch):
         chunk = np.zeros((batch, *images.shape[1:]), np.float32)

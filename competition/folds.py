@@ -1,5 +1,6 @@
 """The fold table: which image has which label and is held out in which fold; the rest goes by its hash."""
 
+import csv
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from competition.files import InputError, csv_bytes, sha256_bytes, warn
 from competition.images import EXTENSIONS, decode_with_format, in_threads, natural_order, open_source, shorten
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
+MUCH = 4  # GB of memory that training may take for the images without a word
 NUMBERS = ["fold", "width", "height"]
 
 
@@ -70,6 +72,9 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     seed = _whole_number("SEED", seed, 0, 2**32 - 1)
     size = parse_size(size)
     source = open_source(data)
+    if source.data.is_dir() and files.FOLDS.resolve().is_relative_to(source.data.resolve()):
+        raise InputError(f"{source.data}: the data folder holds the current one, whose {files.FOLDS}/ and "
+                         f"{files.RUNS}/ are written; expected data elsewhere, or another current folder")
     classes, given = _class_order(source.classes, classes)
 
     frame = _read_all(source, skip_bad)
@@ -219,7 +224,7 @@ def _class_order(found, wanted):
     """The class order, and whether the user gave it."""
     if not wanted:
         return found, False
-    wanted = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    wanted = next(csv.reader([wanted], skipinitialspace=True)) if isinstance(wanted, str) else list(wanted)
     if unknown := [name for name in wanted if name not in found]:
         raise InputError(f"CLASSES: unknown: {shorten(unknown)}; the data has {shorten(found, 20)}")
     if doubled := sorted({name for name in wanted if wanted.count(name) > 1}):
@@ -302,7 +307,7 @@ def _write(name, content, record, force):
         return "unchanged"
     if there and not same and not force:
         folder = files.RUNS / name
-        runs = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        runs = sorted(path.parent.name for path in folder.glob("*/run.json"))
         if runs:
             raise InputError(
                 f"{csv_path}: another table than the one that {shorten(runs)} in {folder}/ "
@@ -320,6 +325,9 @@ def _report(table, given, note):
     sizes = len(frame[["height", "width"]].drop_duplicates())
     if sizes > 1:
         print(f"{sizes} different sizes: all images are brought to {height}x{width}; SIZE= sets another")
+    gigabytes = len(frame) * height * width * 3 / 1e9
+    if gigabytes > MUCH:
+        warn(f"at {height}x{width} the images take {gigabytes:.0f} GB of memory; SIZE=224, say, takes less")
     copies = len(frame) - frame["group"].nunique()
     if copies:
         print(f"{copies} images are copies of others, byte for byte; copies share a fold")

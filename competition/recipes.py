@@ -6,7 +6,6 @@ refused by name; any key can be overridden on the command line (`--set batch_siz
 
 import dataclasses
 import difflib
-import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,8 +137,7 @@ def _check(where, key, value):
         if key == "views" and (len(set(value)) < len(value) or value[:1] != ["identity"]):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
-        high = 1 if key in SHARES else float("inf")
-        if not 0 <= value <= high or (key in POSITIVE and value == 0) or not math.isfinite(value):
-            raise InputError(f"{where}: {key} is {value}, expected {'above' if key in POSITIVE else 'from'} 0"
-                             + (f" to {high}" if high == 1 else ""))
+        high = 1 if key in SHARES else 2**32 - 1
+        if not 0 <= value <= high or (key in POSITIVE and value == 0) :
+            raise InputError(f"{where}: {key} is {value}, expected {'above' if key in POSITIVE else 'from'} 0 to {high}")
     return value

@@ -74,7 +74,7 @@ JOBS = (Job(1, "float32", tensor=True), Job(0, "uint8"), Job(7, "float64"), Job(
 
 
 def make_submission(name=None, run=None):
-    """Write `submissions/<name>.zip` of the blend, or `submissions/<name>-<run>.zip` of one finished run.
+    """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
     name   of the fold table; may be left out while there is only one
     run    pack this run in place of the blend; its views are chosen as `make blend` would for it alone
@@ -85,7 +85,7 @@ def make_submission(name=None, run=None):
     """
     table = read_folds(name)
     ensemble = _read_run(table, run) if run else _read_blend(table)
-    path = files.SUBMISSIONS / f"{table.name}{f'-{run}' if run else ''}.zip"
+    path = files.SUBMISSIONS / f"{table.name}.zip"
     rows = choose_sample(table)
     images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
     expected, oof_difference = average_by_hand(ensemble, table, images, rows)

@@ -71,7 +71,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
     config = {
         "model": model,
-        "weights": {"kind": chosen.kind, "sha256": chosen.sha256},
+        "weights": chosen.sha256,  # None: random
         "recipe": asdict(settings),
         "classes": table.classes,
         "size": list(table.size),
@@ -195,7 +195,7 @@ class _locked:
 def _open_record(folder, table, config, settings):
     """The content of run.json, written now if the run is new; InputError when it was begun from something else."""
     path = folder / "run.json"
-    if path.exists():
+    if path.exists() and any(folder.glob("fold_*/*")):  # before there is a trained epoch there is nothing to mix
         record = files.read_json(path)
         for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
             if record.get(key) != now:
@@ -390,8 +390,7 @@ def _build_phases(folder, table, settings, model, weights, images):
         phases.append(Phase("frozen", head, settings.frozen_epochs, rate_of, frozen_batches,
                             lambda fold: features[0][table.fold == fold]))
     if not settings.epochs:
-        if not (folder / BACKBONE_FILE).exists():
-            files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
+        files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
 
         def predict_views(fold):
             return {view: _softmax(predict(head, features[i][table.fold == fold]))
@@ -562,7 +561,7 @@ def _report(folder, table):
     predicted = probabilities.argmax(1)
     confusion = oof.confusion(probabilities, table.labels)
     matrix = pd.DataFrame(confusion, index=table.classes, columns=table.classes)
-    matrix.insert(0, "accuracy", confusion.diagonal() / confusion.sum(1))
+    matrix.insert(0, "accuracy", confusion.diagonal() / confusion.sum(1), allow_duplicates=True)
     matrix.index.name = "true \\ predicted"
     print("\n" + matrix.to_string(float_format="{:.3f}".format))
     print(f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "

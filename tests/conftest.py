@@ -1,6 +1,10 @@
 """What several test modules share: small pictures and folders of them."""
 
 import io
+import os
+
+# Before any test imports TensorFlow: what is compared bit for bit is so on CPU, here and in child processes.
+os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 import numpy as np
 import pytest

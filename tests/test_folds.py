@@ -26,6 +26,12 @@ def data(tmp_path, workdir):
     return class_folders(tmp_path / "My data", {"oak": 7, "ash tree": 13, "élm": 11})
 
 
+def begin_run(folder):
+    """What `make train` leaves of a run that uses a table."""
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "run.json").write_text("{}")
+
+
 def counts(table):
     """[class, fold] counts."""
     found = np.zeros((len(table.classes), table.k), int)
@@ -426,8 +432,17 @@ def test_default_name(tmp_path, workdir, folder, name):
 
 def test_default_name_of_a_relative_path(tmp_path, workdir, monkeypatch):
     class_folders(tmp_path / "pics/inner", {"a": 2, "b": 2})
-    monkeypatch.chdir(tmp_path / "pics/inner")
-    assert make_folds(".", folds=2).name == "inner"
+    (tmp_path / "pics/work").mkdir()
+    monkeypatch.chdir(tmp_path / "pics/work")
+    assert make_folds("../inner/.", folds=2).name == "inner"
+
+
+def test_a_data_folder_is_not_written_into(tmp_path, workdir, monkeypatch):
+    class_folders(tmp_path / "pics", {"a": 2, "b": 2})
+    monkeypatch.chdir(tmp_path / "pics")
+    with pytest.raises(InputError, match="pics: the data folder holds the current one"):
+        make_folds(".", folds=2)
+    assert sorted(path.name for path in (tmp_path / "pics").iterdir()) == ["a", "b"]
 
 
 def test_data_that_cannot_be_used_writes_nothing(tmp_path, workdir):
@@ -446,7 +461,7 @@ def snapshot():
 def test_the_same_table_again_changes_nothing(data, capsys):
     make_folds(data)
     before = snapshot()
-    Path("runs/My_data/resnet").mkdir(parents=True)
+    begin_run("runs/My_data/resnet")
     capsys.readouterr()
     make_folds(data)
     make_folds(data, force=True)
@@ -470,7 +485,7 @@ def test_another_table_is_refused_while_runs_use_it(data, change):
     Path("runs/My_data/notes.txt").write_text("no run")
     make_folds(data, seed=5)
     make_folds(data)
-    Path("runs/My_data/resnet-quick").mkdir()
+    begin_run("runs/My_data/resnet-quick")
     before = snapshot()
     with pytest.raises(InputError, match="resnet-quick.*FORCE=1"):
         make_folds(data, **change)
@@ -481,7 +496,7 @@ def test_another_table_is_refused_while_runs_use_it(data, change):
 
 def test_changed_data_is_another_table(data):
     first = make_folds(data)
-    Path("runs/My_data/run").mkdir(parents=True)
+    begin_run("runs/My_data/run")
     (data / "oak/000.png").write_bytes(encode(smooth(400)))
     with pytest.raises(InputError, match="FORCE=1"):
         make_folds(data)
@@ -490,7 +505,7 @@ def test_changed_data_is_another_table(data):
 
 def test_moved_data_keeps_its_table(data, tmp_path):
     first = make_folds(data, name="n")
-    Path("runs/n/run").mkdir(parents=True)
+    begin_run("runs/n/run")
     data.rename(tmp_path / "moved")
     with pytest.raises(InputError, match="My data: no such file"):
         load_images(first)
@@ -501,7 +516,7 @@ def test_moved_data_keeps_its_table(data, tmp_path):
 
 def test_a_damaged_table_is_noticed_and_can_be_made_again(data):
     made = make_folds(data)
-    Path("runs/My_data/run").mkdir(parents=True)
+    begin_run("runs/My_data/run")
     path = Path("folds/My_data.csv")
     good = path.read_bytes()
     path.write_bytes(good.replace(b"oak,0", b"oak,1", 1) if b"oak,0" in good else good + b"\n")
@@ -533,7 +548,7 @@ def test_a_broken_record_is_noticed(data, content):
         read_folds()
     assert make_folds(data).hash == made.hash == read_folds().hash
     Path("folds/My_data.json").write_text(content)
-    Path("runs/My_data/run").mkdir(parents=True)
+    begin_run("runs/My_data/run")
     with pytest.raises(InputError, match="FORCE=1"):
         make_folds(data)
 

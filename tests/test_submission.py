@@ -312,7 +312,7 @@ def test_sample_takes_the_classes_in_turn(inside):
 
 def test_one_run(inside, capsys):
     path = make_submission("toy", "pixels")
-    assert path == SUBMISSIONS / "toy-pixels.zip"
+    assert path == SUBMISSIONS / "toy.zip"
     record = read_json(SUBMISSIONS / "toy-pixels.json")
     assert record["source"] == "run pixels" and [member["run"] for member in record["members"]] == ["pixels"]
     assert set(record["views"]) <= {"identity", "hflip"} and "run pixels" in capsys.readouterr().out

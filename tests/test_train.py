@@ -256,6 +256,13 @@ def refused(capsys, *arguments, words):
     assert {path: after.get(path) for path in before} == before
 
 
+def test_a_mistake_before_the_first_epoch_can_be_put_right(tmp_path, capsys):
+    run = ["train", "--model", "mobilenet", "--weights", "none", "--name", "arten", "--run", "begun"]
+    assert main([*run, *tiny(["image_size=8"])]) == 2
+    assert "image_size is 8" in capsys.readouterr().err
+    assert main(["train", "--model", "baseline", "--name", "arten", "--run", "begun", *tiny(["epochs=1"])]) == 0
+
+
 def test_another_config_is_refused_by_name(full, frozen, capsys):
     run = ["--name", "arten", "--run", "full"]
     refused(capsys, "--model", "scratch", *run, *tiny([*FULL, "rate=0.5"]),
@@ -621,7 +628,7 @@ def test_grey_oblong_pictures_from_a_csv_go_through_train_and_blend(tmp_path, mo
         image = f"bild {i:02}.png"
         shade = smooth(i, *((12, 20) if i % 4 else (30, 40)))[..., 0] // 4 + 60 * (i % 3)
         (tmp_path / image).write_bytes(encode(shade.astype(np.uint8)))
-        rows.append({"image": image, "label": ["grau", "étoile filante", "nuit, noire"][i % 3]})
+        rows.append({"image": image, "label": ["accuracy", "étoile filante", "nuit, noire"][i % 3]})
     pd.DataFrame(rows).to_csv(tmp_path / "grey.csv", index=False)
     assert main(["folds", "--data", str(tmp_path / "grey.csv"), "--folds", "2"]) == 0
     files.write_text("tiny.toml", TINY)
@@ -638,3 +645,5 @@ def test_grey_oblong_pictures_from_a_csv_go_through_train_and_blend(tmp_path, mo
         assert list(frame) == ["image", "label", "fold", *table.classes] and frame["image"].tolist() == table.images
     assert (folder / "runs/grey/blend/oof.csv").exists() and read_oof(Path("runs/grey/baseline-tiny"), table)
     assert accuracy(read_oof(Path("runs/grey/baseline-tiny"), table).probs[0], table.labels) > 0.6
+    assert main(["submission", "--run", "baseline-tiny"]) == 0  # the rehearsal compares height and width as well
+    assert (folder / "submissions/grey.zip").exists()

@@ -9,7 +9,6 @@ of Keras, not written down here.
 import difflib
 import functools
 import inspect
-import math
 import random
 import re
 import socket
@@ -79,12 +78,12 @@ def resolve_weights(model, weights="imagenet"):
     return Weights("file", path.resolve(), sha256_file(path))
 
 
-def build_backbone(model, size, image_size=None, weights=Weights("none")):
+def build_backbone(model, size, image_size=None, weights=Weights("none"), least_size=0):
     """The backbone as one flat functional keras.Model, its layers in `.layers` by depth.
 
     `size` is the (height, width) of the competition's images; `image_size` the side of the square that the
     first layer resizes them to (bilinear). Without it they stay as they are, or grow just until both sides
-    reach the network's smallest size.
+    reach `least_size` and the network's smallest size.
 
     Input: raw RGB [n, height, width, 3], 0..255. Output: float32 [n, d], the global average of the last
     feature map; of `baseline` the pixels, of `scratch` the last feature map, flattened. The graph is the same
@@ -96,7 +95,7 @@ def build_backbone(model, size, image_size=None, weights=Weights("none")):
 
     _check_name(model)
     image = keras.Input((*size, 3), name="image")
-    inside = network_size(model, size, image_size)
+    inside = network_size(model, size, image_size, least_size)
     x = image
     if inside != tuple(size):
         # not layers.Resizing: its default training=True would spread to the BatchNormalization after it
@@ -119,15 +118,15 @@ def build_backbone(model, size, image_size=None, weights=Weights("none")):
     return keras.Model(image, features, name="backbone")
 
 
-def network_size(model, size, image_size=None):
+def network_size(model, size, image_size=None, least_size=0):
     """The (height, width) at which a network sees images of `size`. InputError: image_size is too small."""
     smallest = _smallest(model)
     if image_size is not None:
         if image_size < smallest:
             raise InputError(f"{model}: image_size is {image_size}, expected at least {smallest}")
         return image_size, image_size
-    factor = max(1, smallest / min(size))
-    return tuple(math.ceil(side * factor) for side in size)
+    shorter = max(smallest, least_size, min(size))
+    return tuple(-(-side * shorter // min(size)) for side in size)
 
 
 def _check_name(model):

@@ -23,6 +23,7 @@ class Recipe:
 
     # what the network sees
     image_size: int = 0  # side in pixels inside the network; 0: the competition's own size
+    least_size: int = 0  # without image_size: smaller images are enlarged until their shorter side has this many pixels
     views: list[str] = field(default_factory=lambda: ["identity", "hflip"])  # TTA views that the OOF is saved for
     augment: list[str] = field(default_factory=list)  # policies of competition/augment.py, training images only
 

@@ -238,7 +238,7 @@ def _flatten(config, prefix=""):
 
 
 def _build_backbone(model, table, settings, weights):
-    return build_backbone(model, table.size, settings.image_size or None, weights)
+    return build_backbone(model, table.size, settings.image_size or None, weights, settings.least_size)
 
 
 def _head(features, table, settings):
@@ -427,7 +427,7 @@ def _frozen_features(folder, table, settings, model, weights, images, backbone):
     """Features of the TTA views [views, n, d] (of the plain image alone where a second phase follows), and those to
     train on [copies or views, n, d]."""
     key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size), "model": model,
-           "weights": weights.sha256, "image_size": settings.image_size}
+           "weights": weights.sha256, "image_size": settings.image_size, "least_size": settings.least_size}
     cache = folder.parent / FEATURES
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
     features = view_features(backbone, images, views, cache, key)

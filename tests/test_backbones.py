@@ -133,6 +133,9 @@ def test_small_odd_images_are_enlarged_inside():
 def test_image_size_is_a_square_inside():
     assert network_size("mobilenet", (96, 120), 64) == (64, 64)
     assert network_size("mobilenet", (96, 120)) == (96, 120)
+    assert network_size("mobilenet", (96, 120), None, 128) == (128, 160)
+    assert network_size("mobilenet", (96, 120), 64, 128) == (64, 64)
+    assert network_size("mobilenet", (200, 150), None, 128) == (200, 150)
     backbone = build_backbone("mobilenet", (40, 50), 64)
     resized = keras.layers.Resizing(64, 64, interpolation="bilinear")(noise(1, 40, 50, 3))
     backbone_64 = build_backbone("mobilenet", (64, 64))

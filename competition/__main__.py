@@ -6,7 +6,6 @@ import re
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's own default; said aloud it is not announced
 os.environ["KERAS_BACKEND"] = "tensorflow"  # what ~/.keras/keras.json says may be about other projects
 
 from competition import files  # noqa: E402
@@ -21,6 +20,8 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
+        if verb in (train, submission, demo):
+            _import_tensorflow()
         return verb(**options) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -33,6 +34,19 @@ def main(arguments=None):
     except OSError as error:  # a full disk, a folder that cannot be written, ...
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _import_tensorflow():
+    """Import TensorFlow without the lines that its libraries write on stderr at every start, past any log level."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def folds(data, name, folds, seed, size, classes, skip_bad, force):

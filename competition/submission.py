@@ -38,7 +38,6 @@ from competition.train import build_fold_model, build_shared, read_run
 from competition.views import VIEWS
 
 DESCRIPTION = "description: Provides prediction model to be executed by the ingestion program"
-SIZES = ("image_size", "least_size")  # the keys of a recipe that say how large a network sees an image
 SAMPLE = 64  # training images that a zip is rehearsed on
 TOLERANCE = 1e-4  # of probabilities; labels may differ only where the first two classes are closer than that
 OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
@@ -166,7 +165,7 @@ def build_networks(ensemble, table):
 
 def _identity(run, backbone):
     """Equal for backbones that do the same."""
-    digest = hashlib.sha256(json.dumps([run.config["model"], *(run.config["recipe"][key] for key in SIZES)]).encode())
+    digest = hashlib.sha256(json.dumps([run.config["model"], run.recipe.image_size, run.recipe.least_size]).encode())
     for values in backbone.get_weights():
         digest.update(values.tobytes())
     return digest.hexdigest()

@@ -29,7 +29,7 @@ from competition.features import copy_features, predict, view_features
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.images import load_images
-from competition.recipes import read_recipe
+from competition.recipes import Recipe, read_recipe
 from competition.views import VIEWS, usable_views
 
 BACKBONE_FILE = "backbone.weights.h5"
@@ -47,6 +47,7 @@ class Run:
     dir: Path
     name: str
     config: dict
+    recipe: Recipe
     frozen: bool  # only heads were trained: all folds share the backbone
     views: list[str]
     finished: bool
@@ -96,15 +97,15 @@ def read_run(run_dir, table):
     for key, wanted in (("data", table.data_hash), ("table", table.hash)):
         if record.get(key) != wanted:
             raise InputError(f"{path}: made with another {_WORDS[key]} than {table.name} has now")
-    return Run(Path(run_dir), Path(run_dir).name, record["config"], record["frozen"], record["views"],
-               record["finished"])
+    return Run(Path(run_dir), Path(run_dir).name, record["config"], _read_settings(path, record["config"]),
+               record["frozen"], record["views"], record["finished"])
 
 
 def build_fold_model(run, table, fold):
     """The model of one fold with its best weights: raw RGB float32 [n, h, w, 3], 0..255 -> probabilities [n, classes]."""
     import keras
 
-    model = _build_model(run.config["model"], table, _recipe_of(run), Weights("none"))
+    model = _build_model(run.config["model"], table, run.recipe, Weights("none"))
     if run.frozen:
         model.get_layer("backbone").load_weights(run.dir / BACKBONE_FILE)
         head = np.load(_fold_dir(run.dir, fold) / HEAD_FILE)
@@ -116,7 +117,7 @@ def build_fold_model(run, table, fold):
 
 def build_shared(run, table):
     """A frozen run's backbone [n, h, w, 3] -> [n, d] and the heads of its folds: kernel [k, d, classes], bias [k, classes]."""
-    backbone = _build_backbone(run.config["model"], table, _recipe_of(run), Weights("none"))
+    backbone = _build_backbone(run.config["model"], table, run.recipe, Weights("none"))
     backbone.load_weights(run.dir / BACKBONE_FILE)
     heads = [np.load(_fold_dir(run.dir, fold) / HEAD_FILE) for fold in range(table.k)]
     return backbone, np.stack([head["kernel"] for head in heads]), np.stack([head["bias"] for head in heads])
@@ -125,12 +126,6 @@ def build_shared(run, table):
 # ------------------------------------------------------------------------------------------------ the record of a run
 
 _WORDS = {"table": "fold table", "data": "set of images", "config": "config"}
-
-
-def _recipe_of(run):
-    from competition.recipes import Recipe
-
-    return Recipe(**run.config["recipe"])
 
 
 def _fold_dir(folder, fold):
@@ -197,6 +192,7 @@ def _open_record(folder, table, config, settings):
     path = folder / "run.json"
     if path.exists() and any(folder.glob("fold_*/*")):  # before there is a trained epoch there is nothing to mix
         record = files.read_json(path)
+        record["config"]["recipe"] = asdict(_read_settings(path, record["config"]))
         for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
             if record.get(key) != now:
                 difference = _difference(record.get(key), now) if key == "config" else f"another {_WORDS[key]}"
@@ -217,6 +213,14 @@ def _open_record(folder, table, config, settings):
     }
     files.write_json(path, record)
     return record
+
+
+def _read_settings(path, config):
+    """The Recipe of a run. A key that came after the run was made is at its default, which changes nothing."""
+    try:
+        return Recipe(**config["recipe"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a run that this version of the toolkit can read ({error})") from None
 
 
 def _difference(before, now):

@@ -15,6 +15,7 @@ import queue
 import re
 import threading
 import time
+import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     }
     with _locked(folder):
         record = _open_record(folder, table, config, settings)
-        if record["finished"]:
+        if record["finished"] and _is_whole(folder, table, record):
             print(f"{folder}: finished before, nothing to do")
         else:
             _train_folds(folder, table, settings, model, chosen, folds)
@@ -107,20 +108,35 @@ def build_fold_model(run, table, fold):
 
     model = _build_model(run.config["model"], table, run.recipe, Weights("none"))
     if run.frozen:
-        model.get_layer("backbone").load_weights(run.dir / BACKBONE_FILE)
-        head = np.load(_fold_dir(run.dir, fold) / HEAD_FILE)
-        model.get_layer("logits").set_weights([head["kernel"], head["bias"]])
+        _load(model.get_layer("backbone").load_weights, run.dir / BACKBONE_FILE)
+        head = _load(_read_head, _fold_dir(run.dir, fold) / HEAD_FILE)
+        model.get_layer("logits").set_weights(head)
     else:
-        model.load_weights(_fold_dir(run.dir, fold) / MODEL_FILE)
+        _load(model.load_weights, _fold_dir(run.dir, fold) / MODEL_FILE)
     return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
 
 
 def build_shared(run, table):
     """A frozen run's backbone [n, h, w, 3] -> [n, d] and the heads of its folds: kernel [k, d, classes], bias [k, classes]."""
     backbone = _build_backbone(run.config["model"], table, run.recipe, Weights("none"))
-    backbone.load_weights(run.dir / BACKBONE_FILE)
-    heads = [np.load(_fold_dir(run.dir, fold) / HEAD_FILE) for fold in range(table.k)]
-    return backbone, np.stack([head["kernel"] for head in heads]), np.stack([head["bias"] for head in heads])
+    _load(backbone.load_weights, run.dir / BACKBONE_FILE)
+    kernels, biases = zip(*(_load(_read_head, _fold_dir(run.dir, fold) / HEAD_FILE) for fold in range(table.k)))
+    return backbone, np.stack(kernels), np.stack(biases)
+
+
+def _read_head(path):
+    with np.load(path) as head:
+        return head["kernel"], head["bias"]
+
+
+def _load(read, path):
+    """What `read` makes of a file of weights; InputError naming it when it is broken."""
+    try:
+        return read(path)
+    except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not the weights that this run wrote ({reason}); remove that file and train "
+                         "the run again, which makes it anew") from None
 
 
 # ------------------------------------------------------------------------------------------------ the record of a run
@@ -133,7 +149,10 @@ def _fold_dir(folder, fold):
 
 
 def _is_done(folder, fold):
-    return (_fold_dir(folder, fold) / "fold.json").exists()
+    """Whether a fold has all that a finished one leaves; if something was removed it is trained again, to the same."""
+    directory = _fold_dir(folder, fold)
+    weights = (directory / HEAD_FILE).exists() or (directory / MODEL_FILE).exists()
+    return weights and (directory / "fold.json").exists() and (directory / "views.npz").exists()
 
 
 def _run_name(run):
@@ -141,6 +160,14 @@ def _run_name(run):
         raise InputError(f"RUN={run}: expected up to 100 letters, digits and . _ + -, not first a sign, and neither "
                          f"{oof.BLEND} nor {FEATURES}, which are other folders")
     return run
+
+
+def _is_whole(folder, table, record):
+    """Whether a finished run has all its files still."""
+    shared = [BACKBONE_FILE] if record["frozen"] else []
+    return all((folder / name).exists() for name in ["oof.csv", "oof.npz", *shared]) and all(
+        _is_done(folder, fold) for fold in range(table.k)
+    )
 
 
 def _fold_number(table, only_fold):
@@ -190,7 +217,7 @@ class _locked:
 def _open_record(folder, table, config, settings):
     """The content of run.json, written now if the run is new; InputError when it was begun from something else."""
     path = folder / "run.json"
-    if path.exists() and any(folder.glob("fold_*/*")):  # before there is a trained epoch there is nothing to mix
+    if any(folder.glob("fold_*/*")):  # before there is a trained epoch there is nothing to mix
         record = files.read_json(path)
         record["config"]["recipe"] = asdict(_read_settings(path, record["config"]))
         for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
@@ -353,7 +380,7 @@ def _train_folds(folder, table, settings, model, weights, folds):
     import keras
 
     folds = [fold for fold in folds if not _is_done(folder, fold)]
-    if not folds:
+    if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
     keras.utils.set_random_seed(settings.seed)
     if keras.backend.backend() == "tensorflow":
@@ -465,7 +492,7 @@ def _train_fold(folder, table, settings, phases, fold, steps, bar):
         while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
 
             def tick(share, loss, accuracy):
-                bar.update(share)
+                bar.update(min(share, bar.total - bar.n))  # sums of shares may come to a little more than 1
                 bar.set_postfix_str(f"fold {fold} {phase.name} loss {loss:.3f} acc {accuracy:.3f} "
                                     f"val {max(progress.best_score[0], 0):.3f}", refresh=False)
 
@@ -508,10 +535,14 @@ def _read_state(directory):
     path = directory / "state.npz"
     if not path.exists():
         return None
-    with np.load(path) as arrays:
-        progress = Progress(**json.loads(str(arrays["progress"])))
-        groups = [[arrays[f"{name}_{i}"] for i in range(sum(key.startswith(name) for key in arrays.files))]
-                  for name in ("variable", "best")]
+    try:
+        with np.load(path) as arrays:
+            progress = Progress(**json.loads(str(arrays["progress"])))
+            groups = [[arrays[f"{name}_{i}"] for i in range(sum(key.startswith(name) for key in arrays.files))]
+                      for name in ("variable", "best")]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        files.warn(f"{path}: cannot be read ({error}), this fold starts anew")
+        return None
     return progress, *groups
 
 

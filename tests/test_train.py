@@ -263,6 +263,36 @@ def test_a_mistake_before_the_first_epoch_can_be_put_right(tmp_path, capsys):
     assert main(["train", "--model", "baseline", "--name", "arten", "--run", "begun", *tiny(["epochs=1"])]) == 0
 
 
+def test_what_was_removed_from_a_finished_run_comes_back(capsys):
+    run, folder = ["train", "--model", "baseline", "--name", "arten", *tiny(["epochs=2"]), "--run"], Path("runs/arten")
+    for name in ("whole", "robbed"):
+        assert main([*run, name]) == 0
+    shutil.rmtree(folder / "robbed/fold_1")
+    for name in ("fold_2/model.weights.h5", "oof.npz", "oof.csv"):
+        (folder / "robbed" / name).unlink()
+    assert main([*run, "robbed"]) == 0
+    same_run(folder / "robbed", folder / "whole")
+
+    (folder / "robbed/fold_0/model.weights.h5").write_bytes(b"not whole")
+    table = read_folds("arten")
+    with pytest.raises(InputError, match="fold_0/model.weights.h5: not the weights that this run wrote"):
+        build_fold_model(read_run(folder / "robbed", table), table, 0)
+
+    (folder / "robbed/run.json").unlink()
+    refused(capsys, *run[1:], "robbed", words=["robbed/run.json: no such file"])
+
+
+def test_a_broken_state_starts_the_fold_anew(capsys):
+    run, folder = ["train", "--model", "baseline", "--name", "arten", *tiny(["epochs=2"]), "--run"], Path("runs/arten")
+    assert main([*run, "sound"]) == 0
+    (folder / "broken/fold_0").mkdir(parents=True)
+    (folder / "broken/fold_0/state.npz").write_bytes(b"PK not whole")
+    files.write_json(folder / "broken/run.json", files.read_json(folder / "sound/run.json") | {"finished": False})
+    assert main([*run, "broken"]) == 0
+    assert "broken/fold_0/state.npz: cannot be read" in capsys.readouterr().err
+    same_run(folder / "broken", folder / "sound")
+
+
 def test_another_config_is_refused_by_name(full, frozen, capsys):
     run = ["--name", "arten", "--run", "full"]
     refused(capsys, "--model", "scratch", *run, *tiny([*FULL, "rate=0.5"]),

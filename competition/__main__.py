@@ -8,7 +8,6 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 os.environ["KERAS_BACKEND"] = "tensorflow"  # what ~/.keras/keras.json says may be about other projects
 
-from competition import files  # noqa: E402
 from competition.files import InputError  # noqa: E402
 
 

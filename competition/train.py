@@ -596,7 +596,7 @@ def _report(folder, table):
     predicted = probabilities.argmax(1)
     confusion = oof.confusion(probabilities, table.labels)
     matrix = pd.DataFrame(confusion, index=table.classes, columns=table.classes)
-    matrix.insert(0, "accuracy", confusion.diagonal() / confusion.sum(1), allow_duplicates=True)
+    matrix.insert(0, "accuracy", oof.per_class_accuracy(probabilities, table.labels), allow_duplicates=True)
     matrix.index.name = "true \\ predicted"
     print("\n" + matrix.to_string(float_format="{:.3f}".format))
     print(f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "

@@ -40,6 +40,7 @@ class Recipe:
     schedule: str = "constant"  # or "one_cycle": up for `warmup` of the steps, then down to nothing as a cosine
     warmup: float = 0.1  # share of the steps of a one_cycle schedule
     layer_decay: float = 1.0  # learning rate of the first layer as a share of the last one's, geometric between
+    frozen_share: float = 0.0  # share of the backbone's layers, from the first, that keep their pretrained weights
     weight_decay: float = 0.0  # decoupled (AdamW), on kernels only
     batchnorm: str = "frozen"  # or "train": whether the backbone's BatchNormalization learns new statistics
     mixup: float = 0.0  # share of the batches whose images are blended in pairs
@@ -63,7 +64,7 @@ CHOICES = {
     "batchnorm": ("frozen", "train"),
 }
 ENTRIES = {"views": VIEWS, "augment": POLICIES}
-SHARES = ("warmup", "mixup", "cutmix", "dropout", "label_smoothing")
+SHARES = ("warmup", "frozen_share", "mixup", "cutmix", "dropout", "label_smoothing")
 POSITIVE = ("frozen_rate", "rate", "batch_size", "layer_decay")
 
 
@@ -88,7 +89,7 @@ def read_recipe(recipe, overrides=(), from_random=False):
     checked = {key: _check(path, key, value) for key, value in values.items()}
     checked["scratch"] = {key: _check(path, key, value) for key, value in checked.get("scratch", {}).items()}
     if from_random:
-        checked |= {"frozen_epochs": 0} | checked["scratch"]
+        checked |= {"frozen_epochs": 0, "frozen_share": 0.0} | checked["scratch"]
     checked |= {key: _check("--set", key, value) for key, value in given.items()}
     checked["scratch"] = {}
     if from_random:
@@ -139,6 +140,6 @@ def _check(where, key, value):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
         high = 1 if key in SHARES else 2**32 - 1
-        if not 0 <= value <= high or (key in POSITIVE and value == 0) :
+        if not 0 <= value <= high or (key in POSITIVE and value == 0):
             raise InputError(f"{where}: {key} is {value}, expected {'above' if key in POSITIVE else 'from'} 0 to {high}")
     return value

@@ -286,6 +286,8 @@ def _build_model(model, table, settings, weights):
     import keras
 
     backbone = _build_backbone(model, table, settings, weights)
+    for layer in backbone.layers[: round(settings.frozen_share * len(backbone.layers))]:
+        layer.trainable = False  # also keeps its BatchNormalization's statistics
     image = keras.Input(backbone.input_shape[1:], name="image")
     features = backbone(image) if settings.batchnorm == "train" else backbone(image, training=False)
     return keras.Model(image, _head(features, table, settings))

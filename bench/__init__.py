@@ -1,0 +1,1 @@
+"""What the toolkit costs, beside what a user would otherwise run: `make bench`."""

@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, submission, demo):
+        if verb in (train, rank, submission, demo):
             _import_tensorflow()
         return verb(**options) or 0
     except InputError as error:
@@ -60,6 +60,12 @@ def train(model, recipe, name, weights, run, only_fold, overrides):
     # several in one string; a list's own spaces do not part it
     overrides = [part for text in overrides for part in re.split(r"\s+(?=\w+\s*=)", text.strip()) if part]
     train(model, recipe, name, weights, run, only_fold, overrides)
+
+
+def rank(name, models, recipe, weights, grid):
+    from competition.rank import rank
+
+    rank(name, models, recipe, weights, grid)
 
 
 def blend(name, runs):
@@ -130,6 +136,15 @@ def _parser():
     add("--only-fold", metavar="K", help="train just this fold")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
+
+    add = verb(rank, "rank backbones by the OOF accuracy of a head on their frozen features",
+               ["rank", "rank --weights weights/",
+                "rank --models efficientnet_lite0 --grid 'frozen_rate=3e-4,1e-3 dropout=0,0.2,0.5'"])
+    add("--name", **name)
+    add("--models", metavar="A,B,C", help="which backbones (default: all pretrained ones whose weights are here)")
+    add("--recipe", default="quick", help="whose frozen phase is measured: a name, or a .toml file")
+    add("--weights", default="imagenet", help="imagenet, a file, or a folder of weights under Keras' own names")
+    add("--grid", default="", metavar="KEY=V,V", help="settings of the head, of which all combinations are tried")
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])

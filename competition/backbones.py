@@ -78,6 +78,21 @@ def resolve_weights(model, weights="imagenet"):
     return Weights("file", path.resolve(), sha256_file(path))
 
 
+def at_hand(weights="imagenet"):
+    """{model: Weights} of all pretrained backbones whose weights lie on this machine; nothing is downloaded.
+
+    `weights` is "imagenet" (what came by pip or was downloaded by Keras before) or a folder; else InputError.
+    """
+    folder = _cache() if weights == "imagenet" else Path(weights).expanduser()
+    if weights != "imagenet" and not folder.is_dir():
+        raise InputError(f"WEIGHTS={weights}: expected imagenet or a folder of weights, to look for those at hand")
+    there = {path.name for path in folder.glob("*.h5")}
+    found = [model for model in _applications() if there and _wanted(model).name in there]
+    if weights == "imagenet":
+        found += efficientnet_lite.VARIANTS
+    return {model: resolve_weights(model, weights) for model in sorted(found)}
+
+
 def build_backbone(model, size, image_size=None, weights=Weights("none"), least_size=0):
     """The backbone as one flat functional keras.Model, its layers in `.layers` by depth.
 

@@ -60,7 +60,7 @@ def make_blend(name=None, runs=None):
     table = read_folds(name)
     labels = table.labels
     folder = files.RUNS / table.name
-    oofs = {run: read_oof(folder / run, table) for run in _choose_runs(table.name, runs)}
+    oofs = {run: _read_run(folder / run, table, asked=bool(runs)) for run in _choose_runs(table.name, runs)}
     sets = view_sets(oofs.values(), table.size)
     candidates = make_candidates(oofs, labels, sets)
     behind, error = compare(candidates)
@@ -237,6 +237,13 @@ def explain(candidates, chosen):
 
 def _quality(probs, labels):
     return accuracy(probs, labels), -log_loss(probs, labels)
+
+
+def _read_run(folder, table, asked):
+    try:
+        return read_oof(folder, table)
+    except InputError as error:
+        raise error if asked else InputError(f"{error}; RUNS=<those to blend> leaves this one out") from None
 
 
 def _choose_runs(name, runs):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from importlib import metadata
@@ -28,6 +29,13 @@ class InputError(Exception):
 def warn(line):
     """Print one line of warning on stderr; the command goes on."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def check_name(variable, name):
+    """`name` if it can be a file's, else InputError about the variable that gave it."""
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+        raise InputError(f"{variable}={name}: expected up to 100 letters, digits and . _ + -, not first a sign")
+    return name
 
 
 def write_with(path, write):

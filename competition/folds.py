@@ -67,7 +67,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     Pictures of identical bytes share a group and a fold. The table depends on data and arguments alone, not
     on the machine. Returns the FoldTable; raises InputError for data or arguments that cannot be used.
     """
-    name = _check_name(name) if name else _default_name(data)
+    name = files.check_name("NAME", name) if name else _default_name(data)
     folds = _whole_number("FOLDS", folds, 2, 1000)
     seed = _whole_number("SEED", seed, 0, 2**32 - 1)
     size = parse_size(size)
@@ -119,7 +119,7 @@ def read_folds(name=None):
         if len(names) > 1:
             raise InputError(f"{files.FOLDS}/: {len(names)} fold tables, NAME= one of {shorten(names, 20)}")
         name = names[0]
-    csv_path, json_path = _paths(_check_name(name))
+    csv_path, json_path = _paths(files.check_name("NAME", name))
     if not json_path.exists():
         raise InputError(f"{json_path}: no such fold table, `make folds DATA=... NAME={name}` makes it")
     record = files.read_json(json_path)
@@ -199,12 +199,6 @@ def _whole_number(what, value, low, high):
     if not low <= number <= high:
         raise InputError(f"{what}={value}: expected {low} to {high}")
     return number
-
-
-def _check_name(name):
-    if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
-        raise InputError(f"NAME={name}: expected up to 100 letters, digits and . _ + -, not first a sign")
-    return name
 
 
 def _default_name(data):

@@ -123,11 +123,6 @@ def read_run_record(run_dir):
     return record
 
 
-def list_runs(name):
-    """The names of the finished runs on the fold table `name`, sorted."""
-    return [run for run, finished in all_runs(name).items() if finished]
-
-
 def all_runs(name):
     """{run: is it finished} of the folders in `runs/<name>/` that hold a `run.json`, sorted by name."""
     records = sorted((files.RUNS / name).glob("*/run.json"))

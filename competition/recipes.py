@@ -51,6 +51,7 @@ class Recipe:
     batch_size: int = 64
     dropout: float = 0.0  # before the head
     label_smoothing: float = 0.0
+    class_weight: str = "none"  # or "balanced": images of rare classes count for more in the loss
     patience: int = 0  # epochs without a better one after which a phase stops, the best is kept; 0: all, the last is
     seed: int = 0
 
@@ -62,6 +63,7 @@ CHOICES = {
     "schedule": ("constant", "one_cycle"),
     "frozen_schedule": ("constant", "one_cycle"),
     "batchnorm": ("frozen", "train"),
+    "class_weight": ("none", "balanced"),
 }
 ENTRIES = {"views": VIEWS, "augment": POLICIES}
 SHARES = ("warmup", "frozen_share", "mixup", "cutmix", "dropout", "label_smoothing")
@@ -92,15 +94,17 @@ def read_recipe(recipe, overrides=(), from_random=False):
         checked |= {"frozen_epochs": 0, "frozen_share": 0.0} | checked["scratch"]
     checked |= {key: _check("--set", key, value) for key, value in given.items()}
     checked["scratch"] = {}
-    if from_random:
-        checked["frozen_epochs"] = 0
+    if from_random and (key := next((key for key in ("frozen_epochs", "frozen_share") if checked[key]), None)):
+        raise InputError(f"{key} is {checked[key]}, expected 0: this model starts from random weights, which are not "
+                         "worth freezing")
     result = Recipe(**checked)
     if result.frozen_epochs + result.epochs < 1:
         raise InputError(f"{path}: nothing to train, expected frozen_epochs or epochs above 0 for this model")
     if result.plain_epochs > result.epochs:
         raise InputError(f"{path}: plain_epochs is {result.plain_epochs}, expected at most epochs = {result.epochs}")
     if result.mixup + result.cutmix > 1:
-        raise InputError(f"{path}: mixup + cutmix is {result.mixup + result.cutmix:g}, expected shares up to 1 together")
+        mixed = result.mixup + result.cutmix
+        raise InputError(f"{path}: mixup + cutmix is {mixed:g}, expected shares up to 1 together")
     return result
 
 
@@ -122,7 +126,8 @@ def _check(where, key, value):
     fields = {f.name: f for f in dataclasses.fields(Recipe)}
     if key not in fields:
         close = difflib.get_close_matches(key, fields, n=3)
-        raise InputError(f"{where}: unknown key {key}; expected {'perhaps ' if close else ''}{', '.join(close or fields)}")
+        expected = f"perhaps {', '.join(close)}" if close else ", ".join(fields)
+        raise InputError(f"{where}: unknown key {key}; expected {expected}")
     wanted = list if key in ENTRIES else fields[key].type
     if wanted is float and type(value) is int:
         value = float(value)
@@ -141,5 +146,6 @@ def _check(where, key, value):
     if wanted in (int, float):
         high = 1 if key in SHARES else 2**32 - 1
         if not 0 <= value <= high or (key in POSITIVE and value == 0):
-            raise InputError(f"{where}: {key} is {value}, expected {'above' if key in POSITIVE else 'from'} 0 to {high}")
+            least = "above" if key in POSITIVE else "from"
+            raise InputError(f"{where}: {key} is {value}, expected {least} 0 to {high}")
     return value

@@ -1,29 +1,28 @@
 """Train one model on all folds and save its OOF predictions.
 
-A fold is trained in up to two phases. First the backbone is frozen and a head learns on its features, which are
-computed once for all folds; then everything trains. Either phase may have no epochs. Each phase is one compiled model
-for all folds, set back to its start before each of them, so that no fold knows of another.
+A fold is trained in up to two phases. First the backbone is frozen and the heads of all folds learn together on its
+features, which are computed once; then everything trains, one fold after the other, in one compiled model that is set
+back to its start before each of them, so that no fold knows of another. Either phase may have no epochs.
 
-After every epoch all that the rest of the fold depends on (variables, optimizer, best epoch, history) is written to
-`fold_<k>/state.npz` in one step, and what is drawn at random follows from seed, fold, phase and epoch: a run that was
-killed goes on from its last finished epoch as if nothing had happened.
+After every epoch all that the rest depends on (weights, optimizer, best epoch, history) is written in one step, to
+`heads.npz` or `fold_<k>/state.npz`, and what is drawn at random follows from seed, fold, phase and epoch: a run that
+was killed goes on from its last finished epoch as if nothing had happened.
 """
 
 import fcntl
 import json
 import queue
-import re
 import threading
 import time
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from competition import files, oof
+from competition import files, heads, oof
 from competition.augment import build_policy, mix_pairs
 from competition.backbones import Weights, build_backbone, pretrained, resolve_weights
 from competition.features import copy_features, predict, view_features
@@ -36,9 +35,9 @@ from competition.views import VIEWS, usable_views
 BACKBONE_FILE = "backbone.weights.h5"
 MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
+HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 FEATURES_FORMAT = 1  # raise it when what a backbone makes of the same image changes
-ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}  # Kingma and Ba 2015, with Keras' epsilon
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     }
     with _locked(folder):
         record = _open_record(folder, table, config, settings)
-        if record["finished"] and _is_whole(folder, table, record):
+        if record["finished"] and _is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
             _train_folds(folder, table, settings, model, chosen, folds)
-            if all(_is_done(folder, k) for k in range(table.k)):
+            if all(_is_done(folder, k, settings) for k in range(table.k)):
                 _finish(folder, table, settings, record)
-        _report(folder, table)
+        _report(folder, table, settings)
     return folder
 
 
@@ -95,38 +94,49 @@ def read_run(run_dir, table):
     """The Run in a folder; InputError when it is none, or belongs to another fold table or other images."""
     path = Path(run_dir) / "run.json"
     record = files.read_json(path)
-    for key, wanted in (("data", table.data_hash), ("table", table.hash)):
-        if record.get(key) != wanted:
-            raise InputError(f"{path}: made with another {_WORDS[key]} than {table.name} has now")
+    oof.check_hashes(path, table, record)
     return Run(Path(run_dir), Path(run_dir).name, record["config"], _read_settings(path, record["config"]),
                record["frozen"], record["views"], record["finished"])
 
 
 def build_fold_model(run, table, fold):
-    """The model of one fold with its best weights: raw RGB float32 [n, h, w, 3], 0..255 -> probabilities [n, classes]."""
+    """The model of one fold with its best weights.
+
+    Raw RGB float32 [n, h, w, 3], 0..255 -> probabilities float32 [n, classes].
+    """
     import keras
 
     model = _build_model(run.config["model"], table, run.recipe, Weights("none"))
     if run.frozen:
         _load(model.get_layer("backbone").load_weights, run.dir / BACKBONE_FILE)
-        head = _load(_read_head, _fold_dir(run.dir, fold) / HEAD_FILE)
-        model.get_layer("logits").set_weights(head)
+        head, _ = _read_head(run.dir, fold)
+        model.get_layer("logits").set_weights([head[:-1], head[-1]])
     else:
         _load(model.load_weights, _fold_dir(run.dir, fold) / MODEL_FILE)
     return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
 
 
 def build_shared(run, table):
-    """A frozen run's backbone [n, h, w, 3] -> [n, d] and the heads of its folds: kernel [k, d, classes], bias [k, classes]."""
+    """A frozen run's backbone [n, h, w, 3] -> [n, d], and the heads of its k folds.
+
+    These are kernels float32 [k, d, classes] and biases float32 [k, classes].
+    """
     backbone = _build_backbone(run.config["model"], table, run.recipe, Weights("none"))
     _load(backbone.load_weights, run.dir / BACKBONE_FILE)
-    kernels, biases = zip(*(_load(_read_head, _fold_dir(run.dir, fold) / HEAD_FILE) for fold in range(table.k)))
-    return backbone, np.stack(kernels), np.stack(biases)
+    matrices = np.stack([_read_head(run.dir, fold)[0] for fold in range(table.k)])
+    return backbone, matrices[:, :-1], matrices[:, -1]
 
 
-def _read_head(path):
-    with np.load(path) as head:
-        return head["kernel"], head["bias"]
+def _load_head(path):
+    """A head [d + 1, classes], its last row the bias, and the Progress with which its fold goes on."""
+    with np.load(path) as saved:
+        history = tuple(json.loads(str(saved["history"])))
+        progress = Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
+        return np.concatenate([saved["kernel"], saved["bias"][None]]), progress
+
+
+def _read_head(run_dir, fold):
+    return _load(_load_head, _fold_dir(run_dir, fold) / HEAD_FILE)
 
 
 def _load(read, path):
@@ -148,25 +158,23 @@ def _fold_dir(folder, fold):
     return Path(folder) / f"fold_{fold}"
 
 
-def _is_done(folder, fold):
+def _is_done(folder, fold, settings):
     """Whether a fold has all that a finished one leaves; if something was removed it is trained again, to the same."""
-    directory = _fold_dir(folder, fold)
-    weights = (directory / HEAD_FILE).exists() or (directory / MODEL_FILE).exists()
-    return weights and (directory / "fold.json").exists() and (directory / "views.npz").exists()
+    weights = MODEL_FILE if settings.epochs else HEAD_FILE
+    return all((_fold_dir(folder, fold) / name).exists() for name in (weights, "fold.json", "views.npz"))
 
 
 def _run_name(run):
-    if not re.fullmatch(r"\w[\w.+-]{0,99}", run) or run in (oof.BLEND, FEATURES):
-        raise InputError(f"RUN={run}: expected up to 100 letters, digits and . _ + -, not first a sign, and neither "
-                         f"{oof.BLEND} nor {FEATURES}, which are other folders")
-    return run
+    if run in (oof.BLEND, FEATURES):
+        raise InputError(f"RUN={run}: expected another name, {oof.BLEND} and {FEATURES} are other folders")
+    return files.check_name("RUN", run)
 
 
-def _is_whole(folder, table, record):
+def _is_whole(folder, table, settings):
     """Whether a finished run has all its files still."""
-    shared = [BACKBONE_FILE] if record["frozen"] else []
+    shared = [] if settings.epochs else [BACKBONE_FILE]
     return all((folder / name).exists() for name in ["oof.csv", "oof.npz", *shared]) and all(
-        _is_done(folder, fold) for fold in range(table.k)
+        _is_done(folder, fold, settings) for fold in range(table.k)
     )
 
 
@@ -293,15 +301,8 @@ def _build_model(model, table, settings, weights):
     return keras.Model(image, _head(features, table, settings))
 
 
-def _build_head_model(dimension, table, settings):
-    import keras
-
-    features = keras.Input((dimension,), name="features")
-    return keras.Model(features, _head(features, table, settings))
-
-
 def _layer_rates(model, settings):
-    """{variable path: share of the learning rate}: layer_decay for the first layer, 1 for the head, geometric between."""
+    """{variable path: share of the rate}: layer_decay for the first layer, 1 for the head, geometric between."""
     layers = [layer for layer in model.get_layer("backbone").layers if layer.trainable_variables]
     return {
         variable.path: settings.layer_decay ** (1 - position / len(layers))
@@ -320,7 +321,8 @@ def _compile(model, weight_decay, label_smoothing, rates):
             super().update_step(gradient, variable, learning_rate * shares[self._get_variable_index(variable)])
 
     shares = [rates.get(variable.path, 1.0) for variable in model.trainable_variables]
-    optimizer = LayerwiseAdamW(learning_rate=0.0, weight_decay=weight_decay, **ADAM)
+    optimizer = LayerwiseAdamW(learning_rate=0.0, weight_decay=weight_decay, beta_1=heads.BETA_1, beta_2=heads.BETA_2,
+                                epsilon=heads.EPSILON)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
@@ -332,25 +334,24 @@ def _compile(model, weight_decay, label_smoothing, rates):
 
 @dataclass
 class Progress:
-    """How far a fold has come; together with the phase's variables, all that its rest depends on."""
+    """How far a fold has come; together with the variables, all that its rest depends on."""
 
-    phase: int = 0  # index of the phase at work
-    epoch: int = 0  # finished epochs of that phase
+    epoch: int = 0  # finished epochs of the second phase
     best_epoch: int = 0  # of that phase, 1-based
     best_score: tuple = (-1.0, 0.0)  # validation accuracy, then minus the validation loss
     history: tuple = ()  # a dict an epoch, over all phases
 
 
 class Phase:
-    """One compiled model that every fold trains in turn.
+    """The second phase: one compiled model that every fold trains in turn.
 
-    `batches(fold, epoch)` yields float32 inputs and one-hot float32 targets, always as many rows; `validation(fold)` is
-    what the model is scored on after each epoch.
+    `batches(fold, epoch)` yields float32 inputs, one-hot float32 targets and the weights of their images, always as
+    many rows.
     """
 
-    def __init__(self, name, model, epochs, rate_of, batches, validation):
-        self.name, self.model, self.epochs = name, model, epochs
-        self.rate_of, self.batches, self.validation = rate_of, batches, validation
+    def __init__(self, model, epochs, rate_of, batches):
+        self.model, self.epochs = model, epochs
+        self.rate_of, self.batches = rate_of, batches
         self.start = self.read()
 
     @property
@@ -371,9 +372,9 @@ class Phase:
     def train_epoch(self, fold, epoch, steps, tick):
         """Train one epoch (0-based); mean loss and accuracy over its batches."""
         sums = np.zeros(2)
-        for step, (inputs, targets) in enumerate(_prefetch(self.batches(fold, epoch)), 1):
+        for step, (inputs, targets, weights) in enumerate(_prefetch(self.batches(fold, epoch)), 1):
             self.model.optimizer.learning_rate = self.rate_of((epoch * steps + step) / (self.epochs * steps))
-            sums += self.model.train_on_batch(inputs, targets)
+            sums += self.model.train_on_batch(inputs, targets, weights)
             tick(1 / steps, *sums / step)
         return sums / steps
 
@@ -381,7 +382,7 @@ class Phase:
 def _train_folds(folder, table, settings, model, weights, folds):
     import keras
 
-    folds = [fold for fold in folds if not _is_done(folder, fold)]
+    folds = [fold for fold in folds if not _is_done(folder, fold, settings)]
     if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
     keras.utils.set_random_seed(settings.seed)
@@ -391,130 +392,163 @@ def _train_folds(folder, table, settings, model, weights, folds):
         if not tf.config.list_physical_devices("GPU"):
             tf.config.experimental.enable_op_determinism()
     images = load_images(table)
-    phases, predict_views = _build_phases(folder, table, settings, model, weights, images)
-    steps = {fold: _steps(table, fold, settings.batch_size) for fold in folds}
-    total = len(folds) * sum(phase.epochs for phase in phases)
-    with tqdm(total=total, desc=folder.name, unit="epoch", bar_format=BAR) as bar:
+    backbone = _build_backbone(model, table, settings, weights)
+    if settings.frozen_epochs:
+        features, pool = frozen_features(table, settings, model, weights, images, backbone)
+    if not settings.epochs:
+        files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
+    with tqdm(total=len(folds) * (settings.frozen_epochs + settings.epochs), desc=folder.name, unit="epoch",
+              bar_format=BAR) as bar:
+        if settings.frozen_epochs:
+            _train_heads(folder, table, settings, features[0], pool, folds, bar)
+        if settings.epochs:
+            phase = _build_phase(table, settings, model, images, backbone.get_weights())
         for fold in folds:
-            progress = _train_fold(folder, table, settings, phases, fold, steps[fold], bar)
-            _save_fold(folder, table, phases, fold, progress, predict_views(fold))
+            directory = _fold_dir(folder, fold)
+            if settings.epochs:
+                progress = _train_fold(directory, table, settings, phase, fold, images, bar)
+                held_out = images[table.fold == fold]
+                views = {view: _softmax(predict(phase.model, VIEWS[view](held_out))) for view in settings.views}
+                files.write_with(directory / MODEL_FILE, phase.model.save_weights)
+            else:
+                head, progress = _read_head(folder, fold)
+                views = {view: heads.predict_heads(head, features[i][table.fold == fold])
+                         for i, view in enumerate(settings.views)}
+            _save_fold(directory, table, fold, progress, views)
 
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
 
 
-def _build_phases(folder, table, settings, model, weights, images):
-    """The phases that have epochs, and a function fold -> {view: probabilities of its validation images}."""
-    backbone = _build_backbone(model, table, settings, weights)
-    start = backbone.get_weights()
-    targets = np.eye(len(table.classes), dtype=np.float32)[table.labels]
-    phases = []
-    if settings.frozen_epochs:
-        features, pool = _frozen_features(folder, table, settings, model, weights, images, backbone)
-        head = _build_head_model(features.shape[-1], table, settings)
-        _compile(head, settings.frozen_weight_decay, settings.label_smoothing, {})
-
-        def frozen_batches(fold, epoch):
-            random = _random(settings, fold, 0, epoch)
-            for rows in _epoch_order(table, fold, settings.batch_size, random):
-                yield pool[random.integers(len(pool), size=len(rows)), rows], targets[rows]
-
-        rate_of = _schedule(settings.frozen_schedule, settings.frozen_rate, settings.warmup)
-        phases.append(Phase("frozen", head, settings.frozen_epochs, rate_of, frozen_batches,
-                            lambda fold: features[0][table.fold == fold]))
-    if not settings.epochs:
-        files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
-
-        def predict_views(fold):
-            return {view: _softmax(predict(head, features[i][table.fold == fold]))
-                    for i, view in enumerate(settings.views)}
-
-        return phases, predict_views
-
-    whole = _build_model(model, table, settings, Weights("none"))
-    whole.get_layer("backbone").set_weights(start)
-    _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
-
-    def batches(fold, epoch):
-        random = _random(settings, fold, 1, epoch)
-        augment = build_policy(settings.augment, random.integers(2**31))
-        mixing = epoch < settings.epochs - settings.plain_epochs
-        for rows in _epoch_order(table, fold, settings.batch_size, random):
-            inputs = np.stack([augment(images[row]) for row in rows]).astype(np.float32)
-            if mixing and settings.mixup + settings.cutmix:
-                yield mix_pairs(inputs, targets[rows], settings.mixup, settings.cutmix, random)
-            else:
-                yield inputs, targets[rows]
-
-    rate_of = _schedule(settings.schedule, settings.rate, settings.warmup)
-    phases.append(Phase("full", whole, settings.epochs, rate_of, batches, lambda fold: images[table.fold == fold]))
-
-    def predict_views(fold):
-        held_out = images[table.fold == fold]
-        return {view: _softmax(predict(whole, VIEWS[view](held_out))) for view in settings.views}
-
-    return phases, predict_views
-
-
-def _frozen_features(folder, table, settings, model, weights, images, backbone):
+def frozen_features(table, settings, model, weights, images, backbone):
     """Features of the TTA views [views, n, d] (of the plain image alone where a second phase follows), and those to
-    train on [copies or views, n, d]."""
-    key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size), "model": model,
-           "weights": weights.sha256, "image_size": settings.image_size, "least_size": settings.least_size}
-    cache = folder.parent / FEATURES
+    train on [copies or views, n, d]; from `runs/<name>/features/` where they have been computed before."""
+    key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size),
+           "model": model, "weights": weights.sha256, "image_size": settings.image_size,
+           "least_size": settings.least_size}
+    cache = files.RUNS / table.name / FEATURES
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
     features = view_features(backbone, images, views, cache, key)
     if not settings.frozen_copies:
         return features, features
-    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, cache, key)
+    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, cache,
+                                   key)
 
 
-def _train_fold(folder, table, settings, phases, fold, steps, bar):
-    """Train one fold to the end of its last phase, from wherever its state says it is."""
-    directory = _fold_dir(folder, fold)
-    labels = table.labels[table.fold == fold]
-    images = np.array(table.images)[table.fold == fold]
-    state = _read_state(directory)
-    progress = state[0] if state else Progress()
-    bar.update(sum(phase.epochs for phase in phases[: progress.phase]) + progress.epoch)
-    for number in range(progress.phase, len(phases)):
-        phase = phases[number]
-        if state:
-            progress, variables, best = state
-            phase.write(variables)
-            _write_history(directory, progress)  # the kill may have come between the state and its line
-            state = None
-        else:
-            progress = Progress(phase=number, history=progress.history)
-            phase.write(phase.start)
-            if number:  # the head that the frozen phase found
-                phase.model.get_layer("logits").set_weights(phases[number - 1].model.get_layer("logits").get_weights())
-            best = []
-        validation = phase.validation(fold)
-        while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
+def _train_heads(folder, table, settings, plain, pool, folds, bar):
+    """The first phase: train the heads of those folds that have none yet, from wherever their state says they are."""
+    bar.update(settings.frozen_epochs * len(folds))  # minus what is still to do, of which the bar hears as it goes
+    folds = [fold for fold in folds if not (_fold_dir(folder, fold) / HEAD_FILE).exists()]
+    if not folds:
+        return
+    bar.update(-settings.frozen_epochs * len(folds))
+    state, seconds = _read_heads(folder, folds)
+    if state is None:
+        state, seconds = heads.start_heads(1, len(folds), plain.shape[-1], len(table.classes)), []
+    bar.update(len(folds) * len(state.log))
+    images = np.array(table.images)
+    while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
+        before = time.time()
+        probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds)
+        for f, fold in enumerate(folds):
+            if not stopped[f]:
+                _write_epoch(_fold_dir(folder, fold), len(state.log), images[table.fold == fold], probabilities[f][0])
+        seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
+        files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **vars(state))
+        for f, fold in enumerate(folds):
+            _write_history(_fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
+        bar.set_postfix_str(f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
+                            f"val {state.best_score[0, :, 0].mean():.3f}", refresh=False)
+        bar.update(len(folds))
+    for f, fold in enumerate(folds):
+        history = _heads_history(state, seconds, f, settings)
+        _write_history(_fold_dir(folder, fold), history)
+        files.write_npz(_fold_dir(folder, fold) / HEAD_FILE, kernel=state.best[0, f, :-1], bias=state.best[0, f, -1],
+                        history=np.array(json.dumps(history)), best_epoch=state.best_epoch[0, f])
+    (folder / HEADS_STATE).unlink(missing_ok=True)
+    bar.update(len(folds) * (settings.frozen_epochs - len(state.log)))
 
-            def tick(share, loss, accuracy):
-                bar.update(min(share, bar.total - bar.n))  # sums of shares may come to a little more than 1
-                bar.set_postfix_str(f"fold {fold} {phase.name} loss {loss:.3f} acc {accuracy:.3f} "
-                                    f"val {max(progress.best_score[0], 0):.3f}", refresh=False)
 
-            before = time.time()
-            loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)
-            probabilities = _softmax(predict(phase.model, validation))
-            scores = oof.accuracy(probabilities, labels), oof.log_loss(probabilities, labels)
-            progress.epoch += 1
-            if not settings.patience or (scores[0], -scores[1]) > tuple(progress.best_score):
-                progress.best_epoch, progress.best_score = progress.epoch, (scores[0], -scores[1])
-                best = phase.read_model() if settings.patience else []
-            row = {"epoch": len(progress.history) + 1, "phase": phase.name, "loss": float(loss), "accuracy": float(accuracy),
-                   "val_loss": scores[1], "val_accuracy": scores[0], "seconds": round(time.time() - before, 3)}
-            progress.history = (*progress.history, row)
-            files.write_npz(directory / "epochs" / f"{row['epoch']:03d}.npz", image=images, probs=probabilities)
-            _write_state(directory, progress, phase.read(), best)
-            _write_history(directory, progress)
-        bar.total -= phase.epochs - progress.epoch
-        if best:
-            phase.write(best)
+def _heads_history(state, seconds, f, settings):
+    epochs = len(state.log)
+    if settings.patience:
+        epochs = min(epochs, state.best_epoch[0, f] + settings.patience)
+    return [_history_row(epoch + 1, "frozen", *state.log[epoch, 0, f], seconds[epoch]) for epoch in range(epochs)]
+
+
+def _read_heads(folder, folds):
+    """The Heads of an interrupted frozen phase of these folds and the seconds of its epochs; None and none without."""
+    path = folder / HEADS_STATE
+    if not path.exists():
+        return None, []
+    try:
+        with np.load(path) as saved:
+            if saved["folds"].tolist() != list(folds):
+                return None, []
+            return heads.Heads(*(saved[f.name] for f in fields(heads.Heads))), saved["seconds"].tolist()
+    except BROKEN as error:
+        files.warn(f"{path}: cannot be read ({error}), the frozen phase starts anew")
+        return None, []
+
+
+def _build_phase(table, settings, model, images, start):
+    """The second phase, in which everything trains, from the backbone's weights `start`."""
+    whole = _build_model(model, table, settings, Weights("none"))
+    whole.get_layer("backbone").set_weights(start)
+    _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
+    targets = np.eye(len(table.classes), dtype=np.float32)[table.labels]
+
+    def batches(fold, epoch):
+        random = _random(settings, fold, epoch)
+        augment = build_policy(settings.augment, random.integers(2**31))
+        mixing = epoch < settings.epochs - settings.plain_epochs
+        class_weight = heads.weigh_classes(settings.class_weight, table.labels[table.fold != fold], len(table.classes))
+        for rows in _epoch_order(table, fold, settings.batch_size, random):
+            inputs, truth = np.stack([augment(images[row]) for row in rows]).astype(np.float32), targets[rows]
+            if mixing and settings.mixup + settings.cutmix:
+                inputs, truth = mix_pairs(inputs, truth, settings.mixup, settings.cutmix, random)
+            yield inputs, truth, truth @ class_weight
+
+    share = heads.schedule(settings.schedule, settings.warmup)
+    return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches)
+
+
+def _train_fold(directory, table, settings, phase, fold, images, bar):
+    """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress."""
+    held_out = table.fold == fold
+    labels, names, validation = table.labels[held_out], np.array(table.images)[held_out], images[held_out]
+    steps = _steps(table, fold, settings.batch_size)
+    progress, variables, best = _read_state(directory) or (Progress(), phase.start, [])
+    phase.write(variables)
+    bar.update(progress.epoch)
+    if settings.frozen_epochs and not progress.epoch:
+        head, frozen = _read_head(directory.parent, fold)
+        phase.model.get_layer("logits").set_weights([head[:-1], head[-1]])
+        progress.history = frozen.history
+    _write_history(directory, progress.history)  # a kill may have come between the state and its line
+    while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
+
+        def tick(share, loss, accuracy):
+            bar.update(min(share, bar.total - bar.n))  # sums of shares may come to a little more than 1
+            bar.set_postfix_str(f"fold {fold} loss {loss:.3f} acc {accuracy:.3f} "
+                                f"val {max(progress.best_score[0], 0):.3f}", refresh=False)
+
+        before = time.time()
+        loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)
+        probabilities = _softmax(predict(phase.model, validation))
+        scores = oof.accuracy(probabilities, labels), oof.log_loss(probabilities, labels)
+        progress.epoch += 1
+        if not settings.patience or (scores[0], -scores[1]) > tuple(progress.best_score):
+            progress.best_epoch, progress.best_score = progress.epoch, (scores[0], -scores[1])
+            best = phase.read_model() if settings.patience else []
+        row = _history_row(len(progress.history) + 1, "full", loss, accuracy, *scores[::-1], time.time() - before)
+        progress.history = (*progress.history, row)
+        _write_epoch(directory, row["epoch"], names, probabilities)
+        _write_state(directory, progress, phase.read(), best)
+        _write_history(directory, progress.history)
+    bar.total -= phase.epochs - progress.epoch
+    if best:
+        phase.write(best)
     return progress
 
 
@@ -522,14 +556,28 @@ def _is_stopped(settings, progress):
     return settings.patience and progress.epoch - progress.best_epoch >= settings.patience and progress.epoch > 0
 
 
-def _write_history(directory, progress):
-    files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(progress.history)))
+def _history_row(epoch, phase, loss, accuracy, val_loss, val_accuracy, seconds):
+    return {"epoch": epoch, "phase": phase, "loss": float(loss), "accuracy": float(accuracy),
+            "val_loss": float(val_loss), "val_accuracy": float(val_accuracy), "seconds": round(seconds, 3)}
+
+
+def _write_history(directory, history):
+    if history:
+        files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(history)))
+
+
+def _write_epoch(directory, epoch, images, probabilities):
+    files.write_npz(directory / "epochs" / f"{epoch:03d}.npz", image=images, probs=probabilities)
 
 
 def _write_state(directory, progress, variables, best):
     arrays = {f"variable_{i}": value for i, value in enumerate(variables)}
     arrays |= {f"best_{i}": value for i, value in enumerate(best)}
     files.write_npz(directory / "state.npz", progress=np.array(json.dumps(asdict(progress))), **arrays)
+
+
+# what reading half a file raises
+BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
 def _read_state(directory):
@@ -542,21 +590,14 @@ def _read_state(directory):
             progress = Progress(**json.loads(str(arrays["progress"])))
             groups = [[arrays[f"{name}_{i}"] for i in range(sum(key.startswith(name) for key in arrays.files))]
                       for name in ("variable", "best")]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         files.warn(f"{path}: cannot be read ({error}), this fold starts anew")
         return None
     return progress, *groups
 
 
-def _save_fold(folder, table, phases, fold, progress, views):
-    """Write what a finished fold leaves: its weights, its validation predictions a view, and fold.json, which ends it."""
-    directory = _fold_dir(folder, fold)
-    model = phases[-1].model
-    if phases[-1].name == "frozen":
-        kernel, bias = model.get_layer("logits").get_weights()
-        files.write_npz(directory / HEAD_FILE, kernel=kernel, bias=bias)
-    else:
-        files.write_with(directory / MODEL_FILE, model.save_weights)
+def _save_fold(directory, table, fold, progress, views):
+    """Write what a finished fold leaves besides weights: its validation predictions a view, and fold.json, its end."""
     held_out = table.fold == fold
     files.write_npz(directory / "views.npz", image=np.array(table.images)[held_out], views=np.array(list(views)),
                     probs=np.stack(list(views.values())))
@@ -584,14 +625,15 @@ def _finish(folder, table, settings, record):
     files.write_json(folder / "run.json", record)
 
 
-def _report(folder, table):
+def _report(folder, table, settings):
     """Print the table of folds, and of a finished run the accuracy a class and the confusion matrix."""
     rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json")
-            for fold in range(table.k) if _is_done(folder, fold)]
+            for fold in range(table.k) if _is_done(folder, fold, settings)]
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
     if len(rows) < table.k:
-        missing = [str(fold) for fold in range(table.k) if not _is_done(folder, fold)]
+        missing = [str(fold) for fold in range(table.k)
+                   if not _is_done(folder, fold, settings)]
         print(f"folds still to train before there is an OOF: {', '.join(missing)}")
         return
     probabilities = oof.read_oof(folder, table).probs[0]
@@ -608,8 +650,8 @@ def _report(folder, table):
 # ------------------------------------------------------------------------------------------------------ small helpers
 
 
-def _random(settings, fold, phase, epoch):
-    return np.random.default_rng([settings.seed, fold, phase, epoch])
+def _random(settings, fold, epoch):
+    return np.random.default_rng([settings.seed, fold, 1, epoch])  # 0 stands for the frozen phase
 
 
 def _steps(table, fold, batch_size):
@@ -624,19 +666,6 @@ def _epoch_order(table, fold, batch_size, random):
     rows = random.permutation(np.flatnonzero(table.fold != fold))
     steps = _steps(table, fold, batch_size)
     return np.resize(rows, steps * batch_size).reshape(steps, batch_size)
-
-
-def _schedule(kind, peak, warmup):
-    """Learning rate as a function of the share of the steps that is done."""
-    if kind == "constant":
-        return lambda done: peak
-
-    def one_cycle(done):
-        if done < warmup:
-            return peak * (done / warmup * 0.96 + 0.04)
-        return peak * 0.5 * (1 + np.cos(np.pi * (done - warmup) / max(1 - warmup, 1e-9)))
-
-    return one_cycle
 
 
 def _softmax(logits):

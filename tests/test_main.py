@@ -13,7 +13,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "train", "blend", "submission")
+VERBS = ("folds", "train", "rank", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):

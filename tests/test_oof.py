@@ -11,7 +11,7 @@ from sklearn import metrics
 from competition import oof
 from competition.files import InputError, write_json
 from competition.folds import FoldTable
-from competition.oof import list_runs, read_oof, read_predictions, write_oof
+from competition.oof import all_runs, read_oof, read_predictions, write_oof
 
 # class names that trip readers
 AWKWARD = ["image", "label", "fold", "Füchse, rot", "1.0", 'ein "Wort"', "nan"]
@@ -203,13 +203,13 @@ def test_one_other_view_alone_is_shown(tmp_path, table):
     assert read_predictions(tmp_path, table).probs[0].tobytes() == probs.tobytes()
 
 
-def test_lists_finished_runs_only(tmp_path, monkeypatch):
+def test_lists_runs_and_whether_they_are_finished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert list_runs("toy") == []
+    assert all_runs("toy") == {}
     for run, finished in (("b", True), ("a", True), ("c", False), ("blend", True)):
         write_json(tmp_path / "runs" / "toy" / run / "run.json", {"finished": finished})
     (tmp_path / "runs" / "toy" / "empty").mkdir()
-    assert list_runs("toy") == ["a", "b"]
+    assert all_runs("toy") == {"a": True, "b": True, "c": False}
 
 
 def test_metrics_agree_with_scikit_learn():

@@ -1,0 +1,173 @@
+"""Heads on the features of a frozen backbone: those of all folds, and of a grid of settings, train as one program.
+
+A head is one dense layer, so that an epoch of it is a few small matrix products: plain numpy, batched over settings and
+folds, costs seconds where a compiled model for each fold costs minutes, and gives every head bit for bit what it would
+have got alone. A grid of settings costs less than as many runs, because a batch's features are fetched once for all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from competition import oof
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # Adam: Kingma and Ba 2015, with Keras' epsilon
+SWEPT = ("frozen_rate", "frozen_weight_decay", "dropout", "label_smoothing", "class_weight")  # what a grid may vary
+
+
+@dataclass
+class Heads:
+    """S settings x F folds of heads after some epochs: all that their next epoch depends on.
+
+    A head is a matrix [d + 1, C] whose last row is the bias.
+    """
+
+    weights: np.ndarray  # float32 [S, F, d + 1, C]
+    mean: np.ndarray  # float32, like weights: Adam's mean of the gradients
+    square: np.ndarray  # float32, like weights: Adam's mean of their squares
+    best: np.ndarray  # float32, like weights: after each head's best epoch
+    best_epoch: np.ndarray  # int64 [S, F], 1-based
+    best_score: np.ndarray  # float64 [S, F, 2]: its validation accuracy, and minus its validation loss
+    log: np.ndarray  # float64 [epochs done, S, F, 4]: loss, accuracy, validation loss, validation accuracy
+
+    def stopped(self, patience):
+        """bool [S, F]: which heads have had `patience` epochs without a better one; none where patience is 0."""
+        return (len(self.log) - self.best_epoch >= patience) & (patience > 0)
+
+
+def start_heads(settings, folds, dimension, classes):
+    """Heads that start at zero: before the first step every class is equally likely."""
+    shape = (settings, folds)
+    zeros = [np.zeros((*shape, dimension + 1, classes), np.float32) for _ in range(4)]
+    return Heads(*zeros, np.zeros(shape, np.int64), np.tile([-1.0, 0.0], (*shape, 1)), np.zeros((0, *shape, 4)))
+
+
+def train_epoch(heads, settings, pool, plain, labels, fold_of, folds):
+    """Train every head for one more epoch, in place; the validation probabilities, for each fold float32 [S, n_f, C].
+
+    heads     Heads of S settings x F folds
+    settings  S Recipes that differ in nothing but SWEPT
+    pool      V arrays float32 [n, d]: features of the views or copies to train on; of each image one is drawn each time
+    plain     float32 [n, d]: features of the images as they are, for validation
+    labels    int [n]; fold_of: int [n], the fold in which an image is held out; folds: F numbers of folds to train
+
+    What is drawn follows from seed, fold and epoch alone. A head that has stopped goes on, but its best stays.
+    """
+    recipe, epoch = settings[0], len(heads.log)
+    classes, size = heads.weights.shape[-1], recipe.batch_size
+    rows = [np.flatnonzero(fold_of != fold) for fold in folds]
+    steps = head_steps(fold_of, size)
+    draws = [np.random.default_rng([recipe.seed, fold, 0, epoch]) for fold in folds]
+    orders = np.stack([_order(r, steps * size, random).reshape(steps, size) for r, random in zip(rows, draws)], 1)
+    noises = [np.random.default_rng([recipe.seed, fold, 2, epoch]) for fold in folds]  # 1 stands for the second phase
+    class_weight = np.stack([[weigh_classes(s.class_weight, labels[r], classes) for r in rows] for s in settings])
+    dropout, smoothing, rate, decay = (
+        np.array([getattr(s, key) for s in settings], np.float32)[:, None, None, None]
+        for key in ("dropout", "label_smoothing", "frozen_rate", "frozen_weight_decay")
+    )
+    decay = decay * np.append(np.ones(heads.weights.shape[2] - 1, np.float32), 0)[:, None]  # not of the bias
+    rate_of = schedule(recipe.frozen_schedule, recipe.warmup)
+    fold, sums = np.arange(len(folds))[:, None], np.zeros((2, *heads.weights.shape[:2]))
+    batch = np.ones((len(folds), size, heads.weights.shape[2]), np.float32)  # the last column stays 1: the bias
+    for step, chosen in enumerate(orders):  # chosen: int [F, B]
+        truth = labels[chosen]
+        for f, random in enumerate(draws):
+            _gather(pool, chosen[f], random, batch[f, :, :-1])
+        inputs = batch[None]
+        if dropout.any():
+            noise = np.stack([random.random((size, batch.shape[-1] - 1), np.float32) for random in noises])
+            inputs = np.repeat(inputs, len(settings), 0)
+            inputs[..., :-1] *= np.where(noise >= dropout, 1 / (1 - dropout), np.float32(0))
+        targets = np.eye(classes, dtype=np.float32)[truth] * (1 - smoothing) + smoothing / classes
+        probabilities, logs = _softmax(inputs @ heads.weights)
+        weight = class_weight[:, fold, truth]  # [S, F, B]
+        sums[0] -= (weight * (targets * logs).sum(-1)).mean(-1)
+        sums[1] += (probabilities.argmax(-1) == truth).mean(-1)
+        gradient = np.swapaxes(inputs, -1, -2) @ ((probabilities - targets) * (weight / size)[..., None])
+        done = epoch * steps + step + 1
+        _adamw(heads, gradient, rate * np.float32(rate_of(done / (recipe.frozen_epochs * steps))), decay, done)
+    return _validate(heads, recipe.patience, sums / steps, plain, labels, fold_of, folds)
+
+
+def predict_heads(weights, features):
+    """Probabilities float32 [..., n, C] of heads [..., d + 1, C] for features [n, d], which may lie on disk."""
+    parts = [_softmax(np.asarray(features[i : i + 4096], np.float32) @ weights[..., :-1, :] + weights[..., -1:, :])[0]
+             for i in range(0, len(features), 4096)]
+    return np.concatenate(parts, -2)
+
+
+def head_steps(fold_of, batch_size):
+    """Steps of an epoch, for every fold as many: the full batches of the largest training set, at least one."""
+    return max(1, int(len(fold_of) - np.bincount(fold_of).min()) // batch_size)
+
+
+def weigh_classes(kind, labels, classes):
+    """What an image of each class counts in the loss, float32 [classes].
+
+    kind   "none": 1; "balanced": n / (classes * n_c), as in King and Zeng 2001 and in scikit-learn's
+           compute_class_weight; labels: int [n], those of the training images alone
+    """
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return (len(labels) / (classes * counts) if kind == "balanced" else np.ones(classes)).astype(np.float32)
+
+
+def schedule(kind, warmup):
+    """The learning rate's share of its peak as a function of the share of the steps that is done."""
+    if kind == "constant":
+        return lambda done: 1.0
+
+    def one_cycle(done):
+        if done < warmup:
+            return done / warmup * 0.96 + 0.04
+        return 0.5 * (1 + np.cos(np.pi * (done - warmup) / max(1 - warmup, 1e-9)))
+
+    return one_cycle
+
+
+def _order(rows, length, random):
+    """Row numbers, shuffled anew as often as it takes to fill `length`."""
+    shuffled = [random.permutation(rows) for _ in range(-(-length // len(rows)))]
+    return np.concatenate(shuffled)[:length]
+
+
+def _gather(pool, rows, random, out):
+    """Write the features of `rows` into `out`, each image's of a view or copy drawn at random."""
+    drawn = random.integers(len(pool), size=len(rows))
+    for number, features in enumerate(pool):
+        out[drawn == number] = features[rows[drawn == number]]
+
+
+def _softmax(logits):
+    """Probabilities and their logarithms."""
+    logs = logits - logits.max(-1, keepdims=True)
+    exponent = np.exp(logs)
+    total = exponent.sum(-1, keepdims=True)
+    return exponent / total, logs - np.log(total)
+
+
+def _adamw(heads, gradient, rate, decay, done):
+    """One step of AdamW (Loshchilov and Hutter 2019), as Keras does it; `done` counts it."""
+    heads.mean += (gradient - heads.mean) * np.float32(1 - BETA_1)
+    heads.square += (gradient * gradient - heads.square) * np.float32(1 - BETA_2)
+    heads.weights -= heads.weights * (rate * decay)
+    scale = rate * np.float32(np.sqrt(1 - BETA_2**done) / (1 - BETA_1**done))
+    heads.weights -= scale * heads.mean / (np.sqrt(heads.square) + np.float32(EPSILON))
+
+
+def _validate(heads, patience, means, plain, labels, fold_of, folds):
+    """Score the heads on their validation images, note it, keep what is best; the probabilities."""
+    going = ~heads.stopped(patience)
+    probabilities = [predict_heads(heads.weights[:, f], plain[fold_of == fold]) for f, fold in enumerate(folds)]
+    row = np.empty((*going.shape, 4))
+    row[..., :2] = np.moveaxis(means, 0, -1)
+    for f, fold in enumerate(folds):
+        truth = labels[fold_of == fold]
+        row[:, f, 2] = [oof.log_loss(probs, truth) for probs in probabilities[f]]
+        row[:, f, 3] = [oof.accuracy(probs, truth) for probs in probabilities[f]]
+    heads.log = np.append(heads.log, row[None], 0)
+    score = np.stack([row[..., 3], -row[..., 2]], -1)
+    old = heads.best_score
+    better = (score[..., 0] > old[..., 0]) | ((score[..., 0] == old[..., 0]) & (score[..., 1] > old[..., 1]))
+    kept = going & (better | (not patience))
+    heads.best_score[kept], heads.best_epoch[kept], heads.best[kept] = score[kept], len(heads.log), heads.weights[kept]
+    return probabilities

@@ -1,0 +1,118 @@
+"""Rank backbones, and settings of their heads, by the OOF accuracy of a head on their frozen features.
+
+A first answer in minutes to which backbones are worth fine-tuning: each sees every image once a view, and the heads of
+all folds and settings train as one program. The features are those that `make train RECIPE=quick` takes as well.
+"""
+
+import itertools
+import time
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from competition import files, heads, oof
+from competition.backbones import at_hand, build_backbone, pretrained, resolve_weights
+from competition.features import BATCH, predict
+from competition.files import InputError
+from competition.folds import read_folds
+from competition.images import load_images
+from competition.recipes import read_recipe
+from competition.train import frozen_features
+
+RANK_FILE = "rank.csv"
+
+
+def rank(name=None, models=None, recipe="quick", weights="imagenet", grid=""):
+    """Print the backbones by OOF accuracy and write `runs/<name>/rank.csv`; returns that table, a DataFrame.
+
+    models   "a,b,c"; default: every pretrained backbone whose weights are on this machine, nothing is downloaded
+    recipe   its frozen phase is what is measured; its phase in which everything trains is left out
+    weights  "imagenet", or a file or folder as for `train`
+    grid     "key=value,value key=value,...": settings of the head (heads.SWEPT), of which all combinations are tried
+
+    A row for each backbone and setting: accuracy and log-loss of the OOF of the images as they are, size of the
+    backbone's weights in MB, ms the backbone takes for an image (a batch of 64, once it is warm), and the seconds that
+    the backbone took here in all. Raises InputError for whatever cannot be used; a backbone that is chosen by default
+    and cannot take these images is left out with a warning.
+    """
+    table = read_folds(name)
+    settings = read_grid(recipe, grid)
+    chosen = _choose(models, weights)
+    images = load_images(table)
+    rows = []
+    with tqdm(chosen.items(), desc="backbones", unit="backbone") as bar:
+        for model, found in bar:
+            bar.set_postfix_str(model)
+            try:
+                rows += _measure(table, images, model, found, settings)
+            except InputError as error:
+                if models:
+                    raise
+                files.warn(f"{model} is left out: {error}")
+    if not rows:
+        raise InputError(f"WEIGHTS={weights}: no backbone that takes images of {table.size[0]}x{table.size[1]}")
+    frame = pd.DataFrame(rows).sort_values(["accuracy", "log_loss"], ascending=[False, True], ignore_index=True)
+    path = files.RUNS / table.name / RANK_FILE
+    files.write_bytes(path, files.csv_bytes(frame.assign(table=table.hash, data=table.data_hash)))
+    print("\n" + oof.text_table(frame))
+    noise = 100 * np.sqrt(frame["accuracy"][0] * (1 - frame["accuracy"][0]) / len(table.labels))
+    print(f"\n{path}: OOF accuracy of frozen backbones, standard error {noise:.1f} points; the best of many flatters")
+    return frame
+
+
+def read_grid(recipe, grid):
+    """The Recipes of all combinations in `grid`, without their second phase; InputError for what is no head's key."""
+    choices = []
+    for part in grid.split():
+        key, sign, values = part.partition("=")
+        if not sign or key not in heads.SWEPT:
+            raise InputError(f"GRID={grid}: found {part}, expected key=value,value with a key of {', '.join(heads.SWEPT)}")
+        choices.append([f"{key}={value}" for value in values.split(",")])
+    return [read_recipe(recipe, ["epochs=0", "plain_epochs=0", *setting]) for setting in itertools.product(*choices)]
+
+
+def _choose(models, weights):
+    """{model: Weights} to measure."""
+    if models:
+        found = {model: resolve_weights(model, weights) for model in dict.fromkeys(models.split(","))}
+        if random := [model for model, weight in found.items() if not pretrained(model, weight)]:
+            raise InputError(f"MODEL={models}: {random[0]} starts from random weights, expected pretrained ones")
+        return found
+    if not (found := at_hand(weights)):
+        raise InputError(f"WEIGHTS={weights}: no weights of any backbone there")
+    return found
+
+
+def _measure(table, images, model, found, settings):
+    """The rows of one backbone."""
+    start = time.time()
+    recipe = settings[0]
+    backbone = build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size)
+    features, pool = frozen_features(table, recipe, model, found, images, backbone)
+    batch = np.resize(images[: min(BATCH, len(images))], (BATCH, *table.size, 3))
+    predict(backbone, batch)
+    warm = time.perf_counter()
+    predict(backbone, batch)
+    cost = (time.perf_counter() - warm) / BATCH
+    folds = range(table.k)
+    state = heads.start_heads(len(settings), table.k, backbone.output_shape[-1], len(table.classes))
+    while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
+        heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds)
+    probabilities = np.empty((len(settings), len(table.labels), len(table.classes)), np.float32)
+    for fold in folds:
+        held_out = table.fold == fold
+        probabilities[:, held_out] = heads.predict_heads(state.best[:, fold], features[0][held_out])
+    seconds = time.time() - start
+    megabytes = backbone.count_params() * 4 / 1e6
+    return [
+        {"backbone": model, **{key: getattr(setting, key) for key in _varied(settings)},
+         "accuracy": oof.accuracy(probs, table.labels), "log_loss": oof.log_loss(probs, table.labels),
+         "weights_mb": megabytes, "ms_an_image": 1000 * cost, "seconds": seconds}
+        for setting, probs in zip(settings, probabilities)
+    ]
+
+
+def _varied(settings):
+    """The keys in which settings differ."""
+    return [key for key in heads.SWEPT if len({getattr(setting, key) for setting in settings}) > 1]

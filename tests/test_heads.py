@@ -1,0 +1,138 @@
+"""Heads: that they learn as Keras' own would, and that none of them knows of another."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from competition import heads, oof
+from competition.recipes import Recipe
+
+RECIPE = Recipe(frozen_epochs=6, frozen_rate=0.01, frozen_schedule="one_cycle", batch_size=8, seed=5)
+CLASSES, DIMENSION = 3, 7
+
+
+@pytest.fixture
+def task():
+    """Pool of two copies, plain features, labels and folds of 50 images whose classes overlap."""
+    random = np.random.default_rng(1)
+    labels = random.integers(CLASSES, size=50)
+    centres = random.normal(size=(CLASSES, DIMENSION))
+    pool = (centres[labels] + random.normal(size=(2, 50, DIMENSION))).astype(np.float32)
+    return {"pool": pool, "plain": pool[0], "labels": labels, "fold_of": random.permutation(50) % 4}
+
+
+def trained(task, settings, folds, epochs=None):
+    """Heads after their epochs, and the probabilities after the last."""
+    state = heads.start_heads(len(settings), len(folds), DIMENSION, CLASSES)
+    for _ in range(epochs or settings[0].frozen_epochs):
+        probabilities = heads.train_epoch(state, settings, folds=folds, **task)
+    return state, probabilities
+
+
+def test_they_learn_as_keras_does(task):
+    """Full batches of all rows, so that the order within an epoch is all that is drawn: the same steps in Keras."""
+    import keras
+
+    recipe = replace(RECIPE, frozen_schedule="constant", batch_size=37, frozen_weight_decay=0.1, label_smoothing=0.1,
+                     class_weight="balanced", frozen_epochs=9)
+    task |= {"fold_of": np.arange(50) // 13}  # 37 images to train on, in one batch
+    state, (probabilities,) = trained(task | {"pool": task["plain"][None]}, [recipe], [1])
+    rows = task["fold_of"] != 1
+    model = keras.Sequential([keras.Input((DIMENSION,)), keras.layers.Dense(CLASSES, kernel_initializer="zeros")])
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1, beta_2=0.999, epsilon=1e-7)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))
+    inputs, labels = task["plain"][rows], task["labels"][rows]
+    counts = np.bincount(labels)
+    for _ in range(9):
+        loss = model.train_on_batch(inputs, np.eye(3)[labels], 37 / (3 * counts[labels]))
+    np.testing.assert_allclose(state.weights[0, 0, :-1], np.asarray(model.layers[-1].kernel), atol=1e-5)
+    np.testing.assert_allclose(state.weights[0, 0, -1], np.asarray(model.layers[-1].bias), atol=1e-4)
+    assert state.log[-1, 0, 0, 0] == pytest.approx(loss, rel=1e-4)
+    expected = keras.ops.softmax(model.predict(task["plain"][~rows], verbose=0))
+    np.testing.assert_allclose(probabilities[0], expected, atol=1e-5)
+    np.testing.assert_array_equal(heads.predict_heads(state.best[0, 0], task["plain"][~rows]), probabilities[0])
+
+
+def test_a_head_is_the_same_alone_and_among_others(task):
+    """Bit for bit: other folds, other settings, their order."""
+    settings = [replace(RECIPE, frozen_rate=rate, dropout=dropout, frozen_weight_decay=decay, class_weight=weight)
+                for rate, dropout, decay, weight in
+                ((0.01, 0.0, 0.0, "none"), (0.1, 0.3, 0.0, "balanced"), (0.001, 0.5, 1.0, "none"))]
+    together, probabilities = trained(task, settings, [0, 1, 2, 3])
+    for s, f in np.ndindex(3, 4):
+        alone, (single,) = trained(task, [settings[s]], [f])
+        np.testing.assert_array_equal(alone.weights[0, 0], together.weights[s, f])
+        np.testing.assert_array_equal(alone.log[:, 0, 0], together.log[:, s, f])
+        np.testing.assert_array_equal(single[0], probabilities[f][s])
+    assert len({together.weights[s, f].tobytes() for s, f in np.ndindex(3, 4)}) == 12
+
+
+def test_a_held_out_image_is_never_learnt_from(task):
+    before, _ = trained(task, [RECIPE], [2])
+    poison = np.where((task["fold_of"] == 2)[:, None], 1e3, task["pool"]).astype(np.float32)
+    after, _ = trained(task | {"pool": poison}, [RECIPE], [2])
+    np.testing.assert_array_equal(before.weights, after.weights)
+
+
+def test_every_training_image_and_copy_is_learnt_from(task):
+    """A copy that is marked by a feature of its own moves that feature's weights; one that is held out does not."""
+    for copy, image in ((0, 3), (1, 3), (0, 40)):
+        pool = np.concatenate([task["pool"], np.zeros((2, 50, 1), np.float32)], -1)
+        pool[copy, image, -1] = 1
+        state = heads.start_heads(1, 4, DIMENSION + 1, CLASSES)
+        for _ in range(12):
+            recipe = replace(RECIPE, frozen_epochs=12)
+            heads.train_epoch(state, [recipe], pool, pool[0], task["labels"], task["fold_of"], [0, 1, 2, 3])
+        moved = np.abs(state.weights[0, :, -2]).max(-1) > 0
+        assert moved.tolist() == [fold != task["fold_of"][image] for fold in range(4)]
+
+
+def test_best_epoch_counts_with_patience_and_the_last_without(task):
+    wild = replace(RECIPE, frozen_rate=1.0, frozen_schedule="constant", frozen_epochs=30)
+    state, probabilities = trained(task, [wild], [0, 1, 2, 3])
+    assert (state.best_epoch == 30).all() and not state.stopped(0).any()
+    np.testing.assert_array_equal(state.best, state.weights)
+
+    state, _ = trained(task, [replace(wild, patience=3)], [0, 1, 2, 3])
+    assert (state.best_epoch < 27).all() and state.stopped(3).all()
+    for fold in range(4):
+        best, last = int(state.best_epoch[0, fold]), 0
+        scores = [tuple(row) for row in state.log[:, 0, fold, 3:1:-1] * [1, -1]]
+        for epoch in range(1, len(scores)):  # as one reads the history: stop when three epochs brought no better one
+            if scores[epoch] > scores[last]:
+                last = epoch
+            elif epoch - last >= 3:
+                break
+        assert best == last + 1
+        held_out = task["fold_of"] == fold
+        again = heads.predict_heads(state.best[0, fold], task["plain"][held_out])
+        assert oof.accuracy(again, task["labels"][held_out]) == scores[last][0] == state.best_score[0, fold, 0]
+
+
+def test_class_weights():
+    """As scikit-learn has them."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(heads.weigh_classes("balanced", labels, 3), expected, rtol=1e-6)
+    np.testing.assert_array_equal(heads.weigh_classes("none", labels, 3), 1)
+
+
+def test_schedules():
+    assert heads.schedule("constant", 0.1)(0.3) == 1
+    rate = heads.schedule("one_cycle", 0.2)
+    rates = [rate(done) for done in np.linspace(0, 1, 101)]
+    assert max(rates) == rates[20] == 1 and 0 < rates[0] < 0.1 and rates[-1] == pytest.approx(0)
+    assert (np.diff(rates[:21]) > 0).all() and (np.diff(rates[20:]) < 0).all()
+    assert heads.schedule("one_cycle", 0.0)(0.0) == 1 and heads.schedule("one_cycle", 1.0)(1.0) <= 1
+
+
+def test_few_images_and_uneven_folds(task):
+    """Batches larger than the training set, and folds of very different sizes."""
+    task |= {"fold_of": np.repeat([0, 1, 2], [40, 8, 2])}
+    assert heads.head_steps(task["fold_of"], 8) == 6 and heads.head_steps(task["fold_of"], 64) == 1
+    state, probabilities = trained(task, [replace(RECIPE, batch_size=64)], [0, 1, 2])
+    assert np.isfinite(state.weights).all() and [p.shape for p in probabilities] == [(1, 40, 3), (1, 8, 3), (1, 2, 3)]

@@ -4,11 +4,11 @@ import argparse
 import os
 import re
 import sys
+from importlib.util import find_spec
+
+from competition.files import InputError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
-os.environ["KERAS_BACKEND"] = "tensorflow"  # what ~/.keras/keras.json says may be about other projects
-
-from competition.files import InputError  # noqa: E402
 
 
 def main(arguments=None):
@@ -20,7 +20,7 @@ def main(arguments=None):
     verb = options.pop("verb")
     try:
         if verb in (train, rank, submission, demo):
-            _import_tensorflow()
+            _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -33,6 +33,20 @@ def main(arguments=None):
     except OSError as error:  # a full disk, a folder that cannot be written, ...
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _choose_backend(verb):
+    """Let Keras use TensorFlow; or, to train where that is not installed or when KERAS_BACKEND says so, JAX.
+
+    What ~/.keras/keras.json says may be about other projects.
+    """
+    good = (os.environ.get("KERAS_BACKEND"), "tensorflow", "jax") if verb in (train, rank) else ("tensorflow",)
+    found = [backend for backend in good if backend and find_spec(backend)]
+    if not found:
+        raise InputError(f"{verb.__name__}: {' and '.join(good[-2:])} not installed here, expected one to be")
+    os.environ["KERAS_BACKEND"] = found[0]
+    if found[0] == "tensorflow":
+        _import_tensorflow()
 
 
 def _import_tensorflow():
@@ -139,12 +153,13 @@ def _parser():
 
     add = verb(rank, "rank backbones by the OOF accuracy of a head on their frozen features",
                ["rank", "rank --weights weights/",
-                "rank --models efficientnet_lite0 --grid 'frozen_rate=3e-4,1e-3 dropout=0,0.2,0.5'"])
+                "rank --models efficientnet_lite0 --grid frozen_rate=3e-4,1e-3"])
     add("--name", **name)
     add("--models", metavar="A,B,C", help="which backbones (default: all pretrained ones whose weights are here)")
     add("--recipe", default="quick", help="whose frozen phase is measured: a name, or a .toml file")
     add("--weights", default="imagenet", help="imagenet, a file, or a folder of weights under Keras' own names")
-    add("--grid", default="", metavar="KEY=V,V", help="settings of the head, of which all combinations are tried")
+    add("--grid", default="", metavar="KEY=V,V",
+        help="settings of the head, several with spaces between, of which all combinations are tried")
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])

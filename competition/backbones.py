@@ -86,8 +86,10 @@ def at_hand(weights="imagenet"):
     folder = _cache() if weights == "imagenet" else Path(weights).expanduser()
     if weights != "imagenet" and not folder.is_dir():
         raise InputError(f"WEIGHTS={weights}: expected imagenet or a folder of weights, to look for those at hand")
-    there = {path.name for path in folder.glob("*.h5")}
-    found = [model for model in _applications() if there and _wanted(model).name in there]
+    there = {path.name: _squeeze(path.name) for path in folder.glob("*.h5")}
+    # to ask Keras for a file's name takes building the network: only where some file's name has the model's in it
+    asked = [model for model in _applications() if any(_squeeze(model) in name for name in there.values())]
+    found = [model for model in asked if _wanted(model).name in there]
     if weights == "imagenet":
         found += efficientnet_lite.VARIANTS
     return {model: resolve_weights(model, weights) for model in sorted(found)}
@@ -227,6 +229,10 @@ def _normalise(model, x):
     if np.allclose(scale, 1) and not offset.any():
         return x
     return _scale(x, scale.tolist(), offset.tolist())
+
+
+def _squeeze(name):
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def predict(model, images, batch=BATCH, bar=None):
     Every call of the network gets exactly `batch` rows, the last one padded with zeros: it is traced once, and what
     an image gets does not depend on how many came with it.
     """
-    model.jit_compile = False  # on a GPU Keras would take XLA, which cannot resize with antialiasing
+    model.jit_compile = use_xla()
     rows = []
     for start in range(0, len(images), batch):
         chunk = np.zeros((batch, *images.shape[1:]), np.float32)
@@ -26,6 +26,13 @@ def predict(model, images, batch=BATCH, bar=None):
         if bar is not None:
             bar.update(len(part))
     return np.concatenate(rows) if rows else np.zeros((0, model.output_shape[-1]), np.float32)
+
+
+def use_xla():
+    """Whether models are compiled with XLA: JAX has nothing else; TensorFlow's cannot resize with antialiasing."""
+    import keras
+
+    return keras.backend.backend() == "jax"
 
 
 def view_features(backbone, images, views, folder, key):

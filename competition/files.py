@@ -19,7 +19,8 @@ RUNS = Path("runs")
 SUBMISSIONS = Path("submissions")
 
 PARTIAL = ".partial-"  # how the names of temporary files begin
-VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "scikit-learn", "pillow", "albumentations")
+VERSIONED = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pandas", "scikit-learn", "pillow",
+             "albumentations")
 
 
 class InputError(Exception):

@@ -67,7 +67,8 @@ def read_grid(recipe, grid):
     for part in grid.split():
         key, sign, values = part.partition("=")
         if not sign or key not in heads.SWEPT:
-            raise InputError(f"GRID={grid}: found {part}, expected key=value,value with a key of {', '.join(heads.SWEPT)}")
+            known = ", ".join(heads.SWEPT)
+            raise InputError(f"GRID={grid}: found {part}, expected key=value,value with a key of {known}")
         choices.append([f"{key}={value}" for value in values.split(",")])
     return [read_recipe(recipe, ["epochs=0", "plain_epochs=0", *setting]) for setting in itertools.product(*choices)]
 

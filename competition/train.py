@@ -25,7 +25,7 @@ from tqdm import tqdm
 from competition import files, heads, oof
 from competition.augment import build_policy, mix_pairs
 from competition.backbones import Weights, build_backbone, pretrained, resolve_weights
-from competition.features import copy_features, predict, view_features
+from competition.features import copy_features, predict, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.images import load_images
@@ -234,20 +234,26 @@ def _open_record(folder, table, config, settings):
                 raise InputError(
                     f"{path}: this run was begun with {difference}; take another name (RUN=), or remove {folder}"
                 )
-        if not record["finished"] and record["versions"] != (now := files.versions()):
+        if not record["finished"] and record["versions"] != (now := _versions()):
             files.warn(f"{path}: begun with {_difference(record['versions'], now)}; the rest may come out differently")
         return record
     record = {
         "config": config,
         "table": table.hash,
         "data": table.data_hash,
-        "versions": files.versions(),
+        "versions": _versions(),
         "frozen": settings.epochs == 0,
         "views": settings.views,
         "finished": False,
     }
     files.write_json(path, record)
     return record
+
+
+def _versions():
+    import keras
+
+    return files.versions() | {"backend": keras.backend.backend()}
 
 
 def _read_settings(path, config):
@@ -325,7 +331,7 @@ def _compile(model, weight_decay, label_smoothing, rates):
                                 epsilon=heads.EPSILON)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=use_xla())
     optimizer.build(model.trainable_variables)
 
 

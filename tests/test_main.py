@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,29 @@ def tool(*arguments, folder=ROOT):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     command = [sys.executable, "-m", "competition", *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_training_needs_no_tensorflow_where_jax_is(tmp_path):
+    """Where there is no JAX there is nothing to train with, which is said."""
+    class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8)
+    hidden = "import sys; sys.modules['tensorflow'] = None; import importlib.util as u; find = u.find_spec; " \
+             "u.find_spec = lambda name: None if name == 'tensorflow' else find(name); " \
+             "from competition.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": ""}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-c", hidden, *arguments], cwd=tmp_path, env=environment, text=True,
+                              capture_output=True)
+
+    assert run("folds", "--data", "data", "--folds", "2").returncode == 0
+    result = run("train", "--model", "baseline", "--set", "epochs=1")
+    if find_spec("jax"):
+        assert result.returncode == 0 and "OOF accuracy" in result.stdout
+        assert files.read_json(tmp_path / "runs/data/baseline-quick/run.json")["versions"]["backend"] == "jax"
+    else:
+        assert result.returncode == 2 and "train: tensorflow and jax not installed here" in result.stderr
+    result = run("submission")
+    assert result.returncode == 2 and "submission: tensorflow not installed here" in result.stderr
 
 
 def helped(verb, capsys):
@@ -127,7 +151,8 @@ def test_flags_reach_the_verb(given):
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
     from competition import blend
 
-    for error, code, text in ((InputError("a.csv: bad"), 2, "error: a.csv: bad\n"), (KeyboardInterrupt(), 130, "stopped")):
+    cases = ((InputError("a.csv: bad"), 2, "error: a.csv: bad\n"), (KeyboardInterrupt(), 130, "stopped"))
+    for error, code, text in cases:
         def fail(*_, error=error):
             raise error
 

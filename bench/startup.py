@@ -1,0 +1,97 @@
+"""Start-up: how long until a fold's first step is done, whether folds leave traces in each other, and in memory."""
+
+import contextlib
+import resource
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from bench.figures import Figure
+from bench.tools import call_apart, copy_images
+from competition import train as training
+from competition.folds import make_folds
+
+MODEL = "efficientnet_lite0"
+FOLDS = 10
+SETTINGS = ("least_size=0", "frozen_epochs=0", "epochs=1", "views=identity")
+TOGETHER, ALONE = "together", "alone"
+
+
+def measure(options, model=MODEL, recipe="best"):
+    """Yield the seconds to the first step of the first fold and of later ones, and how memory grows over ten folds.
+
+    The first fold's seconds count from the call of the toolkit's `train`, the others' from their own begin.
+    RuntimeError when the last fold is not, bit for bit, what it becomes when a process trains it alone.
+    """
+    images, batch = (80, 16) if options.quick else (160, 32)
+    with contextlib.chdir(options.work):
+        table = make_folds(copy_images(options.data, "startup", images), folds=FOLDS)
+        arguments = table.name, model, recipe, (*SETTINGS, f"batch_size={batch}")
+        first_steps, peaks = call_apart(_train, str(options.work), *arguments, TOGETHER, None)
+        later = float(np.median(first_steps[1:]))
+        what = f"{model}, {table.size[0]}x{table.size[1]}, batch {batch}"
+        yield Figure("start-up: first step of fold 1", "s", first_steps[0],
+                     note=f"from the call of train; {what}")
+        yield Figure("start-up: first step of folds 2 to 10", "s", later, first_steps[0], FOLDS - 1,
+                     note="from their own begin; reference: fold 1, which traces and compiles")
+        yield Figure("peak memory after 10 folds", "MB", peaks[-1], peaks[1], 1, "<= 1.02",
+                     f"reference: after 2 folds, growth {peaks[-1] - peaks[1]:.1f} MB; {what}")
+        call_apart(_train, str(options.work), *arguments, ALONE, FOLDS - 1)
+        compared = _compare_fold(Path("runs", table.name), FOLDS - 1)
+        yield Figure("values of fold 10 that differ from those of fold 10 trained alone", "values", 0.0, n=compared,
+                     target="<= 0", note=f"weights and predictions, n: how many were compared; {what}")
+
+
+def _train(work, name, model, recipe, overrides, run, only_fold):
+    """Train; seconds to the first step of each fold, and the peak memory of the process after each in MB."""
+    starts, first_steps, peaks = [time.perf_counter()], {}, []
+    train_fold, train_epoch = training._train_fold, training.Phase.train_epoch
+
+    def noted_fold(*arguments):
+        if peaks:
+            starts.append(time.perf_counter())
+        result = train_fold(*arguments)
+        peaks.append(peak_memory())
+        return result
+
+    def noted_epoch(phase, fold, epoch, steps, tick):
+        def noted_tick(*values):
+            first_steps.setdefault(fold, time.perf_counter() - starts[-1])
+            tick(*values)
+
+        return train_epoch(phase, fold, epoch, steps, noted_tick)
+
+    with (contextlib.chdir(work), mock.patch.object(training, "_train_fold", noted_fold),
+          mock.patch.object(training.Phase, "train_epoch", noted_epoch)):
+        training.train(model, recipe, name, run=run, only_fold=only_fold, overrides=overrides)
+    return list(first_steps.values()), peaks
+
+
+def peak_memory():
+    """The largest resident memory that this process ever had, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _compare_fold(runs, fold):
+    """How many weights and predictions of a fold were found equal in both runs; RuntimeError at the first that differ."""
+    import h5py
+
+    def arrays(run):
+        folder = runs / run / f"fold_{fold}"
+        found = {}
+        with h5py.File(folder / training.MODEL_FILE) as file:
+            file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        with np.load(folder / "views.npz") as saved:
+            return found | {"probabilities": saved["probs"]}
+
+    together, alone = arrays(TOGETHER), arrays(ALONE)
+    differing = [name for name in together.keys() | alone.keys()
+                 if name not in together or name not in alone or not np.array_equal(together[name], alone[name])]
+    if differing:
+        raise RuntimeError(f"fold {fold + 1} trained after others is not the one trained alone: {len(differing)} of "
+                           f"{len(together)} arrays differ, {min(differing)} among them")
+    return sum(array.size for array in together.values())

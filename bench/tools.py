@@ -1,0 +1,75 @@
+"""What several measurements need: a process of its own for a measurement, and a small copy of the data."""
+
+import collections
+import contextlib
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+from competition.images import decode, open_source
+
+
+def stream_apart(function, *arguments):
+    """Yield what the generator `function(*arguments)` yields, from a fresh Python process of its own.
+
+    Tracing, memory and environment variables of one measurement can so not reach another. What is given and yielded is
+    pickled; what the process prints on stdout is dropped. RuntimeError with one line when it raises or dies.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_all, args=(sender, function, arguments))
+    process.start()
+    sender.close()  # so that the end of the process is the end of the pipe
+    try:
+        with contextlib.suppress(EOFError):
+            while True:
+                kind, value = receiver.recv()
+                if kind == "error":
+                    raise RuntimeError(value)
+                yield value
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"its process ended with exit code {process.exitcode}")
+    finally:
+        process.terminate()
+        process.join()
+
+
+def call_apart(function, *arguments):
+    """What `function(*arguments)` returns, from a fresh Python process of its own; as `stream_apart` otherwise."""
+    return next(stream_apart(_yield_result, function, *arguments))
+
+
+def _yield_result(function, *arguments):
+    yield function(*arguments)
+
+
+def _send_all(sender, function, arguments):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            for value in function(*arguments):
+                sender.send(("value", value))
+        except Exception as error:  # whatever went wrong is a line in the table
+            sender.send(("error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+    sender.close()
+    sys.stderr.flush()
+    os._exit(0)  # native threads need not be waited for
+
+
+def copy_images(data, folder, images):
+    """Write the first images of each class, at least `images` altogether where there are as many, to class folders.
+
+    data    folder of class folders, zip or CSV; it is only read. Returns the folder's Path.
+    """
+    source = open_source(data)
+    wanted = -(-images // len(source.classes))
+    number = {label: i for i, label in enumerate(source.classes)}
+    taken = collections.Counter()
+    for image, label in zip(source.images, source.labels):
+        if taken[label] < wanted:
+            path = Path(folder) / f"{number[label]:03}" / f"{taken[label]:05}{Path(image).suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(source.read(image))
+            taken[label] += 1
+    return Path(folder)

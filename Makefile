@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds train rank blend submission backbones
+.PHONY: help setup demo test folds train rank blend submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -47,6 +47,9 @@ submission: $(READY)  ## pack and rehearse the zip -- make submission   or   mak
 
 backbones: $(READY)  ## list the backbones -- make backbones
 	$(TOOL) backbones
+
+bench: $(READY)  ## measure speed, memory and scale beside a plain Keras loop -- make bench   or   make bench DATA=photos.zip QUICK=1
+	$(VENV)/bin/python -m bench $(call flag,data,DATA) $(call switch,quick,QUICK) $(call switch,long,LONG)
 
 # Installed anew only when requirements.txt changes, or when CUDA is asked for the first time (.venv/.gpu remembers it).
 CUDA := $(or $(filter-out 0,$(call given,GPU)),$(wildcard $(VENV)/.gpu))

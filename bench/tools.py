@@ -1,7 +1,8 @@
-"""What several measurements need: a process of its own for a measurement, and a small copy of the data."""
+"""What several measurements need: a process of their own, and a small copy of the data."""
 
 import collections
 import contextlib
+import importlib
 import multiprocessing
 import os
 import sys
@@ -34,6 +35,12 @@ def stream_apart(function, *arguments):
     finally:
         process.terminate()
         process.join()
+
+
+def measure_theme(theme, options):
+    """Yield the Figures of `bench/<theme>.py`, in the folder that its options name."""
+    os.chdir(options.work)
+    yield from importlib.import_module(f"bench.{theme}").measure(options)
 
 
 def call_apart(function, *arguments):

@@ -1,0 +1,194 @@
+"""The bench: its table and results.csv, what becomes of a theme that fails, and each measurement once on tiny data."""
+
+import os
+import signal
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import class_folders
+
+from bench import __main__ as program
+from bench import finetune, frozen, startup, step
+from bench.figures import Figure, Options
+from bench.reference import run_loop
+from bench.tools import call_apart, copy_images, stream_apart
+from competition import files
+from competition.folds import make_folds
+from competition.images import load_images, open_source
+
+SLOW, QUICK = Figure("a", "s", 3.0, 2.0, 3, "<= 0.04", "a, \"b\"\nc"), Figure("b", "accuracy", -0.001, target=">= -0.005")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """40 pictures of 16x16 in 2 classes."""
+    return class_folders(tmp_path_factory.mktemp("data") / "Zwei Arten", {"b c": 20, "é": 20}, height=16, width=16)
+
+
+@pytest.fixture
+def options(data, tmp_path):
+    return Options(data, tmp_path, quick=True)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Measurements in this process, where TensorFlow is loaded already."""
+    for module in (frozen, startup):
+        monkeypatch.setattr(module, "call_apart", lambda function, *arguments: function(*arguments))
+
+
+def stub(theme, options):
+    """In place of the themes, in their processes."""
+    assert options.work.is_dir() and not any(options.work.iterdir()) and options.data.is_absolute()
+    print("what a theme prints is not the bench's")
+    yield SLOW if theme == "frozen" else QUICK
+    if theme == "finetune":
+        raise ValueError("no such\nluck")
+    if theme == "step":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def bench(data, monkeypatch, *arguments):
+    monkeypatch.setattr(program, "measure_theme", stub)
+    return program.main(["--data", str(data), "--results", "results.csv", *arguments])
+
+
+def test_rows_and_a_theme_that_fails_or_dies(data, workdir, monkeypatch, capfd):
+    assert bench(data, monkeypatch, "--quick", "--only", "frozen,finetune,step,scale") == 1
+    rows = pd.read_csv("results.csv", dtype=str, keep_default_na=False)
+    assert rows["figure"].tolist() == ["a", "b", "finetune", "b", "step", "b"]
+    assert rows["reached"].tolist() == ["no", "yes", "failed", "yes", "failed", "yes"]
+    assert rows["note"][2] == "failed: ValueError: no such luck" and "exit code -9" in rows["note"][4]
+    first = rows.iloc[0]
+    assert first[["ours", "reference", "ratio", "n", "unit", "note"]].tolist() == ["3", "2", "1.5", "3", "s", SLOW.note]
+    assert set(rows["data"]) == {"Zwei Arten, 40 images, 2 classes, 16x16"} and set(rows["mode"]) == {"quick"}
+    assert "GiB" in first["hardware"] and "numpy" in first["versions"] and first["date"] > "2024"
+    out = capfd.readouterr().out
+    assert "is not the bench's" not in out and "failed: ValueError: no such luck" in out and "<= 0.04" in out
+
+    before = Path("results.csv").read_bytes()
+    assert bench(data, monkeypatch, "--only", "frozen") == 0
+    assert Path("results.csv").read_bytes().startswith(before)
+    assert pd.read_csv("results.csv")["mode"].tolist() == ["quick"] * 6 + ["default"]
+    assert sorted(path.name for path in Path().iterdir()) == ["results.csv"]
+
+
+def test_mistakes_end_with_one_line(data, workdir, monkeypatch, capsys):
+    for arguments, words in ((["--only", "frozen,stpe"], "stpe"), (["--data", "nowhere"], "nowhere")):
+        assert bench(data, monkeypatch, *arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not any(Path().iterdir())
+
+
+@pytest.mark.parametrize("figure, reached", [
+    (Figure("a", "s", 1.0, 25.0, target="<= 0.04"), "yes"),
+    (Figure("a", "s", 1.1, 25.0, target="<= 0.04"), "no"),
+    (Figure("a", "s", 0.951, 1.0, target=">= 0.95"), "yes"),
+    (Figure("a", "s", 0.949, 1.0, target=">= 0.95"), "no"),
+    (Figure("a", "accuracy", -0.006, target=">= -0.005"), "no"),
+    (Figure("a", "values", 0.0, target="<= 0"), "yes"),
+    (Figure("a", "s", 1.0, 0.0, target="<= 0.04"), "absent"),
+    (Figure("a", "s", None, 1.0, target="<= 0.04"), "absent"),
+    (Figure("a", "s", 1.0), ""),
+])
+def test_is_reached(figure, reached):
+    assert program.is_reached(figure) == reached
+
+
+def test_processes_of_their_own():
+    assert call_apart(os.getpid) != os.getpid()
+    with pytest.raises(RuntimeError, match="TypeError"):
+        call_apart(len, 1)
+    numbers = stream_apart(range, 3)
+    assert next(numbers) == 0
+    numbers.close()  # ends the process as well
+
+
+def test_copy_images(data, tmp_path):
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(data.rglob("*.png")):
+            file.write(path, path.relative_to(data))
+    for number, source in enumerate((data, archive)):
+        copied = open_source(copy_images(source, tmp_path / str(number), 7))
+        assert len(copied.images) == 8 and copied.classes == ["000", "001"]
+        assert {copied.read(image) for image in copied.images} <= {path.read_bytes() for path in data.rglob("*.png")}
+    assert len(open_source(copy_images(data, tmp_path / "all", 1000)).images) == 40
+
+
+def test_the_reference_loop(data, workdir):
+    table = make_folds(data, folds=2)
+    images = load_images(table)
+    loop = run_loop(table, images, "baseline", frozen_epochs=2, full_epochs=1)
+    assert loop.oof.shape == (40, 2) and loop.extrapolated == "" and loop.seconds > 0
+    np.testing.assert_allclose(loop.oof.sum(1), 1, atol=1e-5)
+    assert np.ptp(loop.oof[:, 0]) > 0
+
+    part = run_loop(table, images, "baseline", frozen_epochs=50, run_epochs=3, most_seconds=1e-9)
+    assert part.extrapolated == "extrapolated from 1 of 2 folds, 3 of 50 epochs each"
+    assert (np.isnan(part.oof[:, 0]) == (table.fold == 1)).all()
+
+
+def test_frozen(options, in_process):
+    """With a network that has nothing to freeze: how it is timed and compared is the same."""
+    settings = ("epochs=2", "batch_size=8", "views=identity")
+    figures = list(frozen.measure(options, "baseline", "report", settings, epochs=4))
+    assert [figure.unit for figure in figures] == ["s", "s", "accuracy"]
+    assert all(figure.ours > 0 and figure.reference > 0 for figure in figures[:2]) and figures[2].ours is None
+    assert "extrapolated from 1 of 5 folds, 3 of 4 epochs" in figures[0].note
+
+
+def test_finetune(options):
+    (figure,) = finetune.measure(options, "baseline")
+    assert figure.ours > 0 and figure.reference > 0 and figure.n == 3 and figure.target == ">= 0.95"
+
+
+def test_startup(options, in_process, monkeypatch):
+    figures = list(startup.measure(options, "baseline"))
+    assert [figure.unit for figure in figures] == ["s", "s", "MB", "values"]
+    assert figures[1].n == 9 and figures[1].reference == figures[0].ours
+    assert 1 <= figures[2].ratio < 2 and figures[3].n > 1000
+
+    with pytest.raises(RuntimeError, match="fold 10 trained after others is not the one trained alone"):
+        runs = Path(options.work, "runs/startup")
+        path = runs / "alone/fold_9/views.npz"
+        with np.load(path) as saved:
+            files.write_npz(path, probs=saved["probs"] + np.float32(1e-7))
+        startup._compare_fold(runs, 9)
+
+
+def test_step(options, monkeypatch):
+    monkeypatch.setattr(step, "measure_setup", lambda setup: (step.time_keras(setup), ""))
+    monkeypatch.setattr(step.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(step, "VARIANTS", ())
+    monkeypatch.setattr(step, "COMPARED", ())
+    monkeypatch.setattr(step, "MODELS", ("baseline",))
+    figures = list(step.measure(options))
+    assert len(figures) == 6 and all(figure.ours > 0 for figure in figures[:2])
+    assert {program.is_reached(figure) for figure in figures[2:]} == {"absent"}
+
+
+def test_a_setup_that_fails_or_comes_too_late_is_absent(options, monkeypatch):
+    timings = {("training", 32): step.Timing(2.0, 20.0, 3), ("prediction", 32): step.Timing(8.0, 1.0, 3)}
+    clock = iter(range(0, 10_000, 12))
+    monkeypatch.setattr(step, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    answers = iter([(timings, ""), (None, "RuntimeError: no")])
+    monkeypatch.setattr(step, "measure_setup", lambda setup: next(answers))
+    figures = list(step.measure(options))
+    assert [figure.ours for figure in figures[:4]] == [2.0, 8.0, None, None]
+    assert figures[2].reference == 2.0 and "RuntimeError: no" in figures[2].note
+    assert all("LONG=1" in figure.note or "PyTorch" in figure.name for figure in figures[4:])
+
+
+def test_what_is_measured_of_a_model(options):
+    names = [setup.name for setup in step.list_setups("efficientnet_lite0", (96, 96), 5, Options(Path(), Path()))]
+    assert names[0] == "float32" and {"XLA", "1 thread", "oneDNN off", "mixed_bfloat16"} < set(names)
+    assert len(step.list_setups("vgg16", (96, 96), 5, Options(Path(), Path(), long=True))) == 6
+    from competition.backbones import names
+
+    assert set(step.MODELS + step.FAMILIES) <= set(names())

@@ -32,13 +32,16 @@ SHOWN = 60  # characters of a note in the printed table; all of it is in results
 
 
 def main(arguments=None):
-    """Measure; returns the exit code: 0, 1 when a theme failed, 2 after one line about a mistake in the input."""
+    """Measure; the exit code: 0, 1 when a theme failed, 2 after one line about a mistake in the input, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         return bench(options.data, options.quick, options.long, options.only, Path(options.results))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; the rows so far are in {options.results}", file=sys.stderr)
+        return 130
 
 
 def bench(data=None, quick=False, long=False, only=None, results=RESULTS):
@@ -178,7 +181,7 @@ def _draw_sample():
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--data", help="a folder of class folders, a zip of one, or a CSV (default: the sample competition)")
+    parser.add_argument("--data", help="a folder of class folders, a zip of one, or a CSV (default: the sample)")
     parser.add_argument("--only", metavar="A,B", help=f"some of the themes: {', '.join(THEMES)} (default: all)")
     parser.add_argument("--results", default=str(RESULTS), help="the CSV to append to (default: %(default)s)")
     length = parser.add_mutually_exclusive_group()

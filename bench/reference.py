@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.tools import import_tensorflow
 from competition.backbones import build_backbone, resolve_weights
 
 BATCH = 64
@@ -32,6 +33,7 @@ def run_loop(table, images, model, frozen_epochs, full_epochs=0, run_epochs=None
     run_epochs    run only so many epochs of each phase, and take the others as long as the later ones of these
     most_seconds  begin no fold that would end after this time (the first always runs)
     """
+    import_tensorflow()
     import keras
 
     oof = np.full((len(table.labels), len(table.classes)), np.nan, np.float32)

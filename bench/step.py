@@ -1,4 +1,4 @@
-"""The step itself: what precision, oneDNN, XLA, threads, batch size and frozen first layers do to training and prediction.
+"""The step: what precision, oneDNN, XLA, threads, batch size and frozen first layers do to training and prediction.
 
 Each setup is measured in a process of its own, with random weights and pixels. Where PyTorch is importable, the same
 architectures are timed in it too, at the same batch.
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.figures import Figure
-from bench.tools import call_apart
+from bench.tools import call_apart, import_tensorflow
 
 MODELS = ("efficientnet_lite0", "mobilenet_v2", "resnet50")
 FAMILIES = ("baseline", "scratch", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0",
@@ -63,18 +63,18 @@ VARIANTS = (
     {"name": "1 thread", "threads": 1},
     {"name": "XLA", "xla": True},
 )
-COMPARED = VARIANTS[:2]  # what is measured of every model; the rest of efficientnet_lite0 alone, and with LONG=1
+COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, unless LONG=1
 FIRST = ("float32", *(variant["name"] for variant in COMPARED))
 
 
 def measure(options, size=None, models=None):
     """Yield images a second in training and in prediction: a Figure a setup, beside the toolkit's default (float32).
 
-    A setup that would not end within the time there is (QUICK=1: 1 minute, LONG=1: no limit, 7 otherwise) is left out,
+    A setup that would not end within the time there is (QUICK=1: 45 seconds, LONG=1: no limit, 7 minutes otherwise) is left out,
     and one that fails is absent; the note says so.
     """
     size = size or data_size(options)
-    most_seconds = 60 if options.quick else np.inf if options.long else 420
+    most_seconds = 45 if options.quick else np.inf if options.long else 420
     models = models or (MODELS[:1] if options.quick else (*MODELS, *FAMILIES) if options.long else MODELS)
     steps = 3 if options.quick else 5
     setups = [setup for model in models for setup in list_setups(model, size, steps, options)]
@@ -135,7 +135,7 @@ def measure_setup(setup):
 
 
 def tell(setup, timings, base, note):
-    """The Figures of a setup: what is asked of PyTorch is that the toolkit is no slower, so it is the reference there."""
+    """The Figures of a setup. The toolkit is to be no slower than PyTorch, so that is the reference there."""
     size = f"{setup.size[0]}x{setup.size[1]}"
     for batch, what in itertools.product(setup.batches, ("training", "prediction")):
         name = f"{setup.model} {what}, batch {batch}: "
@@ -149,12 +149,14 @@ def tell(setup, timings, base, note):
         elif setup.name == "float32" and batch == BATCH:
             yield Figure(name + setup.name, "images/s", rate, None, n, note=more)
         else:
-            yield Figure(name + setup.name, "images/s", rate, plain_rate, n, note=f"{more}; reference: float32, batch {BATCH}")
+            more = f"{more}; reference: float32, batch {BATCH}"
+            yield Figure(name + setup.name, "images/s", rate, plain_rate, n, note=more)
 
 
 def time_keras(setup):
     """{("training" or "prediction", batch): Timing} of the toolkit's model and train step under a setup."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(setup.onednn))  # TensorFlow reads it when it is imported
+    import_tensorflow()
     import keras
     import tensorflow as tf
 

@@ -8,7 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from competition.images import decode, open_source
+from competition.__main__ import _import_tensorflow as import_tensorflow  # noqa: F401 (without its start-up lines)
+from competition.images import open_source
 
 
 def stream_apart(function, *arguments):
@@ -59,6 +60,8 @@ def _send_all(sender, function, arguments):
                 sender.send(("value", value))
         except Exception as error:  # whatever went wrong is a line in the table
             sender.send(("error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+        except KeyboardInterrupt:
+            os._exit(130)
     sender.close()
     sys.stderr.flush()
     os._exit(0)  # native threads need not be waited for

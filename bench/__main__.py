@@ -32,7 +32,7 @@ SHOWN = 60  # characters of a note in the printed table; all of it is in results
 
 
 def main(arguments=None):
-    """Measure; the exit code: 0, 1 when a theme failed, 2 after one line about a mistake in the input, 130 after Ctrl-C."""
+    """Measure; the exit code: 0, 1 when a theme failed, 2 after one line about wrong input, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         return bench(options.data, options.quick, options.long, options.only, Path(options.results))

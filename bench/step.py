@@ -70,8 +70,8 @@ FIRST = ("float32", *(variant["name"] for variant in COMPARED))
 def measure(options, size=None, models=None):
     """Yield images a second in training and in prediction: a Figure a setup, beside the toolkit's default (float32).
 
-    A setup that would not end within the time there is (QUICK=1: 45 seconds, LONG=1: no limit, 7 minutes otherwise) is left out,
-    and one that fails is absent; the note says so.
+    A setup that would not end within the time there is (QUICK=1: 45 seconds, LONG=1: no limit, otherwise 7 minutes) is
+    left out, and one that fails is absent; the note says so.
     """
     size = size or data_size(options)
     most_seconds = 45 if options.quick else np.inf if options.long else 420
@@ -108,7 +108,7 @@ def list_setups(model, size, steps, options):
     batches = (BATCH, 16, 64) if whole and not options.quick else (BATCH,)
     variants = [replace(plain, **variant) for variant in (VARIANTS if whole and not options.quick else COMPARED)]
     if model in MODELS:
-        variants += [replace(plain, name=f"PyTorch {kind}, channels_last", torch=kind) for kind in ("eager", "compiled")]
+        variants += [replace(plain, name=f"PyTorch {kind}", torch=kind) for kind in ("eager", "compiled")]
     return [replace(plain, batches=batches), *variants]
 
 

@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+import threading
 from pathlib import Path
 
 from competition.__main__ import _import_tensorflow as import_tensorflow  # noqa: F401 (without its start-up lines)
@@ -54,6 +55,7 @@ def _yield_result(function, *arguments):
 
 
 def _send_all(sender, function, arguments):
+    threading.Thread(target=_follow_parent, daemon=True).start()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             for value in function(*arguments):
@@ -65,6 +67,12 @@ def _send_all(sender, function, arguments):
     sender.close()
     sys.stderr.flush()
     os._exit(0)  # native threads need not be waited for
+
+
+def _follow_parent():
+    """End with the process that wanted the measurement, however that ends."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def copy_images(data, folder, images):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,28 @@ def test_processes_of_their_own():
     numbers = stream_apart(range, 3)
     assert next(numbers) == 0
     numbers.close()  # ends the process as well
+
+
+def deep():
+    """A process that starts another one and dies once that is at work."""
+    yield from stream_apart(endless)
+
+
+def endless():
+    yield os.getpid()
+    time.sleep(600)
+
+
+def test_no_process_is_left_behind():
+    numbers = stream_apart(deep)
+    process = next(numbers)
+    os.kill(process, 0)
+    numbers.close()  # kills the one between
+    end = time.time() + 60
+    with pytest.raises(ProcessLookupError):
+        while time.time() < end:
+            os.kill(process, 0)
+            time.sleep(0.05)
 
 
 def test_copy_images(data, tmp_path):

@@ -44,10 +44,10 @@ def _time_epochs(table, model, recipe, overrides, rounds):
     def timed_epoch(phase, fold, epoch, steps, tick):
         import tensorflow as tf
 
-        batch = [tf.constant(values) for values in next(iter(phase.batches(fold, epoch)))]
-        batches = itertools.repeat((*batch, None))
+        batch = tuple(tf.constant(values) for values in next(iter(phase.batches(fold, epoch))))
+        batches = itertools.repeat(batch)
         if epoch == 0:
-            phase.model.train_on_batch(*map(np.asarray, batch))
+            phase.model.train_on_batch(*batch)
             for _ in range(WARM_UP):
                 phase.model.train_function(batches)
         before = time.perf_counter()

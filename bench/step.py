@@ -179,7 +179,7 @@ def time_keras(setup):
     timings = {}
     for batch in setup.batches:
         images, targets = (tf.constant(values) for values in draw_batch(setup, batch))
-        inputs, data = [(images,)], itertools.repeat((images, targets, None))
+        inputs, data = [(images,)], itertools.repeat((images, targets, tf.ones(batch)))
         timings |= time_both(setup, batch, lambda: float(model.train_function(data)["loss"]),
                            lambda: np.asarray(model.predict_function(inputs)))
     return timings

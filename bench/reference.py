@@ -105,6 +105,6 @@ def fit(network, training, validation, rate, epochs, run_epochs):
     network.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
     run = min(epochs, run_epochs or epochs)
-    network.fit(training, validation_data=validation, epochs=run, verbose=0, callbacks=[clock])
+    network.fit(training, validation_data=validation, epochs=run, shuffle=False, verbose=0, callbacks=[clock])
     later = np.diff(ends)  # the first epoch traces and compiles
     return (epochs - run) * float(np.median(later)) if run < epochs else 0.0

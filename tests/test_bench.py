@@ -204,7 +204,7 @@ def test_step(options, monkeypatch):
 
 def test_a_setup_that_fails_or_comes_too_late_is_absent(options, monkeypatch):
     timings = {("training", 32): step.Timing(2.0, 20.0, 3), ("prediction", 32): step.Timing(8.0, 1.0, 3)}
-    clock = iter(range(0, 10_000, 12))
+    clock = iter(range(0, 10_000, 8))
     monkeypatch.setattr(step, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     answers = iter([(timings, ""), (None, "RuntimeError: no")])
     monkeypatch.setattr(step, "measure_setup", lambda setup: next(answers))

@@ -1,8 +1,8 @@
 """Arrays that may be larger than memory: .npy files that are built part by part and read row by row.
 
 How much may be held in memory is one setting, `MEMORY=4G`. What does not fit is read from its file whenever rows of
-it are asked for, so that memory depends on the setting and not on the number of images. The files are read and
-written a part at a time and never stay mapped: mapped pages would count as the process's memory.
+it are asked for, so that memory depends on the setting and not on the number of images. The files are read and not
+mapped: mapped pages count as the process's memory, and to fetch scattered rows takes several times as long.
 """
 
 import fcntl
@@ -73,8 +73,8 @@ def gigabytes(count):
 class Stored:
     """An array in an .npy file, indexed along its rows as the array would be: by number, slice, list or mask.
 
-    What is asked for comes back as a copy in memory; nothing else of the file does. Threads may share it, and the
-    file may be replaced or removed meanwhile.
+    What is asked for comes back as a copy in memory; nothing else of the file does. It has two or more dimensions.
+    Threads may share it, and the file may be replaced or removed meanwhile.
     """
 
     def __init__(self, path):
@@ -86,7 +86,18 @@ class Stored:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        return np.array(np.memmap(self._file, self.dtype, "r", self._offset, self.shape)[rows])
+        if isinstance(rows, (int, np.integer)):
+            return self[[rows]][0]
+        numbers = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers.astype(np.int64)
+        if len(numbers) and not -len(self) <= numbers.min() <= numbers.max() < len(self):
+            raise IndexError(f"rows {numbers.min()} to {numbers.max()} of an array of {len(self)}")
+        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        size = self.nbytes // len(self)
+        for row, number in zip(found, (numbers % len(self)).tolist()):
+            if os.preadv(self._file.fileno(), [row], self._offset + number * size) != size:
+                raise EOFError(f"{self._file.name}: ends before row {number}")
+        return found
 
 
 def _same(images):
@@ -127,7 +138,7 @@ def gather(arrays, which, rows):
 def open_array(path, limit):
     """The array of an .npy file: in memory where it takes up to `limit` bytes, else Stored."""
     stored = Stored(path)
-    return stored[:] if stored.nbytes <= limit else stored
+    return np.load(path) if stored.nbytes <= limit else stored
 
 
 def build_array(path, shape, dtype, rows_from, step=1):

@@ -69,20 +69,28 @@ def test_without_a_setting_it_is_half_of_what_is_available(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("rows", [
-    0, -1, slice(3, 9), slice(None), slice(None, None, -7), [4, 2, 2, 49], np.arange(50) % 3 == 1, np.array([], int),
-    np.array([7]),
+    0, -1, slice(3, 9), slice(None), slice(None, None, -7), slice(5, 2), [4, 2, 2, 49, -50], [], np.arange(50) % 3 == 1,
+    np.array([], int), np.array([7]),
 ], ids=str)
 def test_a_stored_array_is_indexed_like_one(stored, rows):
     found = stored[rows]
-    assert type(found) is np.ndarray and found.flags.owndata and found.flags.writeable
+    assert type(found) is np.ndarray and found.flags.writeable
     np.testing.assert_array_equal(found, WHOLE[rows])
 
 
 def test_a_stored_array_says_what_it_is(stored):
     assert (stored.shape, stored.dtype, len(stored), stored.nbytes) == (SHAPE, np.uint8, 50, WHOLE.nbytes)
     np.testing.assert_array_equal(np.stack(list(stored)), WHOLE)
-    with pytest.raises(IndexError):
-        stored[50]
+    for outside in (50, -51, [3, 50], [-51, 0]):
+        with pytest.raises(IndexError):
+            stored[outside]
+
+
+def test_a_file_that_was_cut_is_noticed(tmp_path, stored):
+    os.truncate(tmp_path / "a.npy", 1000)
+    assert (stored[2] == WHOLE[2]).all()
+    with pytest.raises(EOFError, match="a.npy: ends before row 49"):
+        stored[[2, 49]]
 
 
 def test_what_fits_is_held_in_memory(tmp_path, stored):

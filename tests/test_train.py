@@ -330,6 +330,8 @@ def test_other_folds_and_other_images_are_refused(tmp_path, monkeypatch, capsys)
     (["--only-fold", "1.5"], ["ONLY_FOLD=1.5"]),
     (["--run", "blend"], ["RUN=blend"]),
     (["--run", "features"], ["RUN=features"]),
+    (["--run", "images"], ["RUN=images"]),
+    (["--memory", "lots"], ["MEMORY=lots", "4G"]),
     (["--run", "a,b"], ["RUN=a,b"]),
     (["--run", "../a"], ["RUN=../a"]),
     (["--run", ".a"], ["RUN=.a"]),
@@ -443,6 +445,21 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
         held_out.append(int(channels[0]))
     assert held_out == [0] * 4 + [1] * 4 + [2] * 4
     assert [epochs_done(run / f"fold_{fold}") for fold in range(3)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("overrides", [
+    ["frozen_copies=2", "epochs=0", "augment=hflip,light"],
+    ["mixup=0.5", "augment=d4,light", "views=identity,rot90"],
+])
+def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_pretrained):
+    runs = []
+    for memory in ("1G", "0.001M"):
+        shutil.rmtree("runs/arten/features", ignore_errors=True)
+        name = f"{memory}-{overrides[0].replace('=', '-')}"
+        runs.append(train("baseline", name="arten", run=name, overrides=[*BOTH, *overrides], memory=memory))
+    same_run(*runs)
+    assert len(os.listdir("runs/arten/images")) == 1 and np.load(next(Path("runs/arten/images").iterdir())).nbytes > 1048
+    shutil.rmtree("runs/arten/images")
 
 
 def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch):

@@ -77,7 +77,8 @@ def copy_features(backbone, images, copies, policy, seed, folder, key, memory=No
 def _compute(backbone, images, jobs, folder, memory):
     n, d = len(images), backbone.output_shape[-1]
     paths = [folder / f"{hash_json(key)[:16]}.npy" for key, _ in jobs]
-    with tqdm(total=n * sum(not path.exists() for path in paths), desc="features", unit="image", leave=False) as bar:
+    missing = sum(not path.exists() for path in paths)
+    with tqdm(total=n * missing, desc="features", unit=" images", leave=False, disable=None) as bar:
         for path, (_, change) in zip(paths, jobs):
 
             def rows_from(first, change=change):

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.figures import Figure
-from competition import files, folds, images
-from competition.arrays import Rows, gather, read_memory
+from competition import files, folds, heads, images
+from competition.arrays import Rows, read_memory
 from competition.images import Source, open_source
 
 MEMORY = "64M"  # so little that 30 thousand images of SIZE do not fit
@@ -117,19 +117,18 @@ def run():
 
     from competition.backbones import build_backbone
     from competition.features import predict, view_features
+    from competition.recipes import Recipe
     from competition.views import VIEWS
 
     table, memory = _make_folds()[0], read_memory(MEMORY)
     backbone = build_backbone("scratch", table.size)
     d, n = backbone.output_shape[-1], len(table.frame)
-    dense = {"kernel_initializer": "zeros", "activation": "softmax"}
-    head = keras.Sequential([keras.Input((d,)), keras.layers.Dense(len(table.classes), **dense)])
-    whole = keras.Sequential([backbone, keras.layers.Dense(len(table.classes), **dense)])
-    for model, shape in ((head, (64, d)), (whole, (64, *table.size, 3))):
-        model.compile("adam", "sparse_categorical_crossentropy")
-        model.train_on_batch(np.zeros(shape, np.float32), np.zeros(64, int))
+    blank = np.zeros((64, *table.size, 3), np.uint8)
+    whole = keras.Sequential([backbone, keras.layers.Dense(len(table.classes), activation="softmax")])
+    whole.compile("adam", "sparse_categorical_crossentropy")
+    whole.train_on_batch(blank.astype(np.float32), np.zeros(64, int))
     for model in (backbone, whole):
-        predict(model, np.zeros((64, *table.size, 3), np.uint8))
+        predict(model, blank)
     found = {"d": d, "start": _memory("VmRSS")}
     labels, random = table.labels, np.random.default_rng(0)
 
@@ -142,11 +141,11 @@ def run():
         return view_features(backbone, pictures, ["identity"], Path("features"), {}, memory)
 
     def train_head():
-        for rows in _batches(random.permutation(n)):
-            head.train_on_batch(gather(pool, np.zeros(len(rows), int), rows), labels[rows])
+        state = heads.start_heads(1, 1, d, len(table.classes))
+        heads.train_epoch(state, [Recipe(frozen_epochs=1)], pool, pool[0], labels, table.fold, [0])
 
     def train():
-        for rows in _batches(random.permutation(n)):
+        for rows in random.permutation(n)[: n // 64 * 64].reshape(-1, 64):
             whole.train_on_batch(pictures[rows].astype(np.float32), labels[rows])
 
     def timed(stage, work):
@@ -166,10 +165,6 @@ def run():
     timed("train", train)
     timed("predict", lambda: predict(whole, Rows(pictures, np.arange(n), VIEWS["hflip"])))
     print(json.dumps(found | {"peak": _memory("VmHWM")}))
-
-
-def _batches(rows, size=64):
-    return rows[: len(rows) // size * size].reshape(-1, size)
 
 
 def _memory(what):

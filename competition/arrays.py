@@ -126,15 +126,6 @@ class Rows:
         return self.change(self.array[self.rows[part]])
 
 
-def gather(arrays, which, rows):
-    """Row `rows[i]` of `arrays[which[i]]` for every i; `arrays` are of one shape but for their length: [n, ...]."""
-    found = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype)
-    for number in np.unique(which):
-        chosen = which == number
-        found[chosen] = arrays[number][rows[chosen]]
-    return found
-
-
 def open_array(path, limit):
     """The array of an .npy file: in memory where it takes up to `limit` bytes, else Stored."""
     stored = Stored(path)

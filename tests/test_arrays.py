@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from competition import arrays
-from competition.arrays import Rows, Stored, build_array, gather, open_array, read_memory
+from competition.arrays import Rows, Stored, build_array, open_array, read_memory
 from competition.files import InputError
 from competition.views import VIEWS
 
@@ -113,16 +113,6 @@ def test_some_rows_of_an_array(stored, view):
         assert len(rows) == len(numbers) and rows.shape == expected.shape
         np.testing.assert_array_equal(rows[:], expected)
         np.testing.assert_array_equal(rows[5:9], expected[5:9])
-
-
-def test_gather_takes_rows_of_several_arrays(tmp_path):
-    several = [np.random.default_rng(i).normal(size=(20, 3)).astype(np.float32) for i in range(3)]
-    build_array(tmp_path / "a.npy", (20, 3), np.float32, lambda start: [several[1]])
-    mixed = [several[0], Stored(tmp_path / "a.npy"), several[2]]
-    which, rows = np.random.default_rng(5).integers([[3], [20]], size=(2, 40))
-    found = gather(mixed, which, rows)
-    np.testing.assert_array_equal(found, np.stack(several)[which, rows])
-    assert found.dtype == np.float32
 
 
 # ------------------------------------------------------------------------------------------ building

@@ -33,11 +33,11 @@ folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=p
 train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best
 	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
-	  $(call flag,set,SET)
+	  $(call flag,set,SET) $(call flag,memory,MEMORY)
 
 rank: $(READY)  ## rank the backbones at hand by a head on frozen features -- make rank   or   make rank WEIGHTS=weights/
 	$(TOOL) rank $(call flag,name,NAME) $(call flag,models,$(if $(MODELS),MODELS,MODEL)) $(call flag,recipe,RECIPE) \
-	  $(call flag,weights,WEIGHTS) $(call flag,grid,GRID)
+	  $(call flag,weights,WEIGHTS) $(call flag,grid,GRID) $(call flag,memory,MEMORY)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
 	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(RUNS),RUNS,RUN))

@@ -68,18 +68,18 @@ def folds(data, name, folds, seed, size, classes, skip_bad, force):
     make_folds(data, name, folds, seed, size, classes, skip_bad, force)
 
 
-def train(model, recipe, name, weights, run, only_fold, overrides):
+def train(model, recipe, name, weights, run, only_fold, overrides, memory):
     from competition.train import train
 
     # several in one string; a list's own spaces do not part it
     overrides = [part for text in overrides for part in re.split(r"\s+(?=\w+\s*=)", text.strip()) if part]
-    train(model, recipe, name, weights, run, only_fold, overrides)
+    train(model, recipe, name, weights, run, only_fold, overrides, memory)
 
 
-def rank(name, models, recipe, weights, grid):
+def rank(name, models, recipe, weights, grid, memory):
     from competition.rank import rank
 
-    rank(name, models, recipe, weights, grid)
+    rank(name, models, recipe, weights, grid, memory)
 
 
 def blend(name, runs):
@@ -126,6 +126,8 @@ def _parser():
         return line.add_argument
 
     name = {"metavar": "NAME", "help": "which competition; may be left out while there is only one"}
+    memory = {"metavar": "4G", "help": "what the process may take of memory; images and features that are too much "
+              "for it are read from disk as they are needed (default: half of what is available)"}
 
     add = verb(folds, "read and check every image once, make stratified folds",
                ["folds --data photos/", "folds --data photos.zip --name plants --folds 10",
@@ -150,6 +152,7 @@ def _parser():
     add("--only-fold", metavar="K", help="train just this fold")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
+    add("--memory", **memory)
 
     add = verb(rank, "rank backbones by the OOF accuracy of a head on their frozen features",
                ["rank", "rank --weights weights/",
@@ -160,6 +163,7 @@ def _parser():
     add("--weights", default="imagenet", help="imagenet, a file, or a folder of weights under Keras' own names")
     add("--grid", default="", metavar="KEY=V,V",
         help="settings of the head, several with spaces between, of which all combinations are tried")
+    add("--memory", **memory)
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from competition import files
+from competition.arrays import gigabytes, read_memory
 from competition.files import InputError, csv_bytes, sha256_bytes, warn
-from competition.images import EXTENSIONS, decode_with_format, in_threads, natural_order, open_source, shorten
+from competition.images import EXTENSIONS, check, in_threads, natural_order, open_source, shorten
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
-MUCH = 4  # GB of memory that training may take for the images without a word
 NUMBERS = ["fold", "width", "height"]
 
 
@@ -231,17 +231,16 @@ def _class_order(found, wanted):
 def _read_all(source, skip_bad):
     """One row an image that can be used: image, label, sha256, width, height."""
 
-    def check(job):
+    def examine(job):
         image, label = job
         try:
             data = source.read(image)
-            pixels, kind = decode_with_format(data, image)
+            (height, width), kind = check(data, image)
         except InputError as error:
             return image, str(error)
-        height, width = pixels.shape[:2]
         return (image, label, sha256_bytes(data), width, height, kind), None
 
-    found = list(in_threads(check, list(zip(source.images, source.labels)), "check images"))
+    found = list(in_threads(examine, list(zip(source.images, source.labels)), "check images"))
     bad = [(image, error) for image, error in found if error]
     rows = [row for row, error in found if not error]
     if bad and not skip_bad:
@@ -319,17 +318,18 @@ def _report(table, given, note):
     sizes = len(frame[["height", "width"]].drop_duplicates())
     if sizes > 1:
         print(f"{sizes} different sizes: all images are brought to {height}x{width}; SIZE= sets another")
-    gigabytes = len(frame) * height * width * 3 / 1e9
-    if gigabytes > MUCH:
-        warn(f"at {height}x{width} the images take {gigabytes:.0f} GB of memory; SIZE=224, say, takes less")
+    memory, decoded = read_memory(), len(frame) * height * width * 3
+    if decoded > memory.images:
+        print(f"at {height}x{width} the images take {gigabytes(decoded)}, more than half of {memory}: training will "
+              f"keep them in a file below {files.RUNS}/; SIZE= sets another size")
     copies = len(frame) - frame["group"].nunique()
     if copies:
         print(f"{copies} images are copies of others, byte for byte; copies share a fold")
-    print(f"class order{' (as given)' if given else ''}: {', '.join(table.classes)}")
+    print(f"class order{' (as given)' if given else ''}: {shorten(table.classes, 60)}")
     natural = natural_order(table.classes)
     if not given and natural != table.classes:
         print(f"note: that is the order of text, as Keras sorts folders; by number it would be "
-              f"{', '.join(natural)} (CLASSES= sets another order)")
+              f"{shorten(natural, 60)} (CLASSES= sets another order)")
     counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes)
     counts.columns = [f"fold {k}" for k in counts.columns]
     counts["all"] = counts.sum(axis=1)

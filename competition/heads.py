@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition import oof
+from competition.arrays import Rows
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # Adam: Kingma and Ba 2015, with Keras' epsilon
 SWEPT = ("frozen_rate", "frozen_weight_decay", "dropout", "label_smoothing", "class_weight")  # what a grid may vary
@@ -48,7 +49,7 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds):
     heads     Heads of S settings x F folds
     settings  S Recipes that differ in nothing but SWEPT
     pool      V arrays float32 [n, d]: features of the views or copies to train on; of each image one is drawn each time
-    plain     float32 [n, d]: features of the images as they are, for validation
+    plain     float32 [n, d]: features of the images as they are, for validation; these may be arrays.Stored as well
     labels    int [n]; fold_of: int [n], the fold in which an image is held out; folds: F numbers of folds to train
 
     What is drawn follows from seed, fold and epoch alone. A head that has stopped goes on, but its best stays.
@@ -157,7 +158,8 @@ def _adamw(heads, gradient, rate, decay, done):
 def _validate(heads, patience, means, plain, labels, fold_of, folds):
     """Score the heads on their validation images, note it, keep what is best; the probabilities."""
     going = ~heads.stopped(patience)
-    probabilities = [predict_heads(heads.weights[:, f], plain[fold_of == fold]) for f, fold in enumerate(folds)]
+    held_out = [Rows(plain, np.flatnonzero(fold_of == fold)) for fold in folds]
+    probabilities = [predict_heads(heads.weights[:, f], features) for f, features in enumerate(held_out)]
     row = np.empty((*going.shape, 4))
     row[..., :2] = np.moveaxis(means, 0, -1)
     for f, fold in enumerate(folds):

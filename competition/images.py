@@ -1,13 +1,14 @@
 """Pictures from wherever the user has them (class folders, a zip, a CSV) to RGB arrays as a person sees them.
 
-Nothing here writes. Images are named by their POSIX path below the data root, so that a folder and a zip of
-that folder give the same names.
+Nothing here writes but `load_images`, which decodes what is too much for memory into a file below `runs/`. Images are
+named by their POSIX path below the data root, so that a folder and a zip of that folder give the same names.
 """
 
 import csv
 import errno
 import io
 import lzma
+import math
 import os
 import posixpath
 import re
@@ -15,6 +16,7 @@ import stat
 import warnings
 import zipfile
 import zlib
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,9 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 from PIL import PpmImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (importing registers)
 from tqdm import tqdm
 
-from competition.files import InputError, sha256_bytes, warn
+from competition import files
+from competition.arrays import build_array, gigabytes, open_array
+from competition.files import InputError, hash_json, sha256_bytes, warn
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -39,6 +43,9 @@ EXTENSIONS = {
 EXPECTED = "a folder of class folders, a zip of one, or a CSV with the columns image and label"
 FORMATS = tuple(kind for kind in EXTENSIONS if kind != "MPO")  # Pillow opens MPO as a kind of JPEG
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and its CRC (PNG specification, 11.2.5)
+IMAGES = "images"  # the folder beside the runs that keeps decoded images which are too much for memory
+IMAGES_FORMAT = 1  # raise it when what is decoded from the same file changes
+PART = 2**20  # bytes of decoded images that a thread hands over at a time
 SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -52,6 +59,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,22 @@ def decode(data, name):
 
 def decode_with_format(data, name):
     """Like `decode`, and the format that the bytes have ("JPEG", "PNG", ...), whatever the name says."""
+    pixels, _, kind = _decode(data, name)
+    return pixels, kind
+
+
+def check(data, name):
+    """(height, width) that `decode` would give, and the format; InputError for all that it would refuse.
+
+    Of a JPEG all bytes are decoded, but each 8 x 8 block of them to one pixel only (libjpeg's scaling within the
+    cosine transform), in a half to a third of the time.
+    """
+    _, size, kind = _decode(data, name, draft=True)
+    return size, kind
+
+
+def _decode(data, name, draft=False):
+    """Pixels, at an eighth of their size if they may be a `draft`; (height, width) at full size; format."""
     if not data:
         raise InputError(f"{name}: the file is empty, expected a picture")
     try:
@@ -130,6 +154,8 @@ def decode_with_format(data, name):
     except Exception as error:  # decoders fail in many ways on hostile bytes; each means the same to the user
         raise InputError(f"{name}: no picture that can be read: {error}") from None
     try:
+        full = image.size
+        drafted = draft and image.draft(None, (1, 1))
         image.load()
         if image.format == "PNG" and PNG_END not in data:  # Pillow is content once it has all rows
             raise OSError("the file ends before its end mark")
@@ -137,7 +163,10 @@ def decode_with_format(data, name):
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{name}: broken or truncated {image.format} picture: {reason}") from None
-    return pixels, image.format
+    size = pixels.shape[:2]
+    if drafted:
+        size = full if _orientation(image) in SIDEWAYS else full[::-1]
+    return pixels, size, image.format
 
 
 def resize(image, size):
@@ -151,40 +180,80 @@ def resize(image, size):
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def load_images(table):
+def load_images(table, memory=None):
     """All images of a FoldTable, in its order and at its size: uint8 [n, height, width, 3].
 
-    Raises InputError naming the first file that vanished or changed (by sha256) since `make folds`.
+    What is more than the share of `memory` (arrays.Memory; None: there is no limit) comes as arrays.Stored, indexed
+    alike, from a file in `runs/<name>/images/` that is written at the first time and read from then on.
+    Raises InputError naming the first file that vanished or changed (by sha256) since `make folds`, and when the disk
+    has no room for the decoded images.
     """
+    shape = (len(table.frame), *table.size, 3)
+    size = math.prod(shape)
+    if memory is None or size <= memory.images:
+        images = np.empty(shape, np.uint8)
+        for row, image in enumerate(_load_from(table, 0)):
+            images[row] = image
+        return images
+    key = [IMAGES_FORMAT, table.frame["image"].tolist(), table.frame["sha256"].tolist(), list(table.size)]
+    path = files.RUNS / table.name / IMAGES / f"{hash_json(key)[:16]}.npy"
+    print(f"images: {gigabytes(size)}, more than half of {memory}; read from {path}")
+    if not path.exists():
+        for old in path.parent.glob("*.npy*"):  # of another table of this name, or another size
+            if not old.name.startswith(path.name):
+                old.unlink(missing_ok=True)
+        build_array(path, shape, np.uint8, lambda start: (image[None] for image in _load_from(table, start)))
+    return open_array(path, 0)
+
+
+def _load_from(table, start):
+    """The images of a FoldTable from row `start` on, one after another."""
     source = open_reader(table.data, table.root)
-    images = np.empty((len(table.frame), *table.size, 3), np.uint8)
 
     def load(job):
-        row, name, expected = job
+        name, expected = job
         try:
             data = source.read(name)
         except InputError as error:
             raise InputError(f"{error}; it was there at `make folds`: bring it back or rerun that") from None
         if sha256_bytes(data) != expected:
             raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256), rerun that")
-        images[row] = resize(decode(data, name), table.size)
+        return resize(decode(data, name), table.size)
 
-    jobs = list(zip(range(len(images)), table.frame["image"], table.frame["sha256"]))
-    for _ in in_threads(load, jobs, "load images"):
-        pass
-    return images
+    jobs = list(zip(table.frame["image"], table.frame["sha256"]))[start:]
+    part = max(1, min(64, PART // (3 * math.prod(table.size))))
+    return in_threads(load, jobs, "load images", part)
 
 
-def in_threads(work, items, title):
-    """Yield `work(item)` for each item, in order, from a pool of threads, with a bar on a terminal."""
-    chunks = [items[i : i + 64] for i in range(0, len(items), 64)]
+def in_threads(work, items, title, part=64):
+    """Yield `work(item)` for each item, in order, from a pool of threads, with a bar on a terminal.
+
+    A thread takes `part` items at a time. They never run far ahead of whoever uses the results, so that what waits to
+    be used does not depend on the number of items.
+    """
     threads = min(16, 2 * (os.cpu_count() or 1))
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # say, of broken metadata in a good picture
         with tqdm(total=len(items), desc=title, unit=" images", disable=None) as bar:
-            for results in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
-                bar.update(len(results))
-                yield from results
+            running = deque()
+            try:
+                for start in range(0, len(items), part):
+                    chunk = items[start : start + part]
+                    running.append(pool.submit(lambda chunk: [work(item) for item in chunk], chunk))
+                    if len(running) == 2 * threads:
+                        yield from _finished(running, bar)
+                while running:
+                    yield from _finished(running, bar)
+            finally:  # after an error nothing more is begun
+                for future in running:
+                    future.cancel()
+
+
+def _finished(running, bar):
+    """The results of the oldest of the running parts."""
+    results = running.popleft().result()
+    bar.update(len(results))
+    return results
 
 
 def natural_order(names):
@@ -355,13 +424,14 @@ def shorten(names, limit=5):
 
 def _from_csv(data):
     folder = data.parent
+    starts = folder, folder.resolve()
     pairs, lines, missing = [], {}, []
     for line, row in _csv_rows(data):
         if None in row or None in row.values():
             raise InputError(f"{data}, line {line}: other number of fields than the header has")
         if not row["image"] or not row["label"]:
             raise InputError(f"{data}, line {line}: empty image or label")
-        image = _below(folder, row["image"])
+        image = _below(starts, row["image"])
         if image is None:
             raise InputError(f"{data}, line {line}: {row['image']} is not below the CSV's folder {folder}")
         if image in lines:
@@ -395,10 +465,10 @@ def _csv_rows(data):
         raise InputError(f"{data}: not a CSV that can be read: {error}") from None
 
 
-def _below(folder, image):
-    """The POSIX path of `image` below `folder`, or None when it lies elsewhere."""
+def _below(starts, image):
+    """The POSIX path of `image` below a folder, of which `starts` are the paths, or None when it lies elsewhere."""
     if os.path.isabs(image):
-        for start in (folder, folder.resolve()):
+        for start in starts:
             if Path(image).is_relative_to(start):
                 image = Path(image).relative_to(start).as_posix()
                 break

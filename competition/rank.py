@@ -12,6 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import files, heads, oof
+from competition.arrays import Rows, read_memory
 from competition.backbones import at_hand, build_backbone, pretrained, resolve_weights
 from competition.features import BATCH, predict
 from competition.files import InputError
@@ -23,29 +24,31 @@ from competition.train import frozen_features
 RANK_FILE = "rank.csv"
 
 
-def rank(name=None, models=None, recipe="quick", weights="imagenet", grid=""):
+def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None):
     """Print the backbones by OOF accuracy and write `runs/<name>/rank.csv`; returns that table, a DataFrame.
 
     models   "a,b,c"; default: every pretrained backbone whose weights are on this machine, nothing is downloaded
     recipe   its frozen phase is what is measured; its phase in which everything trains is left out
     weights  "imagenet", or a file or folder as for `train`
     grid     "key=value,value key=value,...": settings of the head (heads.SWEPT), of which all combinations are tried
+    memory   "4G", as for `train`
 
     A row for each backbone and setting: accuracy and log-loss of the OOF of the images as they are, size of the
     backbone's weights in MB, ms the backbone takes for an image (a batch of 64, once it is warm), and the seconds that
     the backbone took here in all. Raises InputError for whatever cannot be used; a backbone that is chosen by default
     and cannot take these images is left out with a warning.
     """
+    memory = read_memory(memory)
     table = read_folds(name)
     settings = read_grid(recipe, grid)
     chosen = _choose(models, weights)
-    images = load_images(table)
+    images = load_images(table, memory)
     rows = []
     with tqdm(chosen.items(), desc="backbones", unit="backbone") as bar:
         for model, found in bar:
             bar.set_postfix_str(model)
             try:
-                rows += _measure(table, images, model, found, settings)
+                rows += _measure(table, images, model, found, settings, memory)
             except InputError as error:
                 if models:
                     raise
@@ -85,12 +88,12 @@ def _choose(models, weights):
     return found
 
 
-def _measure(table, images, model, found, settings):
+def _measure(table, images, model, found, settings, memory):
     """The rows of one backbone."""
     start = time.time()
     recipe = settings[0]
     backbone = build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size)
-    features, pool = frozen_features(table, recipe, model, found, images, backbone)
+    features, pool = frozen_features(table, recipe, model, found, images, backbone, memory)
     batch = np.resize(images[: min(BATCH, len(images))], (BATCH, *table.size, 3))
     predict(backbone, batch)
     warm = time.perf_counter()
@@ -102,8 +105,8 @@ def _measure(table, images, model, found, settings):
         heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds)
     probabilities = np.empty((len(settings), len(table.labels), len(table.classes)), np.float32)
     for fold in folds:
-        held_out = table.fold == fold
-        probabilities[:, held_out] = heads.predict_heads(state.best[:, fold], features[0][held_out])
+        held_out = np.flatnonzero(table.fold == fold)
+        probabilities[:, held_out] = heads.predict_heads(state.best[:, fold], Rows(features[0], held_out))
     seconds = time.time() - start
     megabytes = backbone.count_params() * 4 / 1e6
     return [

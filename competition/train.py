@@ -23,12 +23,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import files, heads, oof
+from competition.arrays import Rows, read_memory
 from competition.augment import build_policy, mix_pairs
 from competition.backbones import Weights, build_backbone, pretrained, resolve_weights
 from competition.features import copy_features, predict, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds
-from competition.images import load_images
+from competition.images import IMAGES, load_images
 from competition.recipes import Recipe, read_recipe
 from competition.views import VIEWS, usable_views
 
@@ -37,7 +38,7 @@ MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
 HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
-FEATURES_FORMAT = 1  # raise it when what a backbone makes of the same image changes
+FEATURES_FORMAT = 2  # raise it when what a backbone makes of the same image changes
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,20 @@ class Run:
     finished: bool
 
 
-def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=()):
+def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None):
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
     run        name of the run; default <model>-<recipe>
     only_fold  train just this fold; the OOF is written by whichever call trains the last missing one
     overrides  "key=value" strings that replace keys of the recipe
+    memory     "4G", what the process may take; images and features that are too much for it are read from disk as
+               they are needed, which changes nothing in the result; default: half of what is available
 
     Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
     other images.
     """
+    memory = read_memory(memory)
     table = read_folds(name)
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
@@ -83,7 +87,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
         if record["finished"] and _is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
-            _train_folds(folder, table, settings, model, chosen, folds)
+            _train_folds(folder, table, settings, model, chosen, folds, memory)
             if all(_is_done(folder, k, settings) for k in range(table.k)):
                 _finish(folder, table, settings, record)
         _report(folder, table, settings)
@@ -165,8 +169,8 @@ def _is_done(folder, fold, settings):
 
 
 def _run_name(run):
-    if run in (oof.BLEND, FEATURES):
-        raise InputError(f"RUN={run}: expected another name, {oof.BLEND} and {FEATURES} are other folders")
+    if run in (others := (oof.BLEND, FEATURES, IMAGES)):
+        raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
     return files.check_name("RUN", run)
 
 
@@ -385,7 +389,7 @@ class Phase:
         return sums / steps
 
 
-def _train_folds(folder, table, settings, model, weights, folds):
+def _train_folds(folder, table, settings, model, weights, folds, memory):
     import keras
 
     folds = [fold for fold in folds if not _is_done(folder, fold, settings)]
@@ -397,10 +401,10 @@ def _train_folds(folder, table, settings, model, weights, folds):
 
         if not tf.config.list_physical_devices("GPU"):
             tf.config.experimental.enable_op_determinism()
-    images = load_images(table)
+    images = load_images(table, memory)
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:
-        features, pool = frozen_features(table, settings, model, weights, images, backbone)
+        features, pool = frozen_features(table, settings, model, weights, images, backbone, memory)
     if not settings.epochs:
         files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
     with tqdm(total=len(folds) * (settings.frozen_epochs + settings.epochs), desc=folder.name, unit="epoch",
@@ -413,12 +417,13 @@ def _train_folds(folder, table, settings, model, weights, folds):
             directory = _fold_dir(folder, fold)
             if settings.epochs:
                 progress = _train_fold(directory, table, settings, phase, fold, images, bar)
-                held_out = images[table.fold == fold]
-                views = {view: _softmax(predict(phase.model, VIEWS[view](held_out))) for view in settings.views}
+                held_out = np.flatnonzero(table.fold == fold)
+                views = {view: _softmax(predict(phase.model, Rows(images, held_out, VIEWS[view])))
+                         for view in settings.views}
                 files.write_with(directory / MODEL_FILE, phase.model.save_weights)
             else:
                 head, progress = _read_head(folder, fold)
-                views = {view: heads.predict_heads(head, features[i][table.fold == fold])
+                views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
                          for i, view in enumerate(settings.views)}
             _save_fold(directory, table, fold, progress, views)
 
@@ -426,19 +431,19 @@ def _train_folds(folder, table, settings, model, weights, folds):
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
 
 
-def frozen_features(table, settings, model, weights, images, backbone):
-    """Features of the TTA views [views, n, d] (of the plain image alone where a second phase follows), and those to
-    train on [copies or views, n, d]; from `runs/<name>/features/` where they have been computed before."""
+def frozen_features(table, settings, model, weights, images, backbone, memory=None):
+    """Features of the TTA views, a list of [n, d] (of the plain image alone where a second phase follows), and those
+    to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before."""
     key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size),
            "model": model, "weights": weights.sha256, "image_size": settings.image_size,
            "least_size": settings.least_size}
     cache = files.RUNS / table.name / FEATURES
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
-    features = view_features(backbone, images, views, cache, key)
+    features = view_features(backbone, images, views, cache, key, memory)
     if not settings.frozen_copies:
         return features, features
     return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, cache,
-                                   key)
+                                   key, memory)
 
 
 def _train_heads(folder, table, settings, plain, pool, folds, bar):
@@ -510,7 +515,7 @@ def _build_phase(table, settings, model, images, start):
         mixing = epoch < settings.epochs - settings.plain_epochs
         class_weight = heads.weigh_classes(settings.class_weight, table.labels[table.fold != fold], len(table.classes))
         for rows in _epoch_order(table, fold, settings.batch_size, random):
-            inputs, truth = np.stack([augment(images[row]) for row in rows]).astype(np.float32), targets[rows]
+            inputs, truth = np.stack([augment(image) for image in images[rows]]).astype(np.float32), targets[rows]
             if mixing and settings.mixup + settings.cutmix:
                 inputs, truth = mix_pairs(inputs, truth, settings.mixup, settings.cutmix, random)
             yield inputs, truth, truth @ class_weight
@@ -522,7 +527,8 @@ def _build_phase(table, settings, model, images, start):
 def _train_fold(directory, table, settings, phase, fold, images, bar):
     """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress."""
     held_out = table.fold == fold
-    labels, names, validation = table.labels[held_out], np.array(table.images)[held_out], images[held_out]
+    labels, names = table.labels[held_out], np.array(table.images)[held_out]
+    validation = Rows(images, np.flatnonzero(held_out))
     steps = _steps(table, fold, settings.batch_size)
     progress, variables, best = _read_state(directory) or (Progress(), phase.start, [])
     phase.write(variables)

@@ -90,17 +90,17 @@ def test_nothing_is_written_beside_the_data(data, tmp_path):
 
 def test_each_image_is_read_and_decoded_once(data, monkeypatch):
     read, decoded = [], []
-    decode, read_one = folds_module.decode_with_format, Source.read
+    check, read_one = folds_module.check, Source.read
 
-    def counted_decode(content, name):
+    def counted_check(content, name):
         decoded.append(name)
-        return decode(content, name)
+        return check(content, name)
 
     def counted_read(source, image):
         read.append(image)
         return read_one(source, image)
 
-    monkeypatch.setattr(folds_module, "decode_with_format", counted_decode)
+    monkeypatch.setattr(folds_module, "check", counted_check)
     monkeypatch.setattr(Source, "read", counted_read)
     table = make_folds(data)
     assert sorted(read) == sorted(decoded) == sorted(table.images)

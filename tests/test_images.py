@@ -1,8 +1,11 @@
 import io
 import os
+import re
 import struct
+import time
 import zipfile
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +14,11 @@ import pytest
 from conftest import class_folders, encode, smooth
 from PIL import Image
 
+from competition.arrays import Memory, Stored
 from competition.files import InputError, sha256_bytes
-from competition.images import decode, decode_with_format, load_images, natural_order, open_source, resize
+from competition import images as images_module
+from competition.images import check, decode, decode_with_format, in_threads, load_images, natural_order, open_source
+from competition.images import resize
 
 # -------------------------------------------------------------------------------- decoding
 
@@ -145,6 +151,43 @@ def test_exif_rotation(orientation):
         pixels = decode(encode(stored, kind, exif=exif, **options), "x")
         assert pixels.shape == expected.shape, kind
         assert np.abs(pixels.astype(int) - expected).max() <= tolerance, kind
+
+
+@pytest.mark.parametrize("kind, mode", [
+    ("PNG", "RGB"), ("PNG", "LA"), ("TIFF", "RGB"), ("WEBP", "RGB"), ("GIF", "P"), ("MPO", "RGB"),
+    ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"),
+])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_checking_finds_the_size_that_decoding_gives(kind, mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for height, width in ((24, 32), (67, 41), (5, 3)):
+        data = encode(Image.fromarray(smooth(1, height, width)).convert(mode), kind, exif=exif)
+        pixels, found = decode_with_format(data, "x")
+        assert check(data, "x") == (pixels.shape[:2], found)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 95, "subsampling": 0}], ids=str)
+def test_checking_refuses_what_decoding_refuses(options):
+    """JPEGs cut at any place, and with any byte changed: both say the same of them."""
+    data, random = encode(smooth(3, 90, 70), "JPEG", **options), np.random.default_rng(0)
+    refused = 0
+    for trial in range(200):
+        damaged = bytearray(data)
+        if trial % 2:
+            damaged = damaged[: random.integers(len(data))]
+        else:
+            damaged[random.integers(len(data))] = random.integers(256)
+        verdicts = []
+        for look in (check, decode):
+            try:
+                look(bytes(damaged), "x")
+                verdicts.append("")
+            except InputError as error:
+                verdicts.append(str(error))
+        assert verdicts[0] == verdicts[1]
+        refused += bool(verdicts[0])
+    assert 90 < refused < 200
 
 
 def test_exif_rotation_of_grey_alpha_and_sixteen_bit():
@@ -527,7 +570,15 @@ def table_of(source, size):
     """The part of a fold table that loading needs."""
     sums = [sha256_bytes(source.read(image)) for image in source.images]
     frame = pd.DataFrame({"image": source.images, "sha256": sums})
-    return SimpleNamespace(frame=frame, size=size, data=str(source.data), root=source.root)
+    return SimpleNamespace(frame=frame, size=size, data=str(source.data), root=source.root, name="n")
+
+
+SMALL = Memory(1000, "MEMORY=1000")  # a picture of 24x32 takes 2304 bytes
+
+
+def decoded():
+    """The files of decoded images below the current directory."""
+    return sorted(path.name for path in Path("runs/n/images").iterdir())
 
 
 def test_load_images_in_order_and_size(tmp_path):
@@ -555,6 +606,80 @@ def test_load_images_notices_what_changed(tmp_path):
     (folder / "a/001.png").unlink()
     with pytest.raises(InputError, match="a/001.png: no such file.*make folds"):
         load_images(table)
+
+
+def test_images_that_do_not_fit_into_memory(tmp_path, workdir, monkeypatch, capsys):
+    folder = class_folders(tmp_path / "data", {"a": 70, "b": 70})
+    table = table_of(open_source(folder), (24, 32))
+    expected = load_images(table, Memory(2 * 140 * 2304, "just enough"))
+    assert type(expected) is np.ndarray and not Path("runs").exists() and capsys.readouterr().out == ""
+    images = load_images(table, SMALL)
+    assert isinstance(images, Stored) and images.shape == expected.shape and (images[:] == expected).all()
+    assert re.search(r"0 MB, more than half of .*MEMORY=1000.* runs/n/images/\w+.npy", capsys.readouterr().out)
+    assert len(decoded()) == 1
+
+    monkeypatch.setattr(images_module, "decode", lambda *_: pytest.fail("decoded again"))
+    assert (load_images(table, SMALL)[:] == expected).all()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("change", ["size", "pictures", "order"])
+def test_decoded_images_are_of_their_table(tmp_path, workdir, change):
+    folder = class_folders(tmp_path / "data", {"a": 2, "b": 2})
+    table = table_of(open_source(folder), (24, 32))
+    load_images(table, SMALL)
+    before = decoded()
+    if change == "size":
+        table.size = (32, 24)
+    elif change == "pictures":
+        (folder / "b/000.png").write_bytes(encode(smooth(99)))
+        table = table_of(open_source(folder), (24, 32))
+    else:
+        table.frame = table.frame.iloc[::-1]
+    assert (load_images(table, SMALL)[:] == load_images(table)).all()
+    assert len(decoded()) == 1 and decoded() != before, "the older file is of no more use"
+
+
+def test_a_change_while_decoding_goes_on(tmp_path, workdir):
+    """What was decoded before the error stays, and the rest follows when the cause is mended."""
+    folder = class_folders(tmp_path / "data", {"a": 70, "b": 70})
+    table = table_of(open_source(folder), (24, 32))
+    expected = load_images(table)
+    good = (folder / "b/060.png").read_bytes()
+    (folder / "b/060.png").write_bytes(encode(smooth(999)))
+    with pytest.raises(InputError, match="b/060.png.*changed since"):
+        load_images(table, SMALL)
+    assert [name.endswith(".npy.part") for name in decoded()] == [True]
+    (folder / "b/060.png").write_bytes(good)
+    (folder / "a/000.png").write_bytes(b"")  # decoded before: nobody asks for it any more
+    assert (load_images(table, SMALL)[:] == expected).all()
+
+
+def test_threads_keep_order_and_do_not_run_ahead():
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        return item * 2
+
+    results = in_threads(work, list(range(5000)), "work", part=2)
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert len(begun) < 200, "what waits to be used does not depend on the number of items"
+    assert list(results) == list(range(2, 10000, 2))
+
+
+def test_an_error_in_a_thread_ends_the_work():
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item == 7:
+            raise InputError("seven")
+
+    with pytest.raises(InputError, match="seven"):
+        list(in_threads(work, list(range(5000)), "work", part=2))
+    assert len(begun) < 500
 
 
 def test_natural_order():

@@ -74,8 +74,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
 @pytest.mark.parametrize("verb, flags, defaults", [
     ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force"],
      ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
-    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set"],
-     ["default: quick", "default: imagenet", "default: <model>-<recipe>"]),
+    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory"],
+     ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
     ("blend", ["--name", "--runs"], ["default: all finished"]),
     ("submission", ["--name", "--run"], []),
 ])
@@ -139,13 +139,13 @@ def given(monkeypatch):
 def test_set_repeated_and_several_in_one(texts, overrides, given):
     arguments = ["train", "--model", "scratch"]
     assert main(arguments + [part for text in texts for part in ("--set", text)]) == 0
-    assert given == [("scratch", "quick", None, "imagenet", None, None, overrides)]
+    assert given == [("scratch", "quick", None, "imagenet", None, None, overrides, None)]
 
 
 def test_flags_reach_the_verb(given):
-    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2"
+    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G"
     assert main(line.split()) == 0
-    assert given == [("vgg16", "best", "plants", "none", "mine", "2", [])]
+    assert given == [("vgg16", "best", "plants", "none", "mine", "2", [], "4G")]
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
@@ -213,9 +213,9 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
      "folds --data='a' --name='n' --folds='3' --seed='1' --size='8x9' --classes='b,a' --skip-bad --force"),
     ("folds DATA=a SKIP_BAD=0 FORCE=", "folds --data='a'"),
     ("train MODEL=vgg16", "train --model='vgg16'"),
-    ("train MODEL=vgg16 RECIPE=best NAME=n WEIGHTS=w RUN=r ONLY_FOLD=0|SET=batch_size=16 image_size=160",
+    ("train MODEL=vgg16 RECIPE=best NAME=n WEIGHTS=w RUN=r ONLY_FOLD=0 MEMORY=4G|SET=batch_size=16 image_size=160",
      "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
-     "--set='batch_size=16 image_size=160'"),
+     "--set='batch_size=16 image_size=160' --memory='4G'"),
     ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
     ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
     ("submission RUN=a", "submission --run='a'"),

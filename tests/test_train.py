@@ -330,6 +330,8 @@ def test_other_folds_and_other_images_are_refused(tmp_path, monkeypatch, capsys)
     (["--only-fold", "1.5"], ["ONLY_FOLD=1.5"]),
     (["--run", "blend"], ["RUN=blend"]),
     (["--run", "features"], ["RUN=features"]),
+    (["--run", "images"], ["RUN=images"]),
+    (["--memory", "lots"], ["MEMORY=lots", "4G"]),
     (["--run", "a,b"], ["RUN=a,b"]),
     (["--run", "../a"], ["RUN=../a"]),
     (["--run", ".a"], ["RUN=.a"]),
@@ -425,7 +427,7 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
         from competition.augment import POLICIES
 
         monkeypatch.setitem(POLICIES, "erase", lambda A: A.CoarseDropout(fill=0, p=0.5))
-    monkeypatch.setattr(training, "load_images", lambda table: marked)
+    monkeypatch.setattr(training, "load_images", lambda table, memory: marked)
     shutil.rmtree("runs/arten/features", ignore_errors=True)
     for fold in range(3):  # the heads of several folds would learn side by side
         run = train("baseline", name="arten", run=f"marked-{len(overrides)}", only_fold=fold,
@@ -445,10 +447,25 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
     assert [epochs_done(run / f"fold_{fold}") for fold in range(3)] == [4, 4, 4]
 
 
+@pytest.mark.parametrize("overrides", [
+    ["frozen_copies=2", "epochs=0", "augment=hflip,light"],
+    ["mixup=0.5", "augment=d4,light", "views=identity,rot90"],
+])
+def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_pretrained):
+    runs = []
+    for memory in ("1G", "0.001M"):
+        shutil.rmtree("runs/arten/features", ignore_errors=True)
+        name = f"{memory}-{overrides[0].replace('=', '-')}"
+        runs.append(train("baseline", name="arten", run=name, overrides=[*BOTH, *overrides], memory=memory))
+    same_run(*runs)
+    assert len(os.listdir("runs/arten/images")) == 1 and np.load(next(Path("runs/arten/images").iterdir())).nbytes > 1048
+    shutil.rmtree("runs/arten/images")
+
+
 def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch):
     """The row's number is written into the image: rows are of the training folds, each with its own label."""
     numbered = np.full((33, 16, 16, 3), 7, np.uint8) * np.arange(1, 34, dtype=np.uint8)[:, None, None, None]
-    monkeypatch.setattr(training, "load_images", lambda table: numbered)
+    monkeypatch.setattr(training, "load_images", lambda table, memory: numbered)
     shutil.rmtree("runs/arten/features", ignore_errors=True)
     train("baseline", name="arten", run="numbered", only_fold=2, overrides=[*BOTH, "frozen_epochs=3", "epochs=5"])
     shutil.rmtree("runs/arten/features")
@@ -473,7 +490,7 @@ def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, m
     poisoned[table.fold == 0] = np.random.default_rng(0).integers(0, 256, poisoned[table.fold == 0].shape)
     histories, weights = [], []
     for name, given in (("clean", images), ("poisoned", poisoned)):
-        monkeypatch.setattr(training, "load_images", lambda table, given=given: given)
+        monkeypatch.setattr(training, "load_images", lambda table, memory, given=given: given)
         shutil.rmtree("runs/arten/features", ignore_errors=True)
         run = train("baseline", name="arten", run=name, only_fold=0, overrides=[*BOTH, "mixup=0.5"])
         histories.append(pd.read_csv(run / "fold_0/history.csv"))

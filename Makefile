@@ -36,11 +36,11 @@ train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL
 	  $(call flag,set,SET) $(call flag,memory,MEMORY)
 
 rank: $(READY)  ## rank the backbones at hand by a head on frozen features -- make rank   or   make rank WEIGHTS=weights/
-	$(TOOL) rank $(call flag,name,NAME) $(call flag,models,$(if $(MODELS),MODELS,MODEL)) $(call flag,recipe,RECIPE) \
+	$(TOOL) rank $(call flag,name,NAME) $(call flag,models,$(if $(call given,MODELS),MODELS,MODEL)) $(call flag,recipe,RECIPE) \
 	  $(call flag,weights,WEIGHTS) $(call flag,grid,GRID) $(call flag,memory,MEMORY)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
-	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(RUNS),RUNS,RUN))
+	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN))
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission RUN=efficientnet_lite0-best
 	$(TOOL) submission $(call flag,name,NAME) $(call flag,run,RUN)

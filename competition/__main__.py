@@ -19,14 +19,14 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, rank, submission, demo):
+        if verb in (train, rank, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\nstopped; nothing is lost, the same command goes on", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
@@ -40,10 +40,12 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = (os.environ.get("KERAS_BACKEND"), "tensorflow", "jax") if verb in (train, rank) else ("tensorflow",)
-    found = [backend for backend in good if backend and find_spec(backend)]
+    good = ["tensorflow", "jax"] if verb in (train, rank, backbones) else ["tensorflow"]
+    if os.environ.get("KERAS_BACKEND") == "jax":
+        good.reverse()
+    found = [backend for backend in good if find_spec(backend)]
     if not found:
-        raise InputError(f"{verb.__name__}: {' and '.join(good[-2:])} not installed here, expected one to be")
+        raise InputError(f"{verb.__name__}: {' and '.join(good)} not installed here, expected one to be")
     os.environ["KERAS_BACKEND"] = found[0]
     if found[0] == "tensorflow":
         _import_tensorflow()
@@ -138,7 +140,7 @@ def _parser():
     add("--seed", default=0, help="seed of the shuffling")
     add("--size", help="HEIGHTxWIDTH or one number that all images are brought to (default: the median, rounded)")
     add("--classes", help="all class names, in the order wanted: a,b,c (default: sorted)")
-    add("--skip-bad", action="store_true", help="leave out files that are no images instead of stopping")
+    add("--skip-bad", "--skip_bad", action="store_true", help="leave out files that are no images instead of stopping")
     add("--force", action="store_true", help="replace another table even though runs use it")
 
     add = verb(train, "train one model on all folds, save its OOF predictions",
@@ -149,7 +151,7 @@ def _parser():
     add("--name", **name)
     add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
     add("--run", help="what to call the run (default: <model>-<recipe>)")
-    add("--only-fold", metavar="K", help="train just this fold")
+    add("--only-fold", "--only_fold", metavar="K", help="train just this fold")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)

@@ -89,7 +89,8 @@ def at_hand(weights="imagenet"):
     there = {path.name: _squeeze(path.name) for path in folder.glob("*.h5")}
     # to ask Keras for a file's name takes building the network: only where some file's name has the model's in it
     asked = [model for model in _applications() if any(_squeeze(model) in name for name in there.values())]
-    found = [model for model in asked if _wanted(model).name in there]
+    found = [model for model in asked if _wanted(model).name in there
+             and (weights != "imagenet" or _is_whole(_wanted(model), folder / _wanted(model).name))]
     if weights == "imagenet":
         found += efficientnet_lite.VARIANTS
     return {model: resolve_weights(model, weights) for model in sorted(found)}
@@ -290,22 +291,17 @@ def _cache():
 
 def _download(model):
     """The path of a model's ImageNet weights in Keras' own cache, downloaded there at need."""
-    from keras.src.utils.file_utils import validate_file
-
     file = _wanted(model)
     path = _cache() / file.name
-
-    def whole(path):
-        return file.hash is None or validate_file(path, file.hash)
 
     def fetch(temporary):
         _reach(file.url)
         print(f"downloading {file.url}", flush=True)
         urllib.request.urlretrieve(file.url, temporary)
-        if not whole(temporary):
+        if not _is_whole(file, temporary):
             raise ValueError(f"what came has another checksum than {file.hash}")
 
-    if path.is_file() and whole(path):
+    if path.is_file() and _is_whole(file, path):
         return path
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
@@ -321,6 +317,12 @@ def _download(model):
     finally:
         socket.setdefaulttimeout(before)
     return path
+
+
+def _is_whole(file, path):
+    from keras.src.utils.file_utils import validate_file
+
+    return file.hash is None or validate_file(path, file.hash)
 
 
 def _reach(url):

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from competition.arrays import build_array, open_array
 from competition.augment import build_policy
-from competition.files import hash_json
+from competition.files import hash_json, write_json
 from competition.views import VIEWS
 
 BATCH = 64
@@ -79,7 +79,7 @@ def _compute(backbone, images, jobs, folder, memory):
     paths = [folder / f"{hash_json(key)[:16]}.npy" for key, _ in jobs]
     missing = sum(not path.exists() for path in paths)
     with tqdm(total=n * missing, desc="features", unit=" images", leave=False, disable=None) as bar:
-        for path, (_, change) in zip(paths, jobs):
+        for path, (key, change) in zip(paths, jobs):
 
             def rows_from(first, change=change):
                 bar.update(first)
@@ -87,5 +87,7 @@ def _compute(backbone, images, jobs, folder, memory):
                 return _predict_parts(backbone, parts, BATCH, bar)
 
             build_array(path, (n, d), np.float32, rows_from, BATCH)
+            if not (record := path.with_suffix(".json")).exists():
+                write_json(record, key)
     limit = float("inf") if memory is None else memory.features / len(paths)
     return [open_array(path, limit) for path in paths]

@@ -271,10 +271,10 @@ def _check_classes(frame, classes, folds):
     labels = frame.groupby("group")["label"].nunique()
     conflicting = frame[frame["group"].isin(labels[labels > 1].index)]
     conflicts = conflicting.groupby("group")["image"].agg(list).tolist()
-    for images in conflicts[:20]:
+    for images in conflicts[:100]:
         warn(f"the same picture under two labels: {', '.join(images)}")
-    if len(conflicts) > 20:
-        warn(f"and {len(conflicts) - 20} more such pictures: those rows of the table share a group")
+    if len(conflicts) > 100:
+        warn(f"and {len(conflicts) - 100} more such pictures: those rows of the table share a group")
 
 
 def _table_hash(content, classes, size):

@@ -31,6 +31,11 @@ class Heads:
     best_score: np.ndarray  # float64 [S, F, 2]: its validation accuracy, and minus its validation loss
     log: np.ndarray  # float64 [epochs done, S, F, 4]: loss, accuracy, validation loss, validation accuracy
 
+    def of(self, folds):
+        """The Heads of some of the F folds, by their places."""
+        return Heads(**{name: values[:, :, folds] if name == "log" else values[:, folds]
+                        for name, values in vars(self).items()})
+
     def stopped(self, patience):
         """bool [S, F]: which heads have had `patience` epochs without a better one; none where patience is 0."""
         return (len(self.log) - self.best_epoch >= patience) & (patience > 0)

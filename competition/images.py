@@ -188,6 +188,7 @@ def load_images(table, memory=None):
     Raises InputError naming the first file that vanished or changed (by sha256) since `make folds`, and when the disk
     has no room for the decoded images.
     """
+    _warn_of_others(table)
     shape = (len(table.frame), *table.size, 3)
     size = math.prod(shape)
     if memory is None or size <= memory.images:
@@ -204,6 +205,17 @@ def load_images(table, memory=None):
                 old.unlink(missing_ok=True)
         build_array(path, shape, np.uint8, lambda start: (image[None] for image in _load_from(table, start)))
     return open_array(path, 0)
+
+
+def _warn_of_others(table):
+    """Images that came after `make folds` would otherwise be left out without a word."""
+    try:
+        others = sorted(set(open_source(table.data).images) - set(table.frame["image"]))
+    except InputError:  # of what is missing or broken among the table's own images, reading them will tell
+        return
+    if others:
+        warn(f"{table.data}: {len(others)} images are not in the fold table, which was made before they came, or "
+             f"without them: {shorten(others)}")
 
 
 def _load_from(table, start):
@@ -456,7 +468,8 @@ def _csv_rows(data):
             for column in ("image", "label"):
                 if columns.count(column) != 1:
                     found = f"columns {', '.join(map(repr, columns))}" if columns else "an empty file"
-                    raise InputError(f"{data}: found {found}, expected one 'image' and one 'label'")
+                    hint = ", with commas between them" if len(columns) == 1 and ";" in columns[0] else ""
+                    raise InputError(f"{data}: found {found}, expected one 'image' and one 'label'{hint}")
             for row in reader:
                 yield reader.line_num, row
     except UnicodeDecodeError as error:

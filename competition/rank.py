@@ -6,6 +6,7 @@ all folds and settings train as one program. The features are those that `make t
 
 import itertools
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,13 @@ from competition.files import InputError
 from competition.folds import read_folds
 from competition.images import load_images
 from competition.recipes import read_recipe
-from competition.train import frozen_features
+from competition.train import fit_to_shape, frozen_features, start_keras
 
 RANK_FILE = "rank.csv"
 
 
 def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None):
-    """Print the backbones by OOF accuracy and write `runs/<name>/rank.csv`; returns that table, a DataFrame.
+    """Print the backbones by OOF accuracy, write that table as `runs/<name>/rank.csv` and `.json`, return it.
 
     models   "a,b,c"; default: every pretrained backbone whose weights are on this machine, nothing is downloaded
     recipe   its frozen phase is what is measured; its phase in which everything trains is left out
@@ -40,8 +41,9 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     """
     memory = read_memory(memory)
     table = read_folds(name)
-    settings = read_grid(recipe, grid)
+    settings = [fit_to_shape(table, setting) for setting in read_grid(recipe, grid)]
     chosen = _choose(models, weights)
+    start_keras(settings[0].seed)
     images = load_images(table, memory)
     rows = []
     with tqdm(chosen.items(), desc="backbones", unit="backbone") as bar:
@@ -57,7 +59,12 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
         raise InputError(f"WEIGHTS={weights}: no backbone that takes images of {table.size[0]}x{table.size[1]}")
     frame = pd.DataFrame(rows).sort_values(["accuracy", "log_loss"], ascending=[False, True], ignore_index=True)
     path = files.RUNS / table.name / RANK_FILE
-    files.write_bytes(path, files.csv_bytes(frame.assign(table=table.hash, data=table.data_hash)))
+    files.write_bytes(path, files.csv_bytes(frame))
+    files.write_json(path.with_suffix(".json"), {
+        "table": table.hash, "data": table.data_hash, "classes": table.classes, "size": list(table.size),
+        "weights": {model: found.sha256 for model, found in chosen.items()},
+        "recipes": [asdict(setting) for setting in settings], "versions": files.versions(),
+    })
     print("\n" + oof.text_table(frame))
     noise = 100 * np.sqrt(frame["accuracy"][0] * (1 - frame["accuracy"][0]) / len(table.labels))
     print(f"\n{path}: OOF accuracy of frozen backbones, standard error {noise:.1f} points; the best of many flatters")
@@ -73,15 +80,18 @@ def read_grid(recipe, grid):
             known = ", ".join(heads.SWEPT)
             raise InputError(f"GRID={grid}: found {part}, expected key=value,value with a key of {known}")
         choices.append([f"{key}={value}" for value in values.split(",")])
-    return [read_recipe(recipe, ["epochs=0", "plain_epochs=0", *setting]) for setting in itertools.product(*choices)]
+    # a recipe with a second phase trains its heads on the images as they are, see frozen_features
+    first = ["epochs=0", "plain_epochs=0", *(["views=identity"] if read_recipe(recipe).epochs else [])]
+    return [read_recipe(recipe, [*first, *setting]) for setting in itertools.product(*choices)]
 
 
 def _choose(models, weights):
     """{model: Weights} to measure."""
     if models:
-        found = {model: resolve_weights(model, weights) for model in dict.fromkeys(models.split(","))}
+        named = [model.strip() for model in models.split(",")]
+        found = {model: resolve_weights(model, weights) for model in dict.fromkeys(named)}
         if random := [model for model, weight in found.items() if not pretrained(model, weight)]:
-            raise InputError(f"MODEL={models}: {random[0]} starts from random weights, expected pretrained ones")
+            raise InputError(f"MODELS={models}: {random[0]} starts from random weights, expected pretrained ones")
         return found
     if not (found := at_hand(weights)):
         raise InputError(f"WEIGHTS={weights}: no weights of any backbone there")

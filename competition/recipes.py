@@ -145,6 +145,8 @@ def _check(where, key, value):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
         high = 1 if key in SHARES else 2**32 - 1
+        if key == "dropout" and value == 1:
+            raise InputError(f"{where}: dropout is {value}, which leaves nothing, expected less than 1")
         if not 0 <= value <= high or (key in POSITIVE and value == 0):
             least = "above" if key in POSITIVE else "from"
             raise InputError(f"{where}: {key} is {value}, expected {least} 0 to {high}")

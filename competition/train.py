@@ -25,7 +25,7 @@ from tqdm import tqdm
 from competition import files, heads, oof
 from competition.arrays import Rows, read_memory
 from competition.augment import build_policy, mix_pairs
-from competition.backbones import Weights, build_backbone, pretrained, resolve_weights
+from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
 from competition.features import copy_features, predict, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds
@@ -38,6 +38,7 @@ MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
 HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
+TRAIN_FORMAT = 2  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 FEATURES_FORMAT = 2  # raise it when what a backbone makes of the same image changes
 
 
@@ -71,7 +72,8 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     table = read_folds(name)
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
-    settings = _fit_to_shape(table, settings)
+    settings = fit_to_shape(table, settings)
+    network_size(model, table.size, settings.image_size or None, settings.least_size)  # refuses before a run is begun
     folds = range(table.k) if only_fold is None else [_fold_number(table, only_fold)]
     folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
     config = {
@@ -113,7 +115,7 @@ def build_fold_model(run, table, fold):
     model = _build_model(run.config["model"], table, run.recipe, Weights("none"))
     if run.frozen:
         _load(model.get_layer("backbone").load_weights, run.dir / BACKBONE_FILE)
-        head, _ = _read_head(run.dir, fold)
+        head = _read_head(run.dir, fold)
         model.get_layer("logits").set_weights([head[:-1], head[-1]])
     else:
         _load(model.load_weights, _fold_dir(run.dir, fold) / MODEL_FILE)
@@ -127,20 +129,27 @@ def build_shared(run, table):
     """
     backbone = _build_backbone(run.config["model"], table, run.recipe, Weights("none"))
     _load(backbone.load_weights, run.dir / BACKBONE_FILE)
-    matrices = np.stack([_read_head(run.dir, fold)[0] for fold in range(table.k)])
+    matrices = np.stack([_read_head(run.dir, fold) for fold in range(table.k)])
     return backbone, matrices[:, :-1], matrices[:, -1]
 
 
-def _load_head(path):
-    """A head [d + 1, classes], its last row the bias, and the Progress with which its fold goes on."""
-    with np.load(path) as saved:
-        history = tuple(json.loads(str(saved["history"])))
-        progress = Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
-        return np.concatenate([saved["kernel"], saved["bias"][None]]), progress
-
-
 def _read_head(run_dir, fold):
-    return _load(_load_head, _fold_dir(run_dir, fold) / HEAD_FILE)
+    """A fold's head, float32 [d + 1, classes], its last row the bias."""
+    def read(path):
+        with np.load(path) as saved:
+            return np.concatenate([saved["kernel"], saved["bias"][None]])
+
+    return _load(read, _fold_dir(run_dir, fold) / HEAD_FILE)
+
+
+def _read_head_progress(run_dir, fold):
+    """The Progress that a fold has made when its head is trained."""
+    def read(path):
+        with np.load(path) as saved:
+            history = tuple(json.loads(str(saved["history"])))
+            return Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
+
+    return _load(read, _fold_dir(run_dir, fold) / HEAD_FILE)
 
 
 def _load(read, path):
@@ -192,7 +201,7 @@ def _fold_number(table, only_fold):
     return fold
 
 
-def _fit_to_shape(table, settings):
+def fit_to_shape(table, settings):
     """The recipe without the views and policies that only square images can have, where the competition's are not."""
     height, width = table.size
     views = [view for view in settings.views if view in usable_views(table.size)]
@@ -229,8 +238,8 @@ class _locked:
 def _open_record(folder, table, config, settings):
     """The content of run.json, written now if the run is new; InputError when it was begun from something else."""
     path = folder / "run.json"
-    if any(folder.glob("fold_*/*")):  # before there is a trained epoch there is nothing to mix
-        record = files.read_json(path)
+    if any(folder.glob("fold_*/*")) or (folder / HEADS_STATE).exists():  # before that there is nothing to mix
+        record = oof.read_run_record(folder)
         record["config"]["recipe"] = asdict(_read_settings(path, record["config"]))
         for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
             if record.get(key) != now:
@@ -238,10 +247,14 @@ def _open_record(folder, table, config, settings):
                 raise InputError(
                     f"{path}: this run was begun with {difference}; take another name (RUN=), or remove {folder}"
                 )
+        if not record["finished"] and record.get("format") != TRAIN_FORMAT:
+            raise InputError(f"{path}: this run was begun by a version of the toolkit that trains otherwise; take "
+                             f"another name (RUN=), or remove {folder}")
         if not record["finished"] and record["versions"] != (now := _versions()):
             files.warn(f"{path}: begun with {_difference(record['versions'], now)}; the rest may come out differently")
         return record
     record = {
+        "format": TRAIN_FORMAT,
         "config": config,
         "table": table.hash,
         "data": table.data_hash,
@@ -389,25 +402,31 @@ class Phase:
         return sums / steps
 
 
-def _train_folds(folder, table, settings, model, weights, folds, memory):
+def start_keras(seed):
+    """Seed Keras, and let TensorFlow give the same on the same CPU each time."""
     import keras
 
-    folds = [fold for fold in folds if not _is_done(folder, fold, settings)]
-    if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
-        return
-    keras.utils.set_random_seed(settings.seed)
+    keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         if not tf.config.list_physical_devices("GPU"):
             tf.config.experimental.enable_op_determinism()
+
+
+def _train_folds(folder, table, settings, model, weights, folds, memory):
+    folds = [fold for fold in folds if not _is_done(folder, fold, settings)]
+    if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
+        return
+    start_keras(settings.seed)
     images = load_images(table, memory)
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:
         features, pool = frozen_features(table, settings, model, weights, images, backbone, memory)
     if not settings.epochs:
         files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
-    with tqdm(total=len(folds) * (settings.frozen_epochs + settings.epochs), desc=folder.name, unit="epoch",
+    # where all layers train as well, the heads take no time worth a place on the bar
+    with tqdm(total=len(folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
               bar_format=BAR) as bar:
         if settings.frozen_epochs:
             _train_heads(folder, table, settings, features[0], pool, folds, bar)
@@ -422,7 +441,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
                          for view in settings.views}
                 files.write_with(directory / MODEL_FILE, phase.model.save_weights)
             else:
-                head, progress = _read_head(folder, fold)
+                head, progress = _read_head(folder, fold), _read_head_progress(folder, fold)
                 views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
                          for i, view in enumerate(settings.views)}
             _save_fold(directory, table, fold, progress, views)
@@ -436,7 +455,7 @@ def frozen_features(table, settings, model, weights, images, backbone, memory=No
     to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before."""
     key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size),
            "model": model, "weights": weights.sha256, "image_size": settings.image_size,
-           "least_size": settings.least_size}
+           "least_size": settings.least_size, "versions": _versions()}
     cache = files.RUNS / table.name / FEATURES
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
     features = view_features(backbone, images, views, cache, key, memory)
@@ -447,16 +466,24 @@ def frozen_features(table, settings, model, weights, images, backbone, memory=No
 
 
 def _train_heads(folder, table, settings, plain, pool, folds, bar):
-    """The first phase: train the heads of those folds that have none yet, from wherever their state says they are."""
-    bar.update(settings.frozen_epochs * len(folds))  # minus what is still to do, of which the bar hears as it goes
-    folds = [fold for fold in folds if not (_fold_dir(folder, fold) / HEAD_FILE).exists()]
-    if not folds:
-        return
-    bar.update(-settings.frozen_epochs * len(folds))
-    state, seconds = _read_heads(folder, folds)
-    if state is None:
-        state, seconds = heads.start_heads(1, len(folds), plain.shape[-1], len(table.classes)), []
-    bar.update(len(folds) * len(state.log))
+    """The first phase: train the heads of those folds that have none yet; those that were interrupted first."""
+    def headless(folds):
+        return [fold for fold in folds if not (_fold_dir(folder, fold) / HEAD_FILE).exists()]
+
+    interrupted, state, seconds = _read_heads(folder)
+    if going := headless(interrupted):
+        state = state.of([interrupted.index(fold) for fold in going])
+        _train_heads_of(going, state, seconds, folder, table, settings, plain, pool, bar)
+    if fresh := headless(folds):
+        state = heads.start_heads(1, len(fresh), plain.shape[-1], len(table.classes))
+        _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, bar)
+    (folder / HEADS_STATE).unlink(missing_ok=True)
+    if not settings.epochs:
+        bar.update(len(folds) * settings.frozen_epochs - bar.n)  # what was done before, and what an early stop spared
+
+
+def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, bar):
+    """Train the heads of these folds together, from their state on."""
     images = np.array(table.images)
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
@@ -470,14 +497,12 @@ def _train_heads(folder, table, settings, plain, pool, folds, bar):
             _write_history(_fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
         bar.set_postfix_str(f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
                             f"val {state.best_score[0, :, 0].mean():.3f}", refresh=False)
-        bar.update(len(folds))
+        bar.update(0 if settings.epochs else len(folds))
     for f, fold in enumerate(folds):
         history = _heads_history(state, seconds, f, settings)
         _write_history(_fold_dir(folder, fold), history)
         files.write_npz(_fold_dir(folder, fold) / HEAD_FILE, kernel=state.best[0, f, :-1], bias=state.best[0, f, -1],
                         history=np.array(json.dumps(history)), best_epoch=state.best_epoch[0, f])
-    (folder / HEADS_STATE).unlink(missing_ok=True)
-    bar.update(len(folds) * (settings.frozen_epochs - len(state.log)))
 
 
 def _heads_history(state, seconds, f, settings):
@@ -487,19 +512,20 @@ def _heads_history(state, seconds, f, settings):
     return [_history_row(epoch + 1, "frozen", *state.log[epoch, 0, f], seconds[epoch]) for epoch in range(epochs)]
 
 
-def _read_heads(folder, folds):
-    """The Heads of an interrupted frozen phase of these folds and the seconds of its epochs; None and none without."""
-    path = folder / HEADS_STATE
+def _read_heads(folder):
+    """Of an interrupted frozen phase: its folds, their Heads and the seconds of its epochs."""
+    path, nothing = folder / HEADS_STATE, ([], None, [])
     if not path.exists():
-        return None, []
+        return nothing
     try:
         with np.load(path) as saved:
-            if saved["folds"].tolist() != list(folds):
-                return None, []
-            return heads.Heads(*(saved[f.name] for f in fields(heads.Heads))), saved["seconds"].tolist()
+            folds, state = saved["folds"].tolist(), heads.Heads(*(saved[f.name] for f in fields(heads.Heads)))
+            seconds = saved["seconds"].tolist()
     except BROKEN as error:
         files.warn(f"{path}: cannot be read ({error}), the frozen phase starts anew")
-        return None, []
+        return nothing
+    whole = all((_fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in folds)  # the user removed none
+    return (folds, state, seconds) if whole else nothing
 
 
 def _build_phase(table, settings, model, images, start):
@@ -507,7 +533,7 @@ def _build_phase(table, settings, model, images, start):
     whole = _build_model(model, table, settings, Weights("none"))
     whole.get_layer("backbone").set_weights(start)
     _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
-    targets = np.eye(len(table.classes), dtype=np.float32)[table.labels]
+    targets = np.eye(len(table.classes), dtype=np.float32)
 
     def batches(fold, epoch):
         random = _random(settings, fold, epoch)
@@ -515,7 +541,8 @@ def _build_phase(table, settings, model, images, start):
         mixing = epoch < settings.epochs - settings.plain_epochs
         class_weight = heads.weigh_classes(settings.class_weight, table.labels[table.fold != fold], len(table.classes))
         for rows in _epoch_order(table, fold, settings.batch_size, random):
-            inputs, truth = np.stack([augment(image) for image in images[rows]]).astype(np.float32), targets[rows]
+            inputs = np.stack([augment(image) for image in images[rows]]).astype(np.float32)
+            truth = targets[table.labels[rows]]
             if mixing and settings.mixup + settings.cutmix:
                 inputs, truth = mix_pairs(inputs, truth, settings.mixup, settings.cutmix, random)
             yield inputs, truth, truth @ class_weight
@@ -534,9 +561,9 @@ def _train_fold(directory, table, settings, phase, fold, images, bar):
     phase.write(variables)
     bar.update(progress.epoch)
     if settings.frozen_epochs and not progress.epoch:
-        head, frozen = _read_head(directory.parent, fold)
+        head = _read_head(directory.parent, fold)
         phase.model.get_layer("logits").set_weights([head[:-1], head[-1]])
-        progress.history = frozen.history
+        progress.history = _read_head_progress(directory.parent, fold).history
     _write_history(directory, progress.history)  # a kill may have come between the state and its line
     while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
 
@@ -643,9 +670,10 @@ def _report(folder, table, settings):
             for fold in range(table.k) if _is_done(folder, fold, settings)]
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
+    by_class = pd.DataFrame(_class_accuracies(folder, table, settings), columns=["fold", *table.classes])
+    print("\naccuracy of each class\n" + by_class.to_string(index=False, float_format="{:.3f}".format))
     if len(rows) < table.k:
-        missing = [str(fold) for fold in range(table.k)
-                   if not _is_done(folder, fold, settings)]
+        missing = [str(fold) for fold in range(table.k) if not _is_done(folder, fold, settings)]
         print(f"folds still to train before there is an OOF: {', '.join(missing)}")
         return
     probabilities = oof.read_oof(folder, table).probs[0]
@@ -657,6 +685,15 @@ def _report(folder, table, settings):
     print("\n" + matrix.to_string(float_format="{:.3f}".format))
     print(f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
           f"{oof.log_loss(probabilities, table.labels):.4f}, {frame['seconds'].sum():.0f} s of epochs")
+
+
+def _class_accuracies(folder, table, settings):
+    """A row for each finished fold: the accuracy of each class among the images that it held out."""
+    for fold in range(table.k):
+        if _is_done(folder, fold, settings):
+            with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
+                accuracies = oof.per_class_accuracy(saved["probs"][0], table.labels[table.fold == fold])
+            yield fold, *accuracies
 
 
 # ------------------------------------------------------------------------------------------------------ small helpers

@@ -16,6 +16,7 @@ from PIL import Image
 
 from competition.arrays import Memory, Stored
 from competition.files import InputError, sha256_bytes
+from competition.folds import make_folds
 from competition import images as images_module
 from competition.images import check, decode, decode_with_format, in_threads, load_images, natural_order, open_source
 from competition.images import resize
@@ -535,7 +536,7 @@ def test_csv_with_other_columns_quotes_and_an_absolute_path(tmp_path):
         ("", "found an empty file"),
         ("image,label\n", "no rows"),
         ("path,label\na,b\n", "found columns 'path', 'label'"),
-        ("image;label\na;b\n", "found columns 'image;label'"),
+        ("image;label\na;b\n", "found columns 'image;label', .*, with commas between them"),
         ("image,label,label\na,b,c\n", "found columns"),
         ("image,label\npics/x/000.png,a\npics/x/9.png,b\n", r"missing below .*: pics/x/9.png \(line 3\)"),
         ("image,label\npics/x/000.png,a\npics/x,b\n", "missing below .*: pics/x "),
@@ -579,6 +580,16 @@ SMALL = Memory(1000, "MEMORY=1000")  # a picture of 24x32 takes 2304 bytes
 def decoded():
     """The files of decoded images below the current directory."""
     return sorted(path.name for path in Path("runs/n/images").iterdir())
+
+
+def test_images_that_came_after_the_table_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8)
+    table = make_folds(data, folds=2)
+    assert len(load_images(table)) == 8 and "fold table" not in capsys.readouterr().err
+    (data / "b" / "neu.png").write_bytes((data / "b" / "000.png").read_bytes())
+    assert len(load_images(table)) == 8
+    assert "1 images are not in the fold table" in (error := capsys.readouterr().err) and "b/neu.png" in error
 
 
 def test_load_images_in_order_and_size(tmp_path):

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -217,6 +218,8 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
      "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
      "--set='batch_size=16 image_size=160' --memory='4G'"),
     ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
+    ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
+     "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
     ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
     ("submission RUN=a", "submission --run='a'"),
 ])
@@ -226,3 +229,33 @@ def test_make_s_variables_become_flags(line, expected, makefile):
     text = re.sub(r"\s*\\\n\s*", " ", result.stdout)
     commands = [" ".join(line.split()) for line in text.splitlines() if "-m competition " in line]
     assert [command.partition(" -m competition ")[2] for command in commands] == [expected], result.stderr
+
+
+@needs_make
+def test_setup_is_done_once_and_again_when_the_requirements_change_or_cuda_is_wanted(makefile):
+    """With a pip that does nothing but note what it was asked for."""
+    pip = makefile.folder / ".venv/bin/pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text('#!/bin/sh\necho "$@" >> calls\n')
+    pip.chmod(0o755)
+    calls, asked = makefile.folder / "calls", makefile.folder / ".venv/requirements.txt"
+
+    def times(*arguments):
+        calls.write_text("")
+        assert makefile("setup", *arguments).returncode == 0
+        return calls.read_text().count("install -q")
+
+    def names():
+        return {line.partition("==")[0] for line in asked.read_text().splitlines()}
+
+    assert times() == 1 and times() == 0
+    assert {"tensorflow-cpu", "keras"} <= names() and "tensorflow[and-cuda]" not in names()
+    later = time.time() + 5
+    os.utime(makefile.folder / "requirements.txt", (later, later))
+    assert times() == 1
+    os.utime(makefile.folder / ".venv/.ready", (later + 1, later + 1))
+    assert times() == 0
+    os.utime(makefile.folder / ".venv/.ready", (1, 1))
+    assert times("GPU=1") == 2, "tensorflow-cpu goes, the rest is installed"
+    assert {"tensorflow[and-cuda]", "keras"} <= names() and "tensorflow-cpu" not in names()
+    assert "uninstall -q -y tensorflow-cpu" in calls.read_text()

@@ -1,6 +1,7 @@
 """Ranking: each backbone gets what a run of its own would get, and the best stands first."""
 
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from competition.folds import make_folds, read_folds
 from competition.rank import rank, read_grid
 from competition.train import train
 
-TINY = "frozen_epochs = 8\nfrozen_rate = 0.01\nimage_size = 32\nbatch_size = 8\nepochs = 1\n"
+TINY = "frozen_epochs = 8\nfrozen_rate = 0.01\nimage_size = 32\nbatch_size = 8\n"
 LITE = "efficientnet_lite0,efficientnet_lite1"
 
 
@@ -38,7 +39,8 @@ def test_a_row_is_what_a_run_would_score_and_the_grid_s_settings_stand_beside_it
     assert "efficientnet_lite1" in capsys.readouterr().out
     frame = pd.read_csv("runs/data/rank.csv", keep_default_na=False)
     assert len(frame) == 8 and frame["accuracy"].is_monotonic_decreasing
-    assert set(frame["table"]) == {read_folds().hash} and (frame["ms_an_image"] > 0).all()
+    record = files.read_json("runs/data/rank.json")
+    assert record["table"] == read_folds().hash and len(record["recipes"]) == 4 and (frame["ms_an_image"] > 0).all()
     for model, rate, weight in (("efficientnet_lite0", 0.05, "balanced"), ("efficientnet_lite1", 0.01, "none")):
         run = train(model, "tiny.toml", overrides=["epochs=0", f"frozen_rate={rate}", f"class_weight={weight}"])
         probs = oof.read_oof(run, read_folds()).probs[0]
@@ -63,13 +65,24 @@ def test_default_is_what_lies_on_this_machine(tmp_path, monkeypatch):
 
 def test_what_cannot_take_the_images_is_left_out_unless_it_was_asked_for(monkeypatch, capsys):
     found = {"efficientnet_lite0": backbones.resolve_weights("efficientnet_lite0"),
-             "xception": backbones.Weights("file", files.Path("x.h5"), "0")}
+             "xception": backbones.Weights("file", Path("x.h5"), "0")}
     monkeypatch.setattr("competition.rank.at_hand", lambda weights: found)
     assert rank(recipe="tiny.toml")["backbone"].tolist() == ["efficientnet_lite0"]
     assert "xception is left out: xception: image_size is 32, expected at least 71" in capsys.readouterr().err
     monkeypatch.setattr("competition.rank.resolve_weights", lambda model, weights: found[model])
     with pytest.raises(InputError, match="expected at least 71"):
         rank(recipe="tiny.toml", models="xception")
+
+
+def test_oblong_images_and_a_recipe_with_a_second_phase(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_folds(class_folders(tmp_path / "data", {"a": 6, "b": 6}, height=24, width=40), folds=2)
+    files.write_text("both.toml", TINY + 'epochs = 1\nviews = ["identity", "rot90", "hflip"]\n')
+    assert len(rank(recipe="both.toml", models="efficientnet_lite0, efficientnet_lite1")) == 2
+    assert len(list(Path("runs/data/features").glob("*.npy"))) == 2, "the plain images, as its heads would get"
+    files.write_text("heads.toml", TINY + 'views = ["identity", "rot90", "hflip"]\n')
+    assert len(rank(recipe="heads.toml", models="efficientnet_lite0")) == 1
+    assert len(list(Path("runs/data/features").glob("*.npy"))) == 3
 
 
 @pytest.mark.parametrize("grid", ["epochs=3", "dropout", "views=hflip"])

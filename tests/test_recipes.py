@@ -135,6 +135,7 @@ def test_the_scratch_table_is_checked_whether_it_counts_or_not(toml):
 
 @pytest.mark.parametrize("overrides, words", [
     (["frozen_epochs=0", "epochs=0"], ["nothing to train"]),
+    (["dropout=1"], ["dropout is 1.0", "less than 1"]),
     (["plain_epochs=3", "epochs=2"], ["plain_epochs is 3", "epochs = 2"]),
     (["mixup=0.7", "cutmix=0.6"], ["mixup + cutmix is 1.3"]),
 ])

@@ -186,6 +186,52 @@ def test_sigkill_in_the_frozen_phase(place, frozen):
     same_run(run, frozen)
 
 
+def test_an_interrupted_frozen_phase_belongs_to_its_config_and_its_folds(as_if_pretrained, monkeypatch, capsys):
+    """Its state is one file for all folds: no other config may go on from it, any other choice of folds does."""
+    overrides = [*BOTH, "frozen_epochs=9", "dropout=0.3"]
+    whole = train("baseline", name="arten", run="whole-heads", overrides=overrides)
+    write_npz = files.write_npz
+
+    def stop_at(name):
+        def write(path, **arrays):
+            if Path(path).name == name and "fold_1" in str(path):
+                raise Killed
+            write_npz(path, **arrays)
+
+        monkeypatch.setattr(files, "write_npz", write)
+        with pytest.raises(Killed):
+            train("baseline", name="arten", run=run, overrides=overrides)
+        monkeypatch.setattr(files, "write_npz", write_npz)
+
+    for run, name, folds in (("cut-early", "006.npz", [2, 0, None]), ("cut-late", "head.npz", [1, None])):
+        stop_at(name)
+        folder = Path("runs/arten", run)
+        times = {path: path.stat().st_mtime_ns for path in folder.glob("fold_*/epochs/00[1-5].npz")}
+        assert (folder / "heads.npz").exists() and len(times) == 15
+        for fold in folds:
+            train("baseline", name="arten", run=run, only_fold=fold, overrides=overrides)
+            assert times == {path: path.stat().st_mtime_ns for path in times}, "finished epochs are not trained again"
+        same_run(folder, whole)
+        assert not (folder / "heads.npz").exists()
+
+    run = "cut-and-robbed"
+    stop_at("006.npz")
+    for directory in Path("runs/arten", run).glob("fold_*"):
+        shutil.rmtree(directory)
+    refused(capsys, "--model", "baseline", "--name", "arten", "--run", run, *tiny(["epochs=1"]), words=["frozen_epochs"])
+    train("baseline", name="arten", run=run, overrides=overrides)
+    same_run(Path("runs/arten", run), whole)
+
+
+def test_a_run_begun_by_a_version_that_trains_otherwise_is_refused(as_if_pretrained, monkeypatch, capsys):
+    arguments = ["--model", "baseline", "--name", "arten", "--run", "old", *tiny(BOTH)]
+    now = training.TRAIN_FORMAT
+    monkeypatch.setattr(training, "TRAIN_FORMAT", 1)
+    assert main(["train", *arguments, "--only_fold", "0"]) == 0
+    monkeypatch.setattr(training, "TRAIN_FORMAT", now)
+    refused(capsys, *arguments, words=["old/run.json", "trains otherwise", "RUN="])
+
+
 class Killed(BaseException):
     pass
 

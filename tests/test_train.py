@@ -347,7 +347,7 @@ def test_another_config_is_refused_by_name(full, frozen, capsys):
             words=["recipe.seed = 0 (now 1)", "recipe.dropout = 0.3 (now 0.0)"])
     refused(capsys, "--model", "baseline", *run, *tiny(FULL), words=["model = scratch (now baseline)"])
     run = ["--name", "zwei", "--run", "frozen", "--model", "efficientnet_lite0", *tiny(FROZEN)]
-    refused(capsys, *run, "--weights", "none", words=["weights = ", "(now None)"])
+    refused(capsys, *run, "--weights", "none", "--set", "frozen_epochs=0 epochs=1", words=["weights = ", "(now None)"])
 
 
 def test_other_folds_and_other_images_are_refused(tmp_path, monkeypatch, capsys):

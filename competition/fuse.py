@@ -71,8 +71,9 @@ def _fold(layer, batchnorm, input_shape):
     weights.append((bias - mean) * scale + (0 if beta is None else beta))
 
     config = layer.get_config()
-    config |= {key: "zeros" for key in config if key.endswith("_initializer")}
-    fused = type(layer).from_config(config | {"use_bias": True})
+    config |= {key: "zeros" for key in config if key.endswith("_initializer")}  # others would draw random numbers
+    config |= {"use_bias": True, "name": f"{layer.name}_{batchnorm.name}"}  # where `layer` stays, its name is taken
+    fused = type(layer).from_config(config)
     fused.build(input_shape)
     fused.set_weights(weights)
     return fused

@@ -143,11 +143,19 @@ def _ensemble(table, source, oofs, weights, views):
 # ------------------------------------------------------------------------------------------------ the network
 
 
-def build_networks(ensemble, table):
-    """The keras.Models [n, h, w, 3] -> [n, C] whose outputs add up to the probabilities of one view.
+@dataclass(frozen=True)
+class Network:
+    """A keras.Model [n, h, w, 3] -> [n, C], and the weights, as of its `get_weights`, of each member of that form."""
 
-    A fine-tuned run gives one for each fold. Frozen runs give one for each different backbone: it holds that
-    once and the heads of all folds of all runs on it. BatchNormalization is folded into the layers before it.
+    model: object
+    members: list[list[np.ndarray]]
+
+
+def build_networks(ensemble, table):
+    """The Networks whose members' outputs add up to the probabilities of one view.
+
+    A fine-tuned run gives one with a member for each fold. Frozen runs give one for each different backbone: it holds
+    that once and the heads of all folds of all runs on it. BatchNormalization is folded into the layers before it.
     """
     networks, shared = [], {}
     for run, weight in ensemble.members:
@@ -157,10 +165,11 @@ def build_networks(ensemble, table):
             _, heads = shared.setdefault(_identity(run, backbone), (backbone, []))
             heads += [(kernel, bias, share) for kernel, bias in zip(kernels, biases)]
         else:
-            for fold in range(table.k):
-                networks.append(_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share))
+            folds = [_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share) for fold in range(table.k)]
+            networks.append(Network(folds[0], [model.get_weights() for model in folds]))
     for backbone, heads in shared.values():
-        networks.append(_with_heads(fuse_batchnorm(backbone), *map(np.array, zip(*heads))))
+        model = _with_heads(fuse_batchnorm(backbone), *map(np.array, zip(*heads)))
+        networks.append(Network(model, [model.get_weights()]))
     return networks
 
 
@@ -202,14 +211,18 @@ def build_package(ensemble, table, folder):
 def export(networks, views, size, path):
     """Write the SavedModel: its `serve` maps raw RGB float32 [b, h, w, 3] to probabilities float32 [b, C].
 
-    All views of the b images go through a network as one batch of up to ROWS. b is fixed, so that what an image
+    All views of the b images go through a member as one batch of up to ROWS. b is fixed, so that what an image
     gets does not depend on how many came with it, and small, so that few images are not padded with many.
-    A plain tf.Module of variables and one function: TensorFlow 2.12 and later load it without Keras.
+
+    A plain tf.Module of variables and functions: TensorFlow 2.12 and later load it without Keras. How long that takes
+    depends on the number of variables and operations. So the members of a Network share one function, which is not
+    inlined and so optimised once, and each variable holds the weights of all of them, [members, ...].
     """
     import tensorflow as tf
 
+    functions = [_as_function(network.model) for network in networks]
     module = tf.Module()
-    module.weights = [variable.value for network in networks for variable in network.weights]
+    module.weights = [[tf.Variable(np.stack(values)) for values in zip(*network.members)] for network in networks]
     batch = max(1, ROWS // len(views))
     signature = [tf.TensorSpec([batch, *size, 3], tf.float32, name="images")]
 
@@ -217,13 +230,27 @@ def export(networks, views, size, path):
     def serve(images):
         seen = tf.concat([VIEWS[view](images) for view in views], axis=0)
         total = tf.constant(0.0)
-        for network in networks:
-            with tf.control_dependencies([total]):  # one after the other: the memory of one network is enough
-                total += network(seen, training=False)
+        for function, variables in zip(functions, module.weights):
+            for weights in zip(*map(tf.unstack, variables)):
+                with tf.control_dependencies([total]):  # one after the other: the memory of one member is enough
+                    total += function(seen, weights)
         return tf.reduce_mean(tf.reshape(total, [len(views), batch, -1]), axis=0)
 
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures=serve)
+
+
+def _as_function(model):
+    """A tf.function (images, weights) -> answers of a keras.Model with those weights in place of its own."""
+    import keras
+    import tensorflow as tf
+
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def answer(images, weights):
+        with keras.StatelessScope(state_mapping=zip(model.weights, weights)):
+            return model(images, training=False)
+
+    return answer
 
 
 def pack(folder, path):

@@ -1,5 +1,6 @@
 import ast
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import shutil
@@ -221,17 +222,20 @@ def test_shared_backbone_is_stored_and_run_once(unpacked):
     run = [node.op for function in functions for node in function.node_def]
     layers = [type(layer).__name__ for layer in lite.layers]
     assert run.count("DepthwiseConv2dNative") == layers.count("DepthwiseConv2D")
+    assert run.count("MaxPool") == [type(layer).__name__ for layer in small.layers].count("MaxPooling2D")  # for both folds
     assert not {"Rsqrt", "FusedBatchNormV3"} & set(run)  # BatchNormalization is in the kernels
 
 
 def test_all_views_are_averaged(tmp_path):
     image = keras.Input((6, 6, 3))
-    network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)))
+    models = [keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image))) for _ in range(3)]
+    weights = [model.get_weights() for model in models]
+    networks = [submission.Network(models[0], weights[:2]), submission.Network(models[2], weights[2:])]
     for views in (list(VIEWS), ["identity", "rot90", "hflip"], ["identity"]):
         images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS // len(views), 6, 6, 3)).astype(np.float32)
-        submission.export([network, network], views, (6, 6), tmp_path / "net")
+        submission.export(networks, views, (6, 6), tmp_path / "net")
         loaded = tf.saved_model.load(str(tmp_path / "net"))
-        expected = 2 * np.mean([np.asarray(network(VIEWS[view](images))) for view in views], axis=0)
+        expected = sum(np.mean([np.asarray(model(VIEWS[view](images))) for view in views], axis=0) for model in models)
         np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
 
 
@@ -266,8 +270,9 @@ def test_wrong_answers_make_no_zip(inside, monkeypatch):
     write_blend({"pixels": 1.0})
     build = submission.build_networks
 
-    def rotate_classes(model):
-        return keras.Model(model.input, keras.ops.roll(model.output, 1, axis=1))
+    def rotate_classes(network):
+        model = keras.Model(network.model.input, keras.ops.roll(network.model.output, 1, axis=1))
+        return dataclasses.replace(network, model=model)
 
     monkeypatch.setattr(submission, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
     with pytest.raises(InputError, match="toy.zip: not written, .* differ from the toolkit's own.*older zip"):

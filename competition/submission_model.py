@@ -4,11 +4,17 @@ Needs TensorFlow (2.12 or later) and numpy. Normalisation, members, weights and 
 """
 
 import os
+import sys
 
 import numpy as np
+
+# TensorFlow imports all of Keras, a third of what it takes to start, and does without where that fails. Nothing here
+# needs it; who does can import it afterwards.
+sys.modules.setdefault("keras.src", None)
 import tensorflow as tf
 
-BATCH = 16  # images a call of the network: always as many, so that no answer depends on how many there are
+if sys.modules["keras.src"] is None:
+    del sys.modules["keras.src"]
 
 
 class model:
@@ -17,6 +23,8 @@ class model:
         self.network = tf.saved_model.load(os.path.join(path, "SubmissionModel"))
         _, inputs = self.network.signatures["serving_default"].structured_input_signature
         (images,) = inputs.values()
+        # images a call of the network: always as many, so that no answer depends on how many there are
+        self.batch = images.shape[0]
         self.size = tuple(images.shape[1:3])  # (height, width)
 
     def predict(self, X):
@@ -36,15 +44,15 @@ class model:
         if len(X.shape) != 4 or X.shape[3] != 3:
             raise ValueError(f"X has the shape {tuple(X.shape)}, expected (n, height, width, 3)")
         n = X.shape[0]
-        starts = range(0, max(n, 1), BATCH)
-        answers = [self.network.serve(self._batch(X[start : start + BATCH])) for start in starts]
+        starts = range(0, max(n, 1), self.batch)
+        answers = [self.network.serve(self._batch(X[start : start + self.batch])) for start in starts]
         return tf.concat(answers, axis=0)[:n]
 
     def _batch(self, images):
-        """Up to BATCH images, then black ones: float32 [BATCH, height, width, 3] at the network's size."""
+        """Up to `batch` images, then black ones: float32 [batch, height, width, 3] at the network's size."""
         images = images if tf.is_tensor(images) else images.astype(np.float32)
         images = tf.cast(images, tf.float32)
-        images = tf.pad(images, [[0, BATCH - images.shape[0]], [0, 0], [0, 0], [0, 0]])
+        images = tf.pad(images, [[0, self.batch - images.shape[0]], [0, 0], [0, 0], [0, 0]])
         if tuple(images.shape[1:3]) == self.size:
             return images
         images = tf.image.resize(images, self.size, method="bicubic", antialias=True)

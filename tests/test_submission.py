@@ -1,8 +1,10 @@
 import ast
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import shutil
+import subprocess
 import sys
 import zipfile
 
@@ -12,6 +14,7 @@ import pytest
 from competition import submission
 from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
 from competition.folds import make_folds, read_folds
+from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
 from competition.submission import choose_sample, make_submission, pack, predict_zip
 from competition.views import VIEWS
@@ -212,23 +215,28 @@ def test_shared_backbone_is_stored_and_run_once(unpacked):
     models = "efficientnet_lite0", "scratch", "baseline"
     lite, small, flat = (build_backbone(model, (32, 32)) for model in models)
     heads = [2 * (model.output_shape[1] + 1) * 3 for model in (lite, lite, small, flat)]
-    assert numbers == lite.count_params() + 2 * small.count_params() + sum(heads)
+    folded = fuse_batchnorm(lite)
+    assert numbers == folded.count_params() + 2 * small.count_params() + sum(heads)
 
     content = (unpacked / "SubmissionModel" / "saved_model.pb").read_bytes()
     functions = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].graph_def.library.function
     run = [node.op for function in functions for node in function.node_def]
     layers = [type(layer).__name__ for layer in lite.layers]
     assert run.count("DepthwiseConv2dNative") == layers.count("DepthwiseConv2D")
+    assert run.count("MaxPool") == [type(layer).__name__ for layer in small.layers].count("MaxPooling2D")  # for both folds
+    assert not {"Rsqrt", "FusedBatchNormV3"} & set(run)  # BatchNormalization is in the kernels
 
 
 def test_all_views_are_averaged(tmp_path):
     image = keras.Input((6, 6, 3))
-    network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)))
-    images = np.random.default_rng(0).uniform(0, 1, (5, 6, 6, 3)).astype(np.float32)
-    for views in (list(VIEWS), ["identity", "rot90"], ["identity"]):
-        submission.export([network, network], views, (6, 6), tmp_path / "net")
+    models = [keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image))) for _ in range(3)]
+    weights = [model.get_weights() for model in models]
+    networks = [submission.Network(models[0], weights[:2]), submission.Network(models[2], weights[2:])]
+    for views in (list(VIEWS), ["identity", "rot90", "hflip"], ["identity"]):
+        images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS // len(views), 6, 6, 3)).astype(np.float32)
+        submission.export(networks, views, (6, 6), tmp_path / "net")
         loaded = tf.saved_model.load(str(tmp_path / "net"))
-        expected = 2 * np.mean([np.asarray(network(VIEWS[view](images))) for view in views], axis=0)
+        expected = sum(np.mean([np.asarray(model(VIEWS[view](images))) for view in views], axis=0) for model in models)
         np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
 
 
@@ -250,6 +258,22 @@ def test_fresh_process_gives_the_same_labels(inside, images, scorer):
     assert labels.dtype == np.int64 and np.array_equal(labels, scorer.predict(images[:20]))
 
 
+def test_keras_is_not_loaded_but_can_be(unpacked):
+    code = """if True:
+        import sys
+        from model import model
+        import tensorflow as tf
+        network = model()
+        assert network.predict(tf.zeros((1, 32, 32, 3))).shape == (1,)
+        assert not any(name.split(".")[0] == "keras" for name in sys.modules)
+        assert tf.keras.layers.Dense(2)(tf.zeros((1, 3))).shape == (1, 2)
+        import keras
+        import tensorflow.keras.layers
+        assert keras.layers.Dense is tf.keras.layers.Dense
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=unpacked, check=True)
+
+
 def test_fresh_process_does_not_know_the_project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(submission.Path(submission.__file__).parents[1]))
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
@@ -263,8 +287,9 @@ def test_wrong_answers_make_no_zip(inside, monkeypatch):
     write_blend({"pixels": 1.0})
     build = submission.build_networks
 
-    def rotate_classes(model):
-        return keras.Model(model.input, keras.ops.roll(model.output, 1, axis=1))
+    def rotate_classes(network):
+        model = keras.Model(network.model.input, keras.ops.roll(network.model.output, 1, axis=1))
+        return dataclasses.replace(network, model=model)
 
     monkeypatch.setattr(submission, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
     with pytest.raises(InputError, match="toy.zip: not written, .* differ from the toolkit's own.*older zip"):
@@ -279,7 +304,7 @@ def test_answers_are_judged_one_by_one(monkeypatch):
     for number, job in enumerate(submission.JOBS):
         answers[f"probabilities{number}"] = expected[: job.count].copy()
         answers[f"labels{number}"] = expected[: job.count].argmax(1)
-    answers |= {"load_seconds": 1.0, "seconds": 1.0}
+    answers |= {"load_seconds": 1.0, f"seconds{len(submission.JOBS) - 1}": 1.0}
     monkeypatch.setattr(submission, "run_isolated", lambda *_: answers)
     last = len(submission.JOBS) - 1
     found = submission.rehearse("a.zip", np.zeros((2, 4, 4, 3), np.uint8), expected)

@@ -1,0 +1,113 @@
+"""A packaged submission against the loop over Keras models that one would otherwise hand in.
+
+Both are zips, run by the rehearsal's own scorer in fresh and isolated processes in turn: the cold start and the speed
+that follows are what a competition's scorer would see. The members' weights do not matter for either, so they are
+trained for an epoch on few images.
+"""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bench.figures import Figure
+from competition import files, submission
+from competition.folds import make_folds
+from competition.images import load_images, open_source
+from competition.train import build_fold_model, read_run, train
+
+FOLDS = 5
+VIEWS = ["identity", "hflip"]
+MODEL = "efficientnet_lite0"
+IMAGES = 200  # that labels are asked for
+TRAIN = 160  # images at most that the members learn from
+FINE_TUNED = "frozen_epochs=0 epochs=1 rate=0.0005 dropout=0 batchnorm=train batch_size=32"
+KINDS = [  # members, keys of the recipe, pixels inside the network, images a second in relation to the reference's
+    ("fine-tuned", FINE_TUNED, 96, ">= 1.3"),
+    ("frozen", "frozen_epochs=20", 96, f">= {FOLDS / 2:g}"),
+    ("fine-tuned", FINE_TUNED, 128, ">= 1.3"),
+]
+QUICK_KINDS = 2  # the first of them
+
+# The model.py of a good Keras user: every fold's model is loaded once, and predicts each view in batches of 64.
+REFERENCE = """
+import glob, os
+import keras
+import numpy as np
+import tensorflow as tf
+
+class model:
+    def __init__(self, path):
+        files = sorted(glob.glob(os.path.join(path, "fold_*.keras")))
+        self.members = [keras.models.load_model(file, compile=False) for file in files]
+
+    def predict(self, X):
+        X = np.asarray(X, np.float32)
+        views = [X, X[:, :, ::-1]]
+        answers = [member.predict(view, batch_size=64, verbose=0) for view in views for member in self.members]
+        return tf.constant(np.mean(answers, axis=0).argmax(1))
+"""
+
+
+def measure(options):
+    """Yield the Figures of fine-tuned members at 96 and 128 pixels and of members that share a frozen backbone.
+
+    Raises RuntimeError where the two zips do not give the same labels.
+    """
+    rounds, kinds = (1, KINDS[:QUICK_KINDS]) if options.quick else (3, KINDS)
+    data, work = Path(options.data).resolve(), Path(options.work).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(work):
+        table = make_folds(_few_images(data, work / "images"), name="prediction", folds=FOLDS)
+        images = np.resize(load_images(table), (IMAGES, *table.size, 3))
+    for kind, settings, side, target in kinds:
+        with contextlib.chdir(work), tempfile.TemporaryDirectory() as folder:
+            overrides = f"{settings} image_size={side}".split()
+            run = read_run(train(MODEL, run=f"{kind}-{side}", name=table.name, overrides=overrides), table)
+            zips = _pack_ours(run, table, Path(folder)), _pack_reference(run, table, Path(folder))
+            speeds, starts = _race(zips, images, rounds)
+        what = f"{kind} {MODEL}, {FOLDS} folds, {len(VIEWS)} views, {side} pixels"
+        note = "both on the CPU; reference: Keras predict, a call for each member and view, batch 64"
+        yield Figure(f"prediction: {what}", "images/s", *speeds, rounds, target, note)
+        yield Figure(f"cold start to the labels of {IMAGES} images: {what}", "s", *starts, rounds, "<= 0.333", note)
+
+
+def _few_images(data, folder):
+    """Up to TRAIN images of `data`, the classes alike, as class folders below `folder`."""
+    source = open_source(data)
+    for number, label in enumerate(source.classes):
+        names = [image for image, own in zip(source.images, source.labels) if own == label]
+        for i, image in enumerate(names[: max(FOLDS, TRAIN // len(source.classes))]):
+            files.write_bytes(folder / f"class{number:04}" / f"{i:04}{Path(image).suffix}", source.read(image))
+    return folder
+
+
+def _pack_ours(run, table, folder):
+    ensemble = submission.Ensemble(f"run {run.name}", [(run, 1.0)], VIEWS, oof=None)
+    submission.build_package(ensemble, table, folder / "ours")
+    submission.pack(folder / "ours", folder / "ours.zip")
+    return folder / "ours.zip"
+
+
+def _pack_reference(run, table, folder):
+    files.write_text(folder / "reference" / "model.py", REFERENCE)
+    for fold in range(table.k):
+        build_fold_model(run, table, fold).save(folder / "reference" / f"fold_{fold}.keras")
+    submission.pack(folder / "reference", folder / "reference.zip")
+    return folder / "reference.zip"
+
+
+def _race(zips, images, rounds):
+    """Medians over the rounds, for each zip: images a second of a second call, and seconds from the import of model.py
+    to the labels of a first call."""
+    jobs = [submission.Job(None, "uint8", probabilities=False)] * 2
+    speeds, starts = np.zeros((2, rounds, len(zips)))
+    for turn in range(rounds):
+        found = [submission.run_isolated(path, images, jobs) for path in zips]
+        ours, reference = (answers["labels1"] for answers in found)
+        if not np.array_equal(ours, reference):
+            raise RuntimeError(f"{int((ours != reference).sum())} of {len(images)} labels differ from the reference's")
+        speeds[turn] = [len(images) / answers["seconds1"] for answers in found]
+        starts[turn] = [answers["load_seconds"] + answers["seconds0"] for answers in found]
+    return np.median(speeds, 0).tolist(), np.median(starts, 0).tolist()

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from bench import prediction
+from bench.figures import Options
+from competition.folds import make_folds
+from conftest import class_folders
+
+
+def test_race_takes_medians_and_refuses_other_labels(monkeypatch):
+    labels = np.arange(10)
+    seconds = iter([(1.0, 2.0, 1.0), (4.0, 5.0, 2.0), (1.0, 1.0, 2.0), (4.0, 8.0, 5.0), (1.0, 3.0, 5.0), (4.0, 6.0, 10.0)])
+
+    def run(path, images, jobs):
+        load, first, second = next(seconds)
+        return {"labels1": labels if path == "ours" else other, "load_seconds": load, "seconds0": first, "seconds1": second}
+
+    monkeypatch.setattr(prediction.submission, "run_isolated", run)
+    other = labels
+    speeds, starts = prediction._race(("ours", "reference"), np.zeros((10, 4, 4, 3)), 3)
+    assert speeds == [5.0, 2.0] and starts == [3.0, 10.0]
+    other = labels[::-1]
+    seconds = iter([(1.0, 1.0, 1.0)] * 2)
+    with pytest.raises(RuntimeError, match="10 of 10 labels differ"):
+        prediction._race(("ours", "reference"), np.zeros((10, 4, 4, 3)), 3)
+
+
+def test_few_images_of_each_class(tmp_path, workdir, monkeypatch):
+    monkeypatch.setattr(prediction, "TRAIN", 14)
+    data = class_folders(tmp_path / "data", {"a/b": 9, "c": 6})
+    table = make_folds(prediction._few_images(data, tmp_path / "few"), folds=3)
+    assert np.bincount(table.labels).tolist() == [7, 6]
+
+
+def test_both_zips_answer_alike(tmp_path, workdir, monkeypatch):
+    """All of `measure` on a tiny network: what it trains, packs and runs, without what it takes at its real size."""
+    monkeypatch.setattr(prediction, "MODEL", "scratch")
+    monkeypatch.setattr(prediction, "FOLDS", 2)
+    monkeypatch.setattr(prediction, "IMAGES", 30)
+    monkeypatch.setattr(prediction, "KINDS", [("fine-tuned", "epochs=1 rate=0.003", 32, ">= 1.3")])
+    data = class_folders(tmp_path / "data", {"a": 12, "b": 10}, height=32, width=32)
+    steady, cold = prediction.measure(Options(data, tmp_path / "bench", quick=True))
+    assert (steady.unit, steady.target, cold.unit, cold.target) == ("images/s", ">= 1.3", "s", "<= 0.333")
+    assert min(steady.ours, steady.reference, cold.ours, cold.reference) > 0

@@ -4,17 +4,9 @@ Needs TensorFlow (2.12 or later) and numpy. Normalisation, members, weights and 
 """
 
 import os
-import sys
 
 import numpy as np
-
-# TensorFlow imports all of Keras, a third of what it takes to start, and does without where that fails. Nothing here
-# needs it; who does can import it afterwards.
-sys.modules.setdefault("keras.src", None)
 import tensorflow as tf
-
-if sys.modules["keras.src"] is None:
-    del sys.modules["keras.src"]
 
 
 class model:

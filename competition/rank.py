@@ -18,6 +18,7 @@ from competition.backbones import at_hand, build_backbone, pretrained, resolve_w
 from competition.features import BATCH, predict
 from competition.files import InputError
 from competition.folds import read_folds
+from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.recipes import read_recipe
 from competition.train import fit_to_shape, frozen_features, start_keras
@@ -102,7 +103,8 @@ def _measure(table, images, model, found, settings, memory):
     """The rows of one backbone."""
     start = time.time()
     recipe = settings[0]
-    backbone = build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size)
+    backbone = fuse_batchnorm(
+        build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
     features, pool = frozen_features(table, recipe, model, found, images, backbone, memory)
     batch = np.resize(images[: min(BATCH, len(images))], (BATCH, *table.size, 3))
     predict(backbone, batch)

@@ -188,7 +188,6 @@ def load_images(table, memory=None):
     Raises InputError naming the first file that vanished or changed (by sha256) since `make folds`, and when the disk
     has no room for the decoded images.
     """
-    _warn_of_others(table)
     shape = (len(table.frame), *table.size, 3)
     size = math.prod(shape)
     if memory is None or size <= memory.images:
@@ -207,8 +206,8 @@ def load_images(table, memory=None):
     return open_array(path, 0)
 
 
-def _warn_of_others(table):
-    """Images that came after `make folds` would otherwise be left out without a word."""
+def warn_of_others(table):
+    """Name the images beside those of a FoldTable: they would otherwise be left out without a word."""
     try:
         others = sorted(set(open_source(table.data).images) - set(table.frame["image"]))
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell

@@ -19,7 +19,7 @@ from competition.features import BATCH, predict
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
-from competition.images import load_images
+from competition.images import load_images, warn_of_others
 from competition.recipes import read_recipe
 from competition.train import fit_to_shape, frozen_features, start_keras
 
@@ -45,6 +45,7 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     settings = [fit_to_shape(table, setting) for setting in read_grid(recipe, grid)]
     chosen = _choose(models, weights)
     start_keras(settings[0].seed)
+    warn_of_others(table)
     images = load_images(table, memory)
     rows = []
     with tqdm(chosen.items(), desc="backbones", unit="backbone") as bar:

@@ -30,7 +30,7 @@ from competition.features import copy_features, predict, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
-from competition.images import IMAGES, load_images
+from competition.images import IMAGES, load_images, warn_of_others
 from competition.recipes import Recipe, read_recipe
 from competition.views import VIEWS, usable_views
 
@@ -420,6 +420,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
     if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
     start_keras(settings.seed)
+    warn_of_others(table)
     images = load_images(table, memory)
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:

@@ -13,6 +13,7 @@ from competition import train as training
 from competition.folds import make_folds
 
 MODEL = "efficientnet_lite0"
+FOLDS = 5
 BATCH = 32
 WARM_UP = 3  # steps that trace, compile and fill caches
 
@@ -26,7 +27,7 @@ def measure(options, model=MODEL, recipe="best", overrides=("least_size=0", "fro
     """
     rounds, images = (3, 240) if options.quick else (5, 480)
     with contextlib.chdir(options.work):
-        table = make_folds(copy_images(options.data, "finetune", images), folds=5)
+        table = make_folds(copy_images(options.data, "finetune", images, FOLDS), folds=FOLDS)
         fed, ready = _time_epochs(table, model, recipe, overrides, rounds)
     shares = np.array(fed) / ready
     middle = np.argsort(shares)[len(shares) // 2]

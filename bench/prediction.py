@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from bench.figures import Figure
+from bench.tools import copy_images
 from competition import files, submission
 from competition.folds import make_folds
-from competition.images import load_images, open_source
+from competition.images import load_images
 from competition.train import build_fold_model, read_run, train
 
 FOLDS = 5
 VIEWS = ["identity", "hflip"]
 MODEL = "efficientnet_lite0"
 IMAGES = 200  # that labels are asked for
-TRAIN = 160  # images at most that the members learn from
+TRAIN = 160  # images that the members learn from
 FINE_TUNED = "frozen_epochs=0 epochs=1 rate=0.0005 dropout=0 batchnorm=train batch_size=32"
 KINDS = [  # members, keys of the recipe, pixels inside the network, images a second in relation to the reference's
     ("fine-tuned", FINE_TUNED, 96, ">= 1.3"),
@@ -59,7 +60,7 @@ def measure(options):
     data, work = Path(options.data).resolve(), Path(options.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(work):
-        table = make_folds(_few_images(data, work / "images"), name="prediction", folds=FOLDS)
+        table = make_folds(copy_images(data, work / "images", TRAIN, FOLDS), name="prediction", folds=FOLDS)
         images = np.resize(load_images(table), (IMAGES, *table.size, 3))
     for kind, settings, side, target in kinds:
         with contextlib.chdir(work), tempfile.TemporaryDirectory() as folder:
@@ -71,16 +72,6 @@ def measure(options):
         note = "both on the CPU; reference: Keras predict, a call for each member and view, batch 64"
         yield Figure(f"prediction: {what}", "images/s", *speeds, rounds, target, note)
         yield Figure(f"cold start to the labels of {IMAGES} images: {what}", "s", *starts, rounds, "<= 0.333", note)
-
-
-def _few_images(data, folder):
-    """Up to TRAIN images of `data`, the classes alike, as class folders below `folder`."""
-    source = open_source(data)
-    for number, label in enumerate(source.classes):
-        names = [image for image, own in zip(source.images, source.labels) if own == label]
-        for i, image in enumerate(names[: max(FOLDS, TRAIN // len(source.classes))]):
-            files.write_bytes(folder / f"class{number:04}" / f"{i:04}{Path(image).suffix}", source.read(image))
-    return folder
 
 
 def _pack_ours(run, table, folder):

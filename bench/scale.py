@@ -6,11 +6,8 @@ MEMORY=: decode, features of a frozen network, an epoch of a head on them, an ep
 toolkit writes on that way, decoded images and features, is small here and removed at the end.
 """
 
-import json
-import resource
+import os
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.figures import Figure
+from bench.tools import call_apart, import_tensorflow, memory
 from competition import files, folds, heads, images
 from competition.arrays import Rows, read_memory
 from competition.images import Source, open_source
@@ -33,9 +31,9 @@ STAGES = ("decode", "features", "head", "train", "predict")
 def measure(options):
     """The figures of scale, as bench.figures.Figure."""
     sizes = QUICK_SIZES if options.quick else LONG_SIZES if options.long else SIZES
-    few = _in_a_process("run", sizes[0], options)
+    few = _in_a_process(run, sizes[0], options)
     for n in sizes[1:]:
-        found = _in_a_process("run", n, options)
+        found = _in_a_process(run, n, options)
         beside = f"{n} images beside {sizes[0]}"
         stages = ", ".join(f"{stage} {found[stage] / few[stage]:.2f}" for stage in [*STAGES, "CPU"])
         yield Figure(f"time an image, {beside}", "ms", _total(found) * 1e3, _total(few) * 1e3, target="<= 1.1",
@@ -47,7 +45,7 @@ def measure(options):
                      read_memory(MEMORY).total / 1e6, target="<= 1", note=f"decoded they are "
                      f"{n * SIZE * SIZE * 3 / 1e6:.0f} MB, their features {n * found['d'] * 4 / 1e6:.0f} MB")
     n = QUICK_FOLDS if options.quick else FOLDS
-    found = _in_a_process("deal", n, options)
+    found = _in_a_process(deal, n, options)
     yield Figure(f"make folds on {n} images, apart from reading the bytes", "s", found["seconds"],
                  target=f"<= {120 * n // FOLDS}", note=f"peak memory {found['peak']:.0f} MB")
 
@@ -58,20 +56,21 @@ def _total(found):
 
 def _in_a_process(what, n, options):
     """What `run` or `deal` finds, in a process of its own and a folder of its own that is removed afterwards."""
-    folder = Path(options.work).resolve() / f"scale-{what}-{n}"
+    folder = Path(options.work).resolve() / f"scale-{what.__name__}-{n}"
     folder.mkdir(parents=True)
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from bench.scale import {what}; {what}()"
-    root, data = Path(__file__).resolve().parent.parent, Path(options.data).resolve()
     try:
-        done = subprocess.run([sys.executable, "-c", code, root, data, str(n)], cwd=folder, capture_output=True, text=True)
+        return call_apart(_in_folder, folder, what, Path(options.data).resolve(), n)
     finally:
         shutil.rmtree(folder)
-    if done.returncode:
-        raise RuntimeError(f"{what} with {n} images ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 # ------------------------------------------------------------------------------------------- in a process of its own
+
+
+def _in_folder(folder, what, data, n):
+    os.chdir(folder)
+    import_tensorflow()
+    return what(data, n)
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,8 @@ def draw_source(data, n, few=64):
     return Drawn(source.data, "", names, labels, source.classes, pictures=pictures)
 
 
-def _make_folds():
-    """Fold table "scale" of the drawn images, whose number and origin the command line says; seconds that it took."""
-    data, n = sys.argv[2], int(sys.argv[3])
+def _make_folds(data, n):
+    """Fold table "scale" of n drawn images, and the seconds that it took."""
     source = draw_source(data, n)
     folds.open_source = lambda data: source
     images.open_reader = lambda data, root: source
@@ -106,12 +104,13 @@ def _make_folds():
     return table, time.perf_counter() - before
 
 
-def deal():
-    seconds = _make_folds()[1]
-    print(json.dumps({"seconds": seconds, "peak": _memory("VmHWM")}))
+def deal(data, n):
+    """Seconds that `make folds` takes, and memory at its highest in MB."""
+    seconds = _make_folds(data, n)[1]
+    return {"seconds": seconds, "peak": memory("VmHWM")}
 
 
-def run():
+def run(data, n):
     """Seconds an image of every stage, memory before the images were loaded and at its highest, in MB."""
     import keras
 
@@ -120,25 +119,25 @@ def run():
     from competition.recipes import Recipe
     from competition.views import VIEWS
 
-    table, memory = _make_folds()[0], read_memory(MEMORY)
+    table, limit = _make_folds(data, n)[0], read_memory(MEMORY)
     backbone = build_backbone("scratch", table.size)
-    d, n = backbone.output_shape[-1], len(table.frame)
+    d = backbone.output_shape[-1]
     blank = np.zeros((64, *table.size, 3), np.uint8)
     whole = keras.Sequential([backbone, keras.layers.Dense(len(table.classes), activation="softmax")])
     whole.compile("adam", "sparse_categorical_crossentropy")
     whole.train_on_batch(blank.astype(np.float32), np.zeros(64, int))
     for model in (backbone, whole):
         predict(model, blank)
-    found = {"d": d, "start": _memory("VmRSS")}
+    found = {"d": d, "start": memory("VmRSS")}
     labels, random = table.labels, np.random.default_rng(0)
 
     def decode():
         shutil.rmtree(files.RUNS / table.name, ignore_errors=True)
-        return images.load_images(table, memory)
+        return images.load_images(table, limit)
 
     def features():
         shutil.rmtree("features", ignore_errors=True)
-        return view_features(backbone, pictures, ["identity"], Path("features"), {}, memory)
+        return view_features(backbone, pictures, ["identity"], Path("features"), {}, limit)
 
     def train_head():
         state = heads.start_heads(1, 1, d, len(table.classes))
@@ -164,13 +163,4 @@ def run():
     timed("head", train_head)
     timed("train", train)
     timed("predict", lambda: predict(whole, Rows(pictures, np.arange(n), VIEWS["hflip"])))
-    print(json.dumps(found | {"peak": _memory("VmHWM")}))
-
-
-def _memory(what):
-    """MB that this process has in memory: VmRSS now, VmHWM at its highest, which is all that macOS tells."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(lines[what].split()[0]) * 1024 / 1e6
+    return found | {"peak": memory("VmHWM")}

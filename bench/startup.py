@@ -1,15 +1,13 @@
 """Start-up: how long until a fold's first step is done, whether folds leave traces in each other, and in memory."""
 
 import contextlib
-import resource
-import sys
 import time
 from unittest import mock
 
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, copy_images, import_tensorflow
+from bench.tools import call_apart, copy_images, import_tensorflow, memory
 from competition import train as training
 from competition.files import RUNS
 from competition.folds import make_folds
@@ -29,7 +27,7 @@ def measure(options, model=MODEL, recipe="best"):
     """
     images, batch = (80, 16) if options.quick else (160, 32)
     with contextlib.chdir(options.work):
-        table = make_folds(copy_images(options.data, "startup", images), folds=FOLDS)
+        table = make_folds(copy_images(options.data, "startup", images, FOLDS), folds=FOLDS)
         arguments = table.name, model, recipe, (*SETTINGS, f"batch_size={batch}")
         first_steps, peaks = call_apart(_train, str(options.work), *arguments, TOGETHER, None)
         later = float(np.median(first_steps[1:]))
@@ -60,7 +58,7 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
         if peaks:
             starts.append(time.perf_counter())
         result = train_fold(*arguments)
-        peaks.append(peak_memory())
+        peaks.append(memory("VmHWM"))
         return result
 
     def noted_epoch(phase, fold, epoch, steps, tick):
@@ -74,12 +72,6 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
           mock.patch.object(training.Phase, "train_epoch", noted_epoch)):
         training.train(model, recipe, name, run=run, only_fold=only_fold, overrides=overrides)
     return list(first_steps.values()), peaks
-
-
-def peak_memory():
-    """The largest resident memory that this process ever had, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _compare_fold(runs, fold):

@@ -5,11 +5,12 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 from pathlib import Path
 
-from competition.__main__ import _import_tensorflow as import_tensorflow  # noqa: F401 (without its start-up lines)
+from competition.__main__ import import_tensorflow  # noqa: F401 (without its start-up lines)
 from competition.images import open_source
 
 
@@ -75,13 +76,25 @@ def _follow_parent():
     os._exit(1)
 
 
-def copy_images(data, folder, images):
+def memory(what):
+    """MB that this process has in memory: VmRSS now, VmHWM at its highest, which is all that macOS tells."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(lines[what].split()[0]) * 1024 / 1e6
+
+
+def copy_images(data, folder, images, folds):
     """Write the first images of each class, at least `images` altogether where there are as many, to class folders.
 
-    data    folder of class folders, zip or CSV; it is only read. Returns the folder's Path.
+    data    folder of class folders, zip or CSV; it is only read
+    folds   each class gets at least as many images, whatever the number of classes
+
+    Returns the folder's Path.
     """
     source = open_source(data)
-    wanted = -(-images // len(source.classes))
+    wanted = max(folds, -(-images // len(source.classes)))
     number = {label: i for i, label in enumerate(source.classes)}
     taken = collections.Counter()
     for image, label in zip(source.images, source.labels):

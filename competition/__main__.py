@@ -48,10 +48,10 @@ def _choose_backend(verb):
         raise InputError(f"{verb.__name__}: {' and '.join(good)} not installed here, expected one to be")
     os.environ["KERAS_BACKEND"] = found[0]
     if found[0] == "tensorflow":
-        _import_tensorflow()
+        import_tensorflow()
 
 
-def _import_tensorflow():
+def import_tensorflow():
     """Import TensorFlow without the lines that its libraries write on stderr at every start, past any log level."""
     sys.stderr.flush()
     kept = os.dup(2)

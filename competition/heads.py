@@ -85,7 +85,7 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds):
             inputs = np.repeat(inputs, len(settings), 0)
             inputs[..., :-1] *= np.where(noise >= dropout, 1 / (1 - dropout), np.float32(0))
         targets = np.eye(classes, dtype=np.float32)[truth] * (1 - smoothing) + smoothing / classes
-        probabilities, logs = _softmax(inputs @ heads.weights)
+        probabilities, logs = softmax(inputs @ heads.weights)
         weight = class_weight[:, fold, truth]  # [S, F, B]
         sums[0] -= (weight * (targets * logs).sum(-1)).mean(-1)
         sums[1] += (probabilities.argmax(-1) == truth).mean(-1)
@@ -97,7 +97,7 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds):
 
 def predict_heads(weights, features):
     """Probabilities float32 [..., n, C] of heads [..., d + 1, C] for features [n, d], which may lie on disk."""
-    parts = [_softmax(np.asarray(features[i : i + 4096], np.float32) @ weights[..., :-1, :] + weights[..., -1:, :])[0]
+    parts = [softmax(np.asarray(features[i : i + 4096], np.float32) @ weights[..., :-1, :] + weights[..., -1:, :])[0]
              for i in range(0, len(features), 4096)]
     return np.concatenate(parts, -2)
 
@@ -143,8 +143,8 @@ def _gather(pool, rows, random, out):
         out[drawn == number] = features[rows[drawn == number]]
 
 
-def _softmax(logits):
-    """Probabilities and their logarithms."""
+def softmax(logits):
+    """Probabilities [..., C] of logits [..., C], and their logarithms."""
     logs = logits - logits.max(-1, keepdims=True)
     exponent = np.exp(logs)
     total = exponent.sum(-1, keepdims=True)

@@ -100,7 +100,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
 def read_run(run_dir, table):
     """The Run in a folder; InputError when it is none, or belongs to another fold table or other images."""
     path = Path(run_dir) / "run.json"
-    record = files.read_json(path)
+    record = oof.read_run_record(run_dir)
     oof.check_hashes(path, table, record)
     return Run(Path(run_dir), Path(run_dir).name, record["config"], _read_settings(path, record["config"]),
                record["frozen"], record["views"], record["finished"])
@@ -424,7 +424,8 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
     images = load_images(table, memory)
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:
-        features, pool = frozen_features(table, settings, model, weights, images, backbone, memory)
+        fused = fuse_batchnorm(backbone)  # half as fast again
+        features, pool = frozen_features(table, settings, model, weights, images, fused, memory)
     if not settings.epochs:
         files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
     # where all layers train as well, the heads take no time worth a place on the bar
@@ -439,7 +440,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
             if settings.epochs:
                 progress = _train_fold(directory, table, settings, phase, fold, images, bar)
                 held_out = np.flatnonzero(table.fold == fold)
-                views = {view: _softmax(predict(phase.model, Rows(images, held_out, VIEWS[view])))
+                views = {view: _probabilities(phase, Rows(images, held_out, VIEWS[view]))
                          for view in settings.views}
                 files.write_with(directory / MODEL_FILE, phase.model.save_weights)
             else:
@@ -454,13 +455,15 @@ BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}
 
 def frozen_features(table, settings, model, weights, images, backbone, memory=None):
     """Features of the TTA views, a list of [n, d] (of the plain image alone where a second phase follows), and those
-    to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before."""
+    to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before.
+
+    `backbone` is fused (fuse.fuse_batchnorm): features of one that is not would differ in their last digits.
+    """
     key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size),
            "model": model, "weights": weights.sha256, "image_size": settings.image_size,
            "least_size": settings.least_size, "versions": _versions()}
     cache = files.RUNS / table.name / FEATURES
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
-    backbone = fuse_batchnorm(backbone)  # half as fast again
     features = view_features(backbone, images, views, cache, key, memory)
     if not settings.frozen_copies:
         return features, features
@@ -577,7 +580,7 @@ def _train_fold(directory, table, settings, phase, fold, images, bar):
 
         before = time.time()
         loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)
-        probabilities = _softmax(predict(phase.model, validation))
+        probabilities = _probabilities(phase, validation)
         scores = oof.accuracy(probabilities, labels), oof.log_loss(probabilities, labels)
         progress.epoch += 1
         if not settings.patience or (scores[0], -scores[1]) > tuple(progress.best_score):
@@ -592,6 +595,10 @@ def _train_fold(directory, table, settings, phase, fold, images, bar):
     if best:
         phase.write(best)
     return progress
+
+
+def _probabilities(phase, images):
+    return heads.softmax(predict(phase.model, images))[0]
 
 
 def _is_stopped(settings, progress):
@@ -718,11 +725,6 @@ def _epoch_order(table, fold, batch_size, random):
     rows = random.permutation(np.flatnonzero(table.fold != fold))
     steps = _steps(table, fold, batch_size)
     return np.resize(rows, steps * batch_size).reshape(steps, batch_size)
-
-
-def _softmax(logits):
-    exponent = np.exp(logits - logits.max(1, keepdims=True))
-    return (exponent / exponent.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _prefetch(batches, depth=4):

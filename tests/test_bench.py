@@ -141,10 +141,12 @@ def test_copy_images(data, tmp_path):
         for path in sorted(data.rglob("*.png")):
             file.write(path, path.relative_to(data))
     for number, source in enumerate((data, archive)):
-        copied = open_source(copy_images(source, tmp_path / str(number), 7))
+        copied = open_source(copy_images(source, tmp_path / str(number), 7, 2))
         assert len(copied.images) == 8 and copied.classes == ["000", "001"]
         assert {copied.read(image) for image in copied.images} <= {path.read_bytes() for path in data.rglob("*.png")}
-    assert len(open_source(copy_images(data, tmp_path / "all", 1000)).images) == 40
+    assert len(open_source(copy_images(data, tmp_path / "all", 1000, 2)).images) == 40
+    few = open_source(copy_images(data, tmp_path / "few", 7, 6))
+    assert [few.labels.count(label) for label in few.classes] == [6, 6], "at least as many of each class as folds"
 
 
 def test_the_reference_loop(data, workdir):

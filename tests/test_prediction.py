@@ -3,7 +3,6 @@ import pytest
 
 from bench import prediction
 from bench.figures import Options
-from competition.folds import make_folds
 from conftest import class_folders
 
 
@@ -23,13 +22,6 @@ def test_race_takes_medians_and_refuses_other_labels(monkeypatch):
     seconds = iter([(1.0, 1.0, 1.0)] * 2)
     with pytest.raises(RuntimeError, match="10 of 10 labels differ"):
         prediction._race(("ours", "reference"), np.zeros((10, 4, 4, 3)), 3)
-
-
-def test_few_images_of_each_class(tmp_path, workdir, monkeypatch):
-    monkeypatch.setattr(prediction, "TRAIN", 14)
-    data = class_folders(tmp_path / "data", {"a/b": 9, "c": 6})
-    table = make_folds(prediction._few_images(data, tmp_path / "few"), folds=3)
-    assert np.bincount(table.labels).tolist() == [7, 6]
 
 
 def test_both_zips_answer_alike(tmp_path, workdir, monkeypatch):

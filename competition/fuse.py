@@ -40,7 +40,7 @@ def fuse_batchnorm(model):
         return output
 
     def keep(layer):
-        return fuse_batchnorm(layer) if type(layer) is Functional else layer
+        return fuse_batchnorm(layer) if isinstance(layer, Functional) else layer
 
     return keras.models.clone_model(model, clone_function=keep, call_function=call)
 

@@ -91,7 +91,7 @@ def read_recipe(recipe, overrides=(), from_random=False):
     checked = {key: _check(path, key, value) for key, value in values.items()}
     checked["scratch"] = {key: _check(path, key, value) for key, value in checked.get("scratch", {}).items()}
     if from_random:
-        checked |= {"frozen_epochs": 0, "frozen_share": 0.0} | checked["scratch"]
+        checked |= {"frozen_epochs": 0, "frozen_share": 0.0, "batchnorm": "train"} | checked["scratch"]
     checked |= {key: _check("--set", key, value) for key, value in given.items()}
     checked["scratch"] = {}
     if from_random and (key := next((key for key in ("frozen_epochs", "frozen_share") if checked[key]), None)):

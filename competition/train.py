@@ -39,7 +39,7 @@ MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
 HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
-TRAIN_FORMAT = 2  # raise it when the same config trains to something else, so that no run ends otherwise than it began
+TRAIN_FORMAT = 3  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 FEATURES_FORMAT = 3  # raise it when what a backbone makes of the same image changes
 
 
@@ -320,9 +320,23 @@ def _build_model(model, table, settings, weights):
     backbone = _build_backbone(model, table, settings, weights)
     for layer in backbone.layers[: round(settings.frozen_share * len(backbone.layers))]:
         layer.trainable = False  # also keeps its BatchNormalization's statistics
+    if settings.batchnorm == "frozen":
+        backbone = _infer_always(backbone)
     image = keras.Input(backbone.input_shape[1:], name="image")
-    features = backbone(image) if settings.batchnorm == "train" else backbone(image, training=False)
-    return keras.Model(image, _head(features, table, settings))
+    return keras.Model(image, _head(backbone(image), table, settings))
+
+
+def _infer_always(backbone):
+    """The same model, same weights, that never learns statistics or drops anything.
+
+    To call it with training=False is not enough: inside another functional model Keras 3 replaces that by what the
+    outer one is called with.
+    """
+    class Functional(type(backbone)):  # of that name, under which Keras keeps the weights
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=False, mask=mask)
+
+    return Functional(backbone.input, backbone.output, name=backbone.name)
 
 
 def _layer_rates(model, settings):

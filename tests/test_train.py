@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from competition.__main__ import main
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
+from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.oof import accuracy, log_loss, read_oof
 from competition.recipes import Recipe
@@ -746,3 +748,16 @@ def test_grey_oblong_pictures_from_a_csv_go_through_train_and_blend(tmp_path, mo
     assert accuracy(read_oof(Path("runs/grey/baseline-tiny"), table).probs[0], table.labels) > 0.6
     assert main(["submission", "--run", "baseline-tiny"]) == 0  # the rehearsal compares height and width as well
     assert (folder / "submissions/grey.zip").exists()
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "train"])
+def test_frozen_batchnorm_and_stochastic_depth(batchnorm):
+    """What a step sees of the backbone: the network of inference, or one with batch statistics and dropped blocks."""
+    table = SimpleNamespace(size=(32, 32), classes=["a", "b"])
+    model = training._build_model("efficientnet_lite0", table, Recipe(batchnorm=batchnorm), training.Weights("none"))
+    model.get_layer("logits").set_weights([np.random.default_rng(0).normal(size=(1280, 2)), np.zeros(2)])
+    images = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+    same = np.array_equal(model(images, training=True), model(images, training=False))
+    assert same == (batchnorm == "frozen")
+    assert len(model.get_layer("backbone").trainable_weights) > 100, "gamma and beta learn all the same"
+    assert len(fuse_batchnorm(model).weights) < len(model.weights) - 100

@@ -24,7 +24,7 @@ from bench.tools import measure_theme, stream_apart  # noqa: E402
 from competition import files, oof  # noqa: E402
 from competition.files import InputError  # noqa: E402
 
-THEMES = ("frozen", "finetune", "startup", "step", "prediction", "scale")
+THEMES = ("frozen", "finetune", "startup", "step", "accuracy", "prediction", "scale")
 RESULTS = Path(__file__).parent / "results.csv"
 SAMPLE = Path("sample/data")  # where `make demo` draws it too
 FAILED = "failed"

@@ -15,7 +15,7 @@ import pytest
 from conftest import class_folders
 
 from bench import __main__ as program
-from bench import finetune, frozen, startup, step
+from bench import accuracy, finetune, frozen, startup, step
 from bench.figures import Figure, Options
 from bench.reference import run_loop
 from bench.tools import call_apart, copy_images, stream_apart
@@ -41,7 +41,7 @@ def options(data, tmp_path):
 @pytest.fixture
 def in_process(monkeypatch):
     """Measurements in this process, where TensorFlow is loaded already."""
-    for module in (frozen, startup):
+    for module in (accuracy, frozen, startup):
         monkeypatch.setattr(module, "call_apart", lambda function, *arguments: function(*arguments))
 
 
@@ -174,6 +174,19 @@ def test_frozen(options, in_process):
 def test_finetune(options):
     (figure,) = finetune.measure(options, "baseline")
     assert figure.ours > 0 and figure.reference > 0 and figure.n == 3 and figure.target == ">= 0.95"
+
+
+def test_accuracy(options, in_process):
+    assert all(figure.ours is None for figure in accuracy.measure(options))
+    passes, seconds = accuracy.measure(replace(options, quick=False), "baseline")
+    steps = [len(pd.read_csv(options.work / f"runs/accuracy/{run}/fold_0/history.csv")) for run in ("report", "best")]
+    assert passes.reference == 2 * 64 * steps[0], "32 images to train on are repeated to a batch of 64"
+    assert passes.ours is None or passes.ours == 2 * 32 * steps[1]
+    assert passes.n == 8 and seconds.reference > 0 and "report ends at" in passes.note
+
+    shutil.rmtree(options.work / "runs")
+    effort = accuracy.train_until(options.work, "baseline", "best", accuracy=0.0)
+    assert (effort.epochs, effort.passes) == (1, 64), "it stops with the epoch that reaches it"
 
 
 def test_startup(options, in_process, monkeypatch):

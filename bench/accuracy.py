@@ -1,0 +1,95 @@
+"""Time to accuracy: what `best` needs until a fold is as good as what the report's recipe ends with."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from unittest import mock
+
+from bench.figures import Figure
+from bench.tools import call_apart, copy_images, import_tensorflow
+from competition import files
+from competition import train as training
+from competition.folds import make_folds
+
+MODEL = "efficientnet_lite0"
+IMAGES = 320  # of the data unless LONG=1 takes all: the report's recipe trains up to 225 epochs
+TARGET = "<= 0.125"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a fold took until its validation accuracy was reached: an image forward is a pass, backward another."""
+
+    passes: int
+    seconds: float  # of training, without start-up and validation
+    accuracy: float
+    epochs: int
+
+
+class _Reached(Exception):
+    pass
+
+
+def measure(options, model=MODEL):
+    """Yield image passes and seconds of `best` beside those of `report`, both for the first fold alone.
+
+    `report` trains to its end, `best` until a validation accuracy is at least what the fold of `report` was left with.
+    QUICK=1 measures nothing here: the shortest honest run of `report` takes minutes.
+    """
+    names = [f"time to the accuracy of report, {what}: best, {model}, first fold" for what in ("image passes", "seconds")]
+    if options.quick:
+        for name, unit in zip(names, ("passes", "s")):
+            yield Figure(name, unit, None, target=TARGET, note="QUICK=1 has no time for it")
+        return
+    with contextlib.chdir(options.work):
+        data = options.data if options.long else copy_images(options.data, "accuracy", IMAGES, 5)
+        table = make_folds(data, name="accuracy", folds=5)
+        report = call_apart(train_until, str(options.work), model, "report", None)
+        best = call_apart(train_until, str(options.work), model, "best", report.accuracy)
+    reached = best.accuracy >= report.accuracy
+    note = (f"{len(table.images)} images; report ends at {report.accuracy:.4f} after {report.epochs} epochs; best "
+            f"{'is at' if reached else 'does not reach it, at most'} {best.accuracy:.4f} after {best.epochs}")
+    n = int((table.fold == 0).sum())
+    yield Figure(names[0], "passes", best.passes if reached else None, report.passes, n, TARGET,
+                 f"forward and backward counted, n: images validated on; {note}")
+    yield Figure(names[1], "s", best.seconds if reached else None, report.seconds, n, TARGET,
+                 f"of the epochs and the features, validation left out; {note}")
+
+
+def train_until(work, model, recipe, accuracy):
+    """The Effort of the first fold of the table "accuracy": to the recipe's end, or to a validation accuracy."""
+    import_tensorflow()
+    fold_features, train_epoch, write_history = (training.frozen_features, training.Phase.train_epoch,
+                                                 training._write_history)
+    seconds, counts, reached = [], {"features": 0, "steps": 0}, []
+
+    def timed(function, *arguments):
+        before = time.perf_counter()
+        result = function(*arguments)
+        seconds.append(time.perf_counter() - before)
+        return result
+
+    def timed_features(table, settings, *arguments):
+        views = 1 if settings.epochs else len(settings.views)
+        counts["features"] = (views + settings.frozen_copies) * int((table.fold != 0).sum())  # others: validation
+        return timed(fold_features, table, settings, *arguments)
+
+    def timed_epoch(phase, fold, epoch, steps, tick):
+        counts["steps"] += steps
+        return timed(train_epoch, phase, fold, epoch, steps, tick)
+
+    def noted_history(directory, history):
+        write_history(directory, history)
+        reached[:] = [row["val_accuracy"] for row in history if row["phase"] == "full"]
+        if accuracy is not None and reached and reached[-1] >= accuracy:
+            raise _Reached
+
+    folder = files.RUNS / "accuracy" / recipe
+    with contextlib.chdir(work):
+        with (contextlib.suppress(_Reached), mock.patch.object(training, "frozen_features", timed_features),
+              mock.patch.object(training.Phase, "train_epoch", timed_epoch),
+              mock.patch.object(training, "_write_history", noted_history)):
+            training.train(model, recipe, "accuracy", run=recipe, only_fold=0)
+        size = files.read_json(folder / "run.json")["config"]["recipe"]["batch_size"]
+        kept = files.read_json(folder / "fold_0" / "fold.json")["accuracy"] if accuracy is None else max(reached)
+    return Effort(counts["features"] + 2 * size * counts["steps"], sum(seconds), kept, len(reached))

@@ -16,13 +16,14 @@ import threading
 import time
 import zipfile
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from competition import files, heads, oof
+from competition import device, files, heads, oof
 from competition.arrays import Rows, read_memory
 from competition.augment import build_policy, mix_pairs
 from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
@@ -554,14 +555,15 @@ def _build_phase(table, settings, model, images, start):
     whole.get_layer("backbone").set_weights(start)
     _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
     targets = np.eye(len(table.classes), dtype=np.float32)
+    draw_batch = _draw_on_device(settings, images) or _draw_here(settings, images)
 
     def batches(fold, epoch):
         random = _random(settings, fold, epoch)
-        augment = build_policy(settings.augment, random.integers(2**31))
+        draw = draw_batch(random.integers(2**31))
         mixing = epoch < settings.epochs - settings.plain_epochs
         class_weight = heads.weigh_classes(settings.class_weight, table.labels[table.fold != fold], len(table.classes))
         for rows in _epoch_order(table, fold, settings.batch_size, random):
-            inputs = np.stack([augment(image) for image in images[rows]]).astype(np.float32)
+            inputs = draw(rows)
             truth = targets[table.labels[rows]]
             if mixing and settings.mixup + settings.cutmix:
                 inputs, truth = mix_pairs(inputs, truth, settings.mixup, settings.cutmix, random)
@@ -569,6 +571,23 @@ def _build_phase(table, settings, model, images, start):
 
     share = heads.schedule(settings.schedule, settings.warmup)
     return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches)
+
+
+def _draw_here(settings, images):
+    """seed -> a function from row numbers to augmented images, float32 [b, h, w, 3]."""
+    def start(seed):
+        augment = build_policy(settings.augment, seed)
+        return lambda rows: np.stack([augment(image) for image in images[rows]]).astype(np.float32)
+
+    return start
+
+
+def _draw_on_device(settings, images):
+    """The same on a GPU, None where there is none or where it cannot be done there."""
+    if not device.has_gpu() or settings.mixup + settings.cutmix:
+        return None
+    draw = device.keep_on_device(images, settings.augment)
+    return draw and (lambda seed: partial(draw, device.draw_transforms(settings.augment, seed)))
 
 
 def _train_fold(directory, table, settings, phase, fold, images, bar):

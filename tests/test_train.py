@@ -750,6 +750,21 @@ def test_grey_oblong_pictures_from_a_csv_go_through_train_and_blend(tmp_path, mo
     assert (folder / "submissions/grey.zip").exists()
 
 
+def test_on_a_device_the_same_is_drawn(table, monkeypatch):
+    """Symmetries alone, of which nothing is rounded: so all that follows is the same, too."""
+    overrides = ("epochs=2", "batch_size=8", "rate=1e-3", "augment=d4,hflip", "views=identity")
+    here = read_oof(train("baseline", name="arten", run="here", overrides=overrides), table)
+    monkeypatch.setattr(training.device, "has_gpu", lambda: True)
+    drawn = []
+    keep = training.device.keep_on_device
+    monkeypatch.setattr(training.device, "keep_on_device", lambda *arguments: drawn.append(1) or keep(*arguments))
+    there = read_oof(train("baseline", name="arten", run="there", overrides=overrides), table)
+    assert drawn == [1]
+    np.testing.assert_allclose(here.probs, there.probs, atol=1e-4)
+    train("baseline", name="arten", run="mixed", overrides=(*overrides, "mixup=0.5", "epochs=1"))
+    assert drawn == [1], "pairs are mixed by the processor"
+
+
 @pytest.mark.parametrize("batchnorm", ["frozen", "train"])
 def test_frozen_batchnorm_and_stochastic_depth(batchnorm):
     """What a step sees of the backbone: the network of inference, or one with batch statistics and dropped blocks."""

@@ -1,0 +1,57 @@
+"""Augmentation on the device, here the processor: what Albumentations does with the same seed, pixel by pixel."""
+
+import numpy as np
+import pytest
+
+from competition import device
+from competition.augment import POLICIES, build_policy
+
+
+def draw_picture(height, width, seed):
+    """Waves of a colour each: what a move changes everywhere, and interpolation little."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.random.default_rng(seed).uniform(0.15, 0.4, (3, 3))
+    return np.stack([128 + 100 * np.sin(a * x + b * y + 9 * c) for a, b, c in waves], -1).round().astype(np.uint8)
+
+
+def draw_both(names, n=24, size=(40, 40), seed=5):
+    images = np.stack([draw_picture(*size, number) for number in range(4)])
+    rows = np.arange(n) % 4
+    augment = build_policy(names, seed)
+    wanted = np.stack([augment(images[row]) for row in rows])
+    found = device.keep_on_device(images, names)(device.draw_transforms(names, seed), rows)
+    return np.asarray(found), wanted.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["hflip", "vflip", "d4"])
+def test_symmetries_are_exact(name):
+    found, wanted = draw_both([name], size=(40, 40) if name == "d4" else (24, 40))
+    np.testing.assert_allclose(found, wanted, atol=0.01)
+    assert len({image.tobytes() for image in wanted}) > 4, "both a changed and an unchanged one of each picture"
+
+
+@pytest.mark.parametrize("names", [["shift"], ["affine"], ["light"], ["colour"], ["d4", "affine", "light", "colour"],
+                                   ["colour", "hflip", "light", "shift"]])
+def test_the_same_as_albumentations(names):
+    """Up to rounding: OpenCV moves pixels by 32nds, keeps hue in 2 degrees, and mirrors at the border's pixel."""
+    found, wanted = draw_both(names, size=(48, 48) if "d4" in names else (40, 56))
+    inside = (slice(None), slice(6, -6), slice(6, -6))
+    difference = np.abs(found - wanted)[inside]
+    assert found.dtype == np.float32 and difference.mean() < 1.5 and np.quantile(difference, 0.99) < 10
+    assert np.abs(wanted - np.roll(wanted, 4, 0))[inside].mean() > 5, "the draws differ"
+    assert found.min() >= 0 and found.max() <= 255
+
+
+def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_the_processor(monkeypatch):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    unknown = sorted(set(POLICIES) - {"hflip", "vflip", "d4", "shift", "affine", "light", "colour"})
+    assert unknown and all(device.keep_on_device(images, ["hflip", name]) is None for name in unknown)
+    assert device.keep_on_device([image for image in images], ["hflip"]) is None
+    monkeypatch.setattr(device, "MOST_BYTES", images.nbytes - 1)
+    assert device.keep_on_device(images, ["hflip"]) is None
+
+
+def test_no_policy_gives_the_images():
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 12, 3), np.uint8)
+    found = device.keep_on_device(images, [])(device.draw_transforms([], 0), [3, 0])
+    assert np.array_equal(np.asarray(found), images[[3, 0]])

@@ -54,6 +54,7 @@ class Recipe:
     class_weight: str = "none"  # or "balanced": images of rare classes count for more in the loss
     patience: int = 0  # epochs without a better one after which a phase stops, the best is kept; 0: all, the last is
     seed: int = 0
+    precision: str = "auto"  # of the second phase: "float32", "mixed_bfloat16", or what is quickest on this machine
 
     # what is different for a model that starts from random weights, for which there is nothing to freeze
     scratch: dict = field(default_factory=dict)
@@ -64,6 +65,7 @@ CHOICES = {
     "frozen_schedule": ("constant", "one_cycle"),
     "batchnorm": ("frozen", "train"),
     "class_weight": ("none", "balanced"),
+    "precision": ("auto", "float32", "mixed_bfloat16"),
 }
 ENTRIES = {"views": VIEWS, "augment": POLICIES}
 SHARES = ("warmup", "frozen_share", "mixup", "cutmix", "dropout", "label_smoothing")

@@ -91,6 +91,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
         if record["finished"] and _is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
+            settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
             _train_folds(folder, table, settings, model, chosen, folds, memory)
             if all(_is_done(folder, k, settings) for k in range(table.k)):
                 _finish(folder, table, settings, record)
@@ -261,6 +262,7 @@ def _open_record(folder, table, config, settings):
         "table": table.hash,
         "data": table.data_hash,
         "versions": _versions(),
+        "precision": device.choose_precision(settings.precision),
         "frozen": settings.epochs == 0,
         "views": settings.views,
         "finished": False,
@@ -551,7 +553,8 @@ def _read_heads(folder):
 
 def _build_phase(table, settings, model, images, start):
     """The second phase, in which everything trains, from the backbone's weights `start`."""
-    whole = _build_model(model, table, settings, Weights("none"))
+    with device.layers_of(settings.precision):
+        whole = _build_model(model, table, settings, Weights("none"))
     whole.get_layer("backbone").set_weights(start)
     _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
     targets = np.eye(len(table.classes), dtype=np.float32)

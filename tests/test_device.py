@@ -1,5 +1,6 @@
 """Augmentation on the device, here the processor: what Albumentations does with the same seed, pixel by pixel."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -49,6 +50,27 @@ def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_th
     assert device.keep_on_device([image for image in images], ["hflip"]) is None
     monkeypatch.setattr(device, "MOST_BYTES", images.nbytes - 1)
     assert device.keep_on_device(images, ["hflip"]) is None
+
+
+@pytest.mark.parametrize("gpu, capability, wanted, found", [
+    (False, 0, "auto", "float32"),
+    (True, 7.5, "auto", "float32"),
+    (True, 8.0, "auto", "mixed_bfloat16"),
+    (True, 9.0, "float32", "float32"),
+    (False, 0, "mixed_bfloat16", "mixed_bfloat16"),
+])
+def test_precision(monkeypatch, gpu, capability, wanted, found):
+    monkeypatch.setattr(device, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(device, "_compute_capability", lambda: capability)
+    assert device.choose_precision(wanted) == found
+
+
+def test_layers_of_a_precision():
+    with pytest.raises(ZeroDivisionError), device.layers_of("mixed_bfloat16"):
+        assert keras.layers.Dense(2).compute_dtype == "bfloat16"
+        raise ZeroDivisionError
+    assert keras.layers.Dense(2).compute_dtype == "float32"
+    assert not device.has_gpu()
 
 
 def test_no_policy_gives_the_images():

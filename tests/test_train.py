@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -755,6 +756,7 @@ def test_on_a_device_the_same_is_drawn(table, monkeypatch):
     overrides = ("epochs=2", "batch_size=8", "rate=1e-3", "augment=d4,hflip", "views=identity")
     here = read_oof(train("baseline", name="arten", run="here", overrides=overrides), table)
     monkeypatch.setattr(training.device, "has_gpu", lambda: True)
+    monkeypatch.setattr(training.device, "_compute_capability", lambda: 7.5)
     drawn = []
     keep = training.device.keep_on_device
     monkeypatch.setattr(training.device, "keep_on_device", lambda *arguments: drawn.append(1) or keep(*arguments))
@@ -763,6 +765,19 @@ def test_on_a_device_the_same_is_drawn(table, monkeypatch):
     np.testing.assert_allclose(here.probs, there.probs, atol=1e-4)
     train("baseline", name="arten", run="mixed", overrides=(*overrides, "mixup=0.5", "epochs=1"))
     assert drawn == [1], "pairs are mixed by the processor"
+
+
+def test_mixed_bfloat16(as_if_pretrained, table):
+    """Its weights are float32, what the fold models say is what was said in training, and it is what it was begun with."""
+    overrides = ("epochs=1", "frozen_epochs=1", "batch_size=8", "rate=1e-4", "precision=mixed_bfloat16")
+    folder = train("scratch", name="arten", run="bf16", weights="none", overrides=overrides)
+    run = read_run(folder, table)
+    assert files.read_json(folder / "run.json")["precision"] == "mixed_bfloat16"
+    fold = table.fold == 0
+    probs = predict(build_fold_model(run, table, 0), load_images(table)[fold])
+    expected = read_oof(folder, table).probs[0][fold]
+    assert 0 < np.abs(probs - expected).max() < 0.05
+    assert keras.config.dtype_policy().name == "float32"
 
 
 @pytest.mark.parametrize("batchnorm", ["frozen", "train"])

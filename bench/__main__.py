@@ -7,8 +7,6 @@ import io
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,11 +18,11 @@ import pandas as pd  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from bench.figures import Figure, Options  # noqa: E402
-from bench.tools import measure_theme, stream_apart  # noqa: E402
+from bench.tools import describe_gpu, measure_theme, stream_apart  # noqa: E402
 from competition import files, oof  # noqa: E402
 from competition.files import InputError  # noqa: E402
 
-THEMES = ("frozen", "finetune", "startup", "step", "accuracy", "prediction", "scale")
+THEMES = ("frozen", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")
 RESULTS = Path(__file__).parent / "results.csv"
 SAMPLE = Path("sample/data")  # where `make demo` draws it too
 FAILED = "failed"
@@ -144,7 +142,7 @@ def describe_hardware():
     """Processor, cores, memory and GPU of this machine, as one line."""
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {gigabytes:.0f} GiB, {_gpu()}"
+    return f"{_processor()}, {cores} cores, {gigabytes:.0f} GiB, {describe_gpu()}"
 
 
 def _processor():
@@ -152,15 +150,6 @@ def _processor():
         if found := re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()):
             return found[1]
     return platform.processor() or platform.machine()
-
-
-def _gpu():
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True)
-        if found.returncode == 0 and found.stdout.strip():
-            return ", ".join(found.stdout.strip().splitlines())
-    return "no GPU"
 
 
 def _describe_data(data, place):

@@ -1,7 +1,8 @@
 """The step: what precision, oneDNN, XLA, threads, batch size and frozen first layers do to training and prediction.
 
-Each setup is measured in a process of its own, with random weights and pixels. Where PyTorch is importable, the same
-architectures are timed in it too, at the same batch.
+Each setup is measured in a process of its own, with random weights and pixels; prediction is that of the network with
+BatchNormalization folded, which is what makes features and submissions. Where JAX or PyTorch is importable, the same
+step runs on it through Keras, and the same architectures are timed in plain PyTorch, at the same batch.
 """
 
 import importlib
@@ -17,6 +18,11 @@ from tqdm import tqdm
 
 from bench.figures import Figure
 from bench.tools import call_apart, import_tensorflow
+from competition import train as training
+from competition.backbones import Weights
+from competition.features import use_xla
+from competition.fuse import fuse_batchnorm
+from competition.recipes import Recipe
 
 MODELS = ("efficientnet_lite0", "mobilenet_v2", "resnet50")
 FAMILIES = ("baseline", "scratch", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0",
@@ -44,6 +50,8 @@ class Setup:
     threads: int = 0  # of an operation; 0: one a core
     batches: tuple[int, ...] = (BATCH,)
     frozen_share: float = 0.0
+    cached: bool = False  # training begins at what the frozen layers made of the images
+    backend: str = "tensorflow"  # of Keras
     torch: str = ""  # "eager" or "compiled": PyTorch in place of Keras
 
 
@@ -60,6 +68,7 @@ VARIANTS = (
     {"name": "mixed_bfloat16", "precision": "mixed_bfloat16"},
     {"name": "oneDNN off", "onednn": False},
     {"name": "first blocks frozen (frozen_share=0.08)", "frozen_share": 0.08},
+    {"name": "first blocks frozen, their activations cached", "frozen_share": 0.08, "cached": True},
     {"name": "1 thread", "threads": 1},
     {"name": "XLA", "xla": True},
 )
@@ -108,12 +117,16 @@ def list_setups(model, size, steps, options):
     batches = (BATCH, 16, 64) if whole and not options.quick else (BATCH,)
     variants = [replace(plain, **variant) for variant in (VARIANTS if whole and not options.quick else COMPARED)]
     if model in MODELS:
+        variants += [replace(plain, name=f"Keras on {name}", backend=backend)
+                     for backend, name in (("jax", "JAX"), ("torch", "PyTorch"))]
         variants += [replace(plain, name=f"PyTorch {kind}", torch=kind) for kind in ("eager", "compiled")]
     return [replace(plain, batches=batches), *variants]
 
 
 def lacks(setup):
     """Why a setup cannot be measured here; "" when it can."""
+    if setup.backend != "tensorflow" and not importlib.util.find_spec(setup.backend):
+        return f"{setup.name[len('Keras on '):]} is not importable"
     if setup.torch and not importlib.util.find_spec("torch"):
         return "PyTorch is not importable"
     if setup.torch and not torch_package(setup.model):
@@ -129,7 +142,8 @@ def torch_package(model):
 def measure_setup(setup):
     """{(what, batch): Timing} and ""; None and the reason when it fails."""
     try:
-        return call_apart(time_torch if setup.torch else time_keras, setup), ""
+        time_setup = time_torch if setup.torch else time_keras if setup.backend == "tensorflow" else time_backend
+        return call_apart(time_setup, setup), ""
     except RuntimeError as error:
         return None, str(error)
 
@@ -160,29 +174,65 @@ def time_keras(setup):
     import keras
     import tensorflow as tf
 
-    from competition import train as training
-    from competition.backbones import Weights
-    from competition.recipes import Recipe
-
     if setup.threads:
         tf.config.threading.set_intra_op_parallelism_threads(setup.threads)
     keras.config.set_dtype_policy(setup.precision)
-    keras.utils.set_random_seed(0)
-    recipe = Recipe(batchnorm="train", frozen_share=setup.frozen_share)
-    table = SimpleNamespace(size=setup.size, classes=range(CLASSES))
-    model = training._build_model(setup.model, table, recipe, Weights("none"))
-    training._compile(model, 0.05, 0.1, {})
-    model.optimizer.learning_rate = 1e-4
-    model.jit_compile = setup.xla
+    whole = build_keras(setup)
+    fused = fuse_batchnorm(whole)
+    model = begin_late(whole, setup.frozen_share) if setup.cached else whole
+    compile_keras(model)
+    for network in (model, fused):
+        network.jit_compile = setup.xla
     model.make_train_function()
-    model.make_predict_function()
+    fused.make_predict_function()
     timings = {}
     for batch in setup.batches:
         images, targets = (tf.constant(values) for values in draw_batch(setup, batch))
-        inputs, data = [(images,)], itertools.repeat((images, targets, tf.ones(batch)))
+        seen = tf.random.normal((batch, *model.input_shape[1:])) if setup.cached else images
+        inputs, data = [(images,)], itertools.repeat((seen, targets, tf.ones(batch)))
         timings |= time_both(setup, batch, lambda: float(model.train_function(data)["loss"]),
-                           lambda: np.asarray(model.predict_function(inputs)))
+                             lambda: np.asarray(fused.predict_function(inputs)))
     return timings
+
+
+def time_backend(setup):
+    """The same on another backend of Keras, as the toolkit's training calls it."""
+    os.environ["KERAS_BACKEND"] = setup.backend
+    whole = build_keras(setup)
+    fused = fuse_batchnorm(whole)
+    compile_keras(whole)
+    fused.jit_compile = use_xla()
+    timings = {}
+    for batch in setup.batches:
+        images, targets = draw_batch(setup, batch)
+        timings |= time_both(setup, batch, lambda: whole.train_on_batch(images, targets),
+                             lambda: np.asarray(fused.predict_on_batch(images)))
+    return timings
+
+
+def build_keras(setup):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    recipe = Recipe(batchnorm="train", frozen_share=setup.frozen_share)
+    table = SimpleNamespace(size=setup.size, classes=range(CLASSES))
+    return training._build_model(setup.model, table, recipe, Weights("none"))
+
+
+def compile_keras(model):
+    training._compile(model, 0.05, 0.1, {})
+    model.optimizer.learning_rate = 1e-4
+
+
+def begin_late(model, share):
+    """The model from the output of its frozen layers on: what trains where their activations are cached."""
+    import keras
+
+    backbone = model.get_layer("backbone")
+    last = round(share * len(backbone.layers)) - 1
+    rest = keras.Model(backbone.layers[last].output, backbone.output, name="backbone")
+    image = keras.Input(rest.input_shape[1:])
+    return keras.Model(image, model.get_layer("logits")(rest(image)))
 
 
 def time_torch(setup):
@@ -207,7 +257,7 @@ def time_torch(setup):
             loss = criterion(network(images), targets)
             loss.backward()
             optimizer.step()
-            return float(loss)
+            return loss.item()
 
         def predict():
             model.eval()

@@ -6,9 +6,13 @@ import importlib
 import multiprocessing
 import os
 import resource
+import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
+
+from tqdm import tqdm
 
 from competition.__main__ import import_tensorflow  # noqa: F401 (without its start-up lines)
 from competition.images import open_source
@@ -57,6 +61,7 @@ def _yield_result(function, *arguments):
 
 def _send_all(sender, function, arguments):
     threading.Thread(target=_follow_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is for several processes, and would be missed at the end
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             for value in function(*arguments):
@@ -83,6 +88,16 @@ def memory(what):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
     return int(lines[what].split()[0]) * 1024 / 1e6
+
+
+def describe_gpu():
+    """The names of the GPUs that NVIDIA's driver sees, or "no GPU"."""
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True)
+        if found.returncode == 0 and found.stdout.strip():
+            return ", ".join(found.stdout.strip().splitlines())
+    return "no GPU"
 
 
 def copy_images(data, folder, images, folds):

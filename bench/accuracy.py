@@ -5,11 +5,14 @@ import time
 from dataclasses import dataclass
 from unittest import mock
 
+import numpy as np
+
 from bench.figures import Figure
 from bench.tools import call_apart, copy_images, import_tensorflow
 from competition import files
 from competition import train as training
 from competition.folds import make_folds
+from competition.recipes import read_recipe
 
 MODEL = "efficientnet_lite0"
 IMAGES = 320  # of the data unless LONG=1 takes all: the report's recipe trains up to 225 epochs
@@ -33,8 +36,9 @@ class _Reached(Exception):
 def measure(options, model=MODEL):
     """Yield image passes and seconds of `best` beside those of `report`, both for the first fold alone.
 
-    `report` trains to its end, `best` until a validation accuracy is at least what the fold of `report` was left with.
-    QUICK=1 measures nothing here: the shortest honest run of `report` takes minutes.
+    `report` trains to its end, `best` until a validation accuracy is at least what the fold of `report` was left with,
+    on a cycle (`epochs`) that is as long as the target allows: one cycle is at its best where it ends. QUICK=1 measures
+    nothing here: the shortest honest run of `report` takes minutes.
     """
     names = [f"time to the accuracy of report, {what}: best, {model}, first fold" for what in ("image passes", "seconds")]
     if options.quick:
@@ -45,18 +49,26 @@ def measure(options, model=MODEL):
         data = options.data if options.long else copy_images(options.data, "accuracy", IMAGES, 5)
         table = make_folds(data, name="accuracy", folds=5)
         report = call_apart(train_until, str(options.work), model, "report", None)
-        best = call_apart(train_until, str(options.work), model, "best", report.accuracy)
+        epochs = count_epochs(table, report.passes / 8)
+        best = call_apart(train_until, str(options.work), model, "best", report.accuracy, (f"epochs={epochs}",))
     reached = best.accuracy >= report.accuracy
-    note = (f"{len(table.images)} images; report ends at {report.accuracy:.4f} after {report.epochs} epochs; best "
-            f"{'is at' if reached else 'does not reach it, at most'} {best.accuracy:.4f} after {best.epochs}")
+    note = (f"{len(table.images)} images; report ends at {report.accuracy:.4f} after {report.epochs} epochs of all "
+            f"layers; best with epochs={epochs} {'is' if reached else 'does not reach it, it is'} at {best.accuracy:.4f} "
+            f"after {best.epochs}")
     n = int((table.fold == 0).sum())
-    yield Figure(names[0], "passes", best.passes if reached else None, report.passes, n, TARGET,
+    yield Figure(names[0], "passes", best.passes if reached else np.inf, report.passes, n, TARGET,
                  f"forward and backward counted, n: images validated on; {note}")
-    yield Figure(names[1], "s", best.seconds if reached else None, report.seconds, n, TARGET,
+    yield Figure(names[1], "s", best.seconds if reached else np.inf, report.seconds, n, TARGET,
                  f"of the epochs and the features, validation left out; {note}")
 
 
-def train_until(work, model, recipe, accuracy):
+def count_epochs(table, passes):
+    """How many epochs of `best` for the first fold, features included, are at most so many image passes; at least 1."""
+    recipe, images = read_recipe("best"), int((table.fold != 0).sum())
+    return max(1, int((passes - images) / (2 * recipe.batch_size * max(1, images // recipe.batch_size))))
+
+
+def train_until(work, model, recipe, accuracy, overrides=()):
     """The Effort of the first fold of the table "accuracy": to the recipe's end, or to a validation accuracy."""
     import_tensorflow()
     fold_features, train_epoch, write_history = (training.frozen_features, training.Phase.train_epoch,
@@ -89,7 +101,7 @@ def train_until(work, model, recipe, accuracy):
         with (contextlib.suppress(_Reached), mock.patch.object(training, "frozen_features", timed_features),
               mock.patch.object(training.Phase, "train_epoch", timed_epoch),
               mock.patch.object(training, "_write_history", noted_history)):
-            training.train(model, recipe, "accuracy", run=recipe, only_fold=0)
+            training.train(model, recipe, "accuracy", run=recipe, only_fold=0, overrides=overrides)
         size = files.read_json(folder / "run.json")["config"]["recipe"]["batch_size"]
         kept = files.read_json(folder / "fold_0" / "fold.json")["accuracy"] if accuracy is None else max(reached)
     return Effort(counts["features"] + 2 * size * counts["steps"], sum(seconds), kept, len(reached))

@@ -67,12 +67,12 @@ def test_evidence_and_occlusion_find_the_corner(corner_model, images):
     assert trunk.output_shape == (None, 8, 8, 3)
     evidence = map_evidence(trunk, rest, images, ones)
     assert evidence.shape == (3, 8, 8) and (evidence[:, 0:2, 6:8] > 0).all()
-    assert np.abs(evidence).sum() == evidence[:, 0:2, 6:8].sum()
+    assert np.count_nonzero(evidence) == 3 * 4  # and nowhere else
     assert not map_evidence(trunk, rest, images, 0 * ones).any()
     loss = map_occlusion(corner_model, images, ones, np.zeros(3))
     assert loss.shape == (3, 16, 16) and (loss[:, inside] > 0.001).all()
-    assert (loss.reshape(3, -1).argmax(1) == np.ravel_multi_index((0, 15), (16, 16))).all()
-    assert not loss[:, 8:].any() and not loss[:, :, :8].any()
+    assert np.allclose(loss[:, 0, 15], loss.max((1, 2)))  # only the patch that hides all of the corner hides this
+    assert np.abs(loss[:, 8:]).max() < 1e-6 and np.abs(loss[:, :, :8]).max() < 1e-6
     against = map_occlusion(corner_model, images, 0 * ones, np.zeros(3))
     assert np.allclose(against, -loss, atol=1e-6)
 

@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds train rank blend submission backbones bench
+.PHONY: help setup demo test folds look train rank explain blend submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -30,6 +30,9 @@ folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=p
 	  $(call flag,seed,SEED) $(call flag,size,SIZE) $(call flag,classes,CLASSES) \
 	  $(call switch,skip-bad,SKIP_BAD) $(call switch,force,FORCE)
 
+look: $(READY)  ## a page of statistics, outliers and pictures of each class -- make look
+	$(TOOL) look $(call flag,name,NAME)
+
 train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best
 	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
@@ -38,6 +41,9 @@ train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL
 rank: $(READY)  ## rank the backbones at hand by a head on frozen features -- make rank   or   make rank WEIGHTS=weights/
 	$(TOOL) rank $(call flag,name,NAME) $(call flag,models,$(if $(call given,MODELS),MODELS,MODEL)) $(call flag,recipe,RECIPE) \
 	  $(call flag,weights,WEIGHTS) $(call flag,grid,GRID) $(call flag,memory,MEMORY)
+
+explain: $(READY)  ## what a run looks at in its images -- make explain   or   make explain RUN=vgg16-quick FOLD=0
+	$(TOOL) explain $(call flag,name,NAME) $(call flag,run,RUN) $(call flag,fold,FOLD)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
 	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN))

@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, rank, submission, backbones, demo):
+        if verb in (train, rank, explain, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, rank, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, rank, explain, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -70,6 +70,12 @@ def folds(data, name, folds, seed, size, classes, skip_bad, force):
     make_folds(data, name, folds, seed, size, classes, skip_bad, force)
 
 
+def look(name):
+    from competition.look import look
+
+    look(name)
+
+
 def train(model, recipe, name, weights, run, only_fold, overrides, memory):
     from competition.train import train
 
@@ -82,6 +88,12 @@ def rank(name, models, recipe, weights, grid, memory):
     from competition.rank import rank
 
     rank(name, models, recipe, weights, grid, memory)
+
+
+def explain(name, run, fold):
+    from competition.explain import explain
+
+    explain(name, run, fold)
 
 
 def blend(name, runs):
@@ -143,6 +155,9 @@ def _parser():
     add("--skip-bad", "--skip_bad", action="store_true", help="leave out files that are no images instead of stopping")
     add("--force", action="store_true", help="replace another table even though runs use it")
 
+    add = verb(look, "show what is in the data: a page of statistics, outliers and pictures of each class", ["look"])
+    add("--name", **name)
+
     add = verb(train, "train one model on all folds, save its OOF predictions",
                ["train --model efficientnet_lite0", "train --model vgg16 --weights weights/ --recipe quick",
                 "train --model resnet50 --recipe best --set batch_size=16 --set image_size=160"])
@@ -166,6 +181,12 @@ def _parser():
     add("--grid", default="", metavar="KEY=V,V",
         help="settings of the head, several with spaces between, of which all combinations are tried")
     add("--memory", **memory)
+
+    add = verb(explain, "show what a finished run looks at in its images, background or leaves",
+               ["explain", "explain --run vgg16-quick --fold 0"])
+    add("--name", **name)
+    add("--run", help="which run (default: the finished one of best OOF accuracy)")
+    add("--fold", metavar="K", help="only images that this fold held out (default: all)")
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])

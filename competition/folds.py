@@ -68,8 +68,8 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     on the machine. Returns the FoldTable; raises InputError for data or arguments that cannot be used.
     """
     name = files.check_name("NAME", name) if name else _default_name(data)
-    folds = _whole_number("FOLDS", folds, 2, 1000)
-    seed = _whole_number("SEED", seed, 0, 2**32 - 1)
+    folds = whole_number("FOLDS", folds, 2, 1000)
+    seed = whole_number("SEED", seed, 0, 2**32 - 1)
     size = parse_size(size)
     source = open_source(data)
     if source.data.is_dir() and files.FOLDS.resolve().is_relative_to(source.data.resolve()):
@@ -185,11 +185,12 @@ def parse_size(size):
         parts = [parts[0], parts[0]]
     if len(parts) != 2:
         raise InputError(f"SIZE={size}: expected one number, or height x width such as 96x128")
-    height, width = (_whole_number("SIZE", part, 1, 10_000) for part in parts)
+    height, width = (whole_number("SIZE", part, 1, 10_000) for part in parts)
     return height, width
 
 
-def _whole_number(what, value, low, high):
+def whole_number(what, value, low, high):
+    """The int that a setting such as FOLDS=5 means; InputError naming it where it is none from `low` to `high`."""
     try:
         number = int(value)
         if number != float(value) or isinstance(value, bool):

@@ -192,7 +192,7 @@ def load_images(table, memory=None):
     size = math.prod(shape)
     if memory is None or size <= memory.images:
         images = np.empty(shape, np.uint8)
-        for row, image in enumerate(_load_from(table, 0)):
+        for row, image in enumerate(map_images(table)):
             images[row] = image
         return images
     key = [IMAGES_FORMAT, table.frame["image"].tolist(), table.frame["sha256"].tolist(), list(table.size)]
@@ -202,7 +202,7 @@ def load_images(table, memory=None):
         for old in path.parent.glob("*.npy*"):  # of another table of this name, or another size
             if not old.name.startswith(path.name):
                 old.unlink(missing_ok=True)
-        build_array(path, shape, np.uint8, lambda start: (image[None] for image in _load_from(table, start)))
+        build_array(path, shape, np.uint8, lambda start: (image[None] for image in map_images(table, start=start)))
     return open_array(path, 0)
 
 
@@ -217,8 +217,12 @@ def warn_of_others(table):
              f"without them: {shorten(others)}")
 
 
-def _load_from(table, start):
-    """The images of a FoldTable from row `start` on, one after another."""
+def map_images(table, work=lambda image: image, start=0):
+    """Yield `work(image)` of the images of a FoldTable from row `start` on, in its order.
+
+    `work` gets uint8 [height, width, 3] at the table's size; threads call it. Few images are in memory at once.
+    Raises InputError as `load_images` does.
+    """
     source = open_reader(table.data, table.root)
 
     def load(job):
@@ -229,7 +233,7 @@ def _load_from(table, start):
             raise InputError(f"{error}; it was there at `make folds`: bring it back or rerun that") from None
         if sha256_bytes(data) != expected:
             raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256), rerun that")
-        return resize(decode(data, name), table.size)
+        return work(resize(decode(data, name), table.size))
 
     jobs = list(zip(table.frame["image"], table.frame["sha256"]))[start:]
     part = max(1, min(64, PART // (3 * math.prod(table.size))))

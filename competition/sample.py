@@ -36,7 +36,7 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from competition.files import InputError, read_json, write_json, write_text, write_with
+from competition.files import InputError, read_json, write_json, write_text
 
 DRAWING = 1  # raise it when the drawing changes: samples of another drawing are not this one
 SIZE = 96  # height and width of a frame in pixels
@@ -930,34 +930,3 @@ def write_table(path, head, rows):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
     write_text(path, text.getvalue())
-
-
-# ---------------------------------------------------------------------------------------------- contact sheet
-
-
-def contact_sheet(images, columns):
-    """Images uint8 [n, h, w, 3] in rows of `columns`, with a black pixel between them: uint8 [H, W, 3]."""
-    n, h, w, _ = images.shape
-    rows = -(-n // columns)
-    sheet = np.zeros((rows * columns, h + 1, w + 1, 3), np.uint8)
-    sheet[:n, :h, :w] = images
-    sheet = sheet.reshape(rows, columns, h + 1, w + 1, 3).swapaxes(1, 2)
-    return sheet.reshape(rows * (h + 1), columns * (w + 1), 3)
-
-
-def write_sheet(folder, path, columns=12):
-    """Write a picture of the first `columns` training images of each class of a sample, a row a class.
-
-    `path` ends in .png, .jpg or another ending that Pillow knows; InputError otherwise, or without a sample.
-    """
-    folder, path = Path(folder), Path(path)
-    if not folder.exists() or not read_about(folder):
-        raise InputError(f"{folder}: no sample competition here")
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise InputError(f"{path}: expected the name of a picture, such as sheet.png")
-    images = np.zeros((len(CLASSES), columns, SIZE, SIZE, 3), np.uint8)
-    for row, name in zip(images, CLASSES):
-        for cell, file in zip(row, sorted((folder / "train" / name).glob("*.jpg"))):
-            cell[:] = np.asarray(Image.open(file))
-    sheet = contact_sheet(images.reshape(-1, SIZE, SIZE, 3), columns)
-    write_with(path, Image.fromarray(sheet).save)

@@ -181,7 +181,7 @@ def _is_done(folder, fold, settings):
 
 
 def _run_name(run):
-    if run in (others := (oof.BLEND, FEATURES, IMAGES)):
+    if run in (others := (oof.BLEND, oof.LOOK, FEATURES, IMAGES)):
         raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
     return files.check_name("RUN", run)
 

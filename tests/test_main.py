@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "train", "rank", "blend", "submission")
+VERBS = ("folds", "look", "train", "rank", "explain", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -97,6 +97,8 @@ def test_a_bad_input_ends_with_one_line_and_code_2(tmp_path):
 
 @pytest.mark.parametrize("arguments", [
     ["train", "--model", "scratch"],
+    ["look"],
+    ["explain"],
     ["blend"],
     ["submission"],
     ["blend", "--name", "nothing"],
@@ -220,6 +222,8 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
     ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
      "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
+    ("look NAME=n", "look --name='n'"),
+    ("explain RUN=a FOLD=0 NAME=n", "explain --name='n' --run='a' --fold='0'"),
     ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
     ("submission RUN=a", "submission --run='a'"),
 ])

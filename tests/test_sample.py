@@ -7,7 +7,7 @@ from PIL import Image
 
 from competition import sample
 from competition.files import InputError, read_json
-from competition.sample import CLASSES, contact_sheet, draw_frame, plan_sample, write_sample, write_sheet
+from competition.sample import CLASSES, draw_frame, plan_sample, write_sample
 
 IMAGES, HIDDEN = 64, 16
 
@@ -175,20 +175,3 @@ def test_near_duplicates_resemble_their_scene_more_than_other_scenes_do():
     far = [small(scene, 0) @ small(scene + 1, 0) for scene in range(6)]
     assert not np.array_equal(draw_frame(5, 0, 0), draw_frame(5, 0, 1))
     assert np.mean(near) > 0.55 and np.mean(near) > np.mean(far) + 0.4
-
-
-def test_contact_sheet_keeps_every_pixel():
-    images = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)
-    sheet = contact_sheet(images, 3)
-    assert sheet.shape == (2 * 3, 3 * 4, 3) and sheet.dtype == np.uint8
-    assert np.array_equal(sheet[3:5, 4:7], images[4]) and not sheet[3:, 8:].any()
-
-
-def test_the_sheet_of_a_sample(folder, tmp_path):
-    write_sheet(folder, tmp_path / "sheet.png", columns=3)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (3 * 97, 8 * 97)
-    with pytest.raises(InputError, match="sheet.txt"):
-        write_sheet(folder, tmp_path / "sheet.txt")
-    with pytest.raises(InputError, match="nowhere"):
-        write_sheet(tmp_path / "nowhere", tmp_path / "sheet.png")

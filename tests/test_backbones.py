@@ -41,11 +41,11 @@ def test_every_application_has_a_name():
         "resnet50 resnet50_v2 resnet152_v2 mobilenet mobilenet_v2 mobilenet_v3_small mobilenet_v3_large "
         "xception inception_v3 inception_resnet_v2 densenet121 nasnet_mobile nasnet_large efficientnet_b0 "
         "efficientnet_v2_b0 efficientnet_v2_s convnext_tiny convnext_xlarge efficientnet_lite0 vgg16 vgg19 "
-        "efficientnet_lite1 efficientnet_lite2 scratch baseline"
+        "efficientnet_lite1 efficientnet_lite2 scratch baseline vgg16_nopool"
     ).split():
         assert name in found
     constructors = [name for name in dir(keras.applications) if callable(getattr(keras.applications, name))]
-    assert len(found) == len(set(found)) == len(constructors) + 3 + 2
+    assert len(found) == len(set(found)) == len(constructors) + 3 + 2 + 1  # Lite, own, vgg16_nopool
     assert found == sorted(found)
 
 

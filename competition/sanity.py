@@ -28,6 +28,7 @@ FOLDS = 5  # more are taken together
 STEPS = 400
 BATCH = 32  # images that must be learnt by heart
 RECIPE = Recipe(frozen_epochs=1, frozen_rate=1e-3, frozen_schedule="one_cycle", batch_size=64)
+BLIND = replace(RECIPE, frozen_rate=0.03)  # without inputs a bias a class is all that learns: it has some way to go
 DEALS = 4999
 BETTER = 0.01  # p up to which the baseline is better than zero inputs
 LEAK = 0.001  # p up to which shuffled labels are no chance: one sound data set in a thousand would be called broken
@@ -66,15 +67,15 @@ def sanity(name=None):
 
 
 def check(pixels, labels, fold_of, classes):
-    """The Checks of pixels float32 [n, d], labels int [n] below `classes`, and folds int [n], counted from 0."""
+    """The Checks of pixels float32 [n, d], labels int [n] below `classes`, and folds int [n]."""
     random = np.random.default_rng(0)
     batch = random.permutation(len(labels))[:max(2, min(BATCH, pixels.shape[1] // 2))]
     start, learnt = learn_batch(pixels[batch], labels[batch], classes)
     zeros = np.zeros((len(labels), 1), np.float32)  # of one input: those of more would never move either
     shuffled = random.permutation(labels)
     blind, baseline, lost = (
-        train(inputs, truth, fold_of, classes).argmax(1)
-        for inputs, truth in ((zeros, labels), (pixels, labels), (pixels, shuffled))
+        train(recipe, inputs, truth, fold_of, classes).argmax(1)
+        for recipe, inputs, truth in ((BLIND, zeros, labels), (RECIPE, pixels, labels), (RECIPE, pixels, shuffled))
     )
     common = sum(np.bincount(labels[fold_of == fold]).max() for fold in np.unique(fold_of)) / len(labels)
     seeing = np.mean(blind == labels)
@@ -99,22 +100,23 @@ def check(pixels, labels, fold_of, classes):
     ]
 
 
-def train(inputs, labels, fold_of, classes, batch_size=RECIPE.batch_size):
+def train(recipe, inputs, labels, fold_of, classes):
     """Out-of-fold probabilities float32 [n, classes] of linear models on inputs float32 [n, d]."""
-    return _train(inputs, labels, fold_of, classes, batch_size)[1]
+    return _train(recipe, inputs, labels, fold_of, classes, np.unique(fold_of))[1]
 
 
 def learn_batch(inputs, labels, classes):
     """The loss before the first step and the accuracy after the last of a model that is trained on one batch alone."""
     twice = np.arange(len(labels)).repeat(2)  # each image once to train on and once to be scored on
-    state, probabilities = _train(inputs[twice], labels[twice], np.arange(len(twice)) % 2, classes, len(labels), [0])
+    state, probabilities = _train(replace(RECIPE, batch_size=len(labels)), inputs[twice], labels[twice],
+                                  np.arange(len(twice)) % 2, classes, [0])
     return state.log[0, 0, 0, 0], oof.accuracy(probabilities[::2], labels)
 
 
-def _train(inputs, labels, fold_of, classes, batch_size, folds=None):
-    folds = np.unique(fold_of) if folds is None else folds
-    epochs = -(-STEPS // heads.head_steps(fold_of, batch_size))
-    recipe = replace(RECIPE, frozen_epochs=epochs, batch_size=batch_size)
+def _train(recipe, inputs, labels, fold_of, classes, folds):
+    """The Heads of these folds after STEPS steps, and what they say about the images held out."""
+    epochs = -(-STEPS // heads.head_steps(fold_of, recipe.batch_size))
+    recipe = replace(recipe, frozen_epochs=epochs)
     state = heads.start_heads(1, len(folds), inputs.shape[1], classes)
     for _ in range(epochs):
         found = heads.train_epoch(state, [recipe], [inputs], inputs, labels, fold_of, folds)

@@ -120,6 +120,28 @@ def test_is_keras_network_with_its_weights(model, constructor, module, tmp_path,
     assert [type(layer) for layer in ours.layers] == [type(layer) for layer in random_ones.layers]
 
 
+@pytest.mark.parametrize("layout", ["legacy", "keras"])
+def test_vgg16_nopool_is_vgg16_to_its_last_convolution(layout, tmp_path):
+    """With VGG16's own file, in a folder, in either layout; and ranked wherever that file lies."""
+    whole = shaken(keras.applications.VGG16(include_top=False, weights=None))
+    path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    if layout == "legacy":
+        save_weights(whole, path)
+    else:
+        whole.save_weights(tmp_path / "a.weights.h5")
+        (tmp_path / "a.weights.h5").rename(path := tmp_path / "vgg16.weights.h5")
+    weights = resolve_weights("vgg16_nopool", path if layout == "keras" else tmp_path)
+    assert weights == resolve_weights("vgg16", path) and pretrained("vgg16_nopool", weights)
+    ours = build_backbone("vgg16_nopool", (40, 48), None, weights)
+    images = noise(2, 40, 48, 3)
+    last = keras.Model(whole.input, whole.get_layer("block5_conv3").output)
+    maps = np.asarray(last(keras.applications.vgg16.preprocess_input(images.copy())))
+    assert maps.shape == (2, 2, 3, 512) and maps.std() > 0
+    np.testing.assert_allclose(ours(images), maps.mean((1, 2)), rtol=1e-3, atol=1e-4 * np.abs(maps).max())
+    if layout == "legacy":
+        assert set(backbones.at_hand(tmp_path)) == {"vgg16", "vgg16_nopool"}
+
+
 def test_small_odd_images_are_enlarged_inside():
     backbone = build_backbone("mobilenet", (20, 30))
     assert network_size("mobilenet", (20, 30)) == (32, 48)

@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look train rank explain blend submission backbones bench
+.PHONY: help setup demo test folds look sanity train rank explain blend submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -33,6 +33,9 @@ folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=p
 look: $(READY)  ## a page of statistics, outliers and pictures of each class -- make look
 	$(TOOL) look $(call flag,name,NAME)
 
+sanity: $(READY)  ## check that pictures and labels belong together -- make sanity
+	$(TOOL) sanity $(call flag,name,NAME)
+
 train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best
 	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
@@ -51,8 +54,8 @@ blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission RUN=efficientnet_lite0-best
 	$(TOOL) submission $(call flag,name,NAME) $(call flag,run,RUN)
 
-backbones: $(READY)  ## list the backbones -- make backbones
-	$(TOOL) backbones
+backbones: $(READY)  ## list the backbones, or what some see -- make backbones   or   make backbones MODEL=vgg16,vgg16_nopool
+	$(TOOL) backbones $(call flag,model,MODEL) $(call flag,size,SIZE)
 
 bench: $(READY)  ## measure speed, memory and scale beside a plain Keras loop -- make bench   or   make bench DATA=photos.zip QUICK=1
 	$(VENV)/bin/python -m bench $(call flag,data,DATA) $(call switch,quick,QUICK) $(call switch,long,LONG)

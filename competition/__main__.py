@@ -76,6 +76,12 @@ def look(name):
     look(name)
 
 
+def sanity(name):
+    from competition.sanity import sanity
+
+    sanity(name)
+
+
 def train(model, recipe, name, weights, run, only_fold, overrides, memory):
     from competition.train import train
 
@@ -108,10 +114,15 @@ def submission(name, run):
     make_submission(name, run)
 
 
-def backbones():
-    from competition.backbones import names
+def backbones(model, size):
+    if model:
+        from competition.receptive import show_backbones
 
-    print("\n".join(names()))
+        show_backbones(model, size)
+    else:  # to build them all would take minutes
+        from competition.backbones import names
+
+        print("\n".join(names()))
 
 
 def demo(folder, images, hidden):
@@ -158,6 +169,10 @@ def _parser():
     add = verb(look, "show what is in the data: a page of statistics, outliers and pictures of each class", ["look"])
     add("--name", **name)
 
+    add = verb(sanity, "check that pictures and labels belong together, and that held out means held out",
+               ["sanity", "sanity --name plants"])
+    add("--name", **name)
+
     add = verb(train, "train one model on all folds, save its OOF predictions",
                ["train --model efficientnet_lite0", "train --model vgg16 --weights weights/ --recipe quick",
                 "train --model resnet50 --recipe best --set batch_size=16 --set image_size=160"])
@@ -198,7 +213,10 @@ def _parser():
     add("--name", **name)
     add("--run", help="one run in place of the blend")
 
-    verb(backbones, "list the backbones", ["backbones"])
+    add = verb(backbones, "list the backbones, or tell what some of them see and how large they are",
+               ["backbones", "backbones --model vgg16,vgg16_nopool --size 96"])
+    add("--model", metavar="A,B,C", help="print receptive field, stride and parameters of these")
+    add("--size", help="HEIGHTxWIDTH or one number, of the images (default: 224)")
 
     add = verb(demo, "play the whole sample competition, from drawing it to its hidden test", ["demo"])
     add("--folder", default="sample", help="where the sample is drawn")

@@ -1,4 +1,4 @@
-"""The backbones: all of keras.applications, EfficientNet-Lite, a small CNN from scratch, a baseline.
+"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, a small CNN from scratch, a baseline.
 
 A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers
 inside it, so that training, OOF and submission cannot differ. What there is to know about a model of
@@ -27,6 +27,7 @@ from competition import efficientnet_lite
 from competition.files import InputError, sha256_file, write_with
 
 OWN = ("baseline", "scratch")  # these have no trained weights: always random
+NOPOOL = "_nopool"  # how the name of a network without its last pooling layer ends
 SCRATCH_FILTERS = (16, 32, 64, 128, 256, 256)
 LITE_SMALLEST = 32
 TIMEOUT = 5  # seconds to wait for the server of the weights
@@ -88,7 +89,8 @@ def at_hand(weights="imagenet"):
         raise InputError(f"WEIGHTS={weights}: expected imagenet or a folder of weights, to look for those at hand")
     there = {path.name: _squeeze(path.name) for path in folder.glob("*.h5")}
     # to ask Keras for a file's name takes building the network: only where some file's name has the model's in it
-    asked = [model for model in _applications() if any(_squeeze(model) in name for name in there.values())]
+    asked = [model for model in _applications()
+             if any(_squeeze(model.removesuffix(NOPOOL)) in name for name in there.values())]
     found = [model for model in asked if _wanted(model).name in there
              and (weights != "imagenet" or _is_whole(_wanted(model), folder / _wanted(model).name))]
     if weights == "imagenet":
@@ -175,19 +177,33 @@ def _scratch(x):
     return layers.Flatten(dtype="float32", name="flatten")(x)
 
 
+def _vgg16_nopool(**options):
+    """VGG16 without its last pooling layer, which has no weights: a finer map (stride 16), a smaller field (196).
+
+    Takes what keras.applications.VGG16 takes, and wants its file of weights.
+    """
+    import keras
+    from keras import layers
+
+    whole = keras.applications.VGG16(**options)
+    last = whole.get_layer("block5_pool").input
+    return keras.Model(whole.input, layers.GlobalAveragePooling2D(name="pool")(last), name="vgg16_nopool")
+
+
 # ------------------------------------------------------------------------------------ what Keras is asked for
 
 
 @functools.cache
 def _applications():
-    """{snake-case name: (constructor, its module, which has preprocess_input)} of all keras.applications."""
+    """{snake-case name: (constructor, its module, which has preprocess_input)} of all keras.applications, and ours."""
     from keras import applications
 
-    return {
+    found = {
         _snake_case(name): (constructor, inspect.getmodule(constructor))
         for name, constructor in inspect.getmembers(applications, inspect.isfunction)
         if name[0].isupper()
     }
+    return found | {f"vgg16{NOPOOL}": (_vgg16_nopool, applications.vgg16)}
 
 
 def _snake_case(name):

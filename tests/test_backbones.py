@@ -41,11 +41,11 @@ def test_every_application_has_a_name():
         "resnet50 resnet50_v2 resnet152_v2 mobilenet mobilenet_v2 mobilenet_v3_small mobilenet_v3_large "
         "xception inception_v3 inception_resnet_v2 densenet121 nasnet_mobile nasnet_large efficientnet_b0 "
         "efficientnet_v2_b0 efficientnet_v2_s convnext_tiny convnext_xlarge efficientnet_lite0 vgg16 vgg19 "
-        "efficientnet_lite1 efficientnet_lite2 scratch baseline"
+        "efficientnet_lite1 efficientnet_lite2 scratch baseline vgg16_nopool"
     ).split():
         assert name in found
     constructors = [name for name in dir(keras.applications) if callable(getattr(keras.applications, name))]
-    assert len(found) == len(set(found)) == len(constructors) + 3 + 2
+    assert len(found) == len(set(found)) == len(constructors) + 3 + 2 + 1  # Lite, own, vgg16_nopool
     assert found == sorted(found)
 
 
@@ -118,6 +118,28 @@ def test_is_keras_network_with_its_weights(model, constructor, module, tmp_path,
     np.testing.assert_allclose(ours(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     random_ones = build_backbone(model, (96, 96))
     assert [type(layer) for layer in ours.layers] == [type(layer) for layer in random_ones.layers]
+
+
+@pytest.mark.parametrize("layout", ["legacy", "keras"])
+def test_vgg16_nopool_is_vgg16_to_its_last_convolution(layout, tmp_path):
+    """With VGG16's own file, in a folder, in either layout; and ranked wherever that file lies."""
+    whole = shaken(keras.applications.VGG16(include_top=False, weights=None))
+    path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    if layout == "legacy":
+        save_weights(whole, path)
+    else:
+        whole.save_weights(tmp_path / "a.weights.h5")
+        (tmp_path / "a.weights.h5").rename(path := tmp_path / "vgg16.weights.h5")
+    weights = resolve_weights("vgg16_nopool", path if layout == "keras" else tmp_path)
+    assert weights == resolve_weights("vgg16", path) and pretrained("vgg16_nopool", weights)
+    ours = build_backbone("vgg16_nopool", (40, 48), None, weights)
+    images = noise(2, 40, 48, 3)
+    last = keras.Model(whole.input, whole.get_layer("block5_conv3").output)
+    maps = np.asarray(last(keras.applications.vgg16.preprocess_input(images.copy())))
+    assert maps.shape == (2, 2, 3, 512) and maps.std() > 0
+    np.testing.assert_allclose(ours(images), maps.mean((1, 2)), rtol=1e-3, atol=1e-4 * np.abs(maps).max())
+    if layout == "legacy":
+        assert set(backbones.at_hand(tmp_path)) == {"vgg16", "vgg16_nopool"}
 
 
 def test_small_odd_images_are_enlarged_inside():

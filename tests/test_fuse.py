@@ -18,6 +18,7 @@ FAMILIES = {
     "xception": (71, 0),
     "efficientnet_lite0": (32, 0),
     "scratch": (32, 0),
+    "vgg16_nopool": (32, 0),
 }
 
 

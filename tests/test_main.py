@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "train", "rank", "explain", "blend", "submission")
+VERBS = ("folds", "look", "sanity", "train", "rank", "explain", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -96,6 +96,7 @@ def test_a_bad_input_ends_with_one_line_and_code_2(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [
+    ["sanity"],
     ["train", "--model", "scratch"],
     ["look"],
     ["explain"],
@@ -215,6 +216,9 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     ("folds DATA=a NAME=n FOLDS=3 SEED=1 SIZE=8x9 CLASSES=b,a SKIP_BAD=1 FORCE=1",
      "folds --data='a' --name='n' --folds='3' --seed='1' --size='8x9' --classes='b,a' --skip-bad --force"),
     ("folds DATA=a SKIP_BAD=0 FORCE=", "folds --data='a'"),
+    ("sanity NAME=n", "sanity --name='n'"),
+    ("backbones", "backbones"),
+    ("backbones MODEL=vgg16,scratch SIZE=96", "backbones --model='vgg16,scratch' --size='96'"),
     ("train MODEL=vgg16", "train --model='vgg16'"),
     ("train MODEL=vgg16 RECIPE=best NAME=n WEIGHTS=w RUN=r ONLY_FOLD=0 MEMORY=4G|SET=batch_size=16 image_size=160",
      "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "

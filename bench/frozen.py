@@ -17,7 +17,7 @@ from competition.images import load_images
 
 MODEL = "efficientnet_lite0"
 EPOCHS = 25
-COPIES = 2  # augmented copies of each image whose features the head is trained on
+COPIES = 4  # augmented copies of each image whose features the head is trained on
 SETTINGS = ("augment=hflip,vflip,shift", f"frozen_copies={COPIES}", f"frozen_epochs={EPOCHS}", "epochs=0",
             "image_size=0", "patience=0", "views=identity")
 FULL_SECONDS = 240  # the reference's folds run in full are as many as end within this time, at least one

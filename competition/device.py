@@ -25,10 +25,19 @@ _D4 = {  # a symmetry's matrix on (x, y) from the middle of the picture, y downw
 
 
 def has_gpu():
-    """Whether Keras computes on a GPU here."""
+    """Whether Keras computes on a GPU here.
+
+    Asked so that TensorFlow starts nothing yet: what makes it deterministic must be set before it does.
+    """
     import keras
 
-    return any(name.startswith(("gpu", "cuda")) for name in keras.distribution.list_devices())
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    import jax
+
+    return jax.default_backend() == "gpu"
 
 
 def choose_precision(wanted):

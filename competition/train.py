@@ -428,7 +428,7 @@ def start_keras(seed):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        if not tf.config.list_physical_devices("GPU"):
+        if not device.has_gpu():
             tf.config.experimental.enable_op_determinism()
 
 

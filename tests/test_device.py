@@ -1,11 +1,17 @@
 """Augmentation on the device, here the processor: what Albumentations does with the same seed, pixel by pixel."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 from competition import device
 from competition.augment import POLICIES, build_policy
+
+ROOT = Path(device.__file__).parent.parent
 
 
 def draw_picture(height, width, seed):
@@ -77,3 +83,12 @@ def test_no_policy_gives_the_images():
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 12, 3), np.uint8)
     found = device.keep_on_device(images, [])(device.draw_transforms([], 0), [3, 0])
     assert np.array_equal(np.asarray(found), images[[3, 0]])
+
+
+def test_asking_for_a_gpu_starts_nothing():
+    """Threads can be set, as determinism can, only before TensorFlow has started."""
+    code = ("import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; from competition import device; "
+            "device.choose_precision('auto'); import tensorflow as tf; "
+            "tf.config.threading.set_intra_op_parallelism_threads(1)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

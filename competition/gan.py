@@ -81,7 +81,6 @@ def gan(name=None, only_fold=None, overrides=()):
     with _locked(files.RUNS / table.name / GAN):
         records = {fold: _open_record(table, settings, fold) for fold in folds}
         if todo := [fold for fold in folds if not _is_done(table, fold, records[fold], settings)]:
-            start_keras(settings.seed)
             images = load_images(table, read_memory())
             _train_folds(table, settings, weights, images, {fold: records[fold] for fold in todo})
         return _report(table, records)
@@ -403,6 +402,7 @@ def _train_folds(table, settings, weights, images, records):
                 small = small[..., :1]
             shape = small.shape[1:]
             if shape not in pairs:
+                start_keras(settings.seed)
                 pair = build_pair(shape, len(table.classes), settings)
                 pairs[shape] = pair, pair.read()
             pair, start = pairs[shape]

@@ -484,7 +484,9 @@ def _taught(folder, table, settings, images, folds):
     from competition.gan import add_synthetic
 
     begun = _read_heads(folder)[0]
-    return {fold: add_synthetic(table, images, fold, settings.synthetic) for fold in dict.fromkeys([*begun, *folds])}
+    taught = {fold: add_synthetic(table, images, fold, settings.synthetic) for fold in dict.fromkeys([*begun, *folds])}
+    start_keras(settings.seed)  # the generators, as many as there are folds left, drew random numbers
+    return taught
 
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"

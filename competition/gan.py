@@ -9,6 +9,14 @@ arXiv:2006.10738), and a generator that is an average over its last steps (Yazic
 
 After every epoch all that the rest depends on is written in one step to `state.npz`, and what is drawn at random
 follows from seed, fold and epoch, so that a GAN that was killed goes on as if nothing had happened.
+
+Plants (2835 photographs of 96x96 in 8 classes; fold 0: 2268 to train on, 567 held out), 32x32 pixels, after 22 epochs
+of 8 to 9 s on 2 cores without a GPU (50 would take 7 minutes): kernel distance to held-out images 0.203 (training
+images: 0.000), but 0.862 to them at full size; diversity 0.66; median distance from the nearest training image 13.4
+(held-out images: 14.1), 0.9 % nearer than those commonly are; a classifier that learned from generated images alone
+names 24.9 % of the held-out ones (from training images: 62.4 %; chance: 18.2 %). So: no collapse, no copies, textures
+and colours of each class, and far from photographs. "good" is leave to try `synthetic`; whether it helps is for the
+OOF to say.
 """
 
 import json
@@ -476,7 +484,7 @@ def _write_sheet(path, rows, apart=0):
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             place = j + longest - len(row)  # a class may have fewer training images than the others
-            left = place * (width + 2) + 8 * (place >= apart)
+            left = place * (width + 2) + 8 * (0 < apart <= place)
             sheet[i * (height + 2) :, left:][:height, :width] = image
     files.write_with(path, Image.fromarray(sheet if channels == 3 else sheet[..., 0]).save)
 

@@ -16,7 +16,8 @@ images: 0.000), but 0.862 to them at full size; diversity 0.66; median distance 
 (held-out images: 14.1), 0.9 % nearer than those commonly are; a classifier that learned from generated images alone
 names 24.9 % of the held-out ones (from training images: 62.4 %; chance: 18.2 %). So: no collapse, no copies, textures
 and colours of each class, and far from photographs. "good" is leave to try `synthetic`; whether it helps is for the
-OOF to say.
+validation to say: here recipe quick with efficientnet_lite0 named 69.7 % of fold 0 without, 68.6 % with 50 generated
+images a class and 67.7 % with 200 (a standard error is 1.9): no gain.
 """
 
 import json

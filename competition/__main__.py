@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, rank, explain, submission, backbones, demo):
+        if verb in (train, gan, rank, explain, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, rank, explain, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, gan, rank, explain, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -85,9 +85,13 @@ def sanity(name):
 def train(model, recipe, name, weights, run, only_fold, overrides, memory):
     from competition.train import train
 
-    # several in one string; a list's own spaces do not part it
-    overrides = [part for text in overrides for part in re.split(r"\s+(?=\w+\s*=)", text.strip()) if part]
-    train(model, recipe, name, weights, run, only_fold, overrides, memory)
+    train(model, recipe, name, weights, run, only_fold, _part(overrides), memory)
+
+
+def gan(name, only_fold, overrides):
+    from competition.gan import gan
+
+    gan(name, only_fold, _part(overrides))
 
 
 def rank(name, models, recipe, weights, grid, memory):
@@ -129,6 +133,11 @@ def demo(folder, images, hidden):
     from competition.demo import play
 
     play(folder, images, hidden)
+
+
+def _part(overrides):
+    """KEY=VALUE each, of strings that may hold several; a list's own spaces do not part it."""
+    return [part for text in overrides for part in re.split(r"\s+(?=\w+\s*=)", text.strip()) if part]
 
 
 def _parser():
@@ -185,6 +194,13 @@ def _parser():
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)
+
+    add = verb(gan, "train a conditional GAN a fold, judge it on held-out images; only a good one may add images",
+               ["gan", "gan --only-fold 0 --set epochs=200 --set side=64"])
+    add("--name", **name)
+    add("--only-fold", "--only_fold", metavar="K", help="train just this fold's")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="replace a setting of competition/gan.py; may be repeated, or hold several with spaces between")
 
     add = verb(rank, "rank backbones by the OOF accuracy of a head on their frozen features",
                ["rank", "rank --weights weights/",

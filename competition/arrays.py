@@ -126,6 +126,28 @@ class Rows:
         return self.change(self.array[self.rows[part]])
 
 
+@dataclass(frozen=True)
+class Joined:
+    """The rows of one array of images or features and behind them those of a second, asked for by many at a time."""
+
+    first: np.ndarray | Stored
+    second: np.ndarray | Stored  # of the same dtype and shape, but for the number of rows
+
+    @property
+    def shape(self):
+        return (len(self), *self.first.shape[1:])
+
+    def __len__(self):
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, rows):
+        rows = np.arange(len(self))[rows]
+        late = rows >= len(self.first)
+        found = np.empty((len(rows), *self.shape[1:]), self.first.dtype)
+        found[~late], found[late] = self.first[rows[~late]], self.second[rows[late] - len(self.first)]
+        return found
+
+
 def open_array(path, limit):
     """The array of an .npy file: in memory where it takes up to `limit` bytes, else Stored."""
     stored = Stored(path)

@@ -83,7 +83,7 @@ def read_grid(recipe, grid):
             raise InputError(f"GRID={grid}: found {part}, expected key=value,value with a key of {known}")
         choices.append([f"{key}={value}" for value in values.split(",")])
     # a recipe with a second phase trains its heads on the images as they are, see frozen_features
-    first = ["epochs=0", "plain_epochs=0", *(["views=identity"] if read_recipe(recipe).epochs else [])]
+    first = ["epochs=0", "plain_epochs=0", "synthetic=0", *(["views=identity"] if read_recipe(recipe).epochs else [])]
     return [read_recipe(recipe, [*first, *setting]) for setting in itertools.product(*choices)]
 
 

@@ -52,6 +52,7 @@ class Recipe:
     dropout: float = 0.0  # before the head
     label_smoothing: float = 0.0
     class_weight: str = "none"  # or "balanced": images of rare classes count for more in the loss
+    synthetic: int = 0  # generated images a class that join each training fold (make gan); needs GANs declared good
     patience: int = 0  # epochs without a better one after which a phase stops, the best is kept; 0: all, the last is
     seed: int = 0
     precision: str = "auto"  # of the second phase: "float32", "mixed_bfloat16", or what is quickest on this machine
@@ -89,7 +90,7 @@ def read_recipe(recipe, overrides=(), from_random=False):
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from None
-    given = dict(_parse_override(override) for override in overrides)
+    given = dict(parse_override(override) for override in overrides)
     checked = {key: _check(path, key, value) for key, value in values.items()}
     checked["scratch"] = {key: _check(path, key, value) for key, value in checked.get("scratch", {}).items()}
     if from_random:
@@ -110,7 +111,7 @@ def read_recipe(recipe, overrides=(), from_random=False):
     return result
 
 
-def _parse_override(override):
+def parse_override(override):
     """ "batch_size=16" -> ("batch_size", 16): the value as TOML; what is no TOML is a plain string."""
     key, sign, value = override.partition("=")
     if not sign:

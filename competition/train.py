@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import device, files, heads, oof
-from competition.arrays import Rows, read_memory
+from competition.arrays import Joined, Rows, read_memory
 from competition.augment import build_policy, mix_pairs
 from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
 from competition.features import copy_features, predict, use_xla, view_features
@@ -39,6 +39,7 @@ BACKBONE_FILE = "backbone.weights.h5"
 MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
 HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
+GAN = "gan"  # the folder beside the runs that keeps the GANs
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 TRAIN_FORMAT = 3  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 FEATURES_FORMAT = 3  # raise it when what a backbone makes of the same image changes
@@ -86,6 +87,10 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
         "size": list(table.size),
         "folds": table.k,
     }
+    if settings.synthetic:
+        from competition.gan import check_synthetic  # which imports this module
+
+        config["gan"] = check_synthetic(table, folds)
     with _locked(folder):
         record = _open_record(folder, table, config, settings)
         if record["finished"] and _is_whole(folder, table, settings):
@@ -181,7 +186,7 @@ def _is_done(folder, fold, settings):
 
 
 def _run_name(run):
-    if run in (others := (oof.BLEND, oof.LOOK, FEATURES, IMAGES)):
+    if run in (others := (oof.BLEND, oof.LOOK, FEATURES, GAN, IMAGES)):
         raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
     return files.check_name("RUN", run)
 
@@ -439,6 +444,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
     start_keras(settings.seed)
     warn_of_others(table)
     images = load_images(table, memory)
+    taught = _taught(folder, table, settings, images, folds)
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
@@ -448,14 +454,18 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
     # where all layers train as well, the heads take no time worth a place on the bar
     with tqdm(total=len(folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
               bar_format=BAR) as bar:
-        if settings.frozen_epochs:
+        if settings.frozen_epochs and not settings.synthetic:
             _train_heads(folder, table, settings, features[0], pool, folds, bar)
+        elif settings.frozen_epochs:
+            for fold, (more, joined) in taught.items():
+                behind = frozen_features(more, settings, model, weights, joined.second, fused, memory)[1]
+                _train_heads(folder, more, settings, features[0], [*map(Joined, pool, behind)], [fold], bar)
         if settings.epochs:
-            phase = _build_phase(table, settings, model, images, backbone.get_weights())
+            phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:
-                progress = _train_fold(directory, table, settings, phase, fold, images, bar)
+                progress = _train_fold(directory, *taught[fold], settings, phase, fold, bar)
                 held_out = np.flatnonzero(table.fold == fold)
                 views = {view: _probabilities(phase, Rows(images, held_out, VIEWS[view]))
                          for view in settings.views}
@@ -465,6 +475,18 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
                 views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
                          for i, view in enumerate(settings.views)}
             _save_fold(directory, table, fold, progress, views)
+
+
+def _taught(folder, table, settings, images, folds):
+    """{fold: (table, images) to train it by}: its own where images are generated, also for interrupted heads."""
+    if not settings.synthetic:
+        return dict.fromkeys(folds, (table, images))
+    from competition.gan import add_synthetic
+
+    begun = _read_heads(folder)[0]
+    taught = {fold: add_synthetic(table, images, fold, settings.synthetic) for fold in dict.fromkeys([*begun, *folds])}
+    start_keras(settings.seed)  # the generators, as many as there are folds left, drew random numbers
+    return taught
 
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
@@ -502,7 +524,8 @@ def _train_heads(folder, table, settings, plain, pool, folds, bar):
         _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, bar)
     (folder / HEADS_STATE).unlink(missing_ok=True)
     if not settings.epochs:
-        bar.update(len(folds) * settings.frozen_epochs - bar.n)  # what was done before, and what an early stop spared
+        # what was done before, and what an early stop spared
+        bar.update(max(0, len(folds) * settings.frozen_epochs - bar.n))
 
 
 def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, bar):
@@ -551,18 +574,19 @@ def _read_heads(folder):
     return (folds, state, seconds) if whole else nothing
 
 
-def _build_phase(table, settings, model, images, start):
+def _build_phase(table, settings, model, images, taught, start):
     """The second phase, in which everything trains, from the backbone's weights `start`."""
     with device.layers_of(settings.precision):
         whole = _build_model(model, table, settings, Weights("none"))
     whole.get_layer("backbone").set_weights(start)
     _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
     targets = np.eye(len(table.classes), dtype=np.float32)
-    draw_batch = _draw_on_device(settings, images) or _draw_here(settings, images)
+    on_device = None if settings.synthetic else _draw_on_device(settings, images)
 
     def batches(fold, epoch):
+        table, images = taught[fold]
         random = _random(settings, fold, epoch)
-        draw = draw_batch(random.integers(2**31))
+        draw = (on_device or _draw_here(settings, images))(random.integers(2**31))
         mixing = epoch < settings.epochs - settings.plain_epochs
         class_weight = heads.weigh_classes(settings.class_weight, table.labels[table.fold != fold], len(table.classes))
         for rows in _epoch_order(table, fold, settings.batch_size, random):
@@ -593,7 +617,7 @@ def _draw_on_device(settings, images):
     return draw and (lambda seed: partial(draw, device.draw_transforms(settings.augment, seed)))
 
 
-def _train_fold(directory, table, settings, phase, fold, images, bar):
+def _train_fold(directory, table, images, settings, phase, fold, bar):
     """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress."""
     held_out = table.fold == fold
     labels, names = table.labels[held_out], np.array(table.images)[held_out]

@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "rank", "explain", "blend", "submission")
+VERBS = ("folds", "look", "sanity", "train", "gan", "rank", "explain", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -224,6 +224,7 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
      "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
      "--set='batch_size=16 image_size=160' --memory='4G'"),
     ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
+    ("gan NAME=n ONLY_FOLD=1|SET=side=64 epochs=9", "gan --name='n' --only-fold='1' --set='side=64 epochs=9'"),
     ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
      "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
     ("look NAME=n", "look --name='n'"),

@@ -73,8 +73,9 @@ def folds(data, name, folds, seed, size, classes, skip_bad, force):
 def train(model, recipe, name, weights, run, only_fold, overrides, memory):
     from competition.train import train
 
-    # several in one string; a list's own spaces do not part it
-    overrides = [part for text in overrides for part in re.split(r"\s+(?=\w+\s*=)", text.strip()) if part]
+    # several in one string; the spaces of a list or a table do not part it
+    between = r"\s+(?=\w+\s*=)(?![^{]*\})"
+    overrides = [part for text in overrides for part in re.split(between, text.strip()) if part]
     train(model, recipe, name, weights, run, only_fold, overrides, memory)
 
 

@@ -147,7 +147,7 @@ def _order(rows, length, random):
 
 
 def _gather(pool, copies, numbers, random, out):
-    """Write the features of `numbers` (see augment.Copies) into `out`, each image's of a view or copy drawn at random."""
+    """Write the features of `numbers` (augment.Copies) into `out`, an image's of a view or copy drawn at random."""
     n = len(pool[0])
     drawn = np.where(numbers < n, random.integers(len(pool), size=len(numbers)), -1)
     for number, features in enumerate(pool):

@@ -29,7 +29,7 @@ class Recipe:
     augment_phases: str = "both"  # or "frozen", "full": in which phases; in the frozen one by its `frozen_copies`
     # copies of images of rare classes, in both phases: augmented by these policies first, then as all images are
     oversample_count: int = 0  # images that a class has at least in each training fold, with its copies; 0: no copies
-    oversample_classes: list[str] = field(default_factory=list)  # which classes get copies; none named: all that are rarer
+    oversample_classes: list[str] = field(default_factory=list)  # that get copies; none named: all rarer ones
     oversample_augment: list[str] = field(default_factory=list)  # policies for the copies alone
 
     # first phase: the backbone frozen, a head on its features, which are computed once for all folds
@@ -189,6 +189,6 @@ def _read_weights(where, value):
         except (TypeError, ValueError):
             number = 0
         if not name.strip() or not 0 < number < float("inf"):
-            raise InputError(f"{where}: class_weight is {value!r}, expected one of {', '.join(CHOICES['class_weight'])}, "
-                             "or a weight above 0 for class names: Name:3,Other:2, or a table")
+            raise InputError(f"{where}: class_weight is {value!r}, expected one of "
+                             f"{', '.join(CHOICES['class_weight'])}, or a weight above 0 for class names: Name:3,Other:2, or a table")
     return weights

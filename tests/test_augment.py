@@ -293,4 +293,4 @@ def test_no_target_no_copy(task):
     assert len(copies.sources) == 90 and not copies.needed.any()
     random = np.random.default_rng(0)
     np.testing.assert_array_equal(draw_numbers(copies, labels, fold_of, 2, random), np.flatnonzero(fold_of != 2))
-    assert random.random() == np.random.default_rng(0).random(), "nothing is drawn: runs without copies stay as they are"
+    assert random.random() == np.random.default_rng(0).random(), "runs without copies stay as they are"

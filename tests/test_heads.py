@@ -125,7 +125,8 @@ def test_copies_are_learnt_with_their_own_features_and_labels(task):
     numbers = draw_numbers(plan, task["labels"], task["fold_of"], 1, np.random.default_rng([RECIPE.seed, 1, 0, 0]))
     assert len(numbers) == 75
     state = heads.start_heads(1, 1, DIMENSION, CLASSES)
-    heads.train_epoch(state, [replace(RECIPE, batch_size=75)], folds=[1], copies=replace(plan, features=features), **task)
+    recipe, copies = replace(RECIPE, batch_size=75), replace(plan, features=features)
+    heads.train_epoch(state, [recipe], folds=[1], copies=copies, **task)
     inputs = np.append(np.concatenate([task["plain"], features])[numbers], np.ones((75, 1)), 1)
     expected = inputs.T @ (1 / 3 - np.eye(3)[task["labels"][plan.sources[numbers]]]) / 75
     np.testing.assert_allclose(state.mean[0, 0] / (1 - heads.BETA_1), expected, rtol=1e-4, atol=1e-5)

@@ -89,7 +89,7 @@ def test_the_scratch_table_counts_from_random_weights_only(toml):
     ("class_weight=a: b:3", "class_weight", {"a: b": 3.0}),
     ("class_weight=été:2, a b:1", "class_weight", {"été": 2.0, "a b": 1.0}),
     ("class_weight=3:2", "class_weight", {"3": 2.0}),
-    ('class_weight={ "Füchse, rot" = 3, été = 1 }'.replace("été", '"été"'), "class_weight", {"Füchse, rot": 3.0, "été": 1.0}),
+    ('class_weight={ "Füchse, rot" = 3, b = 1 }', "class_weight", {"Füchse, rot": 3.0, "b": 1.0}),
     ("oversample_classes=a b, été", "oversample_classes", ["a b", "été"]),
     ("oversample_classes=Species1", "oversample_classes", ["Species1"]),
 ])
@@ -168,7 +168,7 @@ def test_keys_that_do_not_go_together(overrides, words):
 
 
 def test_class_weights_as_a_table_of_a_file(toml):
-    recipe = read_recipe(toml('epochs = 2\nclass_weight = { Species1 = 3, "a b" = 0.5 }\n[scratch]\nclass_weight = "none"'))
+    recipe = read_recipe(toml('epochs = 2\nclass_weight = { Species1 = 3, "a b" = 0.5 }\n[scratch]\nrate = 1'))
     assert recipe.class_weight == {"Species1": 3.0, "a b": 0.5}
     recipe = read_recipe(toml("epochs = 2\n[scratch.class_weight]\nSpecies1 = 3"), from_random=True)
     assert recipe.class_weight == {"Species1": 3.0}

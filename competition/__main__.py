@@ -136,8 +136,9 @@ def demo(folder, images, hidden):
 
 
 def _part(overrides):
-    """KEY=VALUE each, of strings that may hold several; a list's own spaces do not part it."""
-    return [part for text in overrides for part in re.split(r"\s+(?=\w+\s*=)", text.strip()) if part]
+    """KEY=VALUE each, of strings that may hold several; the spaces of a list or a table do not part it."""
+    between = r"\s+(?=\w+\s*=)(?![^{]*\})"
+    return [part for text in overrides for part in re.split(between, text.strip()) if part]
 
 
 def _parser():

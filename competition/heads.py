@@ -11,6 +11,7 @@ import numpy as np
 
 from competition import oof
 from competition.arrays import Rows
+from competition.augment import draw_numbers, plan_copies
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # Adam: Kingma and Ba 2015, with Keras' epsilon
 SWEPT = ("frozen_rate", "frozen_weight_decay", "dropout", "label_smoothing", "class_weight")  # what a grid may vary
@@ -48,7 +49,7 @@ def start_heads(settings, folds, dimension, classes):
     return Heads(*zeros, np.zeros(shape, np.int64), np.tile([-1.0, 0.0], (*shape, 1)), np.zeros((0, *shape, 4)))
 
 
-def train_epoch(heads, settings, pool, plain, labels, fold_of, folds):
+def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None):
     """Train every head for one more epoch, in place; the validation probabilities, for each fold float32 [S, n_f, C].
 
     heads     Heads of S settings x F folds
@@ -56,17 +57,20 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds):
     pool      V arrays float32 [n, d]: features of the views or copies to train on; of each image one is drawn each time
     plain     float32 [n, d]: features of the images as they are, for validation; these may be arrays.Stored as well
     labels    int [n]; fold_of: int [n], the fold in which an image is held out; folds: F numbers of folds to train
+    copies    augment.Copies, with their features, to train on as well
 
     What is drawn follows from seed, fold and epoch alone. A head that has stopped goes on, but its best stays.
     """
     recipe, epoch = settings[0], len(heads.log)
     classes, size = heads.weights.shape[-1], recipe.batch_size
-    rows = [np.flatnonzero(fold_of != fold) for fold in folds]
-    steps = head_steps(fold_of, size)
+    copies = copies or plan_copies(labels, fold_of, np.zeros(classes, np.int64))
+    steps = head_steps(fold_of, size, copies.needed)
     draws = [np.random.default_rng([recipe.seed, fold, 0, epoch]) for fold in folds]
+    rows = [draw_numbers(copies, labels, fold_of, fold, random) for fold, random in zip(folds, draws)]
     orders = np.stack([_order(r, steps * size, random).reshape(steps, size) for r, random in zip(rows, draws)], 1)
     noises = [np.random.default_rng([recipe.seed, fold, 2, epoch]) for fold in folds]  # 1 stands for the second phase
-    class_weight = np.stack([[weigh_classes(s.class_weight, labels[r], classes) for r in rows] for s in settings])
+    taught = [labels[copies.sources[r]] for r in rows]
+    class_weight = np.stack([[weigh_classes(s.class_weight, truth, classes) for truth in taught] for s in settings])
     dropout, smoothing, rate, decay = (
         np.array([getattr(s, key) for s in settings], np.float32)[:, None, None, None]
         for key in ("dropout", "label_smoothing", "frozen_rate", "frozen_weight_decay")
@@ -76,9 +80,9 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds):
     fold, sums = np.arange(len(folds))[:, None], np.zeros((2, *heads.weights.shape[:2]))
     batch = np.ones((len(folds), size, heads.weights.shape[2]), np.float32)  # the last column stays 1: the bias
     for step, chosen in enumerate(orders):  # chosen: int [F, B]
-        truth = labels[chosen]
+        truth = labels[copies.sources[chosen]]
         for f, random in enumerate(draws):
-            _gather(pool, chosen[f], random, batch[f, :, :-1])
+            _gather(pool, copies.features, chosen[f], random, batch[f, :, :-1])
         inputs = batch[None]
         if dropout.any():
             noise = np.stack([random.random((size, batch.shape[-1] - 1), np.float32) for random in noises])
@@ -102,17 +106,23 @@ def predict_heads(weights, features):
     return np.concatenate(parts, -2)
 
 
-def head_steps(fold_of, batch_size):
-    """Steps of an epoch, for every fold as many: the full batches of the largest training set, at least one."""
-    return max(1, int(len(fold_of) - np.bincount(fold_of).min()) // batch_size)
+def head_steps(fold_of, batch_size, copies=np.zeros((1, 1), np.int64)):
+    """Steps of an epoch, for every fold as many: the full batches of the largest training set, at least one.
+
+    copies   int [k, classes], those that each fold trains on besides its images
+    """
+    return max(1, int((len(fold_of) - np.bincount(fold_of) + copies.sum(1)).max()) // batch_size)
 
 
 def weigh_classes(kind, labels, classes):
     """What an image of each class counts in the loss, float32 [classes].
 
     kind   "none": 1; "balanced": n / (classes * n_c), as in King and Zeng 2001 and in scikit-learn's
-           compute_class_weight; labels: int [n], those of the training images alone
+           compute_class_weight; or {class name: weight}, all classes in their order (train.fit_classes)
+    labels int [n], those of the training images alone, and of their copies
     """
+    if isinstance(kind, dict):
+        return np.array(list(kind.values()), np.float32)
     counts = np.maximum(np.bincount(labels, minlength=classes), 1)
     return (len(labels) / (classes * counts) if kind == "balanced" else np.ones(classes)).astype(np.float32)
 
@@ -136,11 +146,14 @@ def _order(rows, length, random):
     return np.concatenate(shuffled)[:length]
 
 
-def _gather(pool, rows, random, out):
-    """Write the features of `rows` into `out`, each image's of a view or copy drawn at random."""
-    drawn = random.integers(len(pool), size=len(rows))
+def _gather(pool, copies, numbers, random, out):
+    """Write the features of `numbers` (augment.Copies) into `out`, an image's of a view or copy drawn at random."""
+    n = len(pool[0])
+    drawn = np.where(numbers < n, random.integers(len(pool), size=len(numbers)), -1)
     for number, features in enumerate(pool):
-        out[drawn == number] = features[rows[drawn == number]]
+        out[drawn == number] = features[numbers[drawn == number]]
+    if (drawn < 0).any():
+        out[drawn < 0] = copies[numbers[drawn < 0] - n]
 
 
 def softmax(logits):

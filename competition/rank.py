@@ -21,7 +21,7 @@ from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, warn_of_others
 from competition.recipes import read_recipe
-from competition.train import fit_to_shape, frozen_features, start_keras
+from competition.train import copies_features, fit_classes, fit_to_shape, frozen_features, start_keras
 
 RANK_FILE = "rank.csv"
 
@@ -42,7 +42,7 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     """
     memory = read_memory(memory)
     table = read_folds(name)
-    settings = [fit_to_shape(table, setting) for setting in read_grid(recipe, grid)]
+    settings = [fit_classes(table, fit_to_shape(table, setting)) for setting in read_grid(recipe, grid)]
     chosen = _choose(models, weights)
     start_keras(settings[0].seed)
     warn_of_others(table)
@@ -107,6 +107,7 @@ def _measure(table, images, model, found, settings, memory):
     backbone = fuse_batchnorm(
         build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
     features, pool = frozen_features(table, recipe, model, found, images, backbone, memory)
+    copies = copies_features(table, recipe, model, found, images, backbone, memory)
     batch = np.resize(images[: min(BATCH, len(images))], (BATCH, *table.size, 3))
     predict(backbone, batch)
     warm = time.perf_counter()
@@ -115,7 +116,7 @@ def _measure(table, images, model, found, settings, memory):
     folds = range(table.k)
     state = heads.start_heads(len(settings), table.k, backbone.output_shape[-1], len(table.classes))
     while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
-        heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds)
+        heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds, copies)
     probabilities = np.empty((len(settings), len(table.labels), len(table.classes)), np.float32)
     for fold in folds:
         held_out = np.flatnonzero(table.fold == fold)
@@ -132,4 +133,4 @@ def _measure(table, images, model, found, settings, memory):
 
 def _varied(settings):
     """The keys in which settings differ."""
-    return [key for key in heads.SWEPT if len({getattr(setting, key) for setting in settings}) > 1]
+    return [key for key in heads.SWEPT if len({str(getattr(setting, key)) for setting in settings}) > 1]

@@ -26,6 +26,11 @@ class Recipe:
     least_size: int = 0  # without image_size: smaller images are enlarged until their shorter side has this many pixels
     views: list[str] = field(default_factory=lambda: ["identity", "hflip"])  # TTA views that the OOF is saved for
     augment: list[str] = field(default_factory=list)  # policies of competition/augment.py, training images only
+    augment_phases: str = "both"  # or "frozen", "full": in which phases; in the frozen one by its `frozen_copies`
+    # copies of images of rare classes, in both phases: augmented by these policies first, then as all images are
+    oversample_count: int = 0  # images that a class has at least in each training fold, with its copies; 0: no copies
+    oversample_classes: list[str] = field(default_factory=list)  # that get copies; none named: all rarer ones
+    oversample_augment: list[str] = field(default_factory=list)  # policies for the copies alone
 
     # first phase: the backbone frozen, a head on its features, which are computed once for all folds
     frozen_epochs: int = 0
@@ -43,15 +48,19 @@ class Recipe:
     frozen_share: float = 0.0  # share of the backbone's layers, from the first, that keep their pretrained weights
     weight_decay: float = 0.0  # decoupled (AdamW), on kernels only
     batchnorm: str = "frozen"  # or "train": whether the backbone's BatchNormalization learns new statistics
-    mixup: float = 0.0  # share of the batches whose images are blended in pairs
-    cutmix: float = 0.0  # share of the batches whose images get a patch of another image
-    plain_epochs: int = 0  # last epochs without mixup and cutmix
+    mixup: float = 0.0  # share of the images that are blended with another
+    cutmix: float = 0.0  # share of the images that get a patch of another
+    cutmix_least: float = 0.0  # least share of the image that a patch takes, before a border cuts it off
+    cutmix_most: float = 1.0  # and the most
+    fmix: float = 0.0  # share of the images that get blobs of another (FMix, which keras-cv calls FourierMix)
+    plain_epochs: int = 0  # last epochs without mixup, cutmix and fmix
 
     # both
     batch_size: int = 64
     dropout: float = 0.0  # before the head
     label_smoothing: float = 0.0
-    class_weight: str = "none"  # or "balanced": images of rare classes count for more in the loss
+    class_weight: str | dict = "none"  # what an image counts in the loss: "balanced", rare classes more; or by class
+    # name, others 1: { Species1 = 3.0 }, on the command line also class_weight=Species1:3,Species6:2
     synthetic: int = 0  # generated images a class that join each training fold (make gan); needs GANs declared good
     patience: int = 0  # epochs without a better one after which a phase stops, the best is kept; 0: all, the last is
     seed: int = 0
@@ -67,10 +76,13 @@ CHOICES = {
     "batchnorm": ("frozen", "train"),
     "class_weight": ("none", "balanced"),
     "precision": ("auto", "float32", "mixed_bfloat16"),
+    "augment_phases": ("both", "frozen", "full"),
 }
-ENTRIES = {"views": VIEWS, "augment": POLICIES}
-SHARES = ("warmup", "frozen_share", "mixup", "cutmix", "dropout", "label_smoothing")
-POSITIVE = ("frozen_rate", "rate", "batch_size", "layer_decay")
+ANY = None  # names that only the fold table knows
+ENTRIES = {"views": VIEWS, "augment": POLICIES, "oversample_augment": POLICIES, "oversample_classes": ANY}
+MIXTURES = ("mixup", "cutmix", "fmix")
+SHARES = (*MIXTURES, "cutmix_least", "cutmix_most", "warmup", "frozen_share", "dropout", "label_smoothing")
+POSITIVE = ("frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 
 def recipe_names():
@@ -105,9 +117,14 @@ def read_recipe(recipe, overrides=(), from_random=False):
         raise InputError(f"{path}: nothing to train, expected frozen_epochs or epochs above 0 for this model")
     if result.plain_epochs > result.epochs:
         raise InputError(f"{path}: plain_epochs is {result.plain_epochs}, expected at most epochs = {result.epochs}")
-    if result.mixup + result.cutmix > 1:
-        mixed = result.mixup + result.cutmix
-        raise InputError(f"{path}: mixup + cutmix is {mixed:g}, expected shares up to 1 together")
+    if (mixed := sum(getattr(result, key) for key in MIXTURES)) > 1 + 1e-9:
+        raise InputError(f"{path}: {' + '.join(MIXTURES)} is {mixed:g}, expected shares up to 1 together")
+    if result.cutmix_least > result.cutmix_most:
+        raise InputError(f"{path}: cutmix_least is {result.cutmix_least:g}, expected at most cutmix_most = "
+                         f"{result.cutmix_most:g}")
+    if not result.oversample_count and (result.oversample_classes or result.oversample_augment):
+        raise InputError(f"{path}: oversample_count is 0, expected how many images the classes that get copies shall "
+                         "have in a training fold")
     return result
 
 
@@ -131,6 +148,8 @@ def _check(where, key, value):
         close = difflib.get_close_matches(key, fields, n=3)
         expected = f"perhaps {', '.join(close)}" if close else ", ".join(fields)
         raise InputError(f"{where}: unknown key {key}; expected {expected}")
+    if key == "class_weight":
+        return value if value in CHOICES[key] else _read_weights(where, value)
     wanted = list if key in ENTRIES else fields[key].type
     if wanted is float and type(value) is int:
         value = float(value)
@@ -142,8 +161,9 @@ def _check(where, key, value):
         raise InputError(f"{where}: {key} is {value!r}, expected one of {', '.join(CHOICES[key])}")
     if key in ENTRIES:
         for entry in value:
-            if not isinstance(entry, str) or entry not in ENTRIES[key]:
-                raise InputError(f"{where}: {key} has {entry!r}, expected names out of {', '.join(ENTRIES[key])}")
+            if not isinstance(entry, str) or (ENTRIES[key] is not ANY and entry not in ENTRIES[key]):
+                known = "class names" if ENTRIES[key] is ANY else f"names out of {', '.join(ENTRIES[key])}"
+                raise InputError(f"{where}: {key} has {entry!r}, expected {known}")
         if key == "views" and (len(set(value)) < len(value) or value[:1] != ["identity"]):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
@@ -154,3 +174,22 @@ def _check(where, key, value):
             least = "above" if key in POSITIVE else "from"
             raise InputError(f"{where}: {key} is {value}, expected {least} 0 to {high}")
     return value
+
+
+def _read_weights(where, value):
+    """{class name: weight} of a TOML table, or of "name:weight" entries as a list or a single string."""
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    else:
+        entries = value if isinstance(value, list) else [value]
+        pairs = [str(entry).rpartition(":")[::2] for entry in entries]
+    weights = {}
+    for name, weight in pairs:
+        try:
+            weights[name.strip()] = number = float("" if isinstance(weight, bool) else weight)
+        except (TypeError, ValueError):
+            number = 0
+        if not name.strip() or not 0 < number < float("inf"):
+            raise InputError(f"{where}: class_weight is {value!r}, expected one of "
+                             f"{', '.join(CHOICES['class_weight'])}, or a weight above 0 for class names: Name:3,Other:2, or a table")
+    return weights

@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 from competition import device, files, heads, oof
 from competition.arrays import Joined, Rows, read_memory
-from competition.augment import build_policy, mix_pairs
+from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copies
 from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
 from competition.features import copy_features, predict, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import IMAGES, load_images, warn_of_others
-from competition.recipes import Recipe, read_recipe
+from competition.recipes import MIXTURES, Recipe, read_recipe
 from competition.views import VIEWS, usable_views
 
 BACKBONE_FILE = "backbone.weights.h5"
@@ -41,7 +41,7 @@ HEAD_FILE = "head.npz"
 HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 GAN = "gan"  # the folder beside the runs that keeps the GANs
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
-TRAIN_FORMAT = 3  # raise it when the same config trains to something else, so that no run ends otherwise than it began
+TRAIN_FORMAT = 4  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 FEATURES_FORMAT = 3  # raise it when what a backbone makes of the same image changes
 
 
@@ -75,7 +75,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     table = read_folds(name)
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
-    settings = fit_to_shape(table, settings)
+    settings = fit_classes(table, fit_to_shape(table, settings))
     network_size(model, table.size, settings.image_size or None, settings.least_size)  # refuses before a run is begun
     folds = range(table.k) if only_fold is None else [_fold_number(table, only_fold)]
     folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
@@ -213,14 +213,29 @@ def fit_to_shape(table, settings):
     """The recipe without the views and policies that only square images can have, where the competition's are not."""
     height, width = table.size
     views = [view for view in settings.views if view in usable_views(table.size)]
-    augment = settings.augment
-    if height != width and "d4" in augment:
-        flips = [flip for flip in ("hflip", "vflip") if flip not in augment]
-        augment = [*flips, *(policy for policy in augment if policy != "d4")]
-    if (views, augment) != (settings.views, settings.augment):
+    changed = {} if views == settings.views else {"views": views}
+    for key in ("augment", "oversample_augment"):
+        policies = getattr(settings, key)
+        if height != width and "d4" in policies:
+            flips = [flip for flip in ("hflip", "vflip") if flip not in policies]
+            changed[key] = [*flips, *(policy for policy in policies if policy != "d4")]
+    if changed:
         files.warn(f"images of {height}x{width} (height x width) are not square, so that quarter turns do not fit: "
-                   f"views = {','.join(views)}, augment = {','.join(augment)}")
-    return replace(settings, views=views, augment=augment)
+                   + ", ".join(f"{key} = {','.join(names)}" for key, names in changed.items()))
+    return replace(settings, **changed)
+
+
+def fit_classes(table, settings):
+    """The recipe with a weight for every class, in their order, where it gives weights by class name.
+
+    Raises InputError for the name of a class that the table does not have.
+    """
+    given = settings.class_weight if isinstance(settings.class_weight, dict) else {}
+    for key, named in (("class_weight", given), ("oversample_classes", settings.oversample_classes)):
+        if unknown := [name for name in named if name not in table.classes]:
+            raise InputError(f"{key} names {unknown[0]!r}, expected classes of {files.FOLDS / table.name}.csv: "
+                             f"{', '.join(table.classes)}")
+    return replace(settings, class_weight={name: given.get(name, 1.0) for name in table.classes}) if given else settings
 
 
 class _locked:
@@ -455,11 +470,13 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
     with tqdm(total=len(folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
               bar_format=BAR) as bar:
         if settings.frozen_epochs and not settings.synthetic:
-            _train_heads(folder, table, settings, features[0], pool, folds, bar)
+            copies = copies_features(table, settings, model, weights, images, fused, memory)
+            _train_heads(folder, table, settings, features[0], pool, copies, folds, bar)
         elif settings.frozen_epochs:
             for fold, (more, joined) in taught.items():
                 behind = frozen_features(more, settings, model, weights, joined.second, fused, memory)[1]
-                _train_heads(folder, more, settings, features[0], [*map(Joined, pool, behind)], [fold], bar)
+                copies = copies_features(more, settings, model, weights, joined, fused, memory)
+                _train_heads(folder, more, settings, features[0], [*map(Joined, pool, behind)], copies, [fold], bar)
         if settings.epochs:
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
         for fold in folds:
@@ -498,19 +515,44 @@ def frozen_features(table, settings, model, weights, images, backbone, memory=No
 
     `backbone` is fused (fuse.fuse_batchnorm): features of one that is not would differ in their last digits.
     """
-    key = {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size),
-           "model": model, "weights": weights.sha256, "image_size": settings.image_size,
-           "least_size": settings.least_size, "versions": _versions()}
-    cache = files.RUNS / table.name / FEATURES
+    cache, key = files.RUNS / table.name / FEATURES, _features_key(table, settings, model, weights)
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
     features = view_features(backbone, images, views, cache, key, memory)
-    if not settings.frozen_copies:
+    if not settings.frozen_copies or settings.augment_phases == "full":
         return features, features
     return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, cache,
                                    key, memory)
 
 
-def _train_heads(folder, table, settings, plain, pool, folds, bar):
+def _features_key(table, settings, model, weights):
+    """What the features of an image depend on, besides the view or the augmentation."""
+    return {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size),
+            "model": model, "weights": weights.sha256, "image_size": settings.image_size,
+            "least_size": settings.least_size, "versions": _versions()}
+
+
+def class_copies(table, settings):
+    """The augment.Copies of the classes that the recipe wants more images of."""
+    named = settings.oversample_classes or table.classes
+    targets = [settings.oversample_count * (name in named) for name in table.classes]
+    return plan_copies(table.labels, table.fold, np.array(targets))
+
+
+def copies_features(table, settings, model, weights, images, backbone, memory=None):
+    """The augment.Copies with their features, augmented as the recipe says; see frozen_features."""
+    copies = class_copies(table, settings)
+    sources = copies.sources[len(table.labels):]
+    if not len(sources):
+        return copies
+    general = settings.augment if settings.frozen_copies and settings.augment_phases != "full" else []
+    key = _features_key(table, settings, model, weights) | {"sources": files.hash_json(sources.tolist())}
+    half = memory and replace(memory, total=memory.total // 2)  # the images' features take the rest
+    features, = copy_features(backbone, Rows(images, sources), 1, [*settings.oversample_augment, *general],
+                              settings.seed, files.RUNS / table.name / FEATURES, key, half)
+    return replace(copies, features=features)
+
+
+def _train_heads(folder, table, settings, plain, pool, copies, folds, bar):
     """The first phase: train the heads of those folds that have none yet; those that were interrupted first."""
     def headless(folds):
         return [fold for fold in folds if not (_fold_dir(folder, fold) / HEAD_FILE).exists()]
@@ -518,22 +560,22 @@ def _train_heads(folder, table, settings, plain, pool, folds, bar):
     interrupted, state, seconds = _read_heads(folder)
     if going := headless(interrupted):
         state = state.of([interrupted.index(fold) for fold in going])
-        _train_heads_of(going, state, seconds, folder, table, settings, plain, pool, bar)
+        _train_heads_of(going, state, seconds, folder, table, settings, plain, pool, copies, bar)
     if fresh := headless(folds):
         state = heads.start_heads(1, len(fresh), plain.shape[-1], len(table.classes))
-        _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, bar)
+        _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, copies, bar)
     (folder / HEADS_STATE).unlink(missing_ok=True)
     if not settings.epochs:
         # what was done before, and what an early stop spared
         bar.update(max(0, len(folds) * settings.frozen_epochs - bar.n))
 
 
-def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, bar):
+def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, copies, bar):
     """Train the heads of these folds together, from their state on."""
     images = np.array(table.images)
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
-        probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds)
+        probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds, copies)
         for f, fold in enumerate(folds):
             if not stopped[f]:
                 _write_epoch(_fold_dir(folder, fold), len(state.log), images[table.fold == fold], probabilities[f][0])
@@ -581,40 +623,49 @@ def _build_phase(table, settings, model, images, taught, start):
     whole.get_layer("backbone").set_weights(start)
     _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
     targets = np.eye(len(table.classes), dtype=np.float32)
-    on_device = None if settings.synthetic else _draw_on_device(settings, images)
+    shares = {key: getattr(settings, key) for key in MIXTURES}
+    patch = settings.cutmix_least, settings.cutmix_most
+    policy = settings.augment if settings.augment_phases != "frozen" else []
+    on_device = None if settings.synthetic else _draw_on_device(settings, policy, images)
 
     def batches(fold, epoch):
         table, images = taught[fold]
         random = _random(settings, fold, epoch)
-        draw = (on_device or _draw_here(settings, images))(random.integers(2**31))
-        mixing = epoch < settings.epochs - settings.plain_epochs
-        class_weight = heads.weigh_classes(settings.class_weight, table.labels[table.fold != fold], len(table.classes))
-        for rows in _epoch_order(table, fold, settings.batch_size, random):
-            inputs = draw(rows)
-            truth = targets[table.labels[rows]]
-            if mixing and settings.mixup + settings.cutmix:
-                inputs, truth = mix_pairs(inputs, truth, settings.mixup, settings.cutmix, random)
+        copies = class_copies(table, settings)
+        labels = table.labels[copies.sources]
+        draw_batch = on_device or _draw_here(policy, settings.oversample_augment, copies, images)
+        draw = draw_batch(random.integers(2**31))
+        mixing = epoch < settings.epochs - settings.plain_epochs and any(shares.values())
+        numbers = draw_numbers(copies, table.labels, table.fold, fold, random)
+        class_weight = heads.weigh_classes(settings.class_weight, labels[numbers], len(table.classes))
+        for part in _in_batches(numbers, settings.batch_size, random):
+            inputs, truth = draw(part), targets[labels[part]]
+            if mixing:
+                inputs, truth = mix_pairs(inputs, truth, random, **shares, patch=patch)
             yield inputs, truth, truth @ class_weight
 
     share = heads.schedule(settings.schedule, settings.warmup)
     return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches)
 
 
-def _draw_here(settings, images):
-    """seed -> a function from row numbers to augmented images, float32 [b, h, w, 3]."""
+def _draw_here(policy, copy_policy, copies, images):
+    """seed -> a function from numbers (see augment.Copies) to augmented images, float32 [b, h, w, 3]."""
     def start(seed):
-        augment = build_policy(settings.augment, seed)
-        return lambda rows: np.stack([augment(image) for image in images[rows]]).astype(np.float32)
+        augment, augment_copy = build_policy(policy, seed), build_policy(copy_policy, seed + 1)
+        return lambda numbers: np.stack([
+            augment(augment_copy(image) if number >= len(images) else image)
+            for number, image in zip(numbers, images[copies.sources[numbers]])
+        ]).astype(np.float32)
 
     return start
 
 
-def _draw_on_device(settings, images):
+def _draw_on_device(settings, policy, images):
     """The same on a GPU, None where there is none or where it cannot be done there."""
-    if not device.has_gpu() or settings.mixup + settings.cutmix:
+    if not device.has_gpu() or settings.oversample_count or any(getattr(settings, key) for key in MIXTURES):
         return None
-    draw = device.keep_on_device(images, settings.augment)
-    return draw and (lambda seed: partial(draw, device.draw_transforms(settings.augment, seed)))
+    draw = device.keep_on_device(images, policy)
+    return draw and (lambda seed: partial(draw, device.draw_transforms(policy, seed)))
 
 
 def _train_fold(directory, table, images, settings, phase, fold, bar):
@@ -622,7 +673,7 @@ def _train_fold(directory, table, images, settings, phase, fold, bar):
     held_out = table.fold == fold
     labels, names = table.labels[held_out], np.array(table.images)[held_out]
     validation = Rows(images, np.flatnonzero(held_out))
-    steps = _steps(table, fold, settings.batch_size)
+    steps = _steps(table, fold, settings)
     progress, variables, best = _read_state(directory) or (Progress(), phase.start, [])
     phase.write(variables)
     bar.update(progress.epoch)
@@ -773,18 +824,18 @@ def _random(settings, fold, epoch):
     return np.random.default_rng([settings.seed, fold, 1, epoch])  # 0 stands for the frozen phase
 
 
-def _steps(table, fold, batch_size):
-    return max(1, int((table.fold != fold).sum()) // batch_size)
+def _steps(table, fold, settings):
+    images = (table.fold != fold).sum() + class_copies(table, settings).needed[fold].sum()
+    return max(1, int(images) // settings.batch_size)
 
 
-def _epoch_order(table, fold, batch_size, random):
-    """Batches of row numbers of the training folds, shuffled: every batch is full, so that one trace serves them all.
+def _in_batches(numbers, batch_size, random):
+    """Batches of the numbers (see augment.Copies), shuffled: every batch is full, so that one trace serves them all.
 
     What is left over after the last full batch waits for another epoch; fewer images than a batch are repeated.
     """
-    rows = random.permutation(np.flatnonzero(table.fold != fold))
-    steps = _steps(table, fold, batch_size)
-    return np.resize(rows, steps * batch_size).reshape(steps, batch_size)
+    steps = max(1, len(numbers) // batch_size)
+    return np.resize(random.permutation(numbers), steps * batch_size).reshape(steps, batch_size)
 
 
 def _prefetch(batches, depth=4):

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from competition.augment import POLICIES, build_policy, mix_pairs
+from competition.augment import (
+    POLICIES, _rand_augment, blob_mask, build_policy, draw_numbers, grid_mask, mix_pairs, patch_mask, plan_copies,
+)
 
 ALL = sorted(POLICIES)
 
@@ -82,7 +84,47 @@ def test_pixels_that_come_in_are_mirrored_ones():
         assert draw([name], 0, np.repeat(bright, 10, 0)).min() >= 199
 
 
+def test_gridmask_blackens_squares_of_a_grid(photo):
+    bright = np.full((300, 40, 56, 3), 200, np.uint8)
+    out = draw(["gridmask"], 0, bright)
+    erased = (out == 0).all(-1)
+    assert ((out == 200).all(-1) | erased).all(), "black or as it was"
+    assert erased.any((1, 2)).mean() == pytest.approx(0.7, abs=0.08)
+    for mask in erased[erased.any((1, 2))]:
+        assert np.array_equal(mask, mask.any(1)[:, None] & mask.any(0)), "rows and columns of a grid"
+
+
+def test_gridmask_erases_as_much_as_keras_cv_s():
+    """Theirs without its rotation, whose interpolation makes the squares larger."""
+    keras_cv = pytest.importorskip("keras_cv")
+    import tensorflow as tf
+
+    tf.random.set_seed(0)
+    theirs = keras_cv.layers.GridMask(ratio_factor=(0.4, 0.4), rotation_factor=0.0)
+    black = (np.asarray(tf.function(theirs)(tf.ones((100, 48, 64, 3)))) == 0).mean((1, 2, 3))
+    random = np.random.default_rng(0)
+    ours = [grid_mask(48, 64, random).mean() for _ in range(1000)]
+    assert np.mean(ours) == pytest.approx(0.4**2, abs=0.005) and np.mean(black) == pytest.approx(0.4**2, abs=0.015)
+
+
+def test_randaugment_grows_with_its_magnitude(photo):
+    import albumentations as A
+
+    changes = []
+    for magnitude in (3, 9, 17, 30):
+        operations = _rand_augment(A, 2, magnitude)
+        assert len(operations) == 14
+        compose = A.Compose([operations], seed=0)
+        out = np.stack([compose(image=photo)["image"] for _ in range(300)])
+        assert out.shape[1:] == photo.shape and out.dtype == np.uint8
+        assert len(np.unique(out, axis=0)) > 20, "many ways"
+        changes.append(np.median(np.abs(out.astype(float) - photo).mean((1, 2, 3))))
+    assert (np.diff(changes) > 0.3).all(), changes
+
+
 # ------------------------------------------------------------------------------------------------- mixing of pairs
+
+WAYS = ("mixup", "cutmix", "fmix")
 
 
 def batch(n=8, h=14, w=10):
@@ -91,54 +133,164 @@ def batch(n=8, h=14, w=10):
     return np.ones((n, h, w, 3), np.float32) * values[:, None, None, None], np.eye(n, dtype=np.float32), values
 
 
-@pytest.mark.parametrize("mixup, cutmix", [(1, 0), (0, 1), (0.5, 0.5)])
-@pytest.mark.parametrize("shape", [(8, 14, 10), (5, 9, 9), (3, 4, 7)])
-def test_label_shares_equal_pixel_shares(mixup, cutmix, shape):
+@pytest.mark.parametrize("shares", [*({way: 1} for way in WAYS), dict.fromkeys(WAYS, 0.3)])
+@pytest.mark.parametrize("shape", [(8, 14, 10), (5, 9, 9), (3, 4, 7), (2, 1, 1)])
+def test_label_shares_equal_pixel_shares(shares, shape):
     """A picture's mean is its label's mean of the pictures' values, wherever the patch lies, at borders too."""
     partly = 0
     for seed in range(60):
         images, targets, values = batch(*shape)
-        mixed, labels = mix_pairs(images, targets, mixup, cutmix, np.random.default_rng(seed))
+        mixed, labels = mix_pairs(images, targets, np.random.default_rng(seed), **shares)
         assert mixed.dtype == labels.dtype == np.float32 and mixed.shape == images.shape
         np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-5)
         assert labels.min() >= 0
         np.testing.assert_allclose(mixed.mean((1, 2, 3)), labels @ values, rtol=1e-4)
         partly += ((labels > 0) & (labels < 1)).any()
-    assert partly > 10 and np.array_equal(targets, np.eye(len(targets))), "targets are used again"
+        np.testing.assert_array_equal(images, batch(*shape)[0])
+        np.testing.assert_array_equal(targets, batch(*shape)[1])
+    assert partly > 10 or shape[1] == 1
 
 
 def test_cutmix_pastes_one_patch_from_the_same_place():
+    """Also counted pixel by pixel, and where the patch reaches over a border."""
     seen = set()
     for seed in range(200):
         n, h, w = 4, 12, 16
         images = np.arange(n * h * w * 3, dtype=np.float32).reshape(n, h, w, 3)
-        original = images.copy()
-        mixed, labels = mix_pairs(images, np.eye(n, dtype=np.float32), 0, 1, np.random.default_rng(seed))
+        mixed, labels = mix_pairs(images, np.eye(n, dtype=np.float32), np.random.default_rng(seed), cutmix=1)
         for i in range(n):
-            changed = (mixed[i] != original[i]).all(-1)
-            if changed.any():
-                rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-                assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all(), "a rectangle"
-                source = (labels[i] * (np.arange(n) != i)).argmax()
-                np.testing.assert_array_equal(mixed[i][changed], original[source][changed])
-                assert labels[i, i] == pytest.approx(1 - changed.mean(), abs=1e-6)
-                seen |= {("top", rows[0] == 0), ("bottom", rows[-1] == h - 1), ("left", columns[0] == 0)}
+            changed = (mixed[i] != images[i]).all(-1)
+            rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+            assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all(), "a rectangle"
+            source = (labels[i] * (np.arange(n) != i)).argmax()
+            np.testing.assert_array_equal(mixed[i][changed], images[source][changed])
+            np.testing.assert_array_equal(mixed[i][~changed], images[i][~changed])
+            assert labels[i, i] == pytest.approx(1 - changed.sum() / (h * w), abs=1e-6)
+            seen |= {("top", rows[0] == 0), ("bottom", rows[-1] == h - 1), ("left", columns[0] == 0)}
     assert len(seen) == 6, "patches at the border and inside"
 
 
-def test_probabilities_are_kept():
+def test_cutmix_patches_keep_their_bounds():
+    """A patch that no border cuts is as large as one was drawn, to a pixel a side; with no bounds any size comes."""
+    random = np.random.default_rng(0)
+    for least, most in ((0, 1), (0.1, 0.3), (0.25, 0.25)):
+        inside = []
+        for _ in range(1500):
+            mask = patch_mask(40, 60, random, least, most)
+            assert mask.any() and mask.mean() <= most + 0.03
+            if not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()):
+                inside.append(mask.mean())
+        assert least - 0.02 <= min(inside) <= least + 0.03
+    areas = [patch_mask(1, 1000, random, 0.2, 0.4).sum() / 1000 for _ in range(3000)]  # a side is the area's root
+    assert max(areas) == pytest.approx(0.4**0.5, abs=0.01)
+
+
+def test_shares_are_those_of_the_images():
     kinds = []
-    for seed in range(300):
-        images, targets, values = batch()
-        mixed, labels = mix_pairs(images.copy(), targets, 0.3, 0.4, np.random.default_rng(seed))
-        kinds.append("none" if np.array_equal(mixed, images) and np.array_equal(labels, targets)
-                     else "mixup" if np.ptp(mixed, (1, 2, 3)).max() < 1e-3 else "cutmix")
-    share = {kind: kinds.count(kind) / 300 for kind in ("none", "mixup", "cutmix")}
-    assert share["mixup"] == pytest.approx(0.3, abs=0.1) and share["cutmix"] == pytest.approx(0.4, abs=0.12)
+    for seed in range(60):
+        images, targets, values = batch(n=20)
+        mixed, labels = mix_pairs(images, targets, np.random.default_rng(seed), mixup=0.3, cutmix=0.4, fmix=0.1)
+        for i in range(20):
+            spread = np.ptp(mixed[i])
+            area = (mixed[i, ..., 0] != values[i])
+            box = area.any(1)[:, None] & area.any(0)
+            kinds.append("none" if labels[i, i] == 1 and np.array_equal(mixed[i], images[i]) else
+                         "mixup" if spread < 1e-3 and labels[i, i] > 0 else "cutmix" if (area == box).all() else "fmix")
+    share = {kind: kinds.count(kind) / len(kinds) for kind in ("none", *WAYS)}
+    for kind, expected in (("none", 0.2), ("mixup", 0.3), ("cutmix", 0.4), ("fmix", 0.1)):
+        assert share[kind] == pytest.approx(expected, abs=0.05), share
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_no_image_is_mixed_with_itself(n):
+    for seed in range(50):
+        _, labels = mix_pairs(*batch(n)[:2], np.random.default_rng(seed), mixup=1)
+        assert ((labels > 0).sum(1) == 2).all()
+    one = batch(1)
+    np.testing.assert_array_equal(mix_pairs(*one[:2], np.random.default_rng(0), mixup=1)[1], one[1])
 
 
 def test_mixing_follows_the_generator():
-    for mixup, cutmix in ((1, 0), (0, 1)):
-        outputs = [mix_pairs(*batch()[:2], mixup, cutmix, np.random.default_rng(5)) for _ in range(2)]
-        for first, second in zip(*outputs):
+    for way in WAYS:
+        outputs = [mix_pairs(*batch()[:2], np.random.default_rng(seed), **{way: 1}) for seed in (5, 5, 6)]
+        for first, second, other in zip(*outputs):
             np.testing.assert_array_equal(first, second)
+            assert (first != other).any()
+
+
+def edges(masks):
+    """Of pixels beside each other, the share with one in the mask and one outside."""
+    return np.mean([np.mean(np.diff(masks, axis=axis)) for axis in (1, 2)])
+
+
+@pytest.mark.parametrize("size", [(24, 32), (25, 31)])
+def test_fmix_s_blobs_are_those_of_keras_cv(size):
+    """As large and as ragged, and both mix labels by the mask's mean."""
+    keras_cv = pytest.importorskip("keras_cv")
+    import tensorflow as tf
+
+    tf.random.set_seed(0)
+    n = 100
+    images = np.ones((n, *size, 3), np.float32) * np.arange(n, dtype=np.float32)[:, None, None, None]
+    layer = keras_cv.layers.FourierMix(alpha=1.0, seed=1)
+    out = tf.function(layer)({"images": tf.constant(images), "labels": tf.eye(n)}, training=True)
+    theirs = np.asarray(out["images"])[..., 0] == np.arange(n)[:, None, None]
+    np.testing.assert_allclose(np.diag(out["labels"]), theirs.mean((1, 2)), atol=1 / theirs[0].size)
+    random = np.random.default_rng(0)
+    ours = np.stack([blob_mask(*size, random) for _ in range(500)])
+    assert edges(ours) == pytest.approx(edges(theirs), rel=0.2)
+    shares = [np.quantile(masks.mean((1, 2)), [0.1, 0.5, 0.9]) for masks in (ours, theirs)]
+    np.testing.assert_allclose(shares[0], [0.1, 0.5, 0.9], atol=0.07)
+    np.testing.assert_allclose(shares[1], [0.1, 0.5, 0.9], atol=0.12)
+
+
+# --------------------------------------------------------------------------------------------- copies of rare classes
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Labels and folds of 90 images; class 3 has images in fold 0 alone, class 4 has just one."""
+    random = np.random.default_rng(2)
+    labels = np.repeat(np.arange(5), [50, 20, 14, 5, 1])
+    fold_of = random.integers(4, size=90)
+    fold_of[labels == 3] = 0
+    return labels, fold_of
+
+
+TARGETS = np.array([0, 40, 17, 9, 6])
+
+
+def test_copies_bring_classes_up_to_their_targets_and_never_leave_their_fold(task):
+    labels, fold_of = task
+    copies = plan_copies(labels, fold_of, TARGETS)
+    np.testing.assert_array_equal(copies.sources[:90], np.arange(90))
+    for fold in range(4):
+        seen = set()
+        for epoch in range(30):
+            numbers = draw_numbers(copies, labels, fold_of, fold, np.random.default_rng([fold, epoch]))
+            assert len(set(numbers)) == len(numbers)
+            assert (fold_of[copies.sources[numbers]] != fold).all(), "a copy of a held-out image"
+            rows = np.flatnonzero(fold_of != fold)
+            assert set(rows) <= set(numbers), "all images themselves"
+            own, counts = (np.bincount(labels[r], minlength=5) for r in (rows, copies.sources[numbers]))
+            np.testing.assert_array_equal(counts, np.where(own, np.maximum(own, TARGETS), 0))
+            assert (counts - own == copies.needed[fold]).all()
+            seen |= set(copies.sources[numbers[numbers >= 90]])
+        assert seen == set(np.flatnonzero((fold_of != fold) & np.isin(labels, [1, 2, 3, 4]))), "copies of every image"
+
+
+def test_copies_are_few_and_follow_the_generator(task):
+    labels, fold_of = task
+    copies = plan_copies(labels, fold_of, TARGETS)
+    assert len(copies.sources) - 90 <= 2 * TARGETS.sum(), "memory: what is asked for, not what all classes would take"
+    drawn = [draw_numbers(copies, labels, fold_of, 1, np.random.default_rng(seed)).tolist() for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_no_target_no_copy(task):
+    labels, fold_of = task
+    copies = plan_copies(labels, fold_of, np.zeros(5, int))
+    assert len(copies.sources) == 90 and not copies.needed.any()
+    random = np.random.default_rng(0)
+    np.testing.assert_array_equal(draw_numbers(copies, labels, fold_of, 2, random), np.flatnonzero(fold_of != 2))
+    assert random.random() == np.random.default_rng(0).random(), "runs without copies stay as they are"

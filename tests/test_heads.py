@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from competition import heads, oof
+from competition.augment import draw_numbers, plan_copies
 from competition.recipes import Recipe
 
 RECIPE = Recipe(frozen_epochs=6, frozen_rate=0.01, frozen_schedule="one_cycle", batch_size=8, seed=5)
@@ -67,6 +68,83 @@ def test_a_head_is_the_same_alone_and_among_others(task):
         np.testing.assert_array_equal(alone.log[:, 0, 0], together.log[:, s, f])
         np.testing.assert_array_equal(single[0], probabilities[f][s])
     assert len({together.weights[s, f].tobytes() for s, f in np.ndindex(3, 4)}) == 12
+
+
+def first_gradient(task, recipe):
+    """What the first step of fold 1 follows, in one batch of its 37 training images; float32 [d + 1, C]."""
+    state, _ = trained(task, [recipe], [1], epochs=1)
+    return state.mean[0, 0] / (1 - heads.BETA_1)
+
+
+@pytest.mark.parametrize("class_weight, weights", [
+    ("none", [1, 1, 1]), ({"a": 3.0, "b": 1.0, "c": 0.5}, [3, 1, 0.5]), ("balanced", None),
+])
+def test_class_weights_change_the_gradient_as_they_should(task, class_weight, weights):
+    """An image's part of it, (p - y) x, counts as often as its class is worth; p is 1/3 before the first step."""
+    task |= {"fold_of": np.arange(50) // 13, "pool": task["plain"][None]}
+    rows = task["fold_of"] != 1
+    inputs, labels = np.append(task["plain"][rows], np.ones((37, 1)), 1), task["labels"][rows]
+    weights = np.array(weights or 37 / (3 * np.bincount(labels)))
+    expected = inputs.T @ ((1 / 3 - np.eye(3)[labels]) * weights[labels][:, None]) / 37
+    found = first_gradient(task, replace(RECIPE, batch_size=37, class_weight=class_weight))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def copies(task):
+    """Copies for class 1, up to 30 images; a feature of its own tells each of them apart."""
+    plan = plan_copies(task["labels"], task["fold_of"], np.array([0, 30, 0]))
+    sources = plan.sources[50:]
+    assert len(sources) > 10
+    features = np.zeros((len(sources), DIMENSION + len(sources)), np.float32)
+    features[:, :DIMENSION], features[:, DIMENSION:] = task["plain"][sources], np.eye(len(sources))
+    return replace(plan, features=features)
+
+
+def test_copies_are_learnt_from_where_their_source_is_not_held_out(task, copies):
+    marks = len(copies.sources) - 50
+    pool = np.concatenate([task["pool"], np.zeros((2, 50, marks), np.float32)], -1)
+    recipe = replace(RECIPE, frozen_epochs=30)
+    state = heads.start_heads(1, 4, DIMENSION + marks, CLASSES)
+    for _ in range(30):
+        heads.train_epoch(state, [recipe], pool, pool[0], task["labels"], task["fold_of"], [0, 1, 2, 3], copies)
+    moved = np.abs(state.weights[0, :, DIMENSION:-1]).max(-1) > 0  # [F, marks]
+    held_out = task["fold_of"][copies.sources[50:]] == np.arange(4)[:, None]
+    np.testing.assert_array_equal(moved, ~held_out)
+    again = heads.start_heads(1, 2, DIMENSION + marks, CLASSES)
+    for _ in range(30):
+        heads.train_epoch(again, [recipe], pool, pool[0], task["labels"], task["fold_of"], [3, 1], copies)
+    np.testing.assert_array_equal(again.weights[0], state.weights[0, [3, 1]])
+
+
+def test_copies_are_learnt_with_their_own_features_and_labels(task):
+    """One batch of all that fold 1 trains on, and its gradient by hand."""
+    task |= {"fold_of": np.arange(50) // 13, "pool": task["plain"][None]}
+    plan = plan_copies(task["labels"], task["fold_of"], np.array([30, 20, 25]))
+    features = np.random.default_rng(3).normal(size=(len(plan.sources) - 50, DIMENSION)).astype(np.float32)
+    numbers = draw_numbers(plan, task["labels"], task["fold_of"], 1, np.random.default_rng([RECIPE.seed, 1, 0, 0]))
+    assert len(numbers) == 75
+    state = heads.start_heads(1, 1, DIMENSION, CLASSES)
+    recipe, copies = replace(RECIPE, batch_size=75), replace(plan, features=features)
+    heads.train_epoch(state, [recipe], folds=[1], copies=copies, **task)
+    inputs = np.append(np.concatenate([task["plain"], features])[numbers], np.ones((75, 1)), 1)
+    expected = inputs.T @ (1 / 3 - np.eye(3)[task["labels"][plan.sources[numbers]]]) / 75
+    np.testing.assert_allclose(state.mean[0, 0] / (1 - heads.BETA_1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_copies_make_an_epoch_longer_and_count_for_balance(task, copies):
+    """With as many copies as images are missing all classes weigh the same."""
+    plan = plan_copies(task["labels"], task["fold_of"], np.array([40, 40, 40]))
+    features = task["plain"][plan.sources[50:]]
+    steps = heads.head_steps(task["fold_of"], 8, plan.needed)
+    assert steps == 120 // 8 and heads.head_steps(task["fold_of"], 8) == 4
+    states = []
+    for class_weight in ("none", "balanced"):
+        state = heads.start_heads(1, 1, DIMENSION, CLASSES)
+        heads.train_epoch(state, [replace(RECIPE, class_weight=class_weight)], folds=[2], copies=replace(
+            plan, features=features), **task)
+        states.append(state.weights)
+    np.testing.assert_allclose(*states, rtol=1e-5)
 
 
 def test_a_held_out_image_is_never_learnt_from(task):

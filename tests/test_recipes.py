@@ -84,9 +84,17 @@ def test_the_scratch_table_counts_from_random_weights_only(toml):
     ("augment=d4,light", "augment", ["d4", "light"]),
     ("augment=", "augment", []),
     ("augment=[]", "augment", []),
+    ("class_weight=balanced", "class_weight", "balanced"),
+    ("class_weight=Species1:3,Species6:2.5", "class_weight", {"Species1": 3.0, "Species6": 2.5}),
+    ("class_weight=a: b:3", "class_weight", {"a: b": 3.0}),
+    ("class_weight=été:2, a b:1", "class_weight", {"été": 2.0, "a b": 1.0}),
+    ("class_weight=3:2", "class_weight", {"3": 2.0}),
+    ('class_weight={ "Füchse, rot" = 3, b = 1 }', "class_weight", {"Füchse, rot": 3.0, "b": 1.0}),
+    ("oversample_classes=a b, été", "oversample_classes", ["a b", "été"]),
+    ("oversample_classes=Species1", "oversample_classes", ["Species1"]),
 ])
 def test_overrides(override, key, value):
-    found = getattr(read_recipe("base.toml", [override]), key)
+    found = getattr(read_recipe("base.toml", ["oversample_count=9", override]), key)
     assert found == value and type(found) is type(value)
 
 
@@ -120,6 +128,19 @@ def test_the_last_of_two_overrides_counts():
     ("views=", ["views", "identity"]),
     ("views=5", ["views", "int", "list"]),
     ("scratch=1", ["scratch", "int", "dict"]),
+    ("augment_phases=second", ["augment_phases", "'second'", "full"]),
+    ("oversample_augment=hflop", ["oversample_augment", "'hflop'", "hflip"]),
+    ("oversample_classes=[1]", ["oversample_classes", "1", "class names"]),
+    ("oversample_count=-5", ["oversample_count", "from 0"]),
+    ("class_weight=balance", ["class_weight", "'balance'", "balanced"]),
+    ("class_weight=3", ["class_weight", "3", "Name:3"]),
+    ("class_weight=a:0", ["class_weight", "'a:0'", "above 0"]),
+    ("class_weight=a:3,b", ["class_weight", "above 0"]),
+    ("class_weight=a:inf", ["class_weight", "above 0"]),
+    ("class_weight=:3", ["class_weight"]),
+    ("class_weight={ a = true }", ["class_weight", "above 0"]),
+    ("class_weight={ a = [1] }", ["class_weight", "above 0"]),
+    ("cutmix_most=0", ["cutmix_most", "above 0"]),
 ])
 def test_what_no_recipe_can_have_is_refused_by_name(override, words, toml):
     refused("--set", *words, overrides=[override])
@@ -137,10 +158,24 @@ def test_the_scratch_table_is_checked_whether_it_counts_or_not(toml):
     (["frozen_epochs=0", "epochs=0"], ["nothing to train"]),
     (["dropout=1"], ["dropout is 1.0", "less than 1"]),
     (["plain_epochs=3", "epochs=2"], ["plain_epochs is 3", "epochs = 2"]),
-    (["mixup=0.7", "cutmix=0.6"], ["mixup + cutmix is 1.3"]),
+    (["mixup=0.7", "cutmix=0.2", "fmix=0.4"], ["mixup + cutmix + fmix is 1.3"]),
+    (["cutmix_least=0.5", "cutmix_most=0.4"], ["cutmix_least is 0.5", "cutmix_most = 0.4"]),
+    (["oversample_classes=a"], ["oversample_count is 0"]),
+    (["oversample_augment=hflip"], ["oversample_count is 0"]),
 ])
 def test_keys_that_do_not_go_together(overrides, words):
     refused(*words, overrides=overrides)
+
+
+def test_class_weights_as_a_table_of_a_file(toml):
+    recipe = read_recipe(toml('epochs = 2\nclass_weight = { Species1 = 3, "a b" = 0.5 }\n[scratch]\nrate = 1'))
+    assert recipe.class_weight == {"Species1": 3.0, "a b": 0.5}
+    recipe = read_recipe(toml("epochs = 2\n[scratch.class_weight]\nSpecies1 = 3"), from_random=True)
+    assert recipe.class_weight == {"Species1": 3.0}
+
+
+def test_shares_may_come_to_one():
+    assert read_recipe("base.toml", ["mixup=0.7", "cutmix=0.2", "fmix=0.1"]).fmix == 0.1
 
 
 def test_unknown_recipes_and_files_that_are_none(toml, tmp_path):

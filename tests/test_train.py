@@ -242,7 +242,8 @@ class Killed(BaseException):
 def test_any_write_can_be_the_last(place, as_if_pretrained, monkeypatch):
     """Both phases, early stopping; the process dies after each of the files it writes, one after another."""
     make_folds(place / "Drei Arten", name="halb", folds=2)
-    overrides = [*BOTH, "patience=1", "dropout=0.3", "mixup=0.5", "rate=0.01", "frozen_rate=0.01"]
+    overrides = [*BOTH, "patience=1", "dropout=0.3", "mixup=0.3", "cutmix=0.3", "fmix=0.3", "rate=0.01",
+                 "frozen_rate=0.01", "oversample_count=9", "oversample_augment=randaugment"]
     whole = train("baseline", name="halb", run="whole", overrides=overrides)
     shutil.rmtree("runs/halb/features")
     died, write_with = set(), files.write_with
@@ -429,8 +430,8 @@ def batches(monkeypatch):
         calls.append((model, "predict", np.array(x), None))
         return predict_on_batch(model, x)
 
-    def spy_gather(pool, rows, random, out):
-        gather(pool, rows, random, out)
+    def spy_gather(pool, copies, numbers, random, out):
+        gather(pool, copies, numbers, random, out)
         calls.append(("heads", "train", out.copy(), None))
 
     def spy_heads(weights, features):
@@ -465,7 +466,8 @@ def by_epoch(calls):
 
 
 @pytest.mark.parametrize("overrides", [
-    ["augment=d4,affine,erase", "mixup=0.5", "cutmix=0.5", "frozen_copies=2"],
+    ["augment=d4,affine,erase", "mixup=0.3", "cutmix=0.4", "fmix=0.3", "frozen_copies=2", "oversample_count=11",
+     "oversample_augment=hflip,gridmask"],
     ["views=identity,hflip,rot90", "batchnorm=train"],
 ])
 def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained, batches, monkeypatch):
@@ -498,7 +500,7 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
 
 @pytest.mark.parametrize("overrides", [
     ["frozen_copies=2", "epochs=0", "augment=hflip,light"],
-    ["mixup=0.5", "augment=d4,light", "views=identity,rot90"],
+    ["mixup=0.5", "augment=d4,light", "views=identity,rot90", "oversample_count=20", "oversample_augment=shift"],
 ])
 def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_pretrained):
     runs = []
@@ -533,6 +535,102 @@ def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch)
         assert set(seen) == expected, "in some epoch, every training image"
 
 
+@pytest.fixture
+def marked(table, monkeypatch):
+    """Images of their row's number, black in the first line. "hflip" inverts them, "vflip" turns them upside down."""
+    from competition.augment import POLICIES
+
+    images = np.full((33, 16, 16, 3), 3, np.uint8) * np.arange(1, 34, dtype=np.uint8)[:, None, None, None]
+    images[:, 0] = 0
+    monkeypatch.setitem(POLICIES, "hflip", lambda A: A.InvertImg(p=1))
+    monkeypatch.setitem(POLICIES, "vflip", lambda A: A.VerticalFlip(p=1))
+    monkeypatch.setattr(training, "load_images", lambda table, memory: images)
+    shutil.rmtree("runs/arten/features", ignore_errors=True)
+    yield
+    shutil.rmtree("runs/arten/features")
+
+
+def read_marks(inputs):
+    """Of images that `marked` drew: their rows, whether they are inverted, and whether they are upside down."""
+    inverted = inputs[:, 0, 0, 0] + inputs[:, -1, 0, 0] > 200
+    upright = np.where(inverted[:, None], 255 - inputs[:, [0, -1], 0, 0], inputs[:, [0, -1], 0, 0])
+    return (upright.max(1) / 3 - 1).round().astype(int), inverted, upright[:, 0] > upright[:, 1]
+
+
+@pytest.mark.parametrize("phases, inverted", [("both", [1, 1]), ("frozen", [1, 0]), ("full", [0, 1])])
+def test_augmentation_in_both_phases_or_in_one(phases, inverted, as_if_pretrained, batches, marked):
+    train("baseline", name="arten", run=f"augment-{phases}", only_fold=1,
+          overrides=[*BOTH, "augment=hflip", "frozen_copies=2", f"augment_phases={phases}"])
+    epochs = list(by_epoch(batches))
+    assert len(epochs) == 4
+    for expected, (trained, validated) in zip(np.repeat(inverted, 2), epochs):
+        assert (read_marks(np.concatenate([inputs for _, inputs, _ in trained]))[1] == expected).all()
+        assert not read_marks(validated)[1].any(), "no validation image is augmented"
+
+
+@pytest.mark.parametrize("options, target", [
+    (["oversample_classes=a b"], [0, 15, 0]),
+    (["frozen_copies=2"], [15, 15, 15]),
+])
+def test_copies_of_rare_classes(options, target, table, as_if_pretrained, batches, marked):
+    """In both phases: each class has as many images as it shall, what is more of them is augmented in its own way, of
+    training images alone; then all images as always. Killed or not, the same is drawn."""
+    overrides = [*BOTH, "batch_size=1", "oversample_count=15", "oversample_augment=vflip", "augment=hflip", *options]
+    run = train("baseline", name="arten", run=f"copies-{len(options[0])}", only_fold=0, overrides=overrides)
+    rows = np.flatnonzero(table.fold != 0)
+    own = np.bincount(table.labels[rows])
+    steps = np.maximum(own, target)
+    assert (steps > own).any()
+    phases = ["frozen", "frozen", "full", "full"]
+    for phase, (trained, validated) in zip(phases, by_epoch(batches), strict=True):
+        seen, inverted, turned = read_marks(np.concatenate([inputs for _, inputs, _ in trained]))
+        np.testing.assert_array_equal(np.bincount(table.labels[seen]), steps)
+        np.testing.assert_array_equal(np.sort(seen[~turned]), rows)
+        assert set(seen[turned]) <= set(rows), "a copy of a validation image"
+        np.testing.assert_array_equal(np.bincount(table.labels[seen[turned]], minlength=3), steps - own)
+        assert inverted.all() if phase == "full" or "frozen_copies=2" in options else not inverted.any()
+        if phase == "full":
+            np.testing.assert_array_equal(np.concatenate([y for *_, y in trained]).argmax(1), table.labels[seen])
+        at, flipped, upside = read_marks(validated)
+        assert (table.fold[at] == 0).all() and not flipped.any() and not upside.any()
+    again = train("baseline", name="arten", run=f"copies-{len(options[0])}-again", only_fold=0, overrides=overrides)
+    same_fold(run / "fold_0", again / "fold_0")
+
+
+@pytest.mark.parametrize("class_weight", ["none", "balanced", {"été": 3.0, "Füchse, rot": 0.5}])
+def test_class_weights_change_the_gradient_as_they_should(class_weight, table):
+    """Of the second phase's head: an image's part of it, (p - y) x, counts as often as its class is worth."""
+    settings = training.fit_classes(table, Recipe(
+        epochs=1, batch_size=22, class_weight=class_weight, precision="float32"))
+    images = load_images(table)
+    phase = training._build_phase(table, settings, "baseline", images, [])
+    model = phase.model
+    phase.train_epoch(1, 0, 1, lambda *_: None)
+    kernel = model.get_layer("logits").kernel
+    (momentum,) = [v for v in model.optimizer.variables if v.shape == kernel.shape and "momentum" in v.path]
+    rows = np.flatnonzero(table.fold != 1)
+    weights = {"none": np.ones(3), "balanced": 22 / (3 * np.bincount(table.labels[rows]))}.get(
+        class_weight if isinstance(class_weight, str) else "", np.array([{"été": 3, "Füchse, rot": 0.5}.get(name, 1)
+                                                                        for name in table.classes]))
+    features = predict(model.get_layer("backbone"), images[rows])
+    truth = np.eye(3)[table.labels[rows]]
+    expected = features.T @ ((1 / 3 - truth) * weights[table.labels[rows]][:, None]) / 22
+    np.testing.assert_allclose(np.asarray(momentum) / (1 - heads.BETA_1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_classes_are_named_as_the_fold_table_has_them(capsys):
+    arguments = ["--model", "baseline", "--name", "arten", *tiny(["epochs=1"]), "--set"]
+    for override, key in (("class_weight=été:3,ete:2", "class_weight"), ('class_weight={ "ete" = 2 }', "class_weight"),
+                          ("oversample_count=20 oversample_classes=été,ete", "oversample_classes")):
+        refused(capsys, *arguments, override, words=[f"{key} names 'ete'", "folds/arten.csv", "Füchse, rot, a b, été"])
+    assert main(["train", *arguments, 'class_weight={ "Füchse, rot" = 2, "été" = 3 } seed=4',
+                 "--run", "weighed", "--only-fold", "0"]) == 0
+    recipe = files.read_json(Path("runs/arten/weighed/run.json"))["config"]["recipe"]
+    assert recipe["class_weight"] == {"Füchse, rot": 2.0, "a b": 1.0, "été": 3.0} and recipe["seed"] == 4
+    refused(capsys, *arguments, "class_weight=été:2", "--run", "weighed",
+            words=["recipe.class_weight.été = 3.0 (now 2.0)"])
+
+
 def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, monkeypatch):
     images = load_images(table)
     poisoned = images.copy()
@@ -557,7 +655,7 @@ def test_an_epoch_s_order(batch_size, table):
     """Full batches of training rows, none twice while there are enough."""
     orders = []
     for epoch in range(30):
-        order = training._epoch_order(table, 1, batch_size, training._random(Recipe(), 1, epoch))
+        order = training._in_batches(np.flatnonzero(table.fold != 1), batch_size, training._random(Recipe(), 1, epoch))
         assert order.shape == (max(1, 22 // batch_size), batch_size)
         assert (table.fold[order] != 1).all()
         assert np.bincount(order.ravel()).max() == np.ceil(order.size / 22)

@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "train", "rank", "blend", "submission")
+VERBS = ("folds", "train", "tune", "rank", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -77,6 +77,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
      ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
     ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory"],
      ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
+    ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
+              "--set", "--memory"], ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<k"]),
     ("blend", ["--name", "--runs"], ["default: all finished"]),
     ("submission", ["--name", "--run"], []),
 ])
@@ -218,6 +220,9 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
      "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
      "--set='batch_size=16 image_size=160' --memory='4G'"),
     ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
+    ("tune MODEL=vgg16 NAME=n FOLDS_USED=0,1 TRIALS=9 MINUTES=5 RUN=r SET=seed=1|SPACE=rate=1e-5:1e-3:log dropout=0,0.5",
+     "tune --model='vgg16' --space='rate=1e-5:1e-3:log dropout=0,0.5' --name='n' --run='r' --folds-used='0,1' "
+     "--trials='9' --minutes='5' --set='seed=1'"),
     ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
      "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
     ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),

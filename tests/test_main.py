@@ -78,7 +78,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
     ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory"],
      ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
     ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
-              "--set", "--memory"], ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<k"]),
+              "--set", "--memory"],
+     ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<keys>"]),
     ("blend", ["--name", "--runs"], ["default: all finished"]),
     ("submission", ["--name", "--run"], []),
 ])
@@ -220,8 +221,8 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
      "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
      "--set='batch_size=16 image_size=160' --memory='4G'"),
     ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
-    ("tune MODEL=vgg16 NAME=n FOLDS_USED=0,1 TRIALS=9 MINUTES=5 RUN=r SET=seed=1|SPACE=rate=1e-5:1e-3:log dropout=0,0.5",
-     "tune --model='vgg16' --space='rate=1e-5:1e-3:log dropout=0,0.5' --name='n' --run='r' --folds-used='0,1' "
+    ("tune MODEL=vgg16 NAME=n FOLDS_USED=0,1 TRIALS=9 MINUTES=5 RUN=r SET=seed=1|SPACE=rate=1:3:log dropout=0,0.5",
+     "tune --model='vgg16' --space='rate=1:3:log dropout=0,0.5' --name='n' --run='r' --folds-used='0,1' "
      "--trials='9' --minutes='5' --set='seed=1'"),
     ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
      "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),

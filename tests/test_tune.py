@@ -87,7 +87,7 @@ def record(study):
 
 def test_killed_it_goes_on_with_the_trials_counted(place):
     options = ["--model", "baseline", "--recipe", "tiny.toml", "--run", "killed", "--folds-used", "1", "--space",
-               "rate=1e-4:1e-1:log dropout=0:0.5", "--set", "epochs=40"]
+               "rate=1e-4:1e-1:log dropout=0:0.5", "--set", "epochs=20"]
     command = [sys.executable, "-m", "competition", "tune", *options, "--trials", "2"]
     with open(place / "log", "ab") as log:
         process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
@@ -103,7 +103,7 @@ def test_killed_it_goes_on_with_the_trials_counted(place):
     assert main(["tune", *options, "--trials", "2"]) == 0
     after = record("killed")
     assert len(after) == 2 and after[0] == before[0] and after[1]["params"] == before[1]["params"]
-    assert after[1]["state"] == "done" and len(after[1]["steps"]) == 40
+    assert after[1]["state"] == "done" and len(after[1]["steps"]) == 20
     assert first.stat().st_mtime_ns == written, "the epochs before the kill count"
     assert main(["tune", *options, "--trials", "1"]) == 0 and record("killed") == after, "enough were tried"
 

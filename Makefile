@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look sanity train gan rank explain blend submission backbones bench
+.PHONY: help setup demo test folds look sanity train tune gan rank explain blend submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -40,6 +40,11 @@ train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL
 	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
 	  $(call flag,set,SET) $(call flag,memory,MEMORY)
+
+tune: $(READY)  ## try values of a recipe's keys -- make tune MODEL=scratch SPACE="batch_size=4,8,16,32,64"   or   TRIALS=30 MINUTES=120
+	$(TOOL) tune $(call flag,model,MODEL) $(call flag,space,SPACE) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
+	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,folds-used,FOLDS_USED) $(call flag,trials,TRIALS) \
+	  $(call flag,minutes,MINUTES) $(call flag,set,SET) $(call flag,memory,MEMORY)
 
 gan: $(READY)  ## train a conditional GAN a fold and judge it -- make gan   or   make gan ONLY_FOLD=0 SET="epochs=200 side=64"
 	$(TOOL) gan $(call flag,name,NAME) $(call flag,only-fold,ONLY_FOLD) $(call flag,set,SET)

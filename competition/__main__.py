@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, gan, rank, explain, submission, backbones, demo):
+        if verb in (train, tune, gan, rank, explain, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, gan, rank, explain, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, tune, gan, rank, explain, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -92,6 +92,12 @@ def gan(name, only_fold, overrides):
     from competition.gan import gan
 
     gan(name, only_fold, _part(overrides))
+
+
+def tune(model, space, recipe, name, weights, run, folds_used, trials, minutes, overrides, memory):
+    from competition.tune import tune
+
+    tune(model, space, recipe, name, weights, run, folds_used, trials, minutes, _part(overrides), memory)
 
 
 def rank(name, models, recipe, weights, grid, memory):
@@ -191,7 +197,26 @@ def _parser():
     add("--name", **name)
     add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
     add("--run", help="what to call the run (default: <model>-<recipe>)")
-    add("--only-fold", "--only_fold", metavar="K", help="train just this fold")
+    add("--only-fold", "--only_fold", metavar="K", help="train just this fold, or these: 0,1")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="replace a key of the recipe; may be repeated, or hold several with spaces between")
+    add("--memory", **memory)
+
+    add = verb(tune, "try values of a recipe's keys: a sweep over lists, or a search that proposes, prunes and resumes",
+               ["tune --model scratch --space batch_size=4,8,16,32,64 --folds-used 0",
+                "tune --model mobilenet --recipe best --space rate=1e-4:1e-2:log --folds-used 0,1 --minutes 600",
+                "tune --model hyperresnet --trials 30"])
+    add("--model", required=True, help="a backbone; hyperresnet has an architecture to tune as well")
+    add("--space", default="auto", metavar="KEY=LOW:HIGH[:log] KEY=V,V KEY=V|V,V",
+        help="ranges, lists parted by commas, and by bars for keys that are lists themselves (none: the empty one); a "
+             "space of lists alone is tried in full")
+    add("--recipe", default="quick", help="a name of competition/recipes/, or a .toml file")
+    add("--name", **name)
+    add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
+    add("--run", help="what to call it; trials are runs of this name and a number (default: <model>-<recipe>-<keys>)")
+    add("--folds-used", "--folds_used", metavar="0,1", help="which folds to train and score on (default: all)")
+    add("--trials", help="how many in all, earlier ones too (default: all of a space of lists, else 20)")
+    add("--minutes", help="of training in all, earlier ones too")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)

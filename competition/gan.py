@@ -39,7 +39,7 @@ from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
 from competition.recipes import parse_override
-from competition.train import BAR, BROKEN, GAN, _difference, _fold_number, _locked, _versions, start_keras
+from competition.train import BAR, BROKEN, GAN, _difference, _versions, fold_numbers, locked, start_keras
 
 FORMAT = 1  # raise it when the same config trains to something else
 BATCH = 64  # images that are generated at once: what an image is does not depend on how many were asked for
@@ -86,8 +86,8 @@ def gan(name=None, only_fold=None, overrides=()):
     table = read_folds(name)
     settings = read_settings(overrides)
     weights = resolve_weights(settings.features, "imagenet")
-    folds = range(table.k) if only_fold is None else [_fold_number(table, only_fold)]
-    with _locked(files.RUNS / table.name / GAN):
+    folds = fold_numbers("ONLY_FOLD", only_fold, table)
+    with locked(files.RUNS / table.name / GAN):
         records = {fold: _open_record(table, settings, fold) for fold in folds}
         if todo := [fold for fold in folds if not _is_done(table, fold, records[fold], settings)]:
             images = load_images(table, read_memory())

@@ -103,25 +103,13 @@ def _choose(models, weights):
 def _measure(table, images, model, found, settings, memory):
     """The rows of one backbone."""
     start = time.time()
-    recipe = settings[0]
-    backbone = fuse_batchnorm(
-        build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
-    features, pool = frozen_features(table, recipe, model, found, images, backbone, memory)
-    copies = copies_features(table, recipe, model, found, images, backbone, memory)
+    backbone, probabilities = train_grid(table, images, model, found, settings, range(table.k), memory)
+    seconds = time.time() - start
     batch = np.resize(images[: min(BATCH, len(images))], (BATCH, *table.size, 3))
     predict(backbone, batch)
     warm = time.perf_counter()
     predict(backbone, batch)
     cost = (time.perf_counter() - warm) / BATCH
-    folds = range(table.k)
-    state = heads.start_heads(len(settings), table.k, backbone.output_shape[-1], len(table.classes))
-    while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
-        heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds, copies)
-    probabilities = np.empty((len(settings), len(table.labels), len(table.classes)), np.float32)
-    for fold in folds:
-        held_out = np.flatnonzero(table.fold == fold)
-        probabilities[:, held_out] = heads.predict_heads(state.best[:, fold], Rows(features[0], held_out))
-    seconds = time.time() - start
     megabytes = backbone.count_params() * 4 / 1e6
     return [
         {"backbone": model, **{key: getattr(setting, key) for key in _varied(settings)},
@@ -129,6 +117,27 @@ def _measure(table, images, model, found, settings, memory):
          "weights_mb": megabytes, "ms_an_image": 1000 * cost, "seconds": seconds}
         for setting, probs in zip(settings, probabilities)
     ]
+
+
+def train_grid(table, images, model, found, settings, folds, memory=None):
+    """Train the heads of S `settings`, which differ in nothing but heads.SWEPT, on these folds at once.
+
+    Returns the fused backbone, and the probabilities float32 [S, n, classes] of the images as they are, each image's by
+    the head that never saw it; 0 where its fold is not among `folds`.
+    """
+    recipe = settings[0]
+    backbone = fuse_batchnorm(
+        build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
+    features, pool = frozen_features(table, recipe, model, found, images, backbone, memory)
+    copies = copies_features(table, recipe, model, found, images, backbone, memory)
+    state = heads.start_heads(len(settings), len(folds), backbone.output_shape[-1], len(table.classes))
+    while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
+        heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds, copies)
+    probabilities = np.zeros((len(settings), len(table.labels), len(table.classes)), np.float32)
+    for place, fold in enumerate(folds):
+        held_out = np.flatnonzero(table.fold == fold)
+        probabilities[:, held_out] = heads.predict_heads(state.best[:, place], Rows(features[0], held_out))
+    return backbone, probabilities
 
 
 def _varied(settings):

@@ -93,7 +93,8 @@ def read_recipe(recipe, overrides=(), from_random=False):
     """The Recipe of a name of `competition/recipes/` or a path of a TOML file, with "key=value" overrides applied.
 
     `from_random` says that the model starts from random weights: then the values of the table `[scratch]` count, and
-    there is no frozen phase. Raises InputError for an unknown recipe or key, and for a value of a wrong type or range.
+    there is no frozen phase and BatchNormalization learns its statistics. Raises InputError for an unknown recipe or
+    key, and for a value of a wrong type or range.
     """
     path = FOLDER / f"{recipe}.toml" if recipe in recipe_names() else Path(recipe)
     if not path.is_file():

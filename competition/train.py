@@ -40,6 +40,7 @@ MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
 HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 GAN = "gan"  # the folder beside the runs that keeps the GANs
+TUNE = "tune"  # the folder beside the runs that keeps what was tuned
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 TRAIN_FORMAT = 4  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 FEATURES_FORMAT = 3  # raise it when what a backbone makes of the same image changes
@@ -58,15 +59,18 @@ class Run:
     finished: bool
 
 
-def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None):
+def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
+          after_epoch=None):
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
     run        name of the run; default <model>-<recipe>
-    only_fold  train just this fold; the OOF is written by whichever call trains the last missing one
+    only_fold  train just this fold, or these ("0,2"); the OOF is written by whichever call trains the last missing one
     overrides  "key=value" strings that replace keys of the recipe
     memory     "4G", what the process may take; images and features that are too much for it are read from disk as
                they are needed, which changes nothing in the result; default: half of what is available
+    after_epoch  called without arguments after each epoch of the second phase, when all of it is on disk; what it
+               raises ends the training there, and the same call goes on with it
 
     Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
     other images.
@@ -77,7 +81,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
     settings = fit_classes(table, fit_to_shape(table, settings))
     network_size(model, table.size, settings.image_size or None, settings.least_size)  # refuses before a run is begun
-    folds = range(table.k) if only_fold is None else [_fold_number(table, only_fold)]
+    folds = fold_numbers("ONLY_FOLD", only_fold, table)
     folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
     config = {
         "model": model,
@@ -91,13 +95,13 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
         from competition.gan import check_synthetic  # which imports this module
 
         config["gan"] = check_synthetic(table, folds)
-    with _locked(folder):
+    with locked(folder):
         record = _open_record(folder, table, config, settings)
         if record["finished"] and _is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
             settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
-            _train_folds(folder, table, settings, model, chosen, folds, memory)
+            _train_folds(folder, table, settings, model, chosen, folds, memory, after_epoch)
             if all(_is_done(folder, k, settings) for k in range(table.k)):
                 _finish(folder, table, settings, record)
         _report(folder, table, settings)
@@ -186,7 +190,7 @@ def _is_done(folder, fold, settings):
 
 
 def _run_name(run):
-    if run in (others := (oof.BLEND, oof.LOOK, FEATURES, GAN, IMAGES)):
+    if run in (others := (oof.BLEND, oof.LOOK, FEATURES, GAN, IMAGES, TUNE)):
         raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
     return files.check_name("RUN", run)
 
@@ -199,14 +203,13 @@ def _is_whole(folder, table, settings):
     )
 
 
-def _fold_number(table, only_fold):
-    try:
-        fold = int(only_fold)
-    except ValueError:
-        fold = -1
-    if not 0 <= fold < table.k:
-        raise InputError(f"ONLY_FOLD={only_fold}: expected a number from 0 to {table.k - 1}")
-    return fold
+def fold_numbers(variable, folds, table):
+    """The folds that "0,2" or a number names, all for None; InputError, naming the variable, for what is none."""
+    known = [str(fold) for fold in range(table.k)]
+    named = known if folds is None else [fold.strip() for fold in str(folds).split(",")]
+    if not set(named) <= set(known):
+        raise InputError(f"{variable}={folds}: expected a number from 0 to {table.k - 1}, or several: 0,1")
+    return [int(fold) for fold in dict.fromkeys(named)]
 
 
 def fit_to_shape(table, settings):
@@ -238,8 +241,8 @@ def fit_classes(table, settings):
     return replace(settings, class_weight={name: given.get(name, 1.0) for name in table.classes}) if given else settings
 
 
-class _locked:
-    """Two processes must not train the same run. The lock goes with its process, however that ends."""
+class locked:
+    """Two processes must not be at work on the same run. The lock goes with its process, however that ends."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -251,7 +254,7 @@ class _locked:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.file.close()
-            raise InputError(f"{self.folder}: another process is training this run") from None
+            raise InputError(f"{self.folder}: another process is at work there") from None
         files.remove_partial(self.folder)
 
     def __exit__(self, *_):
@@ -452,7 +455,7 @@ def start_keras(seed):
             tf.config.experimental.enable_op_determinism()
 
 
-def _train_folds(folder, table, settings, model, weights, folds, memory):
+def _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch):
     folds = [fold for fold in folds if not _is_done(folder, fold, settings)]
     if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
@@ -482,7 +485,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory):
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:
-                progress = _train_fold(directory, *taught[fold], settings, phase, fold, bar)
+                progress = _train_fold(directory, *taught[fold], settings, phase, fold, bar, after_epoch)
                 held_out = np.flatnonzero(table.fold == fold)
                 views = {view: _probabilities(phase, Rows(images, held_out, VIEWS[view]))
                          for view in settings.views}
@@ -668,7 +671,7 @@ def _draw_on_device(settings, policy, images):
     return draw and (lambda seed: partial(draw, device.draw_transforms(policy, seed)))
 
 
-def _train_fold(directory, table, images, settings, phase, fold, bar):
+def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoch):
     """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress."""
     held_out = table.fold == fold
     labels, names = table.labels[held_out], np.array(table.images)[held_out]
@@ -702,6 +705,8 @@ def _train_fold(directory, table, images, settings, phase, fold, bar):
         _write_epoch(directory, row["epoch"], names, probabilities)
         _write_state(directory, progress, phase.read(), best)
         _write_history(directory, progress.history)
+        if after_epoch:
+            after_epoch()
     bar.total -= phase.epochs - progress.epoch
     if best:
         phase.write(best)

@@ -41,11 +41,11 @@ def test_every_application_has_a_name():
         "resnet50 resnet50_v2 resnet152_v2 mobilenet mobilenet_v2 mobilenet_v3_small mobilenet_v3_large "
         "xception inception_v3 inception_resnet_v2 densenet121 nasnet_mobile nasnet_large efficientnet_b0 "
         "efficientnet_v2_b0 efficientnet_v2_s convnext_tiny convnext_xlarge efficientnet_lite0 vgg16 vgg19 "
-        "efficientnet_lite1 efficientnet_lite2 scratch baseline vgg16_nopool"
+        "efficientnet_lite1 efficientnet_lite2 hyperresnet scratch baseline vgg16_nopool"
     ).split():
         assert name in found
     constructors = [name for name in dir(keras.applications) if callable(getattr(keras.applications, name))]
-    assert len(found) == len(set(found)) == len(constructors) + 3 + 2 + 1  # Lite, own, vgg16_nopool
+    assert len(found) == len(set(found)) == len(constructors) + 3 + 3 + 1  # Lite, own, vgg16_nopool
     assert found == sorted(found)
 
 
@@ -53,7 +53,7 @@ def test_every_application_has_a_name():
 def test_table_is_complete(model):
     smallest = network_size(model, (1, 1))[0]
     assert smallest == {
-        "scratch": 1, "baseline": 1, "xception": 71, "inception_v3": 75, "inception_resnet_v2": 75
+        "hyperresnet": 1, "scratch": 1, "baseline": 1, "xception": 71, "inception_v3": 75, "inception_resnet_v2": 75
     }.get(model, 32)  # fmt: skip
     if model in backbones._applications():
         image = keras.Input((smallest, smallest, 3))
@@ -204,6 +204,26 @@ def test_baseline():
     assert np.array_equal(pixels, np.ones_like(pixels))
 
 
+def test_hyperresnet_is_the_architecture_that_its_name_says():
+    """KerasTuner's own network, given the same weights, makes the same of pixels in -1..1."""
+    from keras_tuner import HyperParameters
+    from keras_tuner.applications import HyperResNet
+
+    images, choices = noise(2, 20, 36, 3), HyperParameters()
+    backbone = shaken(build_backbone("hyperresnet-next-8-6-max", (20, 36), None, Weights("none")))
+    for key, value in {"version": "next", "conv3_depth": 8, "conv4_depth": 6, "pooling": "max"}.items():
+        choices.Fixed(key, value)
+    own = HyperResNet(include_top=False, input_shape=(20, 36, 3)).build(choices)
+    own.set_weights(backbone.get_weights())
+    expected = np.asarray(own(images / 127.5 - 1, training=False))
+    assert expected.shape == (2, 2048) and np.abs(expected).max() > 0
+    np.testing.assert_allclose(np.asarray(backbone(images, training=False)), expected, rtol=1e-3, atol=1e-4)
+    assert len(build_backbone("hyperresnet", (20, 36)).layers) != len(backbone.layers)
+    with pytest.raises(InputError, match="called hyperresnet-v3-4-6-avg; close: hyperresnet"):
+        build_backbone("hyperresnet-v3-4-6-avg", (20, 36))
+    assert not pretrained("hyperresnet-v2-4-6-avg", resolve_weights("hyperresnet-v2-4-6-avg"))
+
+
 def test_can_be_exported_and_rebuilt(tmp_path):
     """With all the layers that are added in front: resizing, RGB to BGR, means."""
     import tensorflow as tf
@@ -250,7 +270,7 @@ def test_finding_the_file_leaves_the_random_numbers_alone():
     assert random.random() == expected
 
 
-@pytest.mark.parametrize("model", ["scratch", "baseline"])
+@pytest.mark.parametrize("model", ["scratch", "baseline", "hyperresnet"])
 def test_own_models_are_always_random(model, tmp_path):
     assert resolve_weights(model) == resolve_weights(model, "none") == resolve_weights(model, tmp_path)
     assert not pretrained(model, resolve_weights(model))

@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "gan", "rank", "explain", "blend", "submission")
+VERBS = ("folds", "look", "sanity", "train", "tune", "gan", "rank", "explain", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -77,6 +77,9 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
      ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
     ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory"],
      ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
+    ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
+              "--set", "--memory"],
+     ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<keys>"]),
     ("blend", ["--name", "--runs"], ["default: all finished"]),
     ("submission", ["--name", "--run"], []),
 ])
@@ -225,6 +228,9 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
      "--set='batch_size=16 image_size=160' --memory='4G'"),
     ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
     ("gan NAME=n ONLY_FOLD=1|SET=side=64 epochs=9", "gan --name='n' --only-fold='1' --set='side=64 epochs=9'"),
+    ("tune MODEL=vgg16 NAME=n FOLDS_USED=0,1 TRIALS=9 MINUTES=5 RUN=r SET=seed=1|SPACE=rate=1:3:log dropout=0,0.5",
+     "tune --model='vgg16' --space='rate=1:3:log dropout=0,0.5' --name='n' --run='r' --folds-used='0,1' "
+     "--trials='9' --minutes='5' --set='seed=1'"),
     ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
      "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
     ("look NAME=n", "look --name='n'"),

@@ -66,6 +66,7 @@ def test_the_scratch_table_counts_from_random_weights_only(toml):
     assert (trained.frozen_epochs, trained.epochs, trained.dropout, trained.rate) == (5, 2, 0, 1e-4)
     assert (random.frozen_epochs, random.epochs, random.dropout, random.rate) == (0, 9, 0.5, 1e-4)
     assert read_recipe(path, ["epochs=3"], True).epochs == 3
+    assert (trained.batchnorm, random.batchnorm) == ("frozen", "train")  # which has no statistics to keep
     for override in ("frozen_epochs=3", "frozen_share=0.5"):
         refused("random weights", recipe=path, overrides=[override], from_random=True)
 

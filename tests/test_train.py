@@ -288,7 +288,7 @@ def test_a_finished_run_says_so_and_changes_nothing(place, full, capsys):
 
 
 def test_two_processes_do_not_train_one_run(full, capsys):
-    with training._locked(full):
+    with training.locked(full):
         assert main(["train", "--model", "scratch", "--run", "full", "--name", "arten", *tiny(FULL)]) == 2
     assert "another process" in capsys.readouterr().err
 
@@ -378,6 +378,7 @@ def test_other_folds_and_other_images_are_refused(tmp_path, monkeypatch, capsys)
     (["--only-fold", "3"], ["ONLY_FOLD=3", "0 to 2"]),
     (["--only-fold", "-1"], ["ONLY_FOLD=-1"]),
     (["--only-fold", "1.5"], ["ONLY_FOLD=1.5"]),
+    (["--only-fold", "0,3"], ["ONLY_FOLD=0,3", "0 to 2"]),
     (["--run", "blend"], ["RUN=blend"]),
     (["--run", "features"], ["RUN=features"]),
     (["--run", "images"], ["RUN=images"]),

@@ -1,0 +1,532 @@
+"""Tune a recipe: try values of its keys, or architectures of a HyperResNet, every trial an ordinary run.
+
+A space of lists alone is tried in full, which is a sweep. Otherwise Optuna proposes the trials (TPE: Bergstra,
+Bardenet, Bengio and Kégl 2011) and stops those that are behind the median of the others after as many epochs. What was
+tried lies in one file of our own beside the runs, from which each proposal is made anew: a tuner that was killed goes
+on with the trial that it was at, and proposes what it would have proposed. Of settings of a frozen backbone's head all
+combinations are trained at once, as `make rank` does, and the best becomes a run.
+
+The best of many flatters. By how much is estimated as in Tsamardinos, Greasidou and Borboudakis 2018 (Machine Learning
+107, "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation"), which takes no training
+and, unlike a correction by folds (Tibshirani and Tibshirani 2009), works with a single fold as well.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import math
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition import files, heads, hyperresnet, oof
+from competition.arrays import read_memory
+from competition.backbones import pretrained, resolve_weights
+from competition.files import InputError
+from competition.folds import read_folds
+from competition.images import load_images
+from competition.rank import train_grid
+from competition.recipes import Recipe, read_recipe
+from competition.train import TUNE, fit_to_shape, fold_numbers, locked, start_keras, train
+
+TRIALS = 20  # where neither a number nor minutes are given, and the space has no end
+FIRST = 5  # trials that run to their end before any is pruned
+ATTEMPTS = 20  # proposals that were tried before, after which one is taken all the same
+DRAWS = 500  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the space: a list of values, each as one writes it in SET=, or a range of numbers."""
+
+    name: str
+    values: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    log: bool = False
+
+    def distribution(self):
+        """What Optuna draws from."""
+        from optuna import distributions
+
+        if self.values:
+            return distributions.CategoricalDistribution(self.values)
+        kind = distributions.IntDistribution if type(self.low) is int else distributions.FloatDistribution
+        return kind(self.low, self.high, log=self.log)
+
+    def tidy(self, value):
+        """A number of three digits, for people to read."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high) if isinstance(value, float) else value
+
+
+@dataclass
+class Trial:
+    """A trial as study.json records it."""
+
+    number: int
+    params: dict
+    state: str = "running"  # then "done", "pruned", or "failed", which the next command tries again
+    steps: list = field(default_factory=list)  # of each epoch its number over all folds, and the accuracy so far
+    accuracy: float | None = None
+    log_loss: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Study:
+    """What is tuned, and the trials so far."""
+
+    name: str
+    table: object
+    model: str
+    recipe: str
+    weights: str
+    overrides: list[str]
+    settings: Recipe
+    from_random: bool
+    keys: list[Key]
+    folds: list[int]
+    memory: str | None
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def path(self):
+        return files.RUNS / self.table.name / TUNE / self.name / "study.json"
+
+    def folder(self, number):
+        return files.RUNS / self.table.name / f"{self.name}-{number:03d}"
+
+    @property
+    def combinations(self):
+        """All combinations of values; None where a range has no end of them."""
+        if not all(key.values for key in self.keys):
+            return None
+        names = [key.name for key in self.keys]
+        return [dict(zip(names, values)) for values in itertools.product(*(key.values for key in self.keys))]
+
+    @property
+    def tried(self):
+        return [trial.params for trial in self.trials]
+
+    def options(self, params):
+        """Model and overrides of a trial."""
+        architecture = {key: value for key, value in params.items() if key in hyperresnet.ARCHITECTURE}
+        rest = [f"{key}={value}" for key, value in params.items() if key not in architecture]
+        return hyperresnet.make_name(architecture) if architecture else self.model, [*self.overrides, *rest]
+
+
+class _Pruned(Exception):
+    """A trial is behind the others."""
+
+
+class _OutOfTime(Exception):
+    """The minutes are over in the middle of a trial."""
+
+
+def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run=None, folds_used=None, trials=None,
+         minutes=None, overrides=(), memory=None, clock=time.monotonic):
+    """Try values of a recipe's keys; prints and returns the table of trials, the best first or in a sweep's order.
+
+    space       "key=low:high[:log] key=value,value key=value|value,value": ranges, and lists parted by commas, or by
+                bars where a value is itself a list (`none` is the empty one); "auto": see auto_space. Keys are those of
+                a Recipe and, for MODEL=hyperresnet, of hyperresnet.ARCHITECTURE
+    run         name of the study; its trials are the runs <study>-000, -001, ...; default <model>-<recipe>-<keys>
+    folds_used  "0" or "0,1": the folds that a trial is trained and scored on; default all, which gives runs to blend
+    trials      how many in all, those of earlier calls too; default: all combinations of a space of lists, else 20, or
+                as many as there are minutes for
+    minutes     of training in all, those of earlier calls too; the trial that they end in is gone on with when there
+                are more
+    clock       seconds, for the minutes
+
+    model, recipe, name, weights, overrides, memory: as for train.train. Writes `runs/<name>/tune/<study>/study.json`
+    and `trials.csv`. Raises InputError for what cannot be used, and for a study begun from something else.
+    """
+    read_memory(memory)
+    trials, minutes = _read_budget("TRIALS", trials, int), _read_budget("MINUTES", minutes, float)
+    table = read_folds(name)
+    chosen = resolve_weights(model, weights)
+    from_random = not pretrained(model, chosen)
+    settings = fit_to_shape(table, read_recipe(recipe, overrides, from_random))
+    wanted = auto_space(model, settings) if space == "auto" else space
+    keys = read_space(wanted, model, recipe, overrides, from_random)
+    label = "auto" if space == "auto" else "+".join(key.name for key in keys)
+    study = Study(_study_name(run, f"{model}-{Path(recipe).stem}", label), table, model, recipe, weights,
+                  list(overrides), settings, from_random, keys, fold_numbers("FOLDS_USED", folds_used, table), memory)
+    combinations = study.combinations
+    sweep = combinations is not None and (trials or math.inf) >= len(combinations)
+    with locked(study.path.parent):
+        _open(study, chosen)
+        if sweep and not minutes and not settings.epochs and {key.name for key in keys} <= set(heads.SWEPT):
+            return _sweep_heads(study, chosen, combinations)
+        limit = len(combinations) if sweep else trials or (math.inf if minutes else TRIALS)
+        plan = f"{limit} combinations, each once" if sweep else f"{limit} trials" if limit < math.inf else "trials"
+        print(f'SPACE="{wanted}": {plan}{f", in {minutes:g} minutes" if minutes else ""}', flush=True)
+        _run_trials(study, sweep, limit, 60 * (minutes or math.inf), clock)
+        return _report(study, [(trial, _read_probs(study, trial)) for trial in study.trials], sweep)
+
+
+# -------------------------------------------------------------------------------------------------------- the space
+
+
+def auto_space(model, settings):
+    """The space to begin with where none is given: an architecture, the rate, batch, head and augmentation."""
+    parts = []
+    if model == hyperresnet.FAMILY:
+        parts += [f"{key}={','.join(values)}" for key, values in hyperresnet.ARCHITECTURE.items()]
+    rate = "rate" if settings.epochs else "frozen_rate"
+    parts += [f"{rate}={getattr(settings, rate) / 10:g}:{getattr(settings, rate) * 10:g}:log", "dropout=0,0.2,0.5",
+              "label_smoothing=0,0.1"]
+    if settings.epochs:
+        policies = dict.fromkeys([",".join(settings.augment) or "none", "none", "hflip", "hflip,shift"])
+        parts += ["batch_size=16,32,64", f"augment={'|'.join(policies)}"]
+    else:
+        parts += ["frozen_weight_decay=0,0.01,0.1", "class_weight=none,balanced"]
+    return " ".join(parts)
+
+
+def read_space(space, model, recipe, overrides, from_random):
+    """The Keys that a space names; InputError for an unknown key, and for a value or range that it cannot have."""
+    keys = []
+    for part in re.split(r"\s+(?=\w+\s*=)", space.strip()):
+        name, sign, text = (word.strip() for word in part.partition("="))
+        if not sign or not text:
+            raise InputError(f"SPACE: found {part!r}, expected key=low:high, key=low:high:log or key=value,value")
+        if name in (key.name for key in keys):
+            raise InputError(f"SPACE: {name} stands there twice, expected each key once")
+        key = _read_key(name, text, model)
+        if name not in hyperresnet.ARCHITECTURE:
+            for value in key.values or (key.low, key.high):
+                try:
+                    read_recipe(recipe, [*overrides, f"{name}={value}"], from_random)
+                except InputError as error:
+                    raise InputError(f"SPACE: {part}: {str(error).removeprefix('--set: ')}") from None
+        keys.append(key)
+    return keys
+
+
+def _read_key(name, text, model):
+    kind = {f.name: f.type for f in dataclasses.fields(Recipe)}.get(name)
+    if kind in (int, float) and ":" in text:
+        return _read_range(name, text, kind)
+    listed = getattr(kind, "__origin__", kind) in (list, dict)
+    values = tuple(dict.fromkeys(value.strip() for value in text.split("|" if listed or "|" in text else ",")))
+    if name in hyperresnet.ARCHITECTURE:
+        if model != hyperresnet.FAMILY:
+            raise InputError(f"SPACE: {name} is a key of MODEL={hyperresnet.FAMILY} alone, found MODEL={model}")
+        if unknown := [value for value in values if value not in hyperresnet.ARCHITECTURE[name]]:
+            known = ", ".join(hyperresnet.ARCHITECTURE[name])
+            raise InputError(f"SPACE: {name} has {unknown[0]}, expected some of {known}")
+    return Key(name, tuple("" if listed and value == "none" else value for value in values))
+
+
+def _read_range(name, text, kind):
+    low, high, *log = text.split(":")
+    try:
+        key = Key(name, (), kind(low), kind(high), log == ["log"])
+    except ValueError:
+        key = None
+    if not key or log not in ([], ["log"]) or not key.low < key.high < math.inf or (key.log and key.low <= 0):
+        number = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"SPACE: {name}={text}: expected low:high or low:high:log with {number}, low below high, and "
+                         "above 0 for log")
+    return key
+
+
+def _read_budget(variable, value, kind):
+    """A number above 0, None where none is given."""
+    if value is None:
+        return None
+    try:
+        number = kind(value)
+    except ValueError:
+        number = 0
+    if not 0 < number < math.inf:
+        raise InputError(f"{variable}={value}: expected a number above 0")
+    return number
+
+
+def _study_name(run, base, label):
+    name = run or f"{base}-{label}"
+    return files.check_name("RUN", name if run or len(name) <= 90 else f"{base}-{TUNE}")
+
+
+# -------------------------------------------------------------------------------------------------------- the study
+
+
+def _open(study, chosen):
+    """Read the trials of earlier calls into the study; InputError when it was begun from something else."""
+    config = {"model": study.model, "weights": chosen.sha256, "recipe": asdict(study.settings),
+              "space": [asdict(key) for key in study.keys], "folds": study.folds, "table": study.table.hash,
+              "data": study.table.data_hash}
+    if not study.path.exists():
+        files.write_json(study.path, config | {"trials": []})
+        return
+    record = files.read_json(study.path)
+    try:
+        if changed := [key for key in config if files.hash_json(record[key]) != files.hash_json(config[key])]:
+            raise InputError(f"{study.path}: begun with another {', '.join(changed)}; take another name "
+                             f"(RUN=), or remove {study.path.parent} and its trials, {study.folder(0)} and so on")
+        study.trials = [Trial(**trial) for trial in record["trials"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{study.path}: expected the record of a study, found {error!r}") from None
+    for trial in study.trials:
+        if trial.state == "failed":
+            trial.state = "running"
+        if trial.state == "pruned":  # a kill may have come between
+            shutil.rmtree(study.folder(trial.number), ignore_errors=True)
+
+
+def _write(study):
+    files.write_json(study.path, files.read_json(study.path) | {"trials": [asdict(trial) for trial in study.trials]})
+
+
+def _run_trials(study, sweep, limit, seconds, clock):
+    """Go on with what was interrupted, then with new trials, until there are enough or the seconds are over."""
+    while sum(trial.seconds for trial in study.trials) < seconds:
+        trial = next((trial for trial in study.trials if trial.state == "running"), None)
+        if trial is None:
+            if len(study.trials) >= limit or not (params := _propose(study, sweep)):
+                return
+            trial = Trial(len(study.trials), params)
+            if (folder := study.folder(trial.number)).exists():
+                raise InputError(f"{folder}: there is a run of this name that {study.path} does not know; take another "
+                                 "name (RUN=), or remove it")
+            study.trials.append(trial)
+            _write(study)
+        try:
+            _run_trial(study, trial, sweep, seconds, clock)
+        except _OutOfTime:
+            print(f"{_describe(study, trial)}: the minutes are over; the same command with more goes on with it")
+
+
+def _propose(study, sweep):
+    """The params of the next trial; None when all combinations are tried."""
+    combinations = study.combinations
+    left = None if combinations is None else [params for params in combinations if params not in study.tried]
+    if left == [] or sweep:
+        return left[0] if left else None
+    for attempt in range(ATTEMPTS):
+        asked = _ask(study, attempt).params
+        params = {key.name: key.tidy(asked[key.name]) for key in study.keys}
+        if params not in study.tried:
+            return params
+    return left[0] if left else params
+
+
+def _ask(study, attempt=0, params=None):
+    """A trial of Optuna that knows of all that have ended; its values are `params` if these are given.
+
+    What is drawn depends on the trials and the attempt alone, so that it does not matter when a call ended.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    states = {"done": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
+    distributions = {key.name: key.distribution() for key in study.keys}
+    seed = np.random.default_rng([study.settings.seed, len(study.trials), attempt]).integers(2**31)
+    # epochs of trials that have different numbers of them cannot be compared
+    comparable = not any(key.name == "epochs" for key in study.keys)
+    pruner = (optuna.pruners.MedianPruner(FIRST, n_warmup_steps=study.settings.epochs // 3) if comparable
+              else optuna.pruners.NopPruner())
+    asked = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=int(seed)), pruner=pruner)
+    asked.add_trials([
+        optuna.trial.create_trial(
+            state=states[trial.state], params=trial.params, distributions=distributions,
+            intermediate_values=dict(trial.steps), value=trial.accuracy if trial.state == "done" else None)
+        for trial in study.trials if trial.state in states
+    ])
+    if params:
+        asked.enqueue_trial(params)
+    return asked.ask(distributions)
+
+
+def _run_trial(study, trial, sweep, seconds, clock):
+    """Train and score one trial; _OutOfTime when the seconds end before it does."""
+    import keras
+
+    before, start = sum(other.seconds for other in study.trials), clock()
+    spent = trial.seconds
+    model, overrides = study.options(trial.params)
+    folder, live, reported = study.folder(trial.number), _ask(study, params=trial.params), set()
+    epochs = read_recipe(study.recipe, overrides, study.from_random).epochs
+
+    def tick():
+        trial.seconds = round(spent + clock() - start, 1)
+
+    def after_epoch():
+        tick()
+        trial.steps = _steps(folder, study.folds, epochs)
+        _write(study)
+        for step, accuracy in trial.steps:
+            if step not in reported:
+                live.report(accuracy, step)
+        reported.update(step for step, _ in trial.steps)
+        if trial.steps[-1][0] == epochs * len(study.folds):
+            return  # at its end
+        if not sweep and live.should_prune():
+            raise _Pruned
+        if before + trial.seconds - spent >= seconds:
+            raise _OutOfTime
+
+    keras.utils.clear_session()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours has a line for it
+            train(model, study.recipe, study.table.name, study.weights, folder.name, ",".join(map(str, study.folds)),
+                  overrides, study.memory, after_epoch)
+        probs, labels = _read_probs(study, trial)
+        trial.accuracy, trial.log_loss = oof.accuracy(probs, labels), oof.log_loss(probs, labels)
+        if not np.isfinite(probs).all():
+            raise InputError("its training has diverged")
+        trial.state = "done"
+        outcome = f"accuracy {trial.accuracy:.4f}, log-loss {trial.log_loss:.4f}"
+    except _Pruned:
+        trial.state = "pruned"
+        outcome = f"pruned after {len(trial.steps)} epochs, accuracy {trial.steps[-1][1]:.4f}"
+    except Exception as error:  # what one trial cannot do, another may: combinations of values, memory
+        if not isinstance(error, InputError) and "exhausted" not in f"{type(error).__name__} {error}".lower():
+            raise
+        trial.state, outcome = "failed", f"failed: {' '.join(str(error).split())[:200]}"
+    tick()
+    _write(study)
+    if trial.state == "pruned":
+        shutil.rmtree(folder)  # half a run would be in the way of `make blend`; its epochs are in study.json
+    print(f"{_describe(study, trial)}: {outcome}, {trial.seconds:.0f} s", flush=True)
+
+
+def _steps(folder, folds, epochs):
+    """[step, accuracy] of each epoch of the second phase: a mean with the ends of the folds before."""
+    steps, ends = [], []
+    for place, fold in enumerate(folds):
+        path = folder / f"fold_{fold}" / "history.csv"
+        history = pd.read_csv(path) if path.exists() else pd.DataFrame({"phase": [], "val_accuracy": []})
+        accuracies = history["val_accuracy"][history["phase"] == "full"].tolist()
+        steps += [[place * epochs + epoch, float(np.mean([*ends, value]))] for epoch, value in enumerate(accuracies, 1)]
+        ends += accuracies[-1:]
+    return steps
+
+
+def _read_probs(study, trial):
+    """What the folds used predict for their images without TTA, float32 [m, C], and these images' labels, int [m].
+
+    None where the trial is not done, or its run is gone.
+    """
+    paths = [study.folder(trial.number) / f"fold_{fold}" / "views.npz" for fold in study.folds]
+    if not all(path.exists() for path in paths):
+        return None
+    probs = []
+    for path in paths:
+        with np.load(path) as saved:
+            probs.append(saved["probs"][0])
+    return np.concatenate(probs), _labels(study)
+
+
+def _labels(study):
+    return np.concatenate([study.table.labels[study.table.fold == fold] for fold in study.folds])
+
+
+def _describe(study, trial):
+    return f"{study.folder(trial.number).name}: " + " ".join(f"{key}={value}" for key, value in trial.params.items())
+
+
+def _sweep_heads(study, chosen, combinations):
+    """All combinations of settings of the head at once; the best becomes an ordinary run."""
+    table = study.table
+    settings = [fit_to_shape(table, read_recipe(study.recipe, study.options(params)[1])) for params in combinations]
+    start_keras(study.settings.seed)
+    memory = read_memory(study.memory)
+    start = time.time()
+    _, probs = train_grid(table, load_images(table, memory), study.model, chosen, settings, study.folds, memory)
+    used = np.concatenate([np.flatnonzero(table.fold == fold) for fold in study.folds])
+    labels, seconds = _labels(study), (time.time() - start) / len(settings)
+    study.trials = [
+        Trial(number, params, "done", [], oof.accuracy(found, labels), oof.log_loss(found, labels), seconds)
+        for number, (params, found) in enumerate(zip(combinations, probs[:, used]))
+    ]
+    frame = _report(study, [(trial, (found, labels)) for trial, found in zip(study.trials, probs[:, used])], True)
+    best = _best(study.trials)
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(study.model, study.recipe, table.name, study.weights, study.folder(best.number).name,
+              ",".join(map(str, study.folds)), study.options(best.params)[1], study.memory)
+    return frame
+
+
+# -------------------------------------------------------------------------------------------------------- the table
+
+
+def optimism(right, draws=DRAWS, seed=0):
+    """By how much the accuracy of the best of T trials flatters, on the images that chose it.
+
+    right   bool [T, n]: whether a trial got an image right that it was not trained on
+
+    The bootstrap of Tsamardinos et al. 2018: of images drawn with replacement the best trial is chosen, and scored on
+    the images that were not drawn; the mean of these scores is what to expect of a best one.
+    """
+    random, right = np.random.default_rng(seed), right.astype(np.float32)
+    expected = []
+    for _ in range(draws):
+        counts = np.bincount(random.integers(right.shape[1], size=right.shape[1]), minlength=right.shape[1])
+        if (counts == 0).any():
+            expected.append(right[(right @ counts.astype(np.float32)).argmax(), counts == 0].mean())
+    return max(0.0, float(right.mean(1).max() - np.mean(expected))) if expected else 0.0
+
+
+def _best(trials):
+    return max(trials, key=lambda trial: (trial.accuracy, -trial.log_loss))
+
+
+def _report(study, found, sweep):
+    """Print the table and what it means, write it, return it. found: of each trial its probabilities and labels."""
+    done = [(trial, scored) for trial, scored in found if trial.state == "done"]
+    scores = ("accuracy", "log_loss", "seconds", "state")
+    frame = pd.DataFrame([
+        {"run": study.folder(trial.number).name, **trial.params, **{key: getattr(trial, key) for key in scores}}
+        for trial in study.trials
+    ], columns=["run", *(key.name for key in study.keys), *scores]).astype({"accuracy": float, "log_loss": float})
+    if not sweep:
+        frame = frame.sort_values(["accuracy", "log_loss"], ascending=[False, True], ignore_index=True)
+    files.write_bytes(study.path.with_name("trials.csv"), files.csv_bytes(frame))
+    shown = frame[frame["state"] == "done"].drop(columns="state")
+    if not done:
+        if any(trial.state == "failed" for trial in study.trials):
+            raise InputError(f"{study.path}: every trial has failed, as said above")
+        print(f"{study.path.parent}: no trial is done yet")
+        return frame
+    folds = "" if len(study.folds) == study.table.k else f" of fold {', '.join(map(str, study.folds))}"
+    print(f"\n{oof.text_table(shown.replace('', 'none'))}\n")
+    states = [trial.state for trial in study.trials if trial.state != "done"]
+    others = "".join(f", {states.count(state)} {state}" for state in dict.fromkeys(states))
+    best = _best([trial for trial, _ in done])
+    right = np.array([probs.argmax(1) == labels for probs, labels in (scored for _, scored in done if scored)])
+    error = math.sqrt(best.accuracy * (1 - best.accuracy) / len(_labels(study)))
+    print(f"{len(done)} trials{others}; the best: {_describe(study, best)}, accuracy {best.accuracy:.4f}, standard "
+          f"error {error:.4f}, on the {len(_labels(study))} images{folds} that chose it")
+    if len(right) > 1:
+        bias = optimism(right)
+        print(f"a best of {len(right)} flatters, this one by about {bias:.4f}: expect {best.accuracy - bias:.4f} "
+              "(bootstrap of the choice over the images)")
+    _report_unused(study, best)
+    return frame
+
+
+def _report_unused(study, best):
+    """The folds that did not choose: how the best one does there, or the command that tells."""
+    table = study.table
+    unused = [fold for fold in range(table.k) if fold not in study.folds]
+    if not unused:
+        return
+    folder = study.folder(best.number)
+    if (folder / "oof.npz").exists():
+        probs, others = oof.read_oof(folder, table).probs[0], np.isin(table.fold, unused)
+        print(f"on the {others.sum()} images of the other folds, which had no say, its accuracy is "
+              f"{oof.accuracy(probs[others], table.labels[others]):.4f}")
+        return
+    model, overrides = study.options(best.params)
+    weights = f" WEIGHTS={study.weights}" if study.weights != "imagenet" else ""
+    print(f"its other folds, which had no say, and its OOF: make train NAME={table.name} MODEL={model}{weights} "
+          f'RECIPE={study.recipe} RUN={folder.name} SET="{" ".join(overrides)}"')

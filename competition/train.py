@@ -124,7 +124,8 @@ def build_fold_model(run, table, fold):
     """
     import keras
 
-    model = _build_model(run.config["model"], table, run.recipe, Weights("none"))
+    # how BatchNormalization learnt is nothing to inference, and a plain model can be saved whole
+    model = _build_model(run.config["model"], table, replace(run.recipe, batchnorm="train"), Weights("none"))
     if run.frozen:
         _load(model.get_layer("backbone").load_weights, run.dir / BACKBONE_FILE)
         head = _read_head(run.dir, fold)

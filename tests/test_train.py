@@ -867,7 +867,7 @@ def test_on_a_device_the_same_is_drawn(table, monkeypatch):
 
 
 def test_mixed_bfloat16(as_if_pretrained, table):
-    """Its weights are float32, what the fold models say is what was said in training, and it is what it was begun with."""
+    """Weights are float32; fold models say what was said in training; it stays what it was begun with."""
     overrides = ("epochs=1", "frozen_epochs=1", "batch_size=8", "rate=1e-4", "precision=mixed_bfloat16")
     folder = train("scratch", name="arten", run="bf16", weights="none", overrides=overrides)
     run = read_run(folder, table)
@@ -890,3 +890,13 @@ def test_frozen_batchnorm_and_stochastic_depth(batchnorm):
     assert same == (batchnorm == "frozen")
     assert len(model.get_layer("backbone").trainable_weights) > 100, "gamma and beta learn all the same"
     assert len(fuse_batchnorm(model).weights) < len(model.weights) - 100
+
+
+def test_fold_models_can_be_saved_whole(frozen, tmp_path):
+    run, table = read_run(frozen, read_folds("zwei")), read_folds("zwei")
+    assert run.recipe.batchnorm == "frozen"
+    model = build_fold_model(run, table, 0)
+    model.save(tmp_path / "model.keras")
+    images = load_images(table)[:2]
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(predict(loaded, images), predict(model, images), atol=1e-5)

@@ -93,6 +93,7 @@ def test_the_field_is_what_changes_a_unit(name):
     ("vgg16", 212, 32),  # published: Araujo, Norris and Sim 2019, table 1
     ("vgg16_nopool", 196, 16),
     ("mobilenet", 315, 32),  # published
+    ("resnet50", 483, 32),  # published
     ("baseline", 1, 1),
     ("scratch", 190, 64),  # 1 + (3-1 + 2-1) (1 + 2 + 4 + 8 + 16 + 32)
     ("efficientnet_lite0", 851, 32),  # 3 + 2 (2 + 2) + 4 2 + 4 4 + 8 4 + 8 2 + 16 (2 2 + 3 4 + 4) + 32 (3 4 + 2)

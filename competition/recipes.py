@@ -191,6 +191,6 @@ def _read_weights(where, value):
         except (TypeError, ValueError):
             number = 0
         if not name.strip() or not 0 < number < float("inf"):
-            raise InputError(f"{where}: class_weight is {value!r}, expected one of "
-                             f"{', '.join(CHOICES['class_weight'])}, or a weight above 0 for class names: Name:3,Other:2, or a table")
+            raise InputError(f"{where}: class_weight is {value!r}, expected {', '.join(CHOICES['class_weight'])}, or a "
+                             "weight above 0 for each class named: Name:3,Other:2, or a table")
     return weights

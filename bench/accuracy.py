@@ -43,7 +43,7 @@ def measure(options, model=MODEL):
     names = [f"time to the accuracy of report, {what}: best, {model}, first fold" for what in ("image passes", "seconds")]
     if options.quick:
         for name, unit in zip(names, ("passes", "s")):
-            yield Figure(name, unit, None, note="QUICK=1 has no time for it")
+            yield Figure(name, unit, None, target=TARGET, note="QUICK=1 has no time for it")
         return
     with contextlib.chdir(options.work):
         data = options.data if options.long else copy_images(options.data, "accuracy", IMAGES, 5)
@@ -58,8 +58,8 @@ def measure(options, model=MODEL):
     n = int((table.fold == 0).sum())
     yield Figure(names[0], "passes", best.passes if reached else np.inf, report.passes, n, TARGET,
                  f"forward and backward counted, n: images validated on; {note}")
-    yield Figure(names[1], "s", best.seconds if reached else np.inf, report.seconds, n, "",
-                 f"of the epochs and the features, validation left out; {note}")
+    yield Figure(names[1], "s", best.seconds if reached else np.inf, report.seconds, n, TARGET,
+                 f"of the epochs and the features, validation and tracing left out, images of best larger; {note}")
 
 
 def count_epochs(table, passes):

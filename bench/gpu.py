@@ -23,15 +23,15 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 BATCH = 128
 STEPS = 30
 PEAKS = {  # dense TFLOP/s of NVIDIA's data sheets: float32 (TF32 where there is), bfloat16 (float16 on T4, V100, P100)
-    "H200": (495, 989), "H100": (495, 989), "A100": (156, 312), "L40S": (183, 362), "L4": (60, 121), "A10": (62, 125),
+    "H200": (495, 989), "H100": (495, 989), "A100": (156, 312), "L40S": (183, 362), "L4": (60, 121), "A10G": (35, 70), "A10": (62, 125),
     "V100": (15.7, 125), "T4": (8.1, 65), "P100": (9.3, 18.7), "4090": (82.6, 165), "3090": (35.6, 71),
 }
 
 
 def measure(options):
     """Yield a Figure a model, size and precision, and the seconds of five folds of `report` on efficientnet_lite0."""
+    os.environ["KERAS_BACKEND"] = "tensorflow" if find_spec("tensorflow") else "jax"
     if find_spec("tensorflow"):
-        os.environ["KERAS_BACKEND"] = "tensorflow"
         import_tensorflow()
     name = describe_gpu()
     lacks = "" if device.has_gpu() else "no GPU here, so this figure is missing"

@@ -29,7 +29,7 @@ KINDS = [  # members, keys of the recipe, pixels inside the network, images a se
     ("frozen", "frozen_epochs=20", 96, f">= {FOLDS / 2:g}"),
     ("fine-tuned", FINE_TUNED, 128, ">= 1.3"),
 ]
-QUICK_KINDS = 2  # the first of them
+KINDS_BUT_LONG = 2  # the first of them; LONG=1 measures all
 
 # The model.py of a good Keras user: every fold's model is loaded once, and predicts each view in batches of 64.
 REFERENCE = """
@@ -52,11 +52,11 @@ class model:
 
 
 def measure(options):
-    """Yield the Figures of fine-tuned members at 96 and 128 pixels and of members that share a frozen backbone.
+    """Yield the Figures of fine-tuned members at 96 pixels, with LONG=1 also at 128, and of members that share a frozen backbone.
 
     Raises RuntimeError where the two zips do not give the same labels.
     """
-    rounds, kinds = (1, KINDS[:QUICK_KINDS]) if options.quick else (3, KINDS)
+    rounds, kinds = 1 if options.quick else 3, KINDS if options.long else KINDS[:KINDS_BUT_LONG]
     data, work = Path(options.data).resolve(), Path(options.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(work):

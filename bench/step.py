@@ -28,7 +28,7 @@ MODELS = ("efficientnet_lite0", "mobilenet_v2", "resnet50")
 FAMILIES = ("baseline", "scratch", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0",
             "inception_v3", "mobilenet", "mobilenet_v3_small", "nasnet_mobile", "resnet50_v2", "vgg16", "xception")
 BATCH = 32
-ENOUGH = 15.0  # seconds of one kind of step
+LEAST, ENOUGH = 2.0, 15.0  # seconds of one kind of step
 CLASSES = 8
 TORCH = {  # where PyTorch has these architectures: package -> our name -> its name
     "timm": {"efficientnet_lite0": "efficientnet_lite0", "mobilenet_v2": "mobilenetv2_100", "resnet50": "resnet50"},
@@ -151,7 +151,8 @@ def measure_setup(setup):
 def tell(setup, timings, base, note):
     """The Figures of a setup. The toolkit is to be no slower than PyTorch, so that is the reference there."""
     size = f"{setup.size[0]}x{setup.size[1]}"
-    for batch, what in itertools.product(setup.batches, ("training", "prediction")):
+    kinds = ("training",) if setup.frozen_share else ("training", "prediction")  # predicting is the same
+    for batch, what in itertools.product(setup.batches, kinds):
         name = f"{setup.model} {what}, batch {batch}: "
         found, plain = (timings or {}).get((what, batch)), base.get((what, BATCH))
         rate, plain_rate = found and found.rate, plain and plain.rate
@@ -283,11 +284,12 @@ def draw_batch(setup, batch):
 
 
 def time_both(setup, batch, train, predict):
-    """{(what, batch): Timing}: two steps to warm up, then the setup's steps, fewer where they take long."""
+    """{(what, batch): Timing}: two steps to warm up, then the setup's, more where they are short, fewer where long."""
     timings = {}
     for what, step in (("training", train), ("prediction", predict)):
         ends = [time.perf_counter()]
-        while len(ends) < 4 or (len(ends) < 3 + setup.steps and ends[-1] - ends[2] < ENOUGH):
+        while len(ends) < 4 or ends[-1] - ends[2] < LEAST or (
+                len(ends) < 3 + setup.steps and ends[-1] - ends[2] < ENOUGH):
             step()
             ends.append(time.perf_counter())
         seconds = np.diff(ends)

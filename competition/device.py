@@ -35,16 +35,19 @@ def has_gpu():
         import tensorflow as tf
 
         return bool(tf.config.list_physical_devices("GPU"))
-    import jax
+    if keras.backend.backend() == "jax":
+        import jax
 
-    return jax.default_backend() == "gpu"
+        return jax.default_backend() == "gpu"
+    return False
 
 
 def choose_precision(wanted):
     """ "float32" or "mixed_bfloat16": what is `wanted`, and for "auto" what trains faster here.
 
-    That is mixed bfloat16 on NVIDIA GPUs from compute capability 8 on (Ampere), the first with units for it. Processors
-    that have such units (AVX512-BF16) are no faster with it but for ResNets, by a fifth (`make bench`).
+    That is mixed bfloat16 on NVIDIA GPUs from compute capability 8 on (Ampere), the first with units for it. On a
+    processor that has such units (AVX512-BF16) a step of EfficientNet-Lite0 and MobileNetV2 takes longer with it, and
+    one of ResNet50 a fifth less (`make bench`), which is left to SET=precision=mixed_bfloat16.
     """
     if wanted != "auto":
         return wanted

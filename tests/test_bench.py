@@ -218,12 +218,12 @@ def test_startup(options, in_process, monkeypatch):
     assert figures[1].n == 9 and figures[1].reference == figures[0].ours
     assert 1 <= figures[2].ratio < 2 and figures[3].n > 1000
 
-    with pytest.raises(RuntimeError, match="fold 10 trained after others is not the one trained alone"):
-        runs = Path(options.work, "runs/startup")
-        path = runs / "alone/fold_9/views.npz"
-        with np.load(path) as saved:
-            files.write_npz(path, probs=saved["probs"] + np.float32(1e-7))
-        startup._compare_fold(runs, 9)
+    runs = Path(options.work, "runs/startup")
+    assert figures[3].ours == startup._compare_fold(runs, 9)[0] == 0
+    path = runs / "alone/fold_9/views.npz"
+    with np.load(path) as saved:
+        files.write_npz(path, probs=saved["probs"] + np.float32(1))
+        assert startup._compare_fold(runs, 9)[0] >= saved["probs"].size
 
 
 def test_step(options, monkeypatch):

@@ -9,6 +9,7 @@ After every epoch all that the rest depends on (weights, optimizer, best epoch, 
 was killed goes on from its last finished epoch as if nothing had happened.
 """
 
+import contextlib
 import fcntl
 import json
 import queue
@@ -448,12 +449,16 @@ def start_keras(seed):
     """Seed Keras, and let TensorFlow give the same on the same CPU each time."""
     import keras
 
+    keras.utils.clear_session(free_memory=False)  # names begin anew: TensorFlow orders a sum by them
     keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         if not device.has_gpu():
             tf.config.experimental.enable_op_determinism()
+            with contextlib.suppress(RuntimeError):  # TensorFlow has started and stays as it is
+                # two operations at a time end in either order, after which the last digits differ
+                tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch):

@@ -4,7 +4,8 @@ import io
 import os
 
 # Before any test imports TensorFlow: what is compared bit for bit is so on CPU, here and in child processes.
-os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2",
+               "TF_NUM_INTEROP_THREADS": "1"}
 
 import numpy as np
 import pytest

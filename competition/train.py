@@ -44,7 +44,7 @@ GAN = "gan"  # the folder beside the runs that keeps the GANs
 TUNE = "tune"  # the folder beside the runs that keeps what was tuned
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 TRAIN_FORMAT = 4  # raise it when the same config trains to something else, so that no run ends otherwise than it began
-FEATURES_FORMAT = 3  # raise it when what a backbone makes of the same image changes
+FEATURES_FORMAT = 4  # raise it when what a backbone makes of the same image changes
 
 
 @dataclass(frozen=True)
@@ -488,12 +488,15 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
                 _train_heads(folder, more, settings, features[0], [*map(Joined, pool, behind)], copies, [fold], bar)
         if settings.epochs:
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
+            scored = _build_scored(phase, model, table, settings)
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:
                 progress = _train_fold(directory, *taught[fold], settings, phase, fold, bar, after_epoch)
                 held_out = np.flatnonzero(table.fold == fold)
-                views = {view: _probabilities(phase, Rows(images, held_out, VIEWS[view]))
+                if scored is not phase.model:
+                    scored.set_weights(phase.model.get_weights())
+                views = {view: _probabilities(scored, Rows(images, held_out, VIEWS[view]))
                          for view in settings.views}
                 files.write_with(directory / MODEL_FILE, phase.model.save_weights)
             else:
@@ -535,7 +538,8 @@ def frozen_features(table, settings, model, weights, images, backbone, memory=No
 
 def _features_key(table, settings, model, weights):
     """What the features of an image depend on, besides the view or the augmentation."""
-    return {"format": FEATURES_FORMAT, "data": table.data_hash, "table": table.hash, "size": list(table.size),
+    return {"format": FEATURES_FORMAT, "data": table.data_hash, "images": files.hash_json(table.images),
+            "size": list(table.size),
             "model": model, "weights": weights.sha256, "image_size": settings.image_size,
             "least_size": settings.least_size, "versions": _versions()}
 
@@ -657,6 +661,13 @@ def _build_phase(table, settings, model, images, taught, start):
     return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches)
 
 
+def _build_scored(phase, model, table, settings):
+    """The model that OOF predictions come from: in float32, as the zip computes, whatever training computes in."""
+    if settings.precision == "float32":
+        return phase.model
+    return _build_model(model, table, replace(settings, batchnorm="train"), Weights("none"))
+
+
 def _draw_here(policy, copy_policy, copies, images):
     """seed -> a function from numbers (see augment.Copies) to augmented images, float32 [b, h, w, 3]."""
     def start(seed):
@@ -700,7 +711,7 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
 
         before = time.time()
         loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)
-        probabilities = _probabilities(phase, validation)
+        probabilities = _probabilities(phase.model, validation)
         scores = oof.accuracy(probabilities, labels), oof.log_loss(probabilities, labels)
         progress.epoch += 1
         if not settings.patience or (scores[0], -scores[1]) > tuple(progress.best_score):
@@ -719,8 +730,8 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
     return progress
 
 
-def _probabilities(phase, images):
-    return heads.softmax(predict(phase.model, images))[0]
+def _probabilities(model, images):
+    return heads.softmax(predict(model, images))[0]
 
 
 def _is_stopped(settings, progress):

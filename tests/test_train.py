@@ -867,7 +867,7 @@ def test_on_a_device_the_same_is_drawn(table, monkeypatch):
 
 
 def test_mixed_bfloat16(as_if_pretrained, table):
-    """Weights are float32; fold models say what was said in training; it stays what it was begun with."""
+    """Weights are float32, and so is what is scored: the fold models say the same, validation nearly the same."""
     overrides = ("epochs=1", "frozen_epochs=1", "batch_size=8", "rate=1e-4", "precision=mixed_bfloat16")
     folder = train("scratch", name="arten", run="bf16", weights="none", overrides=overrides)
     run = read_run(folder, table)
@@ -875,7 +875,9 @@ def test_mixed_bfloat16(as_if_pretrained, table):
     fold = table.fold == 0
     probs = predict(build_fold_model(run, table, 0), load_images(table)[fold])
     expected = read_oof(folder, table).probs[0][fold]
-    assert 0 < np.abs(probs - expected).max() < 0.05
+    np.testing.assert_allclose(probs, expected, atol=1e-6)
+    with np.load(folder / "fold_0" / "epochs" / "002.npz") as epoch:
+        assert 0 < np.abs(epoch["probs"] - expected).max() < 0.05
     assert keras.config.dtype_policy().name == "float32"
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import importlib.metadata
 import io
 import os
 import platform
@@ -59,7 +60,7 @@ def bench(data=None, quick=False, long=False, only=None, results=RESULTS):
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         same = {"mode": mode, "data": _describe_data(data, place), "hardware": describe_hardware(),
-                "versions": "; ".join(f"{name} {version}" for name, version in files.versions().items())}
+                "versions": "; ".join(f"{name} {version}" for name, version in _versions().items())}
         for theme in (bar := tqdm(themes, "bench", unit="theme")):
             bar.set_description(f"bench {theme}")
             work = Path(place, theme)
@@ -143,6 +144,15 @@ def describe_hardware():
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores, {gigabytes:.0f} GiB, {describe_gpu()}"
+
+
+def _versions():
+    """What the toolkit works with, and what it is measured beside, where that is installed."""
+    found = files.versions()
+    for name in ("torch", "jax"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _processor():

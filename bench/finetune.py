@@ -25,7 +25,7 @@ def measure(options, model=MODEL, recipe="best", overrides=("least_size=0", "fro
     metric. After each epoch the same compiled function gets as many ready batches. The model enlarges nothing, which
     makes the step quick, and so the share that feeding may take small.
     """
-    rounds, images = (3, 480) if options.quick else (5, 960)
+    rounds, images = (3, 320) if options.quick else (5, 960)
     with contextlib.chdir(options.work):
         table = make_folds(copy_images(options.data, "finetune", images, FOLDS), folds=FOLDS)
         fed, ready = _time_epochs(table, model, recipe, overrides, rounds)

@@ -18,16 +18,16 @@ from competition.folds import make_folds
 from competition.images import load_images
 from competition.train import build_fold_model, read_run, train
 
-FOLDS = 5
+FOLDS, QUICK_FOLDS = 5, 3
 VIEWS = ["identity", "hflip"]
 MODEL = "efficientnet_lite0"
 IMAGES = 200  # that labels are asked for
 TRAIN = 160  # images that the members learn from
 FINE_TUNED = "frozen_epochs=0 epochs=1 rate=0.0005 dropout=0 batchnorm=train batch_size=32"
-KINDS = [  # members, keys of the recipe, pixels inside the network, images a second in relation to the reference's
-    ("fine-tuned", FINE_TUNED, 96, ">= 1.3"),
-    ("frozen", "frozen_epochs=20", 96, f">= {FOLDS / 2:g}"),
-    ("fine-tuned", FINE_TUNED, 128, ">= 1.3"),
+KINDS = [  # members, keys of the recipe, pixels inside the network
+    ("fine-tuned", FINE_TUNED, 96),
+    ("frozen", "frozen_epochs=20", 96),
+    ("fine-tuned", FINE_TUNED, 128),
 ]
 KINDS_BUT_LONG = 2  # the first of them; LONG=1 measures all
 
@@ -52,26 +52,30 @@ class model:
 
 
 def measure(options):
-    """Yield the Figures of fine-tuned members at 96 pixels, with LONG=1 also at 128, and of members that share a frozen backbone.
+    """Yield the Figures of fine-tuned members at 96 pixels, with LONG=1 also at 128, and of heads on a frozen backbone.
 
+    With QUICK=1 there are fewer members; then the import of TensorFlow, which both pay, is most of a cold start.
     Raises RuntimeError where the two zips do not give the same labels.
     """
-    rounds, kinds = 1 if options.quick else 3, KINDS if options.long else KINDS[:KINDS_BUT_LONG]
+    rounds, folds = (1, QUICK_FOLDS) if options.quick else (3, FOLDS)
+    kinds = KINDS if options.long else KINDS[:KINDS_BUT_LONG]
     data, work = Path(options.data).resolve(), Path(options.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(work):
-        table = make_folds(copy_images(data, work / "images", TRAIN, FOLDS), name="prediction", folds=FOLDS)
+        table = make_folds(copy_images(data, work / "images", TRAIN, folds), name="prediction", folds=folds)
         images = np.resize(load_images(table), (IMAGES, *table.size, 3))
-    for kind, settings, side, target in kinds:
+    for kind, settings, side in kinds:
         with contextlib.chdir(work), tempfile.TemporaryDirectory() as folder:
             overrides = f"{settings} image_size={side}".split()
             run = read_run(train(MODEL, run=f"{kind}-{side}", name=table.name, overrides=overrides), table)
             zips = _pack_ours(run, table, Path(folder)), _pack_reference(run, table, Path(folder))
             speeds, starts = _race(zips, images, rounds)
-        what = f"{kind} {MODEL}, {FOLDS} folds, {len(VIEWS)} views, {side} pixels"
+        what = f"{kind} {MODEL}, {folds} folds, {len(VIEWS)} views, {side} pixels"
         note = "both on the CPU; reference: Keras predict, a call for each member and view, batch 64"
-        yield Figure(f"prediction: {what}", "images/s", *speeds, rounds, target, note)
-        yield Figure(f"cold start to the labels of {IMAGES} images: {what}", "s", *starts, rounds, "<= 0.333", note)
+        target = 1.3 if kind == "fine-tuned" else folds / 2
+        yield Figure(f"prediction: {what}", "images/s", *speeds, rounds, f">= {target:g}", note)
+        target = "" if options.quick else "<= 0.333"
+        yield Figure(f"cold start to the labels of {IMAGES} images: {what}", "s", *starts, rounds, target, note)
 
 
 def _pack_ours(run, table, folder):

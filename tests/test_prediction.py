@@ -27,10 +27,10 @@ def test_race_takes_medians_and_refuses_other_labels(monkeypatch):
 def test_both_zips_answer_alike(tmp_path, workdir, monkeypatch):
     """All of `measure` on a tiny network: what it trains, packs and runs, without what it takes at its real size."""
     monkeypatch.setattr(prediction, "MODEL", "scratch")
-    monkeypatch.setattr(prediction, "FOLDS", 2)
+    monkeypatch.setattr(prediction, "QUICK_FOLDS", 2)
     monkeypatch.setattr(prediction, "IMAGES", 30)
-    monkeypatch.setattr(prediction, "KINDS", [("fine-tuned", "epochs=1 rate=0.003", 32, ">= 1.3")])
+    monkeypatch.setattr(prediction, "KINDS", [("fine-tuned", "epochs=1 rate=0.003", 32)])
     data = class_folders(tmp_path / "data", {"a": 12, "b": 10}, height=32, width=32)
     steady, cold = prediction.measure(Options(data, tmp_path / "bench", quick=True))
-    assert (steady.unit, steady.target, cold.unit, cold.target) == ("images/s", ">= 1.3", "s", "<= 0.333")
+    assert (steady.unit, steady.target, cold.unit, cold.target) == ("images/s", ">= 1.3", "s", "")
     assert min(steady.ours, steady.reference, cold.ours, cold.reference) > 0

@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, tune, gan, rank, explain, submission, backbones, demo):
+        if verb in (train, tune, gan, rank, explain, shift, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, tune, gan, rank, explain, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, tune, gan, rank, explain, shift, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -80,6 +80,18 @@ def sanity(name):
     from competition.sanity import sanity
 
     sanity(name)
+
+
+def audit(name, runs):
+    from competition.audit import audit
+
+    audit(name, runs)
+
+
+def shift(test, name, model, weights, runs, memory):
+    from competition.shift import shift
+
+    shift(test, name, model, weights, runs, memory)
 
 
 def train(model, recipe, name, weights, run, only_fold, overrides, memory):
@@ -244,6 +256,20 @@ def _parser():
     add("--name", **name)
     add("--run", help="which run (default: the finished one of best OOF accuracy)")
     add("--fold", metavar="K", help="only images that this fold held out (default: all)")
+
+    add = verb(audit, "rank the labels that are likely wrong, by the OOF; confused pairs, images that no run gets right",
+               ["audit", "audit --runs efficientnet_lite0-quick"])
+    add("--name", **name)
+    add("--runs", metavar="A,B,C", help="judge by their mean (default: the blend, or else all finished runs)")
+
+    add = verb(shift, "compare unlabelled test images with the training images, and what that does to the score",
+               ["shift --test test_images/", "shift --test test.zip --model baseline"])
+    add("--test", required=True, help="a folder of images, or a zip of one; labels are not asked for")
+    add("--name", **name)
+    add("--model", default="efficientnet_lite0", help="the frozen backbone whose features are compared; baseline: pixels")
+    add("--weights", default="imagenet", help="imagenet, a file, or a folder of weights under Keras' own names")
+    add("--runs", metavar="A,B,C", help="whose score is weighted: the mean of these (default: the blend, or else all)")
+    add("--memory", **memory)
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])

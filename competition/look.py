@@ -173,7 +173,8 @@ def _parts(table, frame, means, outliers, by_class):
     random = np.random.default_rng(0)
     rows_of = [np.flatnonzero(table.labels == label) for label in range(len(table.classes))]
     sheets = [np.sort(random.choice(rows, min(sheet, len(rows)), replace=False)) for rows in rows_of]
-    shown = _draw(table, sorted({row for rows in [*sheets, *outliers.values()] for row in rows[:max(sheet, EXTREMES)]}))
+    most = max(sheet, EXTREMES)
+    shown = draw_rows(table, sorted({row for rows in [*sheets, *outliers.values()] for row in rows[:most]}))
 
     yield f"Measured at {table.size[0]} x {table.size[1]} (height x width) pixels, as a network gets them. {table.data}"
     yield page.heading("Classes")
@@ -183,7 +184,7 @@ def _parts(table, frame, means, outliers, by_class):
     for field in fields(Measures):
         yield page.heading(field.name)
         yield "5, 25, 50, 75 and 95 % of the images of each class lie left of the marks."
-        yield _spread(frame, field.name, table.classes)
+        yield draw_spread(frame, field.name, table.classes)
     for kind in KINDS:
         rows = outliers[kind.name]
         yield page.heading(f"{kind.name}: {len(rows)} of {len(frame)} images")
@@ -206,7 +207,7 @@ def _class_rows(table, frame, means):
                "sizes (height x width: images)": common + (f", {len(sizes) - 3} others" if len(sizes) > 3 else "")}
 
 
-def _draw(table, rows):
+def draw_rows(table, rows):
     """{row: an <img>} of some rows of the table."""
     size = _shown_size(*table.size)
     part = replace(table, frame=table.frame.iloc[rows])
@@ -214,7 +215,7 @@ def _draw(table, rows):
     return {row: page.picture(image, table.images[row]) for row, image in zip(rows, small)}
 
 
-def _spread(frame, column, classes):
+def draw_spread(frame, column, classes):
     """How a measure is distributed in each class: from 5 to 95 % a line, from 25 to 75 % a bar, the median a mark."""
     quantiles = frame.groupby("label")[column].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack().loc[classes]
     low, high = quantiles.to_numpy().min(), quantiles.to_numpy().max()

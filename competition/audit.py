@@ -1,0 +1,225 @@
+"""The OOF turned round: where models that never saw an image disagree with its label, who is wrong?
+
+Likely wrong labels are those that confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
+Uncertainty in Dataset Labels", JAIR 70) puts off the diagonal: the image is as surely of another class as images of that
+class are on average. What the models merely find hard is among them; so they are ranked, and shown to be looked at.
+Nothing is ever changed or left out here.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from competition import files, page
+from competition.blend import read_blend
+from competition.files import InputError
+from competition.folds import read_folds
+from competition.look import draw_rows
+from competition.oof import BLEND, KEYS, OOF, accuracy, all_runs, confusion, read_oof, read_predictions, text_table
+
+AUDIT = "audit"  # the folder beside the runs
+AUDIT_FORMAT = 1  # raise it when the same predictions give another page
+SHEET = 96  # images shown of the likely wrong labels, and of those that no run gets right
+SHOWN = 10  # likely wrong labels printed
+PAIRS, PAIR_SHEET = 8, 12  # pairs of classes shown, and images of each
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The predictions that an image is judged by, float64 [n, C], what they are, the runs, and their files' hashes."""
+
+    name: str
+    probs: np.ndarray
+    runs: dict[str, OOF]
+    hashes: dict[str, str]  # run, or "blend": sha256 of its oof.npz
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Confident learning of n images in C classes."""
+
+    thresholds: np.ndarray  # float64 [C]: the mean probability of a class over the images labelled so
+    suggested: np.ndarray  # int64 [n]: the class that an image is likely of; its own where nothing speaks against that
+    margin: np.ndarray  # float64 [n]: probability of the label less the greatest other one, from -1
+    found: np.ndarray  # bool [n]: the label is likely wrong
+
+    @property
+    def ranked(self):
+        """Rows of the likely wrong labels, the surest first, int64 [m]."""
+        rows = np.flatnonzero(self.found)
+        return rows[np.argsort(self.margin[rows], kind="stable")]
+
+
+def audit(name=None, runs=None):
+    """Rank the labels of the fold table `name` by how likely they are wrong; write `runs/<name>/audit/`.
+
+    runs   "a,b,c": judge by the mean of their OOF; default: by the blend where there is one, else by all finished runs
+
+    Writes audit.csv (a row an image, the most doubtful first: image, label, fold, rank among the likely wrong ones,
+    the class suggested instead, the class predicted, margin, how many runs are right, a probability a class), audit.html
+    (contact sheets of those, of the most confused pairs and of images that no run gets right) and audit.json (hashes).
+    Returns the CSV's content, a DataFrame. InputError: no finished run, or one made on other images or folds.
+    """
+    table = read_folds(name)
+    scored = read_scored(table, runs)
+    labels, classes = table.labels, np.array(table.classes, object)
+    suspects = find_suspects(scored.probs, labels)
+    right = np.sum([oof.mean(["identity"]).argmax(1) == labels for oof in scored.runs.values()], axis=0)
+    hard = np.flatnonzero(right == 0)
+    hard = hard[np.argsort(suspects.margin[hard], kind="stable")]
+    pairs = confused_pairs(scored.probs, labels, suspects.found)
+    frame = _table_of_images(table, scored.probs, suspects, right)
+
+    print(f"{table.name}: {len(labels)} images by {scored.name}, accuracy {accuracy(scored.probs, labels):.4f}")
+    print(f"{len(suspects.ranked)} labels are likely wrong, {len(hard)} images get no right answer from "
+          f"{'the run' if len(scored.runs) == 1 else f'any of {len(scored.runs)} runs'}\n")
+    if len(suspects.ranked):
+        columns = ["rank", "image", "label", "suggested", "margin", "runs right"]
+        shown = frame.iloc[: min(SHOWN, len(suspects.ranked)), : -len(classes)]  # a class may be called "rank"
+        print(text_table(shown[columns].astype({"rank": int}), 2), end="\n\n")
+    if pairs:
+        shown = pd.DataFrame(pairs[:PAIRS])
+        print(text_table(shown.assign(**{key: classes[shown[key]] for key in ("label", "predicted")}), 3), end="\n\n")
+
+    folder = files.RUNS / table.name / AUDIT
+    record = {
+        "format": AUDIT_FORMAT,
+        "predictions": scored.name,
+        "oof": scored.hashes,
+        "images": len(labels),
+        "likely_wrong": [table.images[row] for row in suspects.ranked],
+        "no_run_right": [table.images[row] for row in hard],
+        "thresholds": dict(zip(table.classes, suspects.thresholds.tolist())),
+        "table": table.hash,
+        "data": table.data_hash,
+        "classes": table.classes,
+        "versions": files.versions(),
+    }
+    if is_written(folder, "audit", record):
+        print(f"{folder / 'audit.html'}: made of these predictions already, nothing to do")
+        return frame
+    files.write_bytes(folder / "audit.csv", files.csv_bytes(frame))
+    page.write_page(folder / "audit.html", f"{table.name}: which labels are wrong?",
+                    _parts(table, scored, suspects, hard, right, pairs))
+    files.write_json(folder / "audit.json", record)
+    print(f"{folder / 'audit.html'}: the same with pictures; {folder / 'audit.csv'}: a row an image")
+    return frame
+
+
+def read_scored(table, runs=None):
+    """The Scored of runs "a,b,c", or, without them, of the blend, or, without one, of all finished runs.
+
+    The runs of a blend are all finished ones: what any of them gets right is no riddle. Raises InputError for runs that
+    are missing, unfinished or made on another table, for an outdated blend, and where there is no finished run.
+    """
+    folder = files.RUNS / table.name
+    asked = list(dict.fromkeys(run.strip() for run in (runs or "").split(",") if run.strip()))
+    names = asked or [run for run, finished in all_runs(table.name).items() if finished]
+    if not names:
+        raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={table.name}` makes one")
+    oofs = {run: read_oof(folder / files.check_name("RUNS", run), table) for run in names}
+    hashes = {run: files.sha256_file(folder / run / "oof.npz") for run in names}
+    if not asked and (folder / BLEND / "blend.json").exists():
+        read_blend(table)
+        hashes[BLEND] = files.sha256_file(folder / BLEND / "oof.npz")
+        return Scored("the blend", read_predictions(folder / BLEND, table).probs[0].astype(float), oofs, hashes)
+    mean = np.mean([oof.mean(["identity"]) for oof in oofs.values()], axis=0)
+    return Scored(names[0] if len(names) == 1 else f"the mean of {len(names)} runs", mean, oofs, hashes)
+
+
+def find_suspects(probs, labels):
+    """The Suspects among labels int [n], by out-of-fold probabilities [n, C].
+
+    An image counts for a class when its probability reaches the class's threshold, for the most probable one of several
+    such (Northcutt et al. 2021, equation 1); one that counts for another class than its label's has a likely wrong
+    label, unless the label is the most probable class all the same. The order is by the normalised margin (section 3.2).
+    A class without images has no threshold to reach.
+    """
+    rows = np.arange(len(labels))
+    counts = np.bincount(labels, minlength=probs.shape[1])
+    sums = np.bincount(labels, weights=probs[rows, labels], minlength=probs.shape[1])
+    thresholds = np.divide(sums, counts, out=np.full(len(counts), np.inf), where=counts > 0)
+    confident = np.where(probs >= thresholds, probs, -1)
+    found = (confident.max(1) >= 0) & (confident.argmax(1) != labels) & (probs.argmax(1) != labels)
+    others = probs.copy()
+    others[rows, labels] = -1
+    margin = probs[rows, labels] - others.max(1)
+    return Suspects(thresholds, np.where(found, confident.argmax(1), labels), margin, found)
+
+
+def confused_pairs(probs, labels, found):
+    """A dict for each pair of classes that are confused, the most images first; classes by number.
+
+    `share` is that of the images labelled so, `likely wrong` how many of them are among the suspects `found`, bool [n].
+    """
+    matrix, doubtful = confusion(probs, labels), confusion(probs[found], labels[found])
+    pairs = [
+        {"label": int(true), "predicted": int(other), "images": int(matrix[true, other]),
+         "share": float(matrix[true, other] / matrix[true].sum()),
+         "likely wrong": int(doubtful[true, other])}
+        for true, other in np.argwhere(matrix) if true != other
+    ]
+    return sorted(pairs, key=lambda pair: (-pair["images"], -pair["share"]))
+
+
+def is_written(folder, stem, record):
+    """Whether the page in `folder` was made of what `record` says, so that it need not be made again."""
+    whole = all((folder / f"{stem}{ending}").exists() for ending in (".html", ".csv", ".json"))
+    return whole and files.read_json(folder / f"{stem}.json") == record
+
+
+def _table_of_images(table, probs, suspects, right):
+    classes = np.array(table.classes, object)
+    rank = pd.array([pd.NA] * len(probs), "Int64")
+    rank[suspects.ranked] = np.arange(1, len(suspects.ranked) + 1)
+    frame = table.frame[KEYS].assign(**{
+        "rank": rank,
+        "suggested": np.where(suspects.found, classes[suspects.suggested], ""),
+        "predicted": classes[probs.argmax(1)],
+        "margin": suspects.margin,
+        "runs right": right,
+    })
+    frame = pd.concat([frame, pd.DataFrame(probs, frame.index, table.classes)], axis=1)
+    order = np.lexsort((suspects.margin, rank.to_numpy(float, na_value=np.inf)))
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def _parts(table, scored, suspects, hard, right, pairs):
+    labels, predicted, runs = table.labels, scored.probs.argmax(1), len(scored.runs)
+    ranked = suspects.ranked
+    sheets = [np.flatnonzero((labels == pair["label"]) & (predicted == pair["predicted"])) for pair in pairs[:PAIRS]]
+    sheets = [rows[np.argsort(suspects.margin[rows], kind="stable")][:PAIR_SHEET] for rows in sheets]
+    shown = draw_rows(table, sorted({row for rows in (ranked[:SHEET], hard[:SHEET], *sheets) for row in rows}))
+
+    def say(row, other):
+        return f"{table.classes[other]} {scored.probs[row, other]:.2f}"
+
+    def sheet(rows, other):
+        return page.grid(page.figure([shown[row]], f"{table.images[row]}: labelled {say(row, labels[row])}, looks like "
+                                     f"{say(row, other[row])}; {right[row]} of {runs} right") for row in rows)
+
+    yield (f"Judged by {scored.name}, {accuracy(scored.probs, labels):.4f} accurate, every image by models that never "
+           f"saw it. {table.data}")
+    yield page.heading(f"Likely wrong labels: {len(ranked)} of {len(labels)} images")
+    yield (f"As surely of another class as that class's own images are on average; the {min(SHEET, len(ranked))} surest "
+           "first. Hard images with good labels are among them: look before you change one.")
+    yield page.table([_class_row(table, suspects, label) for label in range(len(table.classes))])
+    yield sheet(ranked[:SHEET], suspects.suggested)
+    yield page.heading("Most confused pairs")
+    for pair, rows in zip(pairs, sheets):
+        true, other = (table.classes[pair[key]] for key in ("label", "predicted"))
+        yield (f"{true}, predicted as {other}: {pair['images']} images, {pair['share']:.1%} of the class, "
+               f"{pair['likely wrong']} of them with a likely wrong label")
+        yield sheet(rows, predicted)
+    yield page.heading(f"No run is right: {len(hard)} of {len(labels)} images, by {runs} runs")
+    yield f"The {min(SHEET, len(hard))} of which they are surest."
+    yield sheet(hard[:SHEET], predicted)
+
+
+def _class_row(table, suspects, label):
+    labels = table.labels
+    return {"class": table.classes[label], "images": int((labels == label).sum()),
+            "mean probability of its images": float(suspects.thresholds[label]),
+            "likely another": int((suspects.found & (labels == label)).sum()),
+            "others that are likely it": int((suspects.found & (suspects.suggested == label)).sum())}

@@ -257,7 +257,7 @@ def _parser():
     add("--run", help="which run (default: the finished one of best OOF accuracy)")
     add("--fold", metavar="K", help="only images that this fold held out (default: all)")
 
-    add = verb(audit, "rank the labels that are likely wrong, by the OOF; confused pairs, images that no run gets right",
+    add = verb(audit, "rank labels that are likely wrong, by the OOF; confused pairs, images that no run gets right",
                ["audit", "audit --runs efficientnet_lite0-quick"])
     add("--name", **name)
     add("--runs", metavar="A,B,C", help="judge by their mean (default: the blend, or else all finished runs)")
@@ -266,7 +266,7 @@ def _parser():
                ["shift --test test_images/", "shift --test test.zip --model baseline"])
     add("--test", required=True, help="a folder of images, or a zip of one; labels are not asked for")
     add("--name", **name)
-    add("--model", default="efficientnet_lite0", help="the frozen backbone whose features are compared; baseline: pixels")
+    add("--model", default="efficientnet_lite0", help="whose frozen features are compared; baseline: pixels")
     add("--weights", default="imagenet", help="imagenet, a file, or a folder of weights under Keras' own names")
     add("--runs", metavar="A,B,C", help="whose score is weighted: the mean of these (default: the blend, or else all)")
     add("--memory", **memory)

@@ -1,8 +1,10 @@
 """The OOF turned round: where models that never saw an image disagree with its label, who is wrong?
 
 Likely wrong labels are those that confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
-Uncertainty in Dataset Labels", JAIR 70) puts off the diagonal: the image is as surely of another class as images of that
-class are on average. What the models merely find hard is among them; so they are ranked, and shown to be looked at.
+Uncertainty in Dataset Labels", JAIR 70) puts off the diagonal: the image is as surely of another class as that class's
+own images are on average. What the models merely find hard is among them, so they are shown to be looked at, in the order of
+how little probability the label gets: on labels flipped at random that order found more of them than the normalised
+margin (as in Kuan and Mueller 2022, "Model-agnostic label quality scoring to detect real-world label errors").
 Nothing is ever changed or left out here.
 """
 
@@ -41,14 +43,18 @@ class Suspects:
 
     thresholds: np.ndarray  # float64 [C]: the mean probability of a class over the images labelled so
     suggested: np.ndarray  # int64 [n]: the class that an image is likely of; its own where nothing speaks against that
-    margin: np.ndarray  # float64 [n]: probability of the label less the greatest other one, from -1
     found: np.ndarray  # bool [n]: the label is likely wrong
+    trust: np.ndarray  # float64 [n]: the probability of the label
+
+    @property
+    def order(self):
+        """All rows, the least trusted label first, int64 [n]."""
+        return np.argsort(self.trust, kind="stable")
 
     @property
     def ranked(self):
-        """Rows of the likely wrong labels, the surest first, int64 [m]."""
-        rows = np.flatnonzero(self.found)
-        return rows[np.argsort(self.margin[rows], kind="stable")]
+        """Rows of the likely wrong labels, the least trusted first, int64 [m]."""
+        return self.order[self.found[self.order]]
 
 
 def audit(name=None, runs=None):
@@ -56,8 +62,8 @@ def audit(name=None, runs=None):
 
     runs   "a,b,c": judge by the mean of their OOF; default: by the blend where there is one, else by all finished runs
 
-    Writes audit.csv (a row an image, the most doubtful first: image, label, fold, rank among the likely wrong ones,
-    the class suggested instead, the class predicted, margin, how many runs are right, a probability a class), audit.html
+    Writes audit.csv (a row an image, the least trusted label first: image, label, fold, the class suggested instead
+    where the label is likely wrong, the class predicted, how many runs are right, a probability a class), audit.html
     (contact sheets of those, of the most confused pairs and of images that no run gets right) and audit.json (hashes).
     Returns the CSV's content, a DataFrame. InputError: no finished run, or one made on other images or folds.
     """
@@ -66,8 +72,7 @@ def audit(name=None, runs=None):
     labels, classes = table.labels, np.array(table.classes, object)
     suspects = find_suspects(scored.probs, labels)
     right = np.sum([oof.mean(["identity"]).argmax(1) == labels for oof in scored.runs.values()], axis=0)
-    hard = np.flatnonzero(right == 0)
-    hard = hard[np.argsort(suspects.margin[hard], kind="stable")]
+    hard = suspects.order[right[suspects.order] == 0]
     pairs = confused_pairs(scored.probs, labels, suspects.found)
     frame = _table_of_images(table, scored.probs, suspects, right)
 
@@ -75,9 +80,12 @@ def audit(name=None, runs=None):
     print(f"{len(suspects.ranked)} labels are likely wrong, {len(hard)} images get no right answer from "
           f"{'the run' if len(scored.runs) == 1 else f'any of {len(scored.runs)} runs'}\n")
     if len(suspects.ranked):
-        columns = ["rank", "image", "label", "suggested", "margin", "runs right"]
-        shown = frame.iloc[: min(SHOWN, len(suspects.ranked)), : -len(classes)]  # a class may be called "rank"
-        print(text_table(shown[columns].astype({"rank": int}), 2), end="\n\n")
+        first = suspects.ranked[:SHOWN]
+        print(text_table(pd.DataFrame({
+            "image": np.array(table.images, object)[first], "label": classes[labels[first]],
+            "probability": suspects.trust[first], "suggested": classes[suspects.suggested[first]],
+            "probability there": scored.probs[first, suspects.suggested[first]], "runs right": right[first],
+        }), 3), end="\n\n")
     if pairs:
         shown = pd.DataFrame(pairs[:PAIRS])
         print(text_table(shown.assign(**{key: classes[shown[key]] for key in ("label", "predicted")}), 3), end="\n\n")
@@ -133,8 +141,8 @@ def find_suspects(probs, labels):
 
     An image counts for a class when its probability reaches the class's threshold, for the most probable one of several
     such (Northcutt et al. 2021, equation 1); one that counts for another class than its label's has a likely wrong
-    label, unless the label is the most probable class all the same. The order is by the normalised margin (section 3.2).
-    A class without images has no threshold to reach.
+    label, unless the label is the most probable class all the same. The same ones as cleanlab 2.9's
+    find_label_issues(filter_by="confident_learning"). A class without images has no threshold to reach.
     """
     rows = np.arange(len(labels))
     counts = np.bincount(labels, minlength=probs.shape[1])
@@ -142,10 +150,7 @@ def find_suspects(probs, labels):
     thresholds = np.divide(sums, counts, out=np.full(len(counts), np.inf), where=counts > 0)
     confident = np.where(probs >= thresholds, probs, -1)
     found = (confident.max(1) >= 0) & (confident.argmax(1) != labels) & (probs.argmax(1) != labels)
-    others = probs.copy()
-    others[rows, labels] = -1
-    margin = probs[rows, labels] - others.max(1)
-    return Suspects(thresholds, np.where(found, confident.argmax(1), labels), margin, found)
+    return Suspects(thresholds, np.where(found, confident.argmax(1), labels), found, probs[rows, labels])
 
 
 def confused_pairs(probs, labels, found):
@@ -171,25 +176,21 @@ def is_written(folder, stem, record):
 
 def _table_of_images(table, probs, suspects, right):
     classes = np.array(table.classes, object)
-    rank = pd.array([pd.NA] * len(probs), "Int64")
-    rank[suspects.ranked] = np.arange(1, len(suspects.ranked) + 1)
     frame = table.frame[KEYS].assign(**{
-        "rank": rank,
         "suggested": np.where(suspects.found, classes[suspects.suggested], ""),
         "predicted": classes[probs.argmax(1)],
-        "margin": suspects.margin,
         "runs right": right,
     })
     frame = pd.concat([frame, pd.DataFrame(probs, frame.index, table.classes)], axis=1)
-    order = np.lexsort((suspects.margin, rank.to_numpy(float, na_value=np.inf)))
-    return frame.iloc[order].reset_index(drop=True)
+    return frame.iloc[suspects.order].reset_index(drop=True)
 
 
 def _parts(table, scored, suspects, hard, right, pairs):
     labels, predicted, runs = table.labels, scored.probs.argmax(1), len(scored.runs)
     ranked = suspects.ranked
-    sheets = [np.flatnonzero((labels == pair["label"]) & (predicted == pair["predicted"])) for pair in pairs[:PAIRS]]
-    sheets = [rows[np.argsort(suspects.margin[rows], kind="stable")][:PAIR_SHEET] for rows in sheets]
+    true, other = labels[suspects.order], predicted[suspects.order]
+    sheets = [suspects.order[(true == pair["label"]) & (other == pair["predicted"])][:PAIR_SHEET]
+              for pair in pairs[:PAIRS]]
     shown = draw_rows(table, sorted({row for rows in (ranked[:SHEET], hard[:SHEET], *sheets) for row in rows}))
 
     def say(row, other):
@@ -202,8 +203,8 @@ def _parts(table, scored, suspects, hard, right, pairs):
     yield (f"Judged by {scored.name}, {accuracy(scored.probs, labels):.4f} accurate, every image by models that never "
            f"saw it. {table.data}")
     yield page.heading(f"Likely wrong labels: {len(ranked)} of {len(labels)} images")
-    yield (f"As surely of another class as that class's own images are on average; the {min(SHEET, len(ranked))} surest "
-           "first. Hard images with good labels are among them: look before you change one.")
+    yield (f"As surely of another class as that class's own images are on average; the {min(SHEET, len(ranked))} whose "
+           "label gets the least probability. Hard images with good labels are among them: look before you change one.")
     yield page.table([_class_row(table, suspects, label) for label in range(len(table.classes))])
     yield sheet(ranked[:SHEET], suspects.suggested)
     yield page.heading("Most confused pairs")
@@ -213,7 +214,7 @@ def _parts(table, scored, suspects, hard, right, pairs):
                f"{pair['likely wrong']} of them with a likely wrong label")
         yield sheet(rows, predicted)
     yield page.heading(f"No run is right: {len(hard)} of {len(labels)} images, by {runs} runs")
-    yield f"The {min(SHEET, len(hard))} of which they are surest."
+    yield f"The {min(SHEET, len(hard))} whose label gets the least probability."
     yield sheet(hard[:SHEET], predicted)
 
 

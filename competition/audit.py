@@ -2,10 +2,10 @@
 
 Likely wrong labels are those that confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
 Uncertainty in Dataset Labels", JAIR 70) puts off the diagonal: the image is as surely of another class as that class's
-own images are on average. What the models merely find hard is among them, so they are shown to be looked at, in the order of
-how little probability the label gets: on labels flipped at random that order found more of them than the normalised
-margin (as in Kuan and Mueller 2022, "Model-agnostic label quality scoring to detect real-world label errors").
-Nothing is ever changed or left out here.
+own images are on average. What the models merely find hard is among them, so they are shown to be looked at, in the
+order of how little probability the label gets: on labels flipped at random that order found more of them than the
+normalised margin (as in Kuan and Mueller 2022, "Model-agnostic label quality scoring to detect real-world label
+errors"). Nothing is ever changed or left out here.
 """
 
 from dataclasses import dataclass

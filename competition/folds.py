@@ -67,7 +67,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     Pictures of identical bytes share a group and a fold. The table depends on data and arguments alone, not
     on the machine. Returns the FoldTable; raises InputError for data or arguments that cannot be used.
     """
-    name = files.check_name("NAME", name) if name else _default_name(data)
+    name = files.check_name("NAME", name) if name else default_name(data)
     folds = whole_number("FOLDS", folds, 2, 1000)
     seed = whole_number("SEED", seed, 0, 2**32 - 1)
     size = parse_size(size)
@@ -202,7 +202,7 @@ def whole_number(what, value, low, high):
     return number
 
 
-def _default_name(data):
+def default_name(data):
     path = Path(os.path.abspath(os.path.expanduser(data)))
     stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
     name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]

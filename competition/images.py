@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,26 @@ def open_source(data):
     source = _open_zip(data)
     files, folders = _list_zip(source)
     return _from_class_folders(source, files, folders)
+
+
+def open_unlabelled(data):
+    """A Source of all pictures below a folder or in a zip, by their file names' endings, without labels or classes.
+
+    Raises InputError for anything else, and where there is no picture; other files are left out with a warning.
+    """
+    data = _absolute(data)
+    source = Source(data, "") if data.is_dir() else _open_zip(data)
+    names = (_list_folder(data) if data.is_dir() else _list_zip(source))[0]
+    images = sorted(name for name in names if _looks_like_picture(name))
+    others = sorted(set(names) - set(images))
+    if not images:
+        found = f"{len(others)} other files ({shorten(others)})" if others else "nothing"
+        raise InputError(f"{data}: found {found}, expected a folder of images or a zip of one")
+    if others:
+        warn(f"{data}: {len(others)} files that are no images by their names are left out: {shorten(others)}")
+    for image in images:
+        _check_text(image)
+    return replace(source, images=images)
 
 
 def open_reader(data, root=""):

@@ -2,8 +2,8 @@
 
 Adversarial validation: a logistic regression learns to tell training from test images and is scored on images that it
 did not see, the groups of the fold table kept together. An area under its ROC curve (AUC) of 0.5 is what images drawn
-from one distribution give. It is asked twice: of the features of a frozen backbone, which stand for what a network sees,
-and of the statistics of `make look` with the images' own size, which have names.
+from one distribution give. It is asked twice: of the features of a frozen backbone, which stand for what a network
+sees, and of the statistics of `make look` with the images' own size, which have names.
 
 From the first one's odds come importance weights (Shimodaira 2000, "Improving predictive inference under covariate
 shift"): the out-of-fold predictions of training images count the more, the more of their kind the test has. That holds
@@ -121,8 +121,9 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
         return record
     frame = pd.concat([
         pd.DataFrame({"set": np.where(is_test, "test", "training"), "image": table.images + unknown.images}), frame,
-        pd.DataFrame({"log_odds": told["features"].logits, "weight": np.append(weight, [np.nan] * len(images[1])),
-                      "copy_of": [""] * len(images[0]) + [record["copies"].get(image, "") for image in unknown.images]}),
+        pd.DataFrame({
+            "log_odds": told["features"].logits, "weight": np.append(weight, [np.nan] * len(images[1])),
+            "copy_of": [""] * len(images[0]) + [record["copies"].get(image, "") for image in unknown.images]}),
     ], axis=1)
     files.write_bytes(folder / "shift.csv", files.csv_bytes(frame))
     page.write_page(folder / "shift.html", f"{table.name}: is {unknown.data} like it?",
@@ -166,7 +167,7 @@ def find_copies(table, unknown, hashes, test_hashes):
 
 
 def prepare(frame):
-    """The columns that are compared, a DataFrame of float64 [n, d]; those of factors (a stop of light) as logarithms."""
+    """The columns that are compared, a DataFrame of float64 [n, d]; as logarithms where a factor is what counts."""
     frame = frame.assign(pixels=frame["width"] * frame["height"]).astype(np.float64)
     return frame.assign(**{column: np.log1p(frame[column]) for column in dict.fromkeys(LOGS)})
 
@@ -266,10 +267,9 @@ def say_verdict(told, differences):
     worst = max(told, key=lambda key: (strength.index(told[key].word), told[key].auc))
     low, high = told[worst].interval
     word = told[worst].word
-    where = "holds" if word == strength[0] else "lies above"
-    text = (f"{word if word == strength[0] else word + ' shift'}: of {worst} the AUC is {told[worst].auc:.3f}, whose 95 % "
-            f"interval {low:.3f} to {high:.3f} {where} 0.5" if low <= 0.5 <= high or where != "holds" else
-            f"{word}: of {worst} the AUC is {told[worst].auc:.3f}, 95 % interval {low:.3f} to {high:.3f}, below 0.5")
+    side = "below" if high < 0.5 else "above" if low > 0.5 else "on both sides of"
+    text = (f"{word}{'' if word == strength[0] else ' shift'}: of {worst} the AUC is {told[worst].auc:.3f}, its 95 % "
+            f"interval {low:.3f} to {high:.3f}, {side} 0.5")
     clear = differences[differences["difference"].abs() > np.maximum(LEAST, 3 * differences["error"])]
     if word != strength[0]:
         names = ", ".join(f"{row.statistic} {row.difference:+.2f}" for row in clear.head(6).itertuples())

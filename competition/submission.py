@@ -6,6 +6,8 @@ class is
 
     sum over runs of weight * mean over folds and views of softmax(logits)
 
+where a double run has a product of several softmaxes (double.Tree).
+
 The rehearsal unpacks the zip elsewhere, has a fresh and isolated Python process answer for a sample of the
 training images, and compares that with the same sum taken by this toolkit from the fold models one by one.
 """

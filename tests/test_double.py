@@ -242,7 +242,7 @@ def test_no_training_part_of_a_node_holds_what_its_fold_holds_out(copied, monkey
         return epoch(self, fold, number, steps, tick)
 
     monkeypatch.setattr(train.Phase, "train_epoch", spy)
-    double("baseline", "a", run="spied", overrides=["epochs=1", "batch_size=4"])
+    double("baseline", "a", run="spied", overrides=["epochs=1", "batch_size=4", "augment="])
     used = {(outputs, fold): set() for outputs in (2, 3) for fold in (0, 1)}
     for outputs, fold, rows in seen:
         used[outputs, fold] |= set(rows)
@@ -292,7 +292,7 @@ def _variables(path):
 
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
-        return [shape for _, shape in tf.train.list_variables(f"{folder}/SubmissionModel")]
+        return [shape for _, shape in tf.train.list_variables(f"{folder}/SubmissionModel/variables/variables")]
 
 
 def test_run_twice_it_says_that_nothing_is_to_do(copied, capsys):

@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look sanity train tune gan rank explain audit shift blend submission backbones bench
+.PHONY: help setup demo test folds look sanity train double tune gan rank explain audit shift blend submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -39,6 +39,11 @@ sanity: $(READY)  ## check that pictures and labels belong together -- make sani
 
 train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best
 	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
+	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
+	  $(call flag,set,SET) $(call flag,memory,MEMORY)
+
+double: $(READY)  ## one class against the rest, a second model for the others -- make double MODEL=efficientnet_lite0 SPLITS=Species1
+	$(TOOL) double $(call flag,model,MODEL) $(call flag,splits,SPLITS) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
 	  $(call flag,set,SET) $(call flag,memory,MEMORY)
 

@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, tune, gan, rank, explain, shift, submission, backbones, demo):
+        if verb in (train, double, tune, gan, rank, explain, shift, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, tune, gan, rank, explain, shift, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, explain, shift, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -99,6 +99,12 @@ def train(model, recipe, name, weights, run, only_fold, overrides, memory):
     from competition.train import train
 
     train(model, recipe, name, weights, run, only_fold, _part(overrides), memory)
+
+
+def double(model, splits, recipe, name, weights, run, only_fold, overrides, memory):
+    from competition.double import double
+
+    double(model, splits, recipe, name, weights, run, only_fold, _part(overrides), memory)
 
 
 def gan(name, only_fold, overrides):
@@ -215,6 +221,22 @@ def _parser():
     add("--name", **name)
     add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
     add("--run", help="what to call the run (default: <model>-<recipe>)")
+    add("--only-fold", "--only_fold", metavar="K", help="train just this fold, or these: 0,1")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="replace a key of the recipe; may be repeated, or hold several with spaces between")
+    add("--memory", **memory)
+
+    add = verb(double, "train a tree of models, one class against the rest, say, and merge their OOF",
+               ["double --model efficientnet_lite0 --splits Species1",
+                "double --model efficientnet_lite0 --splits oak;ash,elm --run trees --set cutmix=0.5"])
+    add("--model", required=True, help="a backbone: python -m competition backbones lists them")
+    add("--splits", required=True, metavar="A;B,C",
+        help="classes to take apart, one split after the other; A|B makes several branches at once, and names with "
+             "such signs go in double quotes")
+    add("--recipe", default="quick", help="a name of competition/recipes/, or a .toml file")
+    add("--name", **name)
+    add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
+    add("--run", help="what to call the run (default: <model>-<recipe>-double)")
     add("--only-fold", "--only_fold", metavar="K", help="train just this fold, or these: 0,1")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")

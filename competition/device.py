@@ -9,6 +9,7 @@ import contextlib
 
 import numpy as np
 
+from competition.arrays import Rows
 from competition.augment import POLICIES
 
 MOST_BYTES = 2**31  # of images on a GPU: a quarter of the memory of a small one; more stay with the processor
@@ -84,11 +85,13 @@ def layers_of(precision):
 def keep_on_device(images, names):
     """A function (transforms, rows int [b]) -> float32 [b, h, w, 3] on the device, or None where that cannot be.
 
-    images   uint8 [n, h, w, 3] in memory; they are copied to the device now. Up to MOST_BYTES.
+    images   uint8 [n, h, w, 3] in memory, or arrays.Rows of such; they are copied to the device now. Up to MOST_BYTES.
     names    policies of augment.POLICIES, all of which must be moves, light and colour
 
     The function's `transforms` are those that `draw_transforms` made of the same names.
     """
+    if isinstance(images, Rows) and isinstance(images.array, np.ndarray) and images.array.nbytes <= MOST_BYTES:
+        images = images[:]
     if not isinstance(images, np.ndarray) or images.nbytes > MOST_BYTES or None in _kinds(names):
         return None
     import keras

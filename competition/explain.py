@@ -26,7 +26,7 @@ from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
-from competition.oof import accuracy, all_runs, read_oof, text_table
+from competition.oof import accuracy, all_runs, read_oof, read_run_record, text_table
 from competition.train import build_fold_model, read_run
 
 EXPLAIN = "explain"  # the folder in the run's own
@@ -77,6 +77,8 @@ def explain(name=None, run=None, fold=None):
     table = read_folds(name)
     run = run or _best_run(table)
     run = read_run(files.RUNS / table.name / files.check_name("RUN", run), table)
+    if "splits" in run.config:
+        raise InputError(f"{run.dir}: a double run, expected one of a single model a fold, which has one feature map")
     probabilities = read_oof(run.dir, table).mean(["identity"])
     folds = range(table.k) if fold is None else [whole_number("FOLD", fold, 0, table.k - 1)]
     among = np.isin(table.fold, folds)
@@ -221,11 +223,12 @@ def summarise(labels, hidden, shares, classes):
 
 
 def _best_run(table):
-    finished = [run for run, done in all_runs(table.name).items() if done]
+    folder = files.RUNS / table.name
+    finished = [run for run, done in all_runs(table.name).items()
+                if done and "splits" not in read_run_record(folder / run).get("config", ())]  # they have several models
     if not finished:
-        raise InputError(f"{files.RUNS / table.name}/: no finished run, expected one of `make train MODEL=...`")
-    return max(finished, key=lambda run: accuracy(read_oof(files.RUNS / table.name / run, table).mean(["identity"]),
-                                                  table.labels))
+        raise InputError(f"{folder}/: no finished run, expected one of `make train MODEL=...`")
+    return max(finished, key=lambda run: accuracy(read_oof(folder / run, table).mean(["identity"]), table.labels))
 
 
 def _fold_networks(run, table, folds):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from competition import files
-from competition.arrays import gigabytes, read_memory
+from competition.arrays import Rows, gigabytes, read_memory
 from competition.files import InputError, csv_bytes, sha256_bytes, warn
 from competition.groups import SIDE, find_groups, join, make_sketch, same, write_report
 from competition.images import (EXTENSIONS, check_with_draft, in_threads, natural_order, open_source, read_column,
@@ -35,6 +35,8 @@ class FoldTable:
     hash: str  # sha256 of the CSV's bytes, class order and size
     data_hash: str  # sha256 over all images' names and contents
     root: str = ""  # the folder below `data` that image paths start from
+    whole: "FoldTable | None" = None  # of a part, whose labels may be others: the table that its images are from
+    rows: np.ndarray | None = None  # int64 [n], which of that table's they are
 
     @property
     def k(self):
@@ -54,6 +56,10 @@ class FoldTable:
     def fold(self):
         """int64 [n]."""
         return self.frame["fold"].to_numpy(np.int64)
+
+    def take(self, array):
+        """This table's rows of an array that has one for each image, or for each of the table that it is a part of."""
+        return array if self.whole is None else Rows(array, self.rows)
 
 
 def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False, groups=None,

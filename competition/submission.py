@@ -6,6 +6,8 @@ class is
 
     sum over runs of weight * mean over folds and views of softmax(logits)
 
+where a double run has a product of several softmaxes (double.Tree).
+
 The rehearsal unpacks the zip elsewhere, has a fresh and isolated Python process answer for a sample of the
 training images, and compares that with the same sum taken by this toolkit from the fold models one by one.
 """
@@ -27,6 +29,7 @@ import pandas as pd
 
 from competition import files
 from competition.blend import choose, combine, make_candidates, read_blend, view_sets
+from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
@@ -162,13 +165,14 @@ def build_networks(ensemble, table):
         share = weight / table.k
         if run.frozen:
             backbone, kernels, biases = build_shared(run, table)
-            _, heads = shared.setdefault(_identity(run, backbone), (backbone, []))
+            _, groups = shared.setdefault(_identity(run, backbone), (backbone, {}))
+            heads = groups.setdefault(read_tree(run), [])
             heads += [(kernel, bias, share) for kernel, bias in zip(kernels, biases)]
         else:
             folds = [_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share) for fold in range(table.k)]
             networks.append(Network(folds[0], [model.get_weights() for model in folds]))
-    for backbone, heads in shared.values():
-        model = _with_heads(fuse_batchnorm(backbone), *map(np.array, zip(*heads)))
+    for backbone, groups in shared.values():
+        model = _with_heads(fuse_batchnorm(backbone), groups)
         networks.append(Network(model, [model.get_weights()]))
     return networks
 
@@ -187,17 +191,26 @@ def _scaled(model, share):
     return keras.Model(model.input, model.output * share)
 
 
-def _with_heads(backbone, kernels, biases, shares):
-    """Sum of share * softmax(logits) over m heads: kernels [m, d, C], biases [m, C], shares [m]."""
+def _with_heads(backbone, groups):
+    """Sum of share * probabilities over all heads.
+
+    groups   {double.Tree, None for plain runs: heads as (kernel [d, outputs], bias [outputs], share)}
+    """
     import keras
+
+    features = backbone(backbone.input, training=False)
+    sums = [_sum_of_heads(features, tree, *map(np.array, zip(*heads))) for tree, heads in groups.items()]
+    return keras.Model(backbone.input, sum(sums[1:], sums[0]))
+
+
+def _sum_of_heads(features, tree, kernels, biases, shares):
     from keras import layers, ops
 
-    count, dimension, classes = kernels.shape
-    dense = layers.Dense(count * classes, dtype="float32", name="heads")
-    logits = layers.Reshape((count, classes))(dense(backbone(backbone.input, training=False)))
+    count, dimension, outputs = kernels.shape
+    dense = layers.Dense(count * outputs, dtype="float32")
+    logits = layers.Reshape((count, outputs))(dense(features))
     dense.set_weights([kernels.transpose(1, 0, 2).reshape(dimension, -1), biases.reshape(-1)])
-    probabilities = ops.softmax(logits) * shares.astype(np.float32)[:, None]
-    return keras.Model(backbone.input, ops.sum(probabilities, axis=1))
+    return ops.sum(probabilities_of(tree, logits, ops) * shares.astype(np.float32)[:, None], axis=1)
 
 
 def build_package(ensemble, table, folder):
@@ -380,8 +393,7 @@ def predict_folds(run, table, views, images):
     backbone, kernels, biases = build_shared(run, table)
     features = predict_views(backbone)
     logits = np.stack([features @ kernel + bias for kernel, bias in zip(kernels, biases)])
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    return probabilities_of(read_tree(run), logits)
 
 
 def predict_zip(zip_path, images):
@@ -463,8 +475,9 @@ def _record(path, ensemble, table, found):
 
 def _weight_files(run, table):
     each = HEAD_FILE if run.frozen else MODEL_FILE
-    shared = [run.dir / BACKBONE_FILE] if run.frozen else []
-    return shared + [run.dir / f"fold_{fold}" / each for fold in range(table.k)]
+    shared = [BACKBONE_FILE] if run.frozen else []
+    names = shared + [f"fold_{fold}/{each}" for fold in range(table.k)]
+    return [folder / name for folder in model_dirs(run) for name in names]
 
 
 def _report(path, record):

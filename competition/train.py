@@ -84,9 +84,14 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     network_size(model, table.size, settings.image_size or None, settings.least_size)  # refuses before a run is begun
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
     folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
+    return train_table(folder, table, settings, model, chosen, folds, memory, after_epoch)
+
+
+def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None):
+    """`train` on a FoldTable, which may be a part of one, with what `train` makes of its arguments."""
     config = {
         "model": model,
-        "weights": chosen.sha256,  # None: random
+        "weights": weights.sha256,  # None: random
         "recipe": asdict(settings),
         "classes": table.classes,
         "size": list(table.size),
@@ -102,10 +107,10 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
             print(f"{folder}: finished before, nothing to do")
         else:
             settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
-            _train_folds(folder, table, settings, model, chosen, folds, memory, after_epoch)
+            _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch)
             if all(_is_done(folder, k, settings) for k in range(table.k)):
                 _finish(folder, table, settings, record)
-        _report(folder, table, settings)
+        _report(folder, table, [fold for fold in range(table.k) if _is_done(folder, fold, settings)])
     return folder
 
 
@@ -125,6 +130,10 @@ def build_fold_model(run, table, fold):
     """
     import keras
 
+    if "splits" in run.config:
+        from competition import double  # which imports this module
+
+        return double.build_fold_model(run, table, fold)
     # how BatchNormalization learnt is nothing to inference, and a plain model can be saved whole
     model = _build_model(run.config["model"], table, replace(run.recipe, batchnorm="train"), Weights("none"))
     if run.frozen:
@@ -139,8 +148,13 @@ def build_fold_model(run, table, fold):
 def build_shared(run, table):
     """A frozen run's backbone [n, h, w, 3] -> [n, d], and the heads of its k folds.
 
-    These are kernels float32 [k, d, classes] and biases float32 [k, classes].
+    These are kernels float32 [k, d, classes] and biases float32 [k, classes]; of a double run, those of
+    double.build_shared.
     """
+    if "splits" in run.config:
+        from competition import double
+
+        return double.build_shared(run, table)
     backbone = _build_backbone(run.config["model"], table, run.recipe, Weights("none"))
     _load(backbone.load_weights, run.dir / BACKBONE_FILE)
     matrices = np.stack([_read_head(run.dir, fold) for fold in range(table.k)])
@@ -266,7 +280,7 @@ class locked:
 def _open_record(folder, table, config, settings):
     """The content of run.json, written now if the run is new; InputError when it was begun from something else."""
     path = folder / "run.json"
-    if any(folder.glob("fold_*/*")) or (folder / HEADS_STATE).exists():  # before that there is nothing to mix
+    if any((*folder.glob("fold_*/*"), *folder.glob("node_*/*"), *folder.glob(HEADS_STATE))):  # else nothing to mix
         record = oof.read_run_record(folder)
         record["config"]["recipe"] = asdict(_read_settings(path, record["config"]))
         for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
@@ -466,13 +480,15 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
     if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
     start_keras(settings.seed)
-    warn_of_others(table)
-    images = load_images(table, memory)
+    whole = table.whole or table  # whose images and features serve all parts
+    warn_of_others(whole)
+    images = table.take(every := load_images(whole, memory))
     taught = _taught(folder, table, settings, images, folds)
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
-        features, pool = frozen_features(table, settings, model, weights, images, fused, memory)
+        found = frozen_features(whole, settings, model, weights, every, fused, memory)
+        features, pool = ([table.take(part) for part in parts] for parts in found)
     if not settings.epochs:
         files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
     # where all layers train as well, the heads take no time worth a place on the bar
@@ -807,16 +823,15 @@ def _finish(folder, table, settings, record):
     files.write_json(folder / "run.json", record)
 
 
-def _report(folder, table, settings):
-    """Print the table of folds, and of a finished run the accuracy a class and the confusion matrix."""
-    rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json")
-            for fold in range(table.k) if _is_done(folder, fold, settings)]
+def _report(folder, table, done):
+    """Print a table of the folds that are done, and of a finished run the accuracy a class and the confusion matrix."""
+    rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json") for fold in done]
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
-    by_class = pd.DataFrame(_class_accuracies(folder, table, settings), columns=["fold", *table.classes])
+    by_class = pd.DataFrame(_class_accuracies(folder, table, done), columns=["fold", *table.classes])
     print("\naccuracy of each class\n" + by_class.to_string(index=False, float_format="{:.3f}".format))
     if len(rows) < table.k:
-        missing = [str(fold) for fold in range(table.k) if not _is_done(folder, fold, settings)]
+        missing = [str(fold) for fold in range(table.k) if fold not in done]
         print(f"folds still to train before there is an OOF: {', '.join(missing)}")
         return
     probabilities = oof.read_oof(folder, table).probs[0]
@@ -830,13 +845,12 @@ def _report(folder, table, settings):
           f"{oof.log_loss(probabilities, table.labels):.4f}, {frame['seconds'].sum():.0f} s of epochs")
 
 
-def _class_accuracies(folder, table, settings):
+def _class_accuracies(folder, table, done):
     """A row for each finished fold: the accuracy of each class among the images that it held out."""
-    for fold in range(table.k):
-        if _is_done(folder, fold, settings):
-            with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
-                accuracies = oof.per_class_accuracy(saved["probs"][0], table.labels[table.fold == fold])
-            yield fold, *accuracies
+    for fold in done:
+        with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
+            accuracies = oof.per_class_accuracy(saved["probs"][0], table.labels[table.fold == fold])
+        yield fold, *accuracies
 
 
 # ------------------------------------------------------------------------------------------------------ small helpers

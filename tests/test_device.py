@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from competition import device
+from competition.arrays import Rows
 from competition.augment import POLICIES, build_policy
 
 ROOT = Path(device.__file__).parent.parent
@@ -83,6 +84,8 @@ def test_no_policy_gives_the_images():
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 12, 3), np.uint8)
     found = device.keep_on_device(images, [])(device.draw_transforms([], 0), [3, 0])
     assert np.array_equal(np.asarray(found), images[[3, 0]])
+    found = device.keep_on_device(Rows(images, np.array([4, 2])), [])(device.draw_transforms([], 0), [1, 0])
+    assert np.array_equal(np.asarray(found), images[[2, 4]])
 
 
 def test_asking_for_a_gpu_starts_nothing():

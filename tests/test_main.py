@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "tune", "gan", "rank", "explain", "audit", "shift", "blend", "submission")
+VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "explain", "audit", "shift", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):

@@ -15,6 +15,7 @@ from competition import files
 from competition.arrays import gigabytes, read_memory
 from competition.files import InputError, csv_bytes, sha256_bytes, warn
 from competition.images import EXTENSIONS, check, in_threads, natural_order, open_source, shorten
+from competition.metrics import find_metric
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
@@ -33,6 +34,7 @@ class FoldTable:
     hash: str  # sha256 of the CSV's bytes, class order and size
     data_hash: str  # sha256 over all images' names and contents
     root: str = ""  # the folder below `data` that image paths start from
+    metric: str = "accuracy"  # a name of metrics.METRICS: what the competition is scored by
 
     @property
     def k(self):
@@ -54,7 +56,8 @@ class FoldTable:
         return self.frame["fold"].to_numpy(np.int64)
 
 
-def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False):
+def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False,
+               metric="accuracy"):
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
     data      folder of class folders, zip of one, or CSV with the columns image and label
@@ -63,6 +66,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     classes   all class names in the order wanted, as a list or "a,b,c"; default: sorted
     skip_bad  leave out files that are no pictures instead of stopping
     force     replace another table even though runs use it
+    metric    what the competition is scored by, a name of metrics.METRICS
 
     Pictures of identical bytes share a group and a fold. The table depends on data and arguments alone, not
     on the machine. Returns the FoldTable; raises InputError for data or arguments that cannot be used.
@@ -71,6 +75,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     folds = whole_number("FOLDS", folds, 2, 1000)
     seed = whole_number("SEED", seed, 0, 2**32 - 1)
     size = parse_size(size)
+    metric = find_metric(metric).name
     source = open_source(data)
     if source.data.is_dir() and files.FOLDS.resolve().is_relative_to(source.data.resolve()):
         raise InputError(f"{source.data}: the data folder holds the current one, whose {files.FOLDS}/ and "
@@ -97,6 +102,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
         "seed": seed,
         "folds": folds,
         "size": list(size),
+        "metric": metric,
         "hash": _table_hash(content, classes, size),
         "data_hash": _data_hash(frame),
         "versions": files.versions(),
@@ -134,10 +140,11 @@ def read_folds(name=None):
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
         frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
         data, seed, root = record["data"], record["seed"], record["root"]
+        metric = record.get("metric", "accuracy")  # older tables name none
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
-    return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root)
+    return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root, metric)
 
 
 def assign_folds(labels, groups, folds, seed):

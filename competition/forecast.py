@@ -108,17 +108,20 @@ def averaging_gain(metric, weights, variants, labels, groups, k):
     """What averaging k fold models of each run adds to the score of one, and its standard error: two floats.
 
     weights   {run: share}
-    variants  {run: probabilities [m, n, C]} of m models of the run that saw none of these images, nor (m = 1, no gain)
-              the OOF; models of different runs are paired by number
+    variants  {run: probabilities [k - 1, n, C]} of models that lack an image's fold and one other (train_apart); or
+              [1, n, C], the OOF, where there are none, which counts as no gain. Models of runs are paired by number
 
-    The gain of m over one is measured; that of k follows as the variance of a mean of k, 1 - 1/k for 1 - 1/m.
+    What the mean of these k - 1 gains over one of them is measured. The mean of models that each lack one part of some
+    images is, to first order, the model that lacks none (the jackknife), and the variance of a model falls as one over
+    its images. So the measured gain stands for k / (k - 2) - k / (k - 1), that of the k fold models over one of them
+    for k / (k - 1) - 1: (k - 2) / k of it. What differs by chance and not by data alone gains more than that.
     """
     count = max(len(probs) for probs in variants.values())
     if count < 2:
         return 0.0, 0.0
     together = _average(weights, {run: probs.mean(0) for run, probs in variants.items()})
     alone = [_average(weights, {run: probs[i % len(probs)] for run, probs in variants.items()}) for i in range(count)]
-    factor = (1 - 1 / k) / (1 - 1 / count)
+    factor = (k - 2) / k
 
     def gain(rows):
         return metric.score(together[rows], labels[rows]) - np.mean(
@@ -210,7 +213,7 @@ def print_forecast(found, classes):
     gain = f"averaging fold models {found['averaging_gain']:+.4f}"
     if missing := found.get("not_measured"):
         gain += f" (not measured, counted as 0: {', '.join(missing)})"
-    print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {-found['optimism']:+.4f} in the metric's favour, "
+    print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
           f"nested OOF {found['nested']:.4f}; {gain}; stopping early {-found['early_stop']:+.4f}")
     grouped = f"; {found['grouped_images']} images share {found['groups']} groups with others" * bool(
         found["grouped_images"])

@@ -363,7 +363,7 @@ def average_by_hand(ensemble, table, images, rows):
     """The ensemble's probabilities of images uint8 [n, h, w, 3], `rows` of the table, by fold and view.
 
     Nothing of the exported network is used. On the way each image's own fold is compared with the stored OOF:
-    returns probabilities float64 [n, C] and the largest of those differences; InputError when it is large.
+    returns probabilities float32 [n, C] and the largest of those differences; InputError when it is large.
     """
     import tensorflow as tf
 

@@ -148,7 +148,10 @@ def train_apart(run_dir, table, views):
     if table.k > 2 and record.get("frozen"):
         from competition.recipes import Recipe
 
-        settings = Recipe(**record["config"]["recipe"])
+        try:
+            settings = Recipe(**record["config"]["recipe"])
+        except TypeError:  # of another version
+            return None
         plain = not (settings.frozen_copies or settings.oversample_count or settings.synthetic)
         features = _cached_features(record, settings, table) if plain else None
     if features is None:

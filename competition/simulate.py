@@ -8,20 +8,22 @@ The naive way plays the same rounds: folds at random whatever the groups, copies
 is best on the predictions that it is scored on, and an interval of the hidden test's sampling noise alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from competition import files
 from competition.blend import Chooser
-from competition.files import InputError, csv_bytes, read_json, write_bytes
+from competition.files import InputError, csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
 from competition.folds import assign_folds, read_folds, whole_number
 from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast
 from competition.heads import softmax
 from competition.metrics import METRICS
 from competition.oof import text_table
 
+FORMAT = 1  # raise it when a round comes out differently
 FOLDS = 5
 DIMENSION = 96  # of the features that a run gets
 FRAMES = 3  # pictures of a scene, where HIDDEN=groups and the data has no groups
@@ -59,6 +61,12 @@ class Pool:
     labels: np.ndarray
     groups: np.ndarray
 
+    @property
+    def fingerprint(self):
+        """A hash of all that is in it."""
+        parts = [self.labels, self.groups, *self.features.values()]
+        return sha256_bytes(b"".join(np.asarray(part, np.float64).tobytes() for part in parts))
+
 
 def simulate(name=None, n=20, hidden="random", seed=0):
     """Play `n` rounds of each condition; prints a line for each and returns them all as a DataFrame.
@@ -68,19 +76,26 @@ def simulate(name=None, n=20, hidden="random", seed=0):
             no groups
     seed    of the first round; the others follow
 
-    Every round lies in `runs/simulate/<name>-<hidden>.csv`. InputError for a table without features.
+    Every round lies in `runs/simulate/<name>-<hidden>.csv` when it is played, and is not played again. InputError for a
+    table without features.
     """
     _, hidden = check_hidden(None, hidden)
     count, seed = whole_number("N", n, 1, 100_000), whole_number("SEED", seed, 0, 2**31)
     pool = read_pool(name) if name else digits()
     if hidden == "groups" and len(np.unique(pool.groups)) == len(pool.groups):
         pool = _in_scenes(pool)
-    rounds = pd.DataFrame(
-        {"data": pool.name, "condition": label, "seed": seed + i, **play(pool, condition, hidden, seed + i)}
-        for label, condition in CONDITIONS.items() for i in range(count)
-    )
     path = files.RUNS / "simulate" / f"{pool.name}-{hidden}.csv"
-    write_bytes(path, csv_bytes(rounds))
+    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = {(row["key"], row["seed"]): row for row in known}
+    fingerprint = pool.fingerprint
+    wanted = [(label, hash_json([FORMAT, fingerprint, asdict(condition)])[:16], seed + i)
+              for label, condition in CONDITIONS.items() for i in range(count)]
+    for label, key, number in tqdm(wanted, desc=f"{pool.name}: competitions", leave=False):
+        if (key, number) not in known:
+            played = play(pool, CONDITIONS[label], hidden, number)
+            known[key, number] = {"data": pool.name, "condition": label, "key": key, "seed": number, **played}
+            write_bytes(path, csv_bytes(pd.DataFrame(known.values())))
+    rounds = pd.DataFrame([known[key, number] for _, key, number in wanted])
     table = summarise(rounds)
     print(text_table(table, 2))
     print(f"{path}: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth; a 90 % interval "

@@ -72,6 +72,9 @@ def test_the_command_writes_its_rounds(tmp_path, monkeypatch, capsys, pool):
     rounds = simulate.simulate(n="2", hidden="groups")
     written = pd.read_csv(Path("runs/simulate/digits-groups.csv"))
     assert len(written) == len(rounds) == 2 and written["seed"].tolist() == [0, 1]
+    monkeypatch.setattr(simulate, "play", lambda *given: pytest.fail("it was played before"))
+    again = simulate.simulate(n="1", seed=1, hidden="groups")
+    assert again.loc[0, "truth"] == rounds.loc[1, "truth"]
     out = capsys.readouterr().out
     assert "plain" in out and "2 rounds, hidden: groups" in out
     for given, match in (({"n": 0}, "N=0"), ({"hidden": "x"}, "HIDDEN=x"), ({"name": "nothing"}, "make folds")):

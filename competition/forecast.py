@@ -292,8 +292,9 @@ def _each_class(probs, labels, groups, count):
 def _cached_features(record, settings, table):
     """{view: float32 [n, d]} of a frozen run's backbone, as it keeps them; None where any is gone."""
     config, found = record["config"], {}
-    wanted = {"data": table.data_hash, "table": table.hash, "size": list(table.size), "model": config["model"],
-              "weights": config["weights"], "image_size": settings.image_size, "least_size": settings.least_size}
+    wanted = {"data": table.data_hash, "images": files.hash_json(table.images), "size": list(table.size),
+              "model": config["model"], "weights": config["weights"], "image_size": settings.image_size,
+              "least_size": settings.least_size}
     for path in sorted((files.RUNS / table.name / "features").glob("*.json")):
         key = read_json(path)
         if all(key.get(name) == value for name, value in wanted.items()) and key.get("view") in settings.views:

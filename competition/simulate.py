@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import files
-from competition.blend import Chooser
+from competition.blend import Chooser, group_ids
 from competition.files import InputError, csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
 from competition.folds import assign_folds, read_folds, whole_number
 from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast
@@ -220,15 +220,13 @@ def digits():
 def read_pool(name):
     """The Pool of a fold table, of the features without augmentation that its frozen runs or `make rank` left."""
     table = read_folds(name)
-    folder, features = files.RUNS / table.name / "features", {}
+    folder, features, images = files.RUNS / table.name / "features", {}, hash_json(table.images)
     for path in sorted(folder.glob("*.json")):
         key = read_json(path)
-        if key.get("view") == "identity" and key.get("table") == table.hash and path.with_suffix(".npy").exists():
-            features[f"{key['model']} {key['image_size']} {path.stem}"] = _reduce(np.load(path.with_suffix(".npy")))
+        if key.get("view") == "identity" and key.get("images") == images and path.with_suffix(".npy").exists():
+            features[f"{key['model']} {path.stem}"] = _reduce(np.load(path.with_suffix(".npy")))
     if not features:
         raise InputError(f"{folder}: no features, expected those of a frozen run; `make train RECIPE=quick` makes some")
-    from competition.blend import group_ids
-
     return Pool(table.name, features, table.labels, group_ids(table))
 
 

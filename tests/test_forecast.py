@@ -111,8 +111,8 @@ def frozen(tmp_path, monkeypatch):
     features = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
     features[:, :3] += 2 * np.eye(3)[table.labels]
     cache = files.RUNS / "toy" / "features"
-    write_json(cache / "key.json", {"data": table.data_hash, "table": table.hash, "size": [8, 8], "model": "m",
-                                    "weights": "w", "image_size": 0, "least_size": 0, "view": "identity"})
+    write_json(cache / "key.json", {"data": table.data_hash, "images": files.hash_json(table.images),
+                                    "size": [8, 8], "model": "m", "weights": "w", "image_size": 0, "least_size": 0, "view": "identity"})
     np.save(cache / "key.npy", features)
     return folder, table
 

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from competition import blend, simulate
-from competition.files import InputError
+from competition.files import InputError, hash_json, write_json
 from competition.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
+from test_oof import make_table
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,19 @@ def test_the_command_writes_its_rounds(tmp_path, monkeypatch, capsys, pool):
     for given, match in (({"n": 0}, "N=0"), ({"hidden": "x"}, "HIDDEN=x"), ({"name": "nothing"}, "make folds")):
         with pytest.raises(InputError, match=match):
             simulate.simulate(**given)
+
+
+def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = make_table(n=60)
+    monkeypatch.setattr(simulate, "read_folds", lambda name: table)
+    with pytest.raises(InputError, match="no features, expected those of a frozen run"):
+        simulate.read_pool("toy")
+    folder, features = Path("runs/toy/features"), np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    for name, changes in {"a": {}, "b": {"view": "hflip"}, "c": {"images": "others"}}.items():
+        write_json(folder / f"{name}.json",
+                   {"view": "identity", "images": hash_json(table.images), "model": "m"} | changes)
+        np.save(folder / f"{name}.npy", features)
+    pool = simulate.read_pool("toy")
+    assert list(pool.features) == ["m a"] and np.array_equal(pool.labels, table.labels)
+    assert pool.features["m a"].shape == (60, 8) and (pool.features["m a"] ** 2).mean() == pytest.approx(1)

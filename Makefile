@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look sanity train double tune gan rank explain audit shift blend submission backbones bench
+.PHONY: help setup demo test folds look sanity train double tune gan rank explain audit shift blend simulate submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -29,7 +29,7 @@ folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=p
 	$(TOOL) folds $(call flag,data,DATA) $(call flag,name,NAME) $(call flag,folds,FOLDS) \
 	  $(call flag,seed,SEED) $(call flag,size,SIZE) $(call flag,classes,CLASSES) \
 	  $(call switch,skip-bad,SKIP_BAD) $(call switch,force,FORCE) $(call flag,groups,GROUPS) $(call flag,near,NEAR) \
-	  $(call switch,drop-conflicts,DROP_CONFLICTS)
+	  $(call switch,drop-conflicts,DROP_CONFLICTS) $(call flag,metric,METRIC)
 
 look: $(READY)  ## a page of statistics, outliers and pictures of each class -- make look
 	$(TOOL) look $(call flag,name,NAME)
@@ -70,7 +70,11 @@ shift: $(READY)  ## compare unlabelled test images with the training images -- m
 	  $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN)) $(call flag,memory,MEMORY)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
-	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN))
+	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN)) \
+	  $(call flag,hidden-n,HIDDEN_N) $(call flag,hidden,HIDDEN)
+
+simulate: $(READY)  ## play whole competitions: does the forecast hold? -- make simulate   or   make simulate NAME=plants N=40
+	$(TOOL) simulate $(call flag,name,NAME) $(call flag,n,N) $(call flag,hidden,HIDDEN) $(call flag,seed,SEED)
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission RUN=efficientnet_lite0-best
 	$(TOOL) submission $(call flag,name,NAME) $(call flag,run,RUN)

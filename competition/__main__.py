@@ -64,11 +64,11 @@ def import_tensorflow():
         os.close(kept)
 
 
-def folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts):
+def folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts, metric):
     from competition.folds import make_folds, whole_number
 
     near = whole_number("NEAR", near, 0, 1)
-    make_folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts)
+    make_folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts, metric)
 
 
 def look(name):
@@ -131,10 +131,16 @@ def explain(name, run, fold):
     explain(name, run, fold)
 
 
-def blend(name, runs):
+def blend(name, runs, hidden_n, hidden):
     from competition.blend import make_blend
 
-    make_blend(name, runs)
+    make_blend(name, runs, hidden_n, hidden)
+
+
+def simulate(name, n, hidden, seed):
+    from competition.simulate import simulate
+
+    simulate(name, n, hidden, seed)
 
 
 def submission(name, run):
@@ -205,6 +211,8 @@ def _parser():
     add("--near", default=1, help="0: do not look for images that are nearly the same")
     add("--drop-conflicts", "--drop_conflicts", action="store_true",
         help="leave out pictures that are there under several labels")
+    add("--metric", default="accuracy", help="what the competition is scored by: accuracy, balanced_accuracy, macro_f1, "
+        "log_loss, quadratic_kappa or auc")
 
     add = verb(look, "show what is in the data: a page of statistics, outliers and pictures of each class", ["look"])
     add("--name", **name)
@@ -303,6 +311,15 @@ def _parser():
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])
     add("--name", **name)
     add("--runs", metavar="A,B,C", help="the runs to choose from (default: all finished ones)")
+    add("--hidden-n", "--hidden_n", metavar="N", help="images of the hidden test (default: as many as a fold has)")
+    add("--hidden", default="random", help="random: the hidden test is drawn from the same scenes; groups: from new ones")
+
+    add = verb(simulate, "play whole competitions on frozen features: does the forecast hold on the hidden part?",
+               ["simulate --n 20", "simulate --name plants --n 40 --hidden groups"])
+    add("--name", help="a fold table whose runs left features (default: scikit-learn's digits)")
+    add("--n", default=20, help="rounds of each condition")
+    add("--hidden", default="random", help="random or groups: what is hidden, where images have groups")
+    add("--seed", default=0, help="seed of the first round; each round takes the next")
 
     add = verb(submission, "pack the blend, or one run, as a zip and rehearse it",
                ["submission", "submission --run efficientnet_lite0-best"])

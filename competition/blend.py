@@ -1,11 +1,14 @@
 """Average runs and TTA views: weights are chosen on out-of-fold predictions, no finer than these can tell.
 
-Candidates are the best single run, the plain mean of all, and greedy ensemble selection, each with several
-sets of views. Among those that the data cannot tell from the best one, the simplest wins. Scores are of the
-very predictions that the choice was made on, hence a little flattering.
+Whatever is chosen on predictions flatters itself when it is scored on the same ones. So everything here is scored
+nested: the images are parted by fold, a blend that is chosen on all parts but one predicts that one, and these
+predictions together are scored (Varma and Simon 2006, BMC Bioinformatics 7:91). The plain figure stands beside it.
+
+Candidates are ways to weigh the runs, each with several sets of views. Among those that the data cannot tell from the
+best one, the simplest wins. That choice is nested as well: `Chooser.whole` makes it anew without each part.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -13,87 +16,180 @@ import pandas as pd
 from competition import files
 from competition.files import InputError, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
-from competition.oof import BLEND, accuracy, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
+from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric
+from competition.oof import BLEND, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
 from competition.views import usable_views
 
 PICKS = 50  # enough for weights in steps of 2 %
-KINDS = ("single", "mean", "greedy")  # from simple to complex
+BAGS, BAG_PICKS = 5, 20  # of the greedy choice on half of the images each, whose weights are averaged
+LEAST_SHARE = 0.02  # a member that counts less is not worth its time
+PARTS = 10  # of the nested choice, at most
+KINDS = ("single", "mean", "greedy", "convex")  # from simple to complex; the zip can hold these
+SHOWN = ("geometric", "stacking")  # the zip averages probabilities, so that these are never chosen
+STACKED = 1e8  # images x runs x classes^2 from which on stacking takes minutes, and is left out
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to blend: weights over runs that sum to 1, and the views averaged; `right` bool [n]."""
+    """One way to blend, `weights` over runs that sum to 1 (none where it is no average) and the views averaged.
+
+    Scores are of the competition's metric.
+    """
 
     kind: str
-    weights: dict[str, float]
     views: list[str]
-    probs: np.ndarray  # float32 [n, C]
-    right: np.ndarray
-    accuracy: float
-    log_loss: float
-
-    @property
-    def quality(self):
-        """Greater is better: accuracy, ties by log-loss."""
-        return self.accuracy, -self.log_loss
-
-    @property
-    def cost(self):
-        """Smaller is simpler: members, then views, then kind; equals go by quality."""
-        return (len(self.weights), len(self.views), KINDS.index(self.kind), -self.accuracy, self.log_loss)
+    weights: dict[str, float]
+    nested: float  # of predictions that it did not see when it was chosen
+    in_sample: float  # of those that it was chosen on
+    log_loss: float  # nested
+    passes: int  # of an image through a network, in the zip
+    behind: float = 0.0  # the best nested score, and the standard error of that
+    error: float = 0.0
 
     def __str__(self):
         count = f" of {len(self.weights)}" if len(self.weights) > 1 else ""
         return f"{self.kind}{count} with {_name_views(self.views)}"
 
 
-def make_blend(name=None, runs=None):
+@dataclass
+class Chooser:
+    """Chooses blends on all parts of the images, or without some.
+
+    stacks   {views: probabilities [R, n, C]}, views a tuple of names
+    labels   int [n]
+    parts    int [n], at least three different ones: what is left out together (nest_parts)
+    groups   int [n], images that stand or fall together
+    """
+
+    stacks: dict
+    labels: np.ndarray
+    parts: np.ndarray
+    groups: np.ndarray
+    metric: object = METRICS["accuracy"]
+    kinds: tuple = KINDS
+    fitted: dict = field(default_factory=dict)
+
+    @property
+    def keys(self):
+        """All (kind, views) to choose from: with one run, nothing but the views."""
+        runs = len(next(iter(self.stacks.values())))
+        return [(kind, views) for kind in self.kinds if runs > 1 or kind == "single" for views in self.stacks]
+
+    def shares(self, kind, views, left_out=frozenset()):
+        """float64 [R], chosen on the images that are in none of the parts left out."""
+        key = kind, views, frozenset(left_out)
+        if key not in self.fitted:
+            rows = self._rows(left_out)
+            self.fitted[key] = WEIGH[kind](self.stacks[views][:, rows], self.labels[rows], self.metric)
+        return self.fitted[key]
+
+    def nested(self, kind, views, left_out=frozenset()):
+        """Probabilities [n, C] where each part's are by shares chosen without it (and without those left out)."""
+        stack = self.stacks[views]
+        probs = np.zeros(stack.shape[1:])
+        for part in np.unique(self.parts[self._rows(left_out)]):
+            rows = self.parts == part
+            probs[rows] = np.tensordot(self.shares(kind, views, frozenset(left_out) | {part}), stack[:, rows], 1)
+        return probs
+
+    def compare(self, left_out=frozenset()):
+        """Nested probabilities of all keys, how far each is behind the best, and the standard error of that."""
+        rows = self._rows(left_out)
+        probs = [self.nested(kind, views, left_out)[rows] for kind, views in self.keys]
+        return probs, *behind_best(self.metric, probs, self.labels[rows], self.groups[rows])
+
+    def choose(self, left_out=frozenset()):
+        """The (kind, views) of the simplest candidate that is no more than one standard error behind the best."""
+        probs, behind, error = self.compare(left_out)
+
+        def cost(i):
+            kind, views = self.keys[i]
+            members = np.count_nonzero(self.shares(kind, views, left_out))
+            return members, len(views), KINDS.index(kind), behind[i], log_loss(probs[i], self.labels[self._rows(left_out)])
+
+        return self.keys[min(np.flatnonzero(behind <= error).tolist(), key=cost)]
+
+    def whole(self):
+        """Probabilities [n, C] where each part's are by what would be chosen, candidate and shares, without it."""
+        probs = np.zeros(next(iter(self.stacks.values())).shape[1:])
+        for part in np.unique(self.parts):
+            rows, (kind, views) = self.parts == part, self.choose({part})
+            probs[rows] = np.tensordot(self.shares(kind, views, {part}), self.stacks[views][:, rows], 1)
+        return probs
+
+    def predict(self, kind, views):
+        """Probabilities [n, C] by shares that were chosen on these very images."""
+        return np.tensordot(self.shares(kind, views), self.stacks[views], 1)
+
+    def _rows(self, left_out):
+        return ~np.isin(self.parts, list(left_out))
+
+
+def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     """Choose weights and views on OOF, write `runs/<name>/blend/` (`blend.json`, `oof.csv`, `oof.npz`).
 
-    name   of the fold table; may be left out while there is only one
-    runs   "a,b,c" or a list; default: all finished runs of the table
+    name      of the fold table; may be left out while there is only one
+    runs      "a,b,c" or a list; default: all finished runs of the table
+    hidden_n  images of the hidden test that the forecast is for; default: as many as a fold has
+    hidden    "random" or "groups": see forecast.make_forecast
 
-    Prints every candidate and why one was chosen; returns what `blend.json` holds. The same runs give the
-    same files, in whatever order they are named. InputError for runs that are unknown, unfinished, or made on
+    Prints every candidate, why one was chosen, and the forecast; returns what `blend.json` holds. The same runs give
+    the same files, in whatever order they are named. InputError for runs that are unknown, unfinished, or made on
     another fold table, other images or other classes.
     """
+    from competition.forecast import check_hidden, forecast_blend, print_forecast
+
     table = read_folds(name)
-    labels = table.labels
+    hidden_n, hidden = check_hidden(hidden_n, hidden)
+    labels, metric = table.labels, find_metric(table.metric)
     folder = files.RUNS / table.name
     oofs = {run: _read_run(folder / run, table, asked=bool(runs)) for run in _choose_runs(table.name, runs)}
-    sets = view_sets(oofs.values(), table.size)
-    candidates = make_candidates(oofs, labels, sets)
-    behind, error = compare(candidates)
-    chosen = choose(candidates)
+    chooser = make_chooser(oofs, table)
+    candidates, chosen = make_candidates(chooser, list(oofs), table.k)
     winner = candidates[chosen]
 
-    print(f"{table.name}: {len(oofs)} run{'s' * (len(oofs) > 1)}, {len(labels)} images; accuracy by views")
-    print(text_table(_runs_table(oofs, labels, sets)), end="\n\n")
+    print(f"{table.name}: {len(oofs)} run{'s' * (len(oofs) > 1)}, {len(labels)} images; {metric.name} by views")
+    print(text_table(_runs_table(oofs, labels, chooser.stacks, metric)), end="\n\n")
     rows = [
         {
             "kind": candidate.kind,
             "weights": candidate.weights,
             "views": candidate.views,
-            "accuracy": candidate.accuracy,
+            "nested": candidate.nested,
+            "in_sample": candidate.in_sample,
             "log_loss": candidate.log_loss,
-            "behind": float(behind[i]),
-            "standard_error": float(error[i]),
-            "within_noise": bool(behind[i] <= error[i]),
+            "passes": candidate.passes,
+            "behind": candidate.behind,
+            "standard_error": candidate.error,
+            "within_noise": candidate.behind <= candidate.error,
+            "packable": candidate.kind in KINDS,
             "chosen": i == chosen,
         }
         for i, candidate in enumerate(candidates)
     ]
-    print(text_table(_candidates_table(rows)), end="\n\n")
-    why = explain(candidates, chosen)
-    print(why)
+    print(text_table(_candidates_table(rows, metric)), end="\n\n")
+    why = explain(candidates, chosen, metric)
+    print(why, flush=True)
 
+    temperature, calibration = calibrate_nested(chooser, winner)
+    plain = combine(oofs, winner.weights, winner.views)
+    probs = sharpen(plain, temperature)
+    forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden)
+    print(_describe_calibration(temperature, calibration))
+    print_forecast(forecast, table.classes)
     record = {
         "weights": winner.weights,
         "views": winner.views,
+        "temperature": temperature,
         "kind": winner.kind,
         "why": why,
-        "accuracy": winner.accuracy,
-        "log_loss": winner.log_loss,
+        "metric": metric.name,
+        "nested": winner.nested,
+        "in_sample": winner.in_sample,
+        "accuracy": METRICS["accuracy"].score(probs, labels),
+        "log_loss": log_loss(probs, labels),
+        "calibration": calibration,
+        "forecast": forecast,
         "members": [
             {"run": run, "weight": weight, "oof": sha256_file(folder / run / "oof.npz")}
             for run, weight in winner.weights.items()
@@ -108,9 +204,9 @@ def make_blend(name=None, runs=None):
     }
     path = folder / BLEND / "blend.json"
     path.unlink(missing_ok=True)  # so that it never lies beside another blend's predictions
-    write_oof(path.parent, table, {BLEND: winner.probs})
+    write_oof(path.parent, table, {BLEND: probs})
     write_json(path, record)
-    print(f"{path}: accuracy {winner.accuracy:.4f}, log-loss {winner.log_loss:.4f}")
+    print(f"{path}: in-sample {metric.name} {metric.score(probs, labels):.4f}, log-loss {record['log_loss']:.4f}")
     return record
 
 
@@ -147,50 +243,102 @@ def view_sets(oofs, size):
     return [views for i, views in enumerate(sets) if set(views) <= set(common) and views not in sets[:i]]
 
 
-def make_candidates(oofs, labels, sets):
-    """Best single run and, of several runs, plain mean and greedy selection, with each set of views."""
-    runs = list(oofs)
-    candidates = []
+def nest_parts(fold, groups):
+    """What is left out together when choices are nested, int64 [n]: the folds, ten at most; of two folds the halves.
 
-    def add(kind, counts, views):
-        chosen = sorted((-count, run) for run, count in zip(runs, counts.tolist()) if count)
-        weights = {run: -count / int(counts.sum()) for count, run in chosen}
-        probs = combine(oofs, weights, views)
-        right = probs.argmax(1) == labels
-        scores = float(right.mean()), log_loss(probs, labels)
-        candidates.append(Candidate(kind, weights, views, probs, right, *scores))
-
-    for views in sets:
-        probs = np.stack([oof.mean(views) for oof in oofs.values()])
-        best = max(range(len(runs)), key=lambda i: _quality(probs[i], labels))
-        add("single", np.eye(len(runs), dtype=int)[best], views)
-        if len(runs) > 1:
-            add("mean", np.ones(len(runs), int), views)
-            add("greedy", select_greedily(probs, labels), views)
-    return sorted(candidates, key=lambda candidate: KINDS.index(candidate.kind))
+    A choice among candidates leaves out two parts at a time, so that there must be three. A group stays in one part.
+    """
+    if fold.max() >= 2:
+        return fold % PARTS
+    return 2 * fold + np.unique(groups, return_inverse=True)[1] % 2
 
 
-def select_greedily(probs, labels, picks=PICKS):
+def group_ids(table):
+    """int64 [n]: the group of each image, its own where the table has no groups."""
+    return np.unique(table.frame["group" if "group" in table.frame else "image"], return_inverse=True)[1]
+
+
+def make_chooser(oofs, table):
+    """The Chooser over runs {name: OOF} and the sets of views that they all have."""
+    stacks = {tuple(views): np.stack([oof.mean(views) for oof in oofs.values()])
+              for views in view_sets(oofs.values(), table.size)}
+    groups = group_ids(table)
+    return Chooser(stacks, table.labels, nest_parts(table.fold, groups), groups, find_metric(table.metric))
+
+
+def make_candidates(chooser, runs, k):
+    """All Candidates, those that are only shown last, and the place of the one to take. k: folds, for the passes."""
+    metric, labels, chosen = chooser.metric, chooser.labels, chooser.choose()
+    best, candidates = None, []
+    probs, behind, error = chooser.compare()
+    for i, (kind, views) in enumerate(chooser.keys):
+        shares = chooser.shares(kind, views)
+        order = sorted((-share, run) for run, share in zip(runs, shares.tolist()) if share)
+        weights = {run: -share for share, run in order}
+        scores = metric.score(probs[i], labels), metric.score(chooser.predict(kind, views), labels)
+        candidates.append(Candidate(kind, list(views), weights, *scores, log_loss(probs[i], labels),
+                                    len(weights) * k * len(views), float(behind[i]), float(error[i])))
+        if best is None or metric.quality(probs[i], labels) > metric.quality(best, labels):
+            best = probs[i]
+    for kind in SHOWN if len(runs) > 1 else ():
+        for views, stack in chooser.stacks.items():
+            if kind == "stacking" and stack.size * stack.shape[-1] > STACKED:
+                continue
+            found, plain = _blend_logs(kind, np.log(np.clip(stack, 1e-7, 1)), labels, chooser.parts)
+            _, noise = behind_best(metric, [best, found], labels, chooser.groups)
+            candidates.append(Candidate(
+                kind, list(views), {}, metric.score(found, labels), metric.score(plain, labels), log_loss(found, labels),
+                len(runs) * k * len(views),
+                metric.sign * (metric.score(best, labels) - metric.score(found, labels)), float(noise.max())))
+    return candidates, chooser.keys.index(chosen)
+
+
+def _blend_logs(kind, logs, labels, parts):
+    """Nested and in-sample probabilities [n, C] of blends that work on logarithms [R, n, C]."""
+    if kind == "geometric":  # nothing is chosen
+        mean = logs.mean(0)
+        probs = np.exp(mean - mean.max(1, keepdims=True))
+        probs /= probs.sum(1, keepdims=True)
+        return probs, probs
+    from sklearn.linear_model import LogisticRegression
+
+    count, n, classes = logs.shape
+    inputs = logs.transpose(1, 0, 2).reshape(n, -1)
+    inputs = inputs - inputs.mean(0)
+
+    def fit(rows, asked):
+        probs = np.zeros((asked.sum(), classes))
+        found = LogisticRegression(C=0.01 / count, max_iter=200).fit(inputs[rows], labels[rows])
+        probs[:, found.classes_] = found.predict_proba(inputs[asked])
+        return probs
+
+    nested, everything = np.zeros((n, classes)), np.full(n, True)
+    for part in np.unique(parts):
+        nested[parts == part] = fit(parts != part, parts == part)
+    return nested, fit(everything, everything)
+
+
+def select_greedily(probs, labels, picks=PICKS, metric=METRICS["accuracy"]):
     """How often each run is picked, int64 [R]. probs [R, n, C], labels int [n].
 
     Ensemble selection with replacement and sorted initialisation (Caruana, Niculescu-Mizil, Crew, Ksikes:
     Ensemble Selection from Libraries of Models, ICML 2004): the bag starts as the best N runs, for the N that
     scores best; then the run that helps most is added, again and again, until the bag holds `picks`. The best
-    bag on the way counts, the smallest of equals. Score: accuracy, ties by log-loss, then the first run.
+    bag on the way counts, the smallest of equals. Ties in the score go by log-loss, then to the first run.
     """
-    count = len(probs)
-    order = sorted(range(count), key=lambda i: _quality(probs[i], labels), reverse=True)
+    count, score = len(probs), metric.objective().quality
+    order = sorted(range(count), key=lambda i: score(probs[i], labels), reverse=True)
     bag = np.zeros(probs.shape[1:])
     best = None
     for size, i in enumerate(order, 1):
         bag += probs[i]
-        quality = _quality(bag / size, labels)
+        quality = score(bag / size, labels)
         if best is None or quality > best[0]:
             best = quality, np.bincount(order[:size], minlength=count)
     picked = best[1].copy()
     bag = np.tensordot(picked, probs, 1)
     for size in range(picked.sum() + 1, picks + 1):
-        qualities = [_quality((bag + run) / size, labels) for run in probs]
+        qualities = [score((bag + run) / size, labels) for run in probs]
         i = max(range(count), key=qualities.__getitem__)
         bag += probs[i]
         picked[i] += 1
@@ -199,44 +347,117 @@ def select_greedily(probs, labels, picks=PICKS):
     return best[1]
 
 
-def compare(candidates):
-    """How far each accuracy is behind the best candidate's, and the standard error of that: float64 [K] each.
+def weigh_single(probs, labels, metric):
+    """All on the best run, float64 [R]."""
+    best = max(range(len(probs)), key=lambda i: metric.quality(probs[i], labels))
+    return np.eye(len(probs))[best]
 
-    Both are right or wrong on the same images, so the error is that of the mean of paired differences.
+
+def weigh_mean(probs, labels, metric):
+    """Equal shares, float64 [R]."""
+    return np.full(len(probs), 1 / len(probs))
+
+
+def weigh_greedily(probs, labels, metric):
+    """The mean of the shares of BAGS greedy choices on half of the images each, float64 [R]."""
+    random, shares = np.random.default_rng(0), np.zeros(len(probs))
+    for _ in range(BAGS):
+        rows = np.sort(random.permutation(len(labels))[: (len(labels) + 1) // 2])
+        counts = select_greedily(probs[:, rows], labels[rows], BAG_PICKS, metric)
+        shares += counts / counts.sum()
+    return _without_small(shares / BAGS)
+
+
+def weigh_by_likelihood(probs, labels, metric, steps=300):
+    """The convex shares of least log-loss, float64 [R], by EM for the proportions of a mixture of known parts.
+
+    Dempster, Laird and Rubin 1977; each step multiplies a run's share by the mean of its share in the probability of
+    the true class. Log-loss is convex in the shares, so that there is one optimum.
     """
-    best = max(candidates, key=lambda candidate: candidate.quality)
-    differences = np.array([best.right.astype(float) - candidate.right for candidate in candidates])
-    n = differences.shape[1]
-    return differences.mean(1), differences.std(1, ddof=min(1, n - 1)) / np.sqrt(n)
+    true = np.clip(probs[:, np.arange(len(labels)), labels], 1e-7, 1)
+    shares = np.full(len(probs), 1 / len(probs))
+    for _ in range(steps):
+        shares = shares * (true / (shares @ true)).mean(1)
+    return _without_small(shares / shares.sum())
 
 
-def choose(candidates):
-    """Index of the simplest candidate that is no more than one standard error behind the best."""
-    behind, error = compare(candidates)
-    return min(np.flatnonzero(behind <= error).tolist(), key=lambda i: candidates[i].cost)
+WEIGH = {"single": weigh_single, "mean": weigh_mean, "greedy": weigh_greedily, "convex": weigh_by_likelihood}
 
 
-def explain(candidates, chosen):
+def _without_small(shares):
+    kept = np.where(shares < min(LEAST_SHARE, shares.max()), 0, shares)
+    return kept / kept.sum()
+
+
+# ---------------------------------------------------------------------------------------------------- calibration
+
+
+def sharpen(probs, temperature):
+    """p^(1 / T), each row normalised, float32 [n, C]; labels stay. 1 changes nothing.
+
+    Guo, Pleiss, Sun, Weinberger 2017, of the logarithms of probabilities in place of logits.
+    """
+    if temperature == 1:
+        return probs.astype(np.float32)
+    powers = np.clip(probs, 1e-30, 1).astype(np.float64) ** (1 / temperature)
+    return (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+
+
+def find_temperature(probs, labels):
+    """The T from 1/4 to 4 that gives `sharpen` the least log-loss."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(lambda log: log_loss(sharpen(probs, np.exp(log)), labels),
+                            bounds=(-np.log(4), np.log(4)), method="bounded", options={"xatol": 1e-3})
+    return round(float(np.exp(found.x)), 3)
+
+
+def calibrate_nested(chooser, winner):
+    """The winner's temperature, 1 unless that is worse by more than a standard error; and figures before and after.
+
+    The figures are of nested predictions: each part's temperature is chosen without it.
+    """
+    labels, parts = chooser.labels, chooser.parts
+    plain = chooser.nested(winner.kind, tuple(winner.views))
+    cooled = np.zeros_like(plain)
+    for part in np.unique(parts):
+        rows = parts == part
+        cooled[rows] = sharpen(plain[rows], find_temperature(plain[~rows], labels[~rows]))
+    each = METRICS["log_loss"].each
+    gains = each(plain, labels) - each(cooled, labels)
+    kept = gains.mean() > cluster_error(gains, chooser.groups)
+    temperature = find_temperature(plain, labels)
+    return temperature if kept else 1.0, {
+        "temperature": temperature,
+        "applied": bool(kept),
+        "log_loss": [log_loss(plain, labels), log_loss(cooled, labels)],
+        "calibration_error": [calibration_error(plain, labels), calibration_error(cooled, labels)],
+    }
+
+
+def _describe_calibration(temperature, found):
+    before, after = found["calibration_error"]
+    return (f"calibration: off by {before:.3f}, with temperature {found['temperature']:.2f} by {after:.3f}, log-loss "
+            f"{found['log_loss'][0]:.4f} and {found['log_loss'][1]:.4f} (nested); "
+            + ("applied" if temperature != 1 else "left at 1, within noise"))
+
+
+def explain(candidates, chosen, metric=METRICS["accuracy"]):
     """One line that says why candidate number `chosen` won."""
-    behind, error = compare(candidates)
-    winner, noise = candidates[chosen], int((behind <= error).sum())
-    best = max(candidates, key=lambda candidate: candidate.quality)
-    if len(candidates) == 1:
+    packable = [candidate for candidate in candidates if candidate.kind in KINDS]
+    winner, noise = candidates[chosen], sum(candidate.behind <= candidate.error for candidate in packable)
+    best = min(packable, key=lambda candidate: candidate.behind)
+    if len(packable) == 1:
         reason = "the only candidate"
-    elif winner is not best:
-        reason = (f"the simplest of the {noise} within one standard error of the most accurate, "
-                  f"{best} ({best.accuracy:.4f})")
+    elif winner.behind > best.behind:
+        reason = f"the simplest of the {noise} within one standard error of the best, {best} ({best.nested:.4f})"
     elif noise > 1:
-        reason = f"the most accurate, and the simplest of the {noise} within one standard error"
+        reason = f"the best, and the simplest of the {noise} within one standard error"
     else:
-        reason = f"the most accurate of {len(candidates)}, more than one standard error ahead of the others"
+        reason = f"the best of {len(packable)}, more than one standard error ahead of the others"
     if all(candidate.kind == "single" for candidate in candidates):
         reason += "; there is only one run, so the blend is that run"
-    return f"chosen: {winner} ({winner.accuracy:.4f}), {reason}"
-
-
-def _quality(probs, labels):
-    return accuracy(probs, labels), -log_loss(probs, labels)
+    return f"chosen: {winner} (nested {metric.name} {winner.nested:.4f}), {reason}"
 
 
 def _read_run(folder, table, asked):
@@ -280,25 +501,27 @@ def _name_weights(kind, weights):
     return ", ".join(f"{run} {weight:.2f}" for run, weight in weights.items())
 
 
-def _runs_table(oofs, labels, sets):
+def _runs_table(oofs, labels, stacks, metric):
     rows = []
-    for run, oof in oofs.items():
-        scores = {_name_views(views): accuracy(oof.mean(views), labels) for views in sets}
-        rows.append({"run": run, **scores, "log-loss": log_loss(oof.mean(["identity"]), labels)})
-    return pd.DataFrame(rows).sort_values("identity", ascending=False, kind="stable")
+    for i, run in enumerate(oofs):
+        scores = {_name_views(views): metric.score(stack[i], labels) for views, stack in stacks.items()}
+        rows.append({"run": run, **scores, "log-loss": log_loss(stacks[("identity",)][i], labels)})
+    return pd.DataFrame(rows).sort_values("identity", ascending=metric.sign < 0, kind="stable")
 
 
-def _candidates_table(rows):
+def _candidates_table(rows, metric):
     return pd.DataFrame(
         {
             "": "*" if row["chosen"] else "",
             "candidate": row["kind"],
             "views": _name_views(row["views"]),
-            "accuracy": row["accuracy"],
+            "passes": row["passes"],
+            "nested": row["nested"],
+            "in-sample": row["in_sample"],
             "log-loss": row["log_loss"],
             "behind best": f"{row['behind']:.4f} +- {row['standard_error']:.4f}",
             "within noise": "yes" if row["within_noise"] else "no",
-            "runs and weights": _name_weights(row["kind"], row["weights"]),
+            "runs and weights": _name_weights(row["kind"], row["weights"]) if row["packable"] else "not packable",
         }
         for row in rows
     )

@@ -17,6 +17,7 @@ from competition.files import InputError, csv_bytes, sha256_bytes, warn
 from competition.groups import SIDE, find_groups, join, make_sketch, same, write_report
 from competition.images import (EXTENSIONS, check_with_draft, in_threads, natural_order, open_source, read_column,
                                 shorten)
+from competition.metrics import find_metric
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
@@ -35,6 +36,7 @@ class FoldTable:
     hash: str  # sha256 of the CSV's bytes, class order and size
     data_hash: str  # sha256 over all images' names and contents
     root: str = ""  # the folder below `data` that image paths start from
+    metric: str = "accuracy"  # a name of metrics.METRICS: what the competition is scored by
     whole: "FoldTable | None" = None  # of a part, whose labels may be others: the table that its images are from
     rows: np.ndarray | None = None  # int64 [n], which of that table's they are
 
@@ -63,7 +65,7 @@ class FoldTable:
 
 
 def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False, groups=None,
-               near=True, drop_conflicts=False):
+               near=True, drop_conflicts=False, metric="accuracy"):
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
     data      folder of class folders, zip of one, or CSV with the columns image and label
@@ -76,6 +78,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     near      look for images that show the same picture (competition/groups.py); without it only those of
               identical bytes share a group
     drop_conflicts  leave out pictures that are there under several labels
+    metric    what the competition is scored by, a name of metrics.METRICS
 
     A group lies in one fold. What was found is shown in runs/<name>/groups/. The table depends on data and
     arguments alone, not on the machine. Returns the FoldTable; raises InputError for data or arguments that
@@ -85,6 +88,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     folds = whole_number("FOLDS", folds, 2, 1000)
     seed = whole_number("SEED", seed, 0, 2**32 - 1)
     size = parse_size(size)
+    metric = find_metric(metric).name
     source = open_source(data)
     if source.data.is_dir() and files.FOLDS.resolve().is_relative_to(source.data.resolve()):
         raise InputError(f"{source.data}: the data folder holds the current one, whose {files.FOLDS}/ and "
@@ -118,6 +122,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
         "seed": seed,
         "folds": folds,
         "size": list(size),
+        "metric": metric,
         "hash": _table_hash(content, classes, size),
         "data_hash": _data_hash(frame),
         "near": bool(near),
@@ -161,10 +166,11 @@ def read_folds(name=None):
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
         frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
         data, seed, root = record["data"], record["seed"], record["root"]
+        metric = record.get("metric", "accuracy")  # older tables name none
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
-    return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root)
+    return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root, metric)
 
 
 def assign_folds(labels, groups, folds, seed):

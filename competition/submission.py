@@ -6,7 +6,8 @@ class is
 
     sum over runs of weight * mean over folds and views of softmax(logits)
 
-where a double run has a product of several softmaxes (double.Tree).
+to the power of 1 / temperature, normalised, where the blend has one; where a double run has a product of several softmaxes
+(double.Tree), that stands for the softmax.
 
 The rehearsal unpacks the zip elsewhere, has a fresh and isolated Python process answer for a sample of the
 training images, and compares that with the same sum taken by this toolkit from the fold models one by one.
@@ -28,11 +29,12 @@ import numpy as np
 import pandas as pd
 
 from competition import files
-from competition.blend import choose, combine, make_candidates, read_blend, view_sets
+from competition.blend import calibrate_nested, combine, make_candidates, make_chooser, read_blend, sharpen
 from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
+from competition.forecast import forecast_blend, print_forecast
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
@@ -57,6 +59,8 @@ class Ensemble:
     members: list[tuple[Run, float]]  # with their weights, which sum to 1
     views: list[str]
     oof: np.ndarray  # its own out-of-fold probabilities, float32 [n, C]
+    temperature: float = 1.0  # blend.sharpen
+    forecast: dict | None = None  # forecast.make_forecast
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ class RehearsalError(Exception):
 def _read_blend(table):
     record = read_blend(table)
     oofs = {run: read_oof(files.RUNS / table.name / run, table) for run in record["weights"]}
-    return _ensemble(table, "blend", oofs, record["weights"], record["views"])
+    return _ensemble(table, "blend", oofs, record["weights"], record["views"], record.get("temperature", 1.0),
+                     record.get("forecast"))
 
 
 def _read_run(table, run):
@@ -130,17 +135,21 @@ def _read_run(table, run):
         hint = "expected " + ("no RUN= for the blend" if run == BLEND else ", ".join(known) or "none yet")
         raise InputError(f"{files.RUNS / table.name / run}: no such run, {hint}")
     oofs = {run: read_oof(files.RUNS / table.name / run, table)}
-    candidates = make_candidates(oofs, table.labels, view_sets(oofs.values(), table.size))
-    return _ensemble(table, f"run {run}", oofs, {run: 1.0}, candidates[choose(candidates)].views)
+    chooser = make_chooser(oofs, table)
+    candidates, chosen = make_candidates(chooser, [run], table.k)
+    winner = candidates[chosen]
+    temperature, _ = calibrate_nested(chooser, winner)
+    forecast = forecast_blend(table, oofs, chooser, winner)
+    return _ensemble(table, f"run {run}", oofs, winner.weights, winner.views, temperature, forecast)
 
 
-def _ensemble(table, source, oofs, weights, views):
+def _ensemble(table, source, oofs, weights, views, temperature, forecast):
     weights = {run: weight for run, weight in weights.items() if weight > 0}
     members = [(read_run(files.RUNS / table.name / run, table), weight) for run, weight in weights.items()]
     for run, _ in members:
         if missing := [file for file in _weight_files(run, table) if not file.exists()]:
             raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
-    return Ensemble(source, members, views, combine(oofs, weights, views))
+    return Ensemble(source, members, views, sharpen(combine(oofs, weights, views), temperature), temperature, forecast)
 
 
 # ------------------------------------------------------------------------------------------------ the network
@@ -216,13 +225,16 @@ def _sum_of_heads(features, tree, kernels, biases, shares):
 def build_package(ensemble, table, folder):
     """Write what the zip's root holds into `folder`: `model.py`, `metadata`, `SubmissionModel/`."""
     folder = Path(folder)
-    export(build_networks(ensemble, table), ensemble.views, table.size, folder / "SubmissionModel")
+    export(build_networks(ensemble, table), ensemble.views, table.size, folder / "SubmissionModel",
+           ensemble.temperature)
     shutil.copyfile(Path(__file__).with_name("submission_model.py"), folder / "model.py")
     (folder / "metadata").write_text(DESCRIPTION + "\n", "utf-8")
 
 
-def export(networks, views, size, path):
+def export(networks, views, size, path, temperature=1.0):
     """Write the SavedModel: its `serve` maps raw RGB float32 [b, h, w, 3] to probabilities float32 [b, C].
+
+    They are sharpened with the temperature (blend.sharpen), which changes no label.
 
     All views of the b images go through a member as one batch of up to ROWS. b is fixed, so that what an image
     gets does not depend on how many came with it, and small, so that few images are not padded with many.
@@ -247,7 +259,11 @@ def export(networks, views, size, path):
             for weights in zip(*map(tf.unstack, variables)):
                 with tf.control_dependencies([total]):  # one after the other: the memory of one member is enough
                     total += function(seen, weights)
-        return tf.reduce_mean(tf.reshape(total, [len(views), batch, -1]), axis=0)
+        mean = tf.reduce_mean(tf.reshape(total, [len(views), batch, -1]), axis=0)
+        if temperature == 1:
+            return mean
+        powers = tf.pow(tf.maximum(mean, 1e-30), 1 / temperature)
+        return powers / tf.reduce_sum(powers, axis=1, keepdims=True)
 
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures=serve)
@@ -359,7 +375,7 @@ def average_by_hand(ensemble, table, images, rows):
     """The ensemble's probabilities of images uint8 [n, h, w, 3], `rows` of the table, by fold and view.
 
     Nothing of the exported network is used. On the way each image's own fold is compared with the stored OOF:
-    returns probabilities float64 [n, C] and the largest of those differences; InputError when it is large.
+    returns probabilities float32 [n, C] and the largest of those differences; InputError when it is large.
     """
     import tensorflow as tf
 
@@ -379,7 +395,7 @@ def average_by_hand(ensemble, table, images, rows):
             )
         worst = max(worst, difference)
         total = total + weight * folds.mean((0, 1), dtype=np.float64)
-    return total, worst
+    return sharpen(total, ensemble.temperature), worst
 
 
 def predict_folds(run, table, views, images):
@@ -462,6 +478,9 @@ def _record(path, ensemble, table, found):
         "source": ensemble.source,
         "members": members,
         "views": ensemble.views,
+        "temperature": ensemble.temperature,
+        "metric": table.metric,
+        "forecast": ensemble.forecast,
         "classes": {str(number): label for number, label in enumerate(table.classes)},
         "size": list(table.size),
         "table": table.hash,
@@ -505,3 +524,6 @@ def _report(path, record):
     print(text_table(pd.DataFrame(members)), end="\n\n")
     width = max(map(len, rows))
     print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
+    if record["forecast"]:
+        print()
+        print_forecast(record["forecast"], list(record["classes"].values()))

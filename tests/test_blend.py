@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from competition import blend
-from competition.blend import Candidate, choose, combine, compare, explain, make_blend, read_blend
-from competition.blend import select_greedily, view_sets
+from competition.blend import WEIGH, Candidate, Chooser, calibrate_nested, combine, explain, find_temperature
+from competition.blend import make_blend, make_candidates, nest_parts, read_blend, select_greedily, sharpen, view_sets
 from competition.files import RUNS, InputError, write_json
 from competition.folds import make_folds
+from competition.metrics import METRICS
 from competition.oof import OOF, accuracy, log_loss, read_oof, read_predictions, write_oof
 from test_oof import make_table, random_probs, write_run
 
@@ -51,10 +52,21 @@ def write_runs(table, probs, finished=True):
         write_run(RUNS / "toy" / run, table, views, finished)
 
 
-def candidate(kind, right, weights=("a",), views=("identity",), log_loss=1.0):
-    right = np.asarray(right, bool)
-    weights = dict.fromkeys(weights, 1 / len(weights))
-    return Candidate(kind, weights, list(views), None, right, float(right.mean()), log_loss)
+def candidate(kind, nested, behind=0.0, error=0.0, weights=("a",), views=("identity",)):
+    return Candidate(kind, list(views), dict.fromkeys(weights, 1 / len(weights)), nested, nested, 1.0, 5, behind, error)
+
+
+def noise(seed, runs=15, n=400, classes=3):
+    """Runs that know nothing, and labels."""
+    random = np.random.default_rng(seed)
+    return random.dirichlet(np.ones(classes), (runs, n)), random.integers(0, classes, n)
+
+
+def chooser_of(probs, labels, kinds=blend.KINDS, metric="accuracy", views=1):
+    stacks = {("identity", "hflip")[: view + 1]: np.roll(probs, view, axis=0) * (1 - 0.1 * view) + 0.1 * view / 3
+              for view in range(views)}
+    n = len(labels)
+    return Chooser(stacks, labels, np.arange(n) % 4, np.arange(n), METRICS[metric], kinds)
 
 
 def rows_of(record, **wanted):
@@ -65,14 +77,18 @@ def test_greedy_beats_its_parts_and_the_mean(table, capsys):
     write_runs(table, specialists(table))
     record = make_blend()
     single, mean, greedy = (rows_of(record, kind=kind)[0] for kind in ("single", "mean", "greedy"))
-    assert greedy["accuracy"] == 1 > max(single["accuracy"], mean["accuracy"]) and greedy["chosen"]
+    assert greedy["nested"] > 0.99 > 0.8 > max(single["nested"], mean["nested"]) and not single["within_noise"]
     assert set(record["weights"]) == {"p", "q", "r"} and sum(record["weights"].values()) == pytest.approx(1)
-    assert record["kind"] == "greedy" and record["accuracy"] == 1 and not single["within_noise"]
+    assert record["kind"] in ("greedy", "convex") and record["accuracy"] > 0.99
     out = capsys.readouterr().out
-    assert "chosen: greedy of 3 with identity (1.0000), the most accurate of 3, more than one" in out
+    assert f"chosen: {record['kind']} of 3 with identity (nested accuracy {record['nested']:.4f})" in out
     line = next(line for line in out.split("\n") if line.startswith("*"))
-    assert line.split()[:5] == ["*", "greedy", "identity", "1.0000", f"{record['log_loss']:.4f}"]
-    assert out.count("\n*") == 1 and f"p {record['weights']['p']:.2f}, " in line
+    assert line.split()[:5] == ["*", record["kind"], "identity", "15", f"{record['nested']:.4f}"]
+    assert out.count("\n*") == 1 and f"p {record['weights']['p']:.2f}" in line and "not packable" in out
+    assert not any(row["chosen"] for row in record["candidates"] if row["kind"] in blend.SHOWN)
+    forecast = record["forecast"]
+    assert forecast["hidden_n"] == 120 and forecast["low"] <= forecast["expected"] <= forecast["high"]
+    assert f"forecast: accuracy {forecast['expected']:.4f} on a hidden test" in out and "not measured" in out
 
 
 def test_blend_json_reproduces_the_oof(table):
@@ -86,7 +102,7 @@ def test_blend_json_reproduces_the_oof(table):
     record = json.loads((RUNS / "toy" / "blend" / "blend.json").read_text("utf-8"))
     assert record == returned == read_blend(table)
     oofs = {run: read_oof(RUNS / "toy" / run, table) for run in record["weights"]}
-    again = combine(oofs, record["weights"], record["views"])
+    again = sharpen(combine(oofs, record["weights"], record["views"]), record["temperature"])
     written = read_predictions(RUNS / "toy" / "blend", table)
     assert written.probs[0].tobytes() == again.tobytes()
     frame = pd.read_csv("runs/toy/blend/oof.csv")
@@ -97,7 +113,7 @@ def test_blend_json_reproduces_the_oof(table):
     assert [member["weight"] for member in record["members"]] == list(record["weights"].values())
     assert record["table"] == table.hash and record["data"] == table.data_hash
     assert record["classes"] == table.classes and record["size"] == [8, 8] and "numpy" in record["versions"]
-    assert len(record["candidates"]) == 9 and sum(row["chosen"] for row in record["candidates"]) == 1
+    assert len(record["candidates"]) == 18 and sum(row["chosen"] for row in record["candidates"]) == 1
 
 
 def test_combine_is_the_weighted_mean_of_the_views_means(table):
@@ -151,47 +167,113 @@ def test_greedy_keeps_the_number_of_picks():
     assert accuracy(np.tensordot(counts, probs, 1), labels) >= max(scores)
 
 
-def test_standard_error_is_that_of_paired_differences():
-    rng = np.random.default_rng(0)
-    best, other = rng.random(400) < 0.9, rng.random(400) < 0.7
-    behind, error = compare([candidate("mean", best), candidate("single", other)])
-    difference = best.astype(int) - other
-    assert behind.tolist() == [0, difference.mean()] and error[0] == 0
-    assert error[1] == pytest.approx(difference.std(ddof=1) / 20)
+@pytest.mark.parametrize("metric, views", [("accuracy", 2), ("log_loss", 1), ("macro_f1", 1)])
+def test_nested_scores_are_those_of_a_loop_by_hand(metric, views):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 120)
+    odds = np.exp(random.normal(0, 1, (4, 120, 3)) + np.eye(3)[labels] * [[[0.2]], [[1.0]], [[1.1]], [[0.9]]])
+    chooser = chooser_of(odds / odds.sum(-1, keepdims=True), labels, metric=metric, views=views)
+    parts, groups = chooser.parts, chooser.groups
+    for kind, key in chooser.keys:
+        by_hand = np.zeros((120, 3))
+        for part in range(4):
+            seen, rows = parts != part, parts == part
+            shares = WEIGH[kind](chooser.stacks[key][:, seen], labels[seen], chooser.metric)
+            by_hand[rows] = sum(share * run[rows] for share, run in zip(shares, chooser.stacks[key]))
+        np.testing.assert_allclose(chooser.nested(kind, key), by_hand, atol=1e-12)
+    whole = np.zeros((120, 3))
+    for part in range(4):  # someone who has never had that part makes the choice
+        seen, rows = parts != part, parts == part
+        other = Chooser({key: stack[:, seen] for key, stack in chooser.stacks.items()}, labels[seen], parts[seen],
+                        groups[seen], chooser.metric)
+        kind, key = other.choose()
+        whole[rows] = np.tensordot(other.shares(kind, key), chooser.stacks[key][:, rows], 1)
+    np.testing.assert_allclose(chooser.whole(), whole, atol=1e-12)
+
+
+def test_nested_sees_what_picking_from_noise_is_worth():
+    """15 runs that know nothing of 3 classes: the naive figure is well above chance, the nested one is not."""
+    naive, nested = [], []
+    for seed in range(8):
+        probs, labels = noise(seed)
+        chooser = chooser_of(probs, labels, ("single", "mean"))
+        naive.append(accuracy(chooser.predict("single", ("identity",)), labels))
+        nested.append(accuracy(chooser.whole(), labels))
+    assert np.mean(naive) > 0.36 and abs(np.mean(nested) - 1 / 3) < 0.02
 
 
 def test_the_simplest_within_noise_wins():
+    """Two runs that differ by a hair, and a third of which the mean is no better by more than noise."""
+    labels = np.arange(1000) % 3
     base = np.arange(1000) < 800
-    noisy = base.copy()
-    noisy[[0, 900, 901]] = [False, True, True]  # one image ahead, on three that differ: 0.001 +- 0.0017
-    best = candidate("greedy", noisy, "abc", ("identity", "hflip"))
-    candidates = [best, candidate("single", base), candidate("mean", base, "ab")]
-    assert choose(candidates) == 1
-    assert explain(candidates, 1) == (
-        "chosen: single with identity (0.8000), the simplest of the 3 within one standard error "
-        "of the most accurate, greedy of 3 with identity+hflip (0.8010)"
+    probs = np.stack([predictions(labels, base), predictions(labels, base ^ (np.arange(1000) % 250 == 0))])
+    chooser = chooser_of(probs, labels)
+    assert chooser.choose() == ("single", ("identity",))
+    _, behind, error = chooser.compare()
+    assert (behind <= error).sum() > 1
+    worse = chooser_of(np.stack([probs[0], predictions(labels, np.arange(1000) % 2 == 0)]), labels)
+    candidates, chosen = make_candidates(worse, ["a", "b"], 4)
+    assert candidates[chosen].kind == "single" and candidates[chosen].weights == {"a": 1.0}
+    assert candidates[chosen].passes == 4 and {c.kind for c in candidates} == {*blend.KINDS, *blend.SHOWN}
+
+
+def test_why_it_was_chosen():
+    best = candidate("greedy", 0.801, weights="abc", views=("identity", "hflip"))
+    single = candidate("single", 0.8, behind=0.001, error=0.0017)
+    shown = candidate("stacking", 0.9, behind=-0.099)
+    assert explain([best, single, shown], 1) == (
+        "chosen: single with identity (nested accuracy 0.8000), the simplest of the 2 within one standard error "
+        "of the best, greedy of 3 with identity+hflip (0.8010)"
     )
-    behind = candidate("single", np.arange(1000) < 780)  # 20 images behind: well outside
-    assert choose([best, behind]) == 0
+    behind = candidate("single", 0.78, behind=0.021, error=0.004)
     assert "more than one standard error ahead of the others" in explain([best, behind], 0)
 
 
-def test_cost_is_members_then_views_then_kind_then_quality():
-    right = np.arange(100) < 50
-    in_order = [
-        candidate("single", right),
-        candidate("greedy", right),
-        candidate("single", right, views=("identity", "hflip")),
-        candidate("mean", right, "ab", log_loss=0.9),
-        candidate("mean", right, "ab"),
-        candidate("greedy", right, "ab"),
-        candidate("mean", right, "ab", ("identity", "hflip")),
-        candidate("mean", right, "abc"),
-    ]
-    for shift in range(len(in_order)):
-        candidates = in_order[shift:] + in_order[:shift]
-        assert sorted(candidates, key=lambda c: c.cost) == in_order
-        assert candidates[choose(candidates)] is in_order[0]
+def test_parts_are_the_folds_and_never_fewer_than_three():
+    groups = np.arange(40) // 2
+    assert np.array_equal(nest_parts(np.arange(40) % 5, np.arange(40)), np.arange(40) % 5)
+    assert len(np.unique(nest_parts(np.arange(40) % 20, np.arange(40)))) == 10
+    parts = nest_parts((groups % 2), groups)
+    assert len(np.unique(parts)) >= 2 and all(len(set(parts[groups == group])) == 1 for group in groups)
+    assert len(np.unique(nest_parts(np.arange(40) % 2, np.arange(40) // 4))) == 4
+
+
+def test_convex_weights_are_those_of_least_log_loss():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 300)
+    odds = np.exp(random.normal(0, 1, (2, 300, 3)) + np.eye(3)[labels] * [[[1.5]], [[0.8]]])
+    probs = odds / odds.sum(-1, keepdims=True)
+    share = WEIGH["convex"](probs, labels, METRICS["accuracy"])[0]
+    grid = np.linspace(0, 1, 101)
+    losses = [log_loss(w * probs[0] + (1 - w) * probs[1], labels) for w in grid]
+    assert share == pytest.approx(grid[np.argmin(losses)], abs=0.011)
+
+
+def test_temperature_mends_what_is_too_sure():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 1.5, (600, 3))
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (honest.cumsum(1) < random.random((600, 1))).sum(1)
+    too_sure = sharpen(honest, 1 / 3)
+    assert find_temperature(too_sure, labels) == pytest.approx(3, rel=0.2)
+    np.testing.assert_allclose(sharpen(too_sure, 3.0), honest, atol=1e-4)
+    for probs, applied in ((too_sure, True), (honest, False)):
+        chooser = chooser_of(probs[None], labels)
+        temperature, found = calibrate_nested(chooser, candidate("single", 0.5))
+        assert (temperature != 1) == found["applied"] == applied
+    assert calibrate_nested(chooser_of(too_sure[None], labels), candidate("single", 0.5))[1]["calibration_error"][1] < 0.1
+
+
+def test_a_metric_is_carried_through(table, monkeypatch, capsys):
+    table = dataclasses.replace(table, metric="log_loss")
+    monkeypatch.setattr(blend, "read_folds", lambda name=None: table)
+    rng = np.random.default_rng(0)
+    write_runs(table, {run: 0.5 * random_probs(table, seed) + 0.5 * predictions(table.labels, rng.random(600) < 0.7)
+                       for seed, run in enumerate("ab")})
+    record = make_blend(hidden_n="50")
+    assert record["metric"] == "log_loss" == record["forecast"]["metric"] and record["forecast"]["hidden_n"] == 50
+    best = min(row["nested"] for row in record["candidates"] if row["packable"])
+    assert record["nested"] <= best + 0.05 and "forecast: log_loss" in capsys.readouterr().out
 
 
 def test_views_are_those_that_every_run_has_and_the_size_allows():
@@ -227,7 +309,8 @@ def test_one_run_is_the_blend(table, capsys):
     assert len(record["candidates"]) == 1
     assert "the only candidate; there is only one run, so the blend is that run" in capsys.readouterr().out
     folder = RUNS / "toy"
-    assert (folder / "blend" / "oof.csv").read_bytes() == (folder / "a" / "oof.csv").read_bytes()
+    expected = sharpen(read_oof(folder / "a", table).mean(["identity"]), record["temperature"])
+    assert read_predictions(folder / "blend", table).probs[0].tobytes() == expected.tobytes()
 
 
 def test_a_run_named_twice_counts_once(table, capsys):

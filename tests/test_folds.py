@@ -74,6 +74,7 @@ def test_the_record(data):
     assert record["counts"] == {"ash tree": 13, "oak": 7, "élm": 11}
     assert (record["folds"], record["seed"], record["size"], record["images"]) == (3, 4, [48, 48], 31)
     assert (record["hash"], record["data_hash"]) == (table.hash, table.data_hash)
+    assert record["metric"] == table.metric == "accuracy"
     assert record["versions"]["python"] and record["versions"]["scikit-learn"]
 
 
@@ -566,3 +567,15 @@ def test_which_table(data):
     assert read_folds("b").seed == 1
     with pytest.raises(InputError, match="NAME="):
         read_folds("../a")
+
+
+def test_the_metric_is_recorded(workdir):
+    data = class_folders(workdir.parent / "data", {"a": 4, "b": 4})
+    table = make_folds(data, folds=2)
+    scored = make_folds(data, folds=2, metric="macro_f1")  # says how to score, and changes no fold
+    assert scored.metric == read_folds().metric == "macro_f1" and scored.hash == table.hash
+    path = Path("folds/data.json")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "metric"}))
+    assert read_folds().metric == "accuracy"  # as older tables say nothing
+    with pytest.raises(InputError, match="METRIC=best: expected one of accuracy"):
+        make_folds(data, folds=2, metric="best")

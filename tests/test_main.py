@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "explain", "audit", "shift", "blend", "submission")
+VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "explain", "audit", "shift", "blend", "simulate", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -73,14 +73,15 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
 
 
 @pytest.mark.parametrize("verb, flags, defaults", [
-    ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force"],
+    ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force", "--metric"],
      ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
     ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory"],
      ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
     ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
               "--set", "--memory"],
      ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<keys>"]),
-    ("blend", ["--name", "--runs"], ["default: all finished"]),
+    ("blend", ["--name", "--runs", "--hidden-n", "--hidden"], ["default: all finished", "default: random"]),
+    ("simulate", ["--name", "--n", "--hidden", "--seed"], ["default: 20", "default: random"]),
     ("submission", ["--name", "--run"], []),
 ])
 def test_each_verb_s_help_shows_flags_and_defaults(verb, flags, defaults, capsys, monkeypatch):

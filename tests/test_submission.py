@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from competition import submission
+from competition.blend import sharpen
 from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
 from competition.folds import make_folds, read_folds
 from competition.fuse import fuse_batchnorm
@@ -239,6 +240,15 @@ def test_all_views_are_averaged(tmp_path):
         np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
 
 
+def test_temperature_is_in_the_network(tmp_path):
+    image = keras.Input((6, 6, 3))
+    model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
+    images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS, 6, 6, 3)).astype(np.float32)
+    submission.export([submission.Network(model, [model.get_weights()])], ["identity"], (6, 6), tmp_path / "net", 0.5)
+    expected = sharpen(np.asarray(model(images)), 0.5)
+    np.testing.assert_allclose(tf.saved_model.load(str(tmp_path / "net")).serve(images), expected, atol=1e-5)
+
+
 def test_same_content_makes_the_same_zip(tmp_path):
     for name, order in (("one", "ab"), ("two", "ba")):
         for letter in order:
@@ -325,7 +335,9 @@ def test_one_run(inside, capsys):
     for path, content in before.items():  # the blend's, for the other tests
         path.write_bytes(content)
     assert record["source"] == "run pixels" and [member["run"] for member in record["members"]] == ["pixels"]
-    assert set(record["views"]) <= {"identity", "hflip"} and "run pixels" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert set(record["views"]) <= {"identity", "hflip"} and "run pixels" in out
+    assert record["metric"] == "accuracy" and record["forecast"]["hidden_n"] == 31 and "forecast: accuracy" in out
 
 
 def test_runs_without_weight_are_left_out(inside):

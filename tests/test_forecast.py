@@ -1,0 +1,167 @@
+"""Forecasts of what is known: simulated predictions, and a run's folder written by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from competition import files
+from competition.files import InputError, write_json, write_npz
+from competition.forecast import averaging_gain, check_hidden, make_forecast, stop_apart, train_apart
+from competition.metrics import METRICS
+from competition.recipes import Recipe
+from test_oof import make_table, random_probs, write_run
+
+ACCURACY = METRICS["accuracy"]
+
+
+def drawn(random, n, right):
+    """Probabilities of 3 classes that are right where `right` holds, and labels."""
+    labels = random.integers(0, 3, n)
+    return 0.1 + 0.7 * np.eye(3)[np.where(right, labels, (labels + 1) % 3)], labels
+
+
+def coverage(groups_of, known, hidden="groups", rounds=300, share=0.8):
+    """How often the interval held, where images come in groups that stand or fall together and `known` says so."""
+    held = 0
+    for seed in range(rounds):
+        random = np.random.default_rng(seed)
+        groups = np.arange(400) // groups_of
+        probs, labels = drawn(random, 400, random.random(400)[groups] < share)
+        truth = (random.random(200)[np.arange(200) // groups_of] < share).mean()
+        found = make_forecast(ACCURACY, probs, labels, groups if known else np.arange(400), np.arange(400) // 80, 0.9,
+                              200, hidden)
+        held += found["low"] <= truth <= found["high"]
+    return held / rounds
+
+
+def test_the_interval_holds_nine_times_in_ten():
+    assert 0.86 <= coverage(1, True) <= 0.94
+    assert 0.84 <= coverage(1, True, share=0.97, rounds=200) <= 0.96
+
+
+def test_groups_widen_it():
+    assert 0.86 <= coverage(5, True) <= 0.95
+    assert coverage(5, False) < 0.8  # who takes them for single images is wrong
+
+
+def test_what_it_is_made_of():
+    random = np.random.default_rng(0)
+    probs, labels = drawn(random, 500, random.random(500) < 0.8)
+    fold = np.arange(500) % 5
+    found = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.01, 0.002), early=0.004)
+    nested = ACCURACY.score(probs, labels)
+    assert found["nested"] == nested and found["optimism"] == pytest.approx(0.85 - nested)
+    assert found["expected"] == pytest.approx(nested + 0.01 - 0.004)
+    assert found["low"] < found["expected"] < found["high"]
+    errors = found["standard_errors"]
+    assert errors["hidden_noise"] == pytest.approx(np.sqrt(5) * errors["oof_noise"]) and errors["gain_noise"] == 0.002
+    assert errors["fold_spread"] == 0
+    assert [round(row["expected"], 9) for row in found["classes"]] == [
+        round(float((probs.argmax(1) == c)[labels == c].mean()), 9) for c in range(3)]
+    larger = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 10_000)
+    assert larger["high"] - larger["low"] < found["high"] - found["low"]
+    order = np.argsort(np.argsort(probs.argmax(1) != labels, kind="stable"))  # all that is wrong in the last fold
+    uneven = make_forecast(ACCURACY, probs, labels, np.arange(500), order * 5 // 500, 0.85, 100)
+    assert uneven["standard_errors"]["fold_spread"] > 0.05
+    loss = make_forecast(METRICS["log_loss"], probs, labels, np.arange(500), fold, 0.5, 100, gain=(-0.1, 0.01))
+    assert loss["expected"] == pytest.approx(loss["nested"] - 0.1) and loss["optimism"] == pytest.approx(
+        loss["nested"] - 0.5)
+
+
+def test_nothing_is_certain():
+    probs, labels = drawn(np.random.default_rng(0), 300, np.full(300, True))
+    found = make_forecast(ACCURACY, probs, labels, np.arange(300), np.arange(300) % 5, 1.0, 60)
+    assert found["expected"] == 1 and 0.9 < found["low"] < 1
+
+
+def models_of_parts(random, labels, lacking):
+    """Models that know what five parts of the images say, each part with noise of its own, but lack some of them."""
+    parts = random.normal(0, 2.5, (5, len(labels), 3))
+    base = 1.2 * np.eye(3)[labels] + random.normal(0, 0.7, (len(labels), 3))
+    odds = [np.exp(base + np.delete(parts, list(left_out), 0).mean(0)) for left_out in lacking]
+    return np.stack([values / values.sum(-1, keepdims=True) for values in odds])
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy"])
+def test_the_gain_of_averaging_is_found(name):
+    """Of images of the first fold: models that lack it and one other tell what five that lack one each will gain."""
+    random, metric, alone = np.random.default_rng(0), METRICS[name], np.arange(30_000)
+    labels = random.integers(0, 3, 30_000)
+    models = models_of_parts(random, labels, [(f,) for f in range(5)] + [(0, g) for g in range(1, 5)])
+    truth = metric.score(models[:5].mean(0), labels) - metric.score(models[0], labels)
+    gain, error = averaging_gain(metric, {"a": 1.0}, {"a": models[5:]}, labels, alone, 5)
+    assert truth > 0.02 and gain == pytest.approx(truth, rel=0.2) and 0 < error < 0.01
+    halves = averaging_gain(metric, {"a": 0.5, "b": 0.5}, {"a": models[5:], "b": models[5:]}, labels, alone, 5)
+    assert halves == pytest.approx((gain, error))
+    mixed, _ = averaging_gain(metric, {"a": 0.5, "b": 0.5}, {"a": models[5:], "b": models[:1]}, labels, alone, 5)
+    assert mixed < gain  # that of b is not known, and counts as none
+    assert averaging_gain(metric, {"a": 1.0}, {"a": models[:1]}, labels, alone, 5) == (0.0, 0.0)
+
+
+@pytest.fixture
+def frozen(tmp_path, monkeypatch):
+    """A frozen run's folder on 90 images with its features, and the table."""
+    monkeypatch.chdir(tmp_path)
+    table = make_table(n=90)
+    folder = write_run(files.RUNS / "toy" / "net", table, {"identity": random_probs(table)})
+    recipe = dataclasses.asdict(Recipe(frozen_epochs=5, frozen_rate=0.1, epochs=0, batch_size=16, views=["identity"],
+                                       dropout=0.0))
+    write_json(folder / "run.json", {"config": {"model": "m", "weights": "w", "recipe": recipe}, "frozen": True})
+    features = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
+    features[:, :3] += 2 * np.eye(3)[table.labels]
+    cache = files.RUNS / "toy" / "features"
+    write_json(cache / "key.json", {"data": table.data_hash, "images": files.hash_json(table.images),
+                                    "size": [8, 8], "model": "m", "weights": "w", "image_size": 0, "least_size": 0, "view": "identity"})
+    np.save(cache / "key.npy", features)
+    return folder, table
+
+
+def test_heads_that_never_saw_an_image(frozen):
+    folder, table = frozen
+    probs = train_apart(folder, table, ["identity"])
+    assert probs.shape == (4, 90, 3) and np.allclose(probs.sum(-1), 1, atol=1e-5)
+    assert all(ACCURACY.score(model, table.labels) > 0.6 for model in probs)
+    assert np.abs(probs[0] - probs[1]).max() > 1e-3
+    again = train_apart(folder, table, ["identity"])  # kept
+    assert again.tobytes() == probs.tobytes() and len(list((folder.parent / "blend").glob("apart-net.npz"))) == 1
+
+    (folder.parent / "blend" / "apart-net.npz").unlink()
+    labels = table.frame["label"].where(table.fold != 0, "a")  # what fold 0 is called changes nothing in fold 0
+    other = train_apart(folder, dataclasses.replace(table, frame=table.frame.assign(label=labels)), ["identity"])
+    held_out = table.fold == 0
+    assert np.array_equal(other[:, held_out], probs[:, held_out])
+    assert not np.allclose(other[:, ~held_out], probs[:, ~held_out])
+
+
+def test_without_features_nothing_is_measured(frozen):
+    folder, table = frozen
+    (folder.parent / "features" / "key.npy").unlink()
+    assert train_apart(folder, table, ["identity"]) is None
+
+
+def test_the_epoch_comes_from_the_other_folds(tmp_path):
+    table = make_table(n=20)
+    table = dataclasses.replace(table, frame=table.frame.assign(fold=np.arange(20) % 2))
+    curves = {0: [0.5, 0.9, 0.6], 1: [0.5, 0.6, 0.8, 0.7]}  # each would take its own best, 2 and 3
+    write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 1}}})
+    for fold, curve in curves.items():
+        rows = ["epoch,phase,val_accuracy", "1,frozen,0.99"]
+        rows += [f"{epoch},full,{value}" for epoch, value in enumerate(curve, 2)]
+        (tmp_path / f"fold_{fold}").mkdir()
+        (tmp_path / f"fold_{fold}" / "history.csv").write_text("\n".join(rows))
+        images = np.array(table.images)[table.fold == fold][::-1]
+        for epoch in range(1, len(curve) + 2):
+            probs = np.full((len(images), 3), epoch, np.float32)
+            write_npz(tmp_path / f"fold_{fold}" / "epochs" / f"{epoch:03d}.npz", image=images, probs=probs)
+    found = stop_apart(tmp_path, table)
+    assert set(found[table.fold == 0].ravel()) == {4} and set(found[table.fold == 1].ravel()) == {3}
+    write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 0}}})
+    assert stop_apart(tmp_path, table) is None
+
+
+def test_hidden_is_checked():
+    assert check_hidden("", "groups") == (None, "groups") and check_hidden("40", "random") == (40, "random")
+    for given, match in ((("x", "random"), "HIDDEN_N=x"), ((5, "scenes"), "HIDDEN=scenes: expected random or groups")):
+        with pytest.raises(InputError, match=match):
+            check_hidden(*given)

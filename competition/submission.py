@@ -31,6 +31,7 @@ from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
+from competition.heads import predict_heads
 from competition.images import load_images
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
 from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
@@ -161,14 +162,14 @@ def build_networks(ensemble, table):
     for run, weight in ensemble.members:
         share = weight / table.k
         if run.frozen:
-            backbone, kernels, biases = build_shared(run, table)
+            backbone, layers = build_shared(run, table)
             _, heads = shared.setdefault(_identity(run, backbone), (backbone, []))
-            heads += [(kernel, bias, share) for kernel, bias in zip(kernels, biases)]
+            heads += [(head, share) for head in zip(*layers)]
         else:
             folds = [_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share) for fold in range(table.k)]
             networks.append(Network(folds[0], [model.get_weights() for model in folds]))
     for backbone, heads in shared.values():
-        model = _with_heads(fuse_batchnorm(backbone), *map(np.array, zip(*heads)))
+        model = _with_heads(fuse_batchnorm(backbone), heads)
         networks.append(Network(model, [model.get_weights()]))
     return networks
 
@@ -187,17 +188,40 @@ def _scaled(model, share):
     return keras.Model(model.input, model.output * share)
 
 
-def _with_heads(backbone, kernels, biases, shares):
-    """Sum of share * softmax(logits) over m heads: kernels [m, d, C], biases [m, C], shares [m]."""
-    import keras
-    from keras import layers, ops
+def _with_heads(backbone, heads):
+    """Sum of share * softmax(logits) over heads, pairs of a list of float32 [inputs + 1, outputs] and a share.
 
-    count, dimension, classes = kernels.shape
-    dense = layers.Dense(count * classes, dtype="float32", name="heads")
-    logits = layers.Reshape((count, classes))(dense(backbone(backbone.input, training=False)))
-    dense.set_weights([kernels.transpose(1, 0, 2).reshape(dimension, -1), biases.reshape(-1)])
-    probabilities = ops.softmax(logits) * shares.astype(np.float32)[:, None]
-    return keras.Model(backbone.input, ops.sum(probabilities, axis=1))
+    Those of the same layers are computed as one.
+    """
+    import keras
+    from keras import ops
+
+    alike = {}
+    for head, share in heads:
+        alike.setdefault(tuple(matrix.shape for matrix in head), []).append((head, share))
+    features = backbone(backbone.input, training=False)
+    sums = []
+    for group in alike.values():
+        matrices, shares = zip(*group)
+        probabilities = ops.softmax(_logits(features, [np.stack(layer) for layer in zip(*matrices)]))
+        sums.append(ops.sum(probabilities * np.array(shares, np.float32)[:, None], axis=1))
+    return keras.Model(backbone.input, sum(sums[1:], sums[0]))
+
+
+def _logits(features, matrices):
+    """Logits [n, m, C] of m heads: of each layer a float32 [m, inputs + 1, outputs], the last row the bias."""
+    from keras import layers
+
+    first, *more = matrices
+    count, dimension, units = first[:, :-1].shape
+    dense = layers.Dense(count * units, dtype="float32")
+    found = layers.Reshape((count, units))(dense(features))
+    dense.set_weights([first[:, :-1].transpose(1, 0, 2).reshape(dimension, -1), first[:, -1].reshape(-1)])
+    for matrix in more:
+        layer = layers.EinsumDense("nmi,mio->nmo", (count, matrix.shape[2]), bias_axes="mo", dtype="float32")
+        found = layer(layers.ReLU(dtype="float32")(found))
+        layer.set_weights([matrix[:, :-1], matrix[:, -1]])
+    return found
 
 
 def build_package(ensemble, table, folder):
@@ -377,11 +401,8 @@ def predict_folds(run, table, views, images):
 
     if not run.frozen:
         return np.stack([predict_views(build_fold_model(run, table, fold)) for fold in range(table.k)])
-    backbone, kernels, biases = build_shared(run, table)
-    features = predict_views(backbone)
-    logits = np.stack([features @ kernel + bias for kernel, bias in zip(kernels, biases)])
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    backbone, layers = build_shared(run, table)
+    return np.stack([predict_heads(layers, features) for features in predict_views(backbone)], 1)
 
 
 def predict_zip(zip_path, images):

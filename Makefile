@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look sanity train tune gan rank explain blend submission backbones bench
+.PHONY: help setup demo test folds look sanity train tune gan rank explain soup blend submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -55,6 +55,9 @@ rank: $(READY)  ## rank the backbones at hand by a head on frozen features -- ma
 
 explain: $(READY)  ## what a run looks at in its images -- make explain   or   make explain RUN=vgg16-quick FOLD=0
 	$(TOOL) explain $(call flag,name,NAME) $(call flag,run,RUN) $(call flag,fold,FOLD)
+
+soup: $(READY)  ## average the weights of runs of one backbone, fold by fold -- make soup RUNS=a,b RUN=both
+	$(TOOL) soup $(call flag,name,NAME) $(call flag,runs,RUNS) $(call flag,run,RUN) $(call flag,memory,MEMORY)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
 	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN))

@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, tune, gan, rank, explain, submission, backbones, demo):
+        if verb in (train, tune, gan, rank, explain, soup, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, tune, gan, rank, explain, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, tune, gan, rank, explain, soup, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -110,6 +110,12 @@ def explain(name, run, fold):
     from competition.explain import explain
 
     explain(name, run, fold)
+
+
+def soup(name, runs, run, memory):
+    from competition.soup import soup
+
+    soup(name, runs, run, memory)
 
 
 def blend(name, runs):
@@ -244,6 +250,13 @@ def _parser():
     add("--name", **name)
     add("--run", help="which run (default: the finished one of best OOF accuracy)")
     add("--fold", metavar="K", help="only images that this fold held out (default: all)")
+
+    add = verb(soup, "average the weights of runs of one backbone into one run, fold by fold, and say whether it holds",
+               ["soup --runs efficientnet_lite0-best,seed1"])
+    add("--name", **name)
+    add("--runs", metavar="A,B,C", required=True, help="two or more finished runs in which everything was trained")
+    add("--run", help="what to call the result (default: soup-A-B-C)")
+    add("--memory", **memory)
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",
                ["blend", "blend --runs efficientnet_lite0-quick,vgg16-quick"])

@@ -59,7 +59,8 @@ def test_they_learn_as_keras_does(task):
 @pytest.mark.parametrize("head", [[], [6, 5]])
 def test_a_head_is_the_same_alone_and_among_others(task, head):
     """Bit for bit: other folds, other settings, their order."""
-    settings = [replace(RECIPE, head=head, frozen_rate=rate, dropout=dropout, frozen_weight_decay=decay, class_weight=weight)
+    settings = [replace(RECIPE, head=head, frozen_rate=rate, dropout=dropout, frozen_weight_decay=decay,
+                        class_weight=weight)
                 for rate, dropout, decay, weight in
                 ((0.01, 0.0, 0.0, "none"), (0.1, 0.3, 0.0, "balanced"), (0.001, 0.5, 1.0, "none"))]
     together, probabilities = trained(task, settings, [0, 1, 2, 3])

@@ -351,14 +351,15 @@ def _build_backbone(model, table, settings, weights):
 def _head(features, table, settings):
     """Hidden layers, if the recipe has any, and one that starts at zero: before the first step every class is equally
     likely. Dropout before each."""
-    from keras import layers
+    from keras import initializers, layers
 
     def drop(features, name, seed):
         return layers.Dropout(settings.dropout, seed=seed, name=name)(features) if settings.dropout else features
 
     features = drop(features, "head_dropout", settings.seed)
     for i, units in enumerate(settings.head):
-        features = layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=f"hidden_{i}")(features)
+        start = initializers.HeNormal(settings.seed + i)
+        features = layers.Dense(units, activation="relu", kernel_initializer=start, name=f"hidden_{i}")(features)
         features = drop(features, f"hidden_dropout_{i}", settings.seed + i + 1)
     return layers.Dense(len(table.classes), kernel_initializer="zeros", dtype="float32", name="logits")(features)
 

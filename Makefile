@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look sanity train double tune gan rank explain audit shift blend simulate submission backbones bench
+.PHONY: help setup demo test folds look sanity train double tune gan rank explain audit shift soup blend simulate submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -68,6 +68,9 @@ audit: $(READY)  ## rank labels that are likely wrong, by the OOF -- make audit 
 shift: $(READY)  ## compare unlabelled test images with the training images -- make shift TEST=test_images/
 	$(TOOL) shift $(call flag,test,TEST) $(call flag,name,NAME) $(call flag,model,MODEL) $(call flag,weights,WEIGHTS) \
 	  $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN)) $(call flag,memory,MEMORY)
+
+soup: $(READY)  ## average the weights of runs of one backbone, fold by fold -- make soup RUNS=a,b RUN=both
+	$(TOOL) soup $(call flag,name,NAME) $(call flag,runs,RUNS) $(call flag,run,RUN) $(call flag,memory,MEMORY)
 
 blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make blend RUNS=a,b,c
 	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN)) \

@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, double, tune, gan, rank, explain, shift, submission, backbones, demo):
+        if verb in (train, double, tune, gan, rank, explain, shift, soup, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, explain, shift, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, explain, shift, soup, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -129,6 +129,12 @@ def explain(name, run, fold):
     from competition.explain import explain
 
     explain(name, run, fold)
+
+
+def soup(name, runs, run, memory):
+    from competition.soup import soup
+
+    soup(name, runs, run, memory)
 
 
 def blend(name, runs, hidden_n, hidden):
@@ -305,6 +311,13 @@ def _parser():
     add("--model", default="efficientnet_lite0", help="whose frozen features are compared; baseline: pixels")
     add("--weights", default="imagenet", help="imagenet, a file, or a folder of weights under Keras' own names")
     add("--runs", metavar="A,B,C", help="whose score is weighted: the mean of these (default: the blend, or else all)")
+    add("--memory", **memory)
+
+    add = verb(soup, "average the weights of runs of one backbone into one run, fold by fold, and say whether it holds",
+               ["soup --runs efficientnet_lite0-best,seed1"])
+    add("--name", **name)
+    add("--runs", metavar="A,B,C", required=True, help="two or more finished runs in which everything was trained")
+    add("--run", help="what to call the result (default: soup-A-B-C)")
     add("--memory", **memory)
 
     add = verb(blend, "choose weights over the runs and TTA views on their OOF predictions",

@@ -240,10 +240,15 @@ def build_fold_model(run, table, fold):
     tree = read_tree(run)
     image = keras.Input((*table.size, 3), name="image")
     if run.frozen:
-        backbone, kernels, biases = build_shared(run, table)
-        dense = layers.Dense(tree.ends[-1], dtype="float32", name="logits")
-        probabilities = probabilities_of(tree, dense(backbone(image)), ops)
-        dense.set_weights([kernels[fold], biases[fold]])
+        backbone, matrices = build_shared(run, table)
+        found = backbone(image)
+        for place, matrix in enumerate(matrices, 1):
+            last = place == len(matrices)
+            dense = layers.Dense(matrix.shape[-1], None if last else "relu", dtype="float32",
+                                 name="logits" if last else f"hidden_{place - 1}")
+            found = dense(found)
+            dense.set_weights([matrix[fold, :-1], matrix[fold, -1]])
+        probabilities = probabilities_of(tree, found, ops)
     else:
         parts = []
         for number, (node, part) in enumerate(_read_nodes(run, table)):
@@ -256,15 +261,29 @@ def build_fold_model(run, table, fold):
 def build_shared(run, table):
     """A frozen double run's backbone [n, h, w, 3] -> [n, d], and the heads of its k folds.
 
-    Those of all nodes lie side by side, kernels float32 [k, d, branches] and biases float32 [k, branches], and
-    probabilities_of makes probabilities of what they give.
+    Those of all nodes lie side by side, a list of a float32 [k, inputs + 1, outputs] for each layer whose last row is
+    the bias, and probabilities_of makes probabilities of what they give.
     """
     nodes = _read_nodes(run, table)
-    backbone = train.build_shared(*nodes[0])[0]  # all have the same, pretrained
-    heads = np.concatenate([
-        np.stack([train._read_head(node.dir, fold) for fold in range(table.k)]) for node, _ in nodes
-    ], -1)
-    return backbone, heads[:, :-1], heads[:, -1]
+    backbone, first = train.build_shared(*nodes[0])  # all have the same, pretrained
+    others = [[np.stack(layer) for layer in zip(*(train._read_head(node.dir, fold) for fold in range(table.k)))]
+              for node, _ in nodes[1:]]
+    return backbone, [_side_by_side(layer, place > 0) for place, layer in enumerate(zip(first, *others))]
+
+
+def _side_by_side(matrices, apart):
+    """Matrices [k, inputs + 1, outputs] as one; `apart`: each has inputs of its own, else all have the same."""
+    if not apart:
+        return np.concatenate(matrices, -1)
+    inputs, outputs = (sum(matrix.shape[axis] - extra for matrix in matrices) for axis, extra in ((1, 1), (2, 0)))
+    whole = np.zeros((len(matrices[0]), inputs + 1, outputs), np.float32)
+    row = column = 0
+    for matrix in matrices:
+        _, height, width = matrix.shape
+        whole[:, row : row + height - 1, column : column + width] = matrix[:, :-1]
+        whole[:, -1, column : column + width] = matrix[:, -1]
+        row, column = row + height - 1, column + width
+    return whole
 
 
 def _read_nodes(run, table):

@@ -168,11 +168,12 @@ def train_apart(run_dir, table, views):
         kept, asked = np.flatnonzero(table.fold != fold), np.flatnonzero(table.fold == fold)
         pool = [np.asarray(values[kept]) for values in features.values()]
         inner = table.fold[kept] - (table.fold[kept] > fold)
-        state = heads.start_heads(1, table.k - 1, pool[0].shape[1], len(table.classes))
+        state = heads.start_heads(1, table.k - 1, pool[0].shape[1], len(table.classes), settings.head, settings.seed)
         while len(state.log) < settings.frozen_epochs and not state.stopped(settings.patience).all():
             heads.train_epoch(state, [settings], pool, pool[0], table.labels[kept], inner, range(table.k - 1))
         for view in views:
-            probs[:, asked] += heads.predict_heads(state.best[0], np.asarray(features[view][asked])) / len(views)
+            each = [layer.best[0] for layer in state.layers]
+            probs[:, asked] += heads.predict_heads(each, np.asarray(features[view][asked])) / len(views)
     write_npz(path, key=np.array(key), probs=probs)
     return probs
 

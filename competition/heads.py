@@ -1,11 +1,13 @@
 """Heads on the features of a frozen backbone: those of all folds, and of a grid of settings, train as one program.
 
-A head is one dense layer, so that an epoch of it is a few small matrix products: plain numpy, batched over settings and
-folds, costs seconds where a compiled model for each fold costs minutes, and gives every head bit for bit what it would
-have got alone. A grid of settings costs less than as many runs, because a batch's features are fetched once for all.
+A head is one dense layer, or a few with ReLU between (the recipe's `head`), so that an epoch of it is a few small
+matrix products: plain numpy, batched over settings and folds, costs seconds where a compiled model for each fold costs
+minutes, and gives every head bit for bit what it would have got alone. A grid of settings costs less than as many runs,
+because a batch's features are fetched once for all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,35 +20,72 @@ SWEPT = ("frozen_rate", "frozen_weight_decay", "dropout", "label_smoothing", "cl
 
 
 @dataclass
-class Heads:
-    """S settings x F folds of heads after some epochs: all that their next epoch depends on.
+class Layer:
+    """A dense layer of S settings x F folds of heads: matrices whose last row is the bias."""
 
-    A head is a matrix [d + 1, C] whose last row is the bias.
-    """
-
-    weights: np.ndarray  # float32 [S, F, d + 1, C]
+    weights: np.ndarray  # float32 [S, F, inputs + 1, outputs]
     mean: np.ndarray  # float32, like weights: Adam's mean of the gradients
     square: np.ndarray  # float32, like weights: Adam's mean of their squares
     best: np.ndarray  # float32, like weights: after each head's best epoch
+
+
+@dataclass
+class Heads(Layer):
+    """S settings x F folds of heads after some epochs: all that their next epoch depends on.
+
+    It is their last layer, [d + 1, C] each, and holds those before it.
+    """
+
     best_epoch: np.ndarray  # int64 [S, F], 1-based
     best_score: np.ndarray  # float64 [S, F, 2]: its validation accuracy, and minus its validation loss
     log: np.ndarray  # float64 [epochs done, S, F, 4]: loss, accuracy, validation loss, validation accuracy
+    hidden: tuple = ()  # Layers, from the features on
+
+    @property
+    def layers(self):
+        return [*self.hidden, self]
 
     def of(self, folds):
         """The Heads of some of the F folds, by their places."""
-        return Heads(**{name: values[:, :, folds] if name == "log" else values[:, folds]
-                        for name, values in vars(self).items()})
+        return read_heads({name: values[:, :, folds] if name == "log" else values[:, folds]
+                           for name, values in self.arrays().items()})
+
+    def best_of(self, place):
+        """The best head of each setting for the fold at this place: a list of matrices [S, inputs + 1, outputs]."""
+        return [layer.best[:, place] for layer in self.layers]
+
+    def arrays(self):
+        """{name: array}, of which read_heads makes it again."""
+        hidden = {f"hidden_{i}_{name}": values for i, layer in enumerate(self.hidden)
+                  for name, values in vars(layer).items()}
+        return {name: values for name, values in vars(self).items() if name != "hidden"} | hidden
 
     def stopped(self, patience):
         """bool [S, F]: which heads have had `patience` epochs without a better one; none where patience is 0."""
         return (len(self.log) - self.best_epoch >= patience) & (patience > 0)
 
 
-def start_heads(settings, folds, dimension, classes):
-    """Heads that start at zero: before the first step every class is equally likely."""
-    shape = (settings, folds)
-    zeros = [np.zeros((*shape, dimension + 1, classes), np.float32) for _ in range(4)]
-    return Heads(*zeros, np.zeros(shape, np.int64), np.tile([-1.0, 0.0], (*shape, 1)), np.zeros((0, *shape, 4)))
+def start_heads(settings, folds, dimension, classes, hidden=(), seed=0):
+    """Heads whose last layer starts at zero: before the first step every class is equally likely.
+
+    hidden   units of the layers before it, which all heads start with the same random weights of (He et al. 2015)
+    """
+    shape, random = (settings, folds), np.random.default_rng([seed, 0, 3])  # of a kind that train_epoch does not draw
+    layers = []
+    for before, units in pairwise([dimension, *hidden, classes]):
+        layers.append([np.zeros((*shape, before + 1, units), np.float32) for _ in range(4)])
+        if len(layers) <= len(hidden):
+            layers[-1][0][..., :-1, :] = random.normal(0, np.sqrt(2 / before), (before, units))
+    return Heads(*layers.pop(), np.zeros(shape, np.int64), np.tile([-1.0, 0.0], (*shape, 1)), np.zeros((0, *shape, 4)),
+                 tuple(Layer(*layer) for layer in layers))
+
+
+def read_heads(arrays):
+    """The Heads of {name: array}, see Heads.arrays; KeyError for an array that is missing."""
+    hidden = []
+    while f"hidden_{len(hidden)}_weights" in arrays:
+        hidden.append(Layer(*(arrays[f"hidden_{len(hidden)}_{f.name}"] for f in fields(Layer))))
+    return Heads(*(arrays[f.name] for f in fields(Heads) if f.name != "hidden"), tuple(hidden))
 
 
 def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None):
@@ -75,35 +114,53 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=Non
         np.array([getattr(s, key) for s in settings], np.float32)[:, None, None, None]
         for key in ("dropout", "label_smoothing", "frozen_rate", "frozen_weight_decay")
     )
-    decay = decay * np.append(np.ones(heads.weights.shape[2] - 1, np.float32), 0)[:, None]  # not of the bias
+    decays = [decay * np.append(np.ones(layer.weights.shape[2] - 1, np.float32), 0)[:, None]  # not of the bias
+              for layer in heads.layers]
     rate_of = schedule(recipe.frozen_schedule, recipe.warmup)
     fold, sums = np.arange(len(folds))[:, None], np.zeros((2, *heads.weights.shape[:2]))
-    batch = np.ones((len(folds), size, heads.weights.shape[2]), np.float32)  # the last column stays 1: the bias
+    batch = np.ones((len(folds), size, pool[0].shape[1] + 1), np.float32)  # the last column stays 1: the bias
     for step, chosen in enumerate(orders):  # chosen: int [F, B]
         truth = labels[copies.sources[chosen]]
         for f, random in enumerate(draws):
             _gather(pool, copies.features, chosen[f], random, batch[f, :, :-1])
-        inputs = batch[None]
-        if dropout.any():
-            noise = np.stack([random.random((size, batch.shape[-1] - 1), np.float32) for random in noises])
-            inputs = np.repeat(inputs, len(settings), 0)
-            inputs[..., :-1] *= np.where(noise >= dropout, 1 / (1 - dropout), np.float32(0))
+        inputs = [np.repeat(batch[None], len(settings), 0) if dropout.any() else batch[None]]  # of each layer
+        _drop(inputs[0], dropout, noises)
+        for layer in heads.hidden:
+            inputs.append(np.ones((*heads.weights.shape[:2], size, layer.weights.shape[-1] + 1), np.float32))
+            np.maximum(inputs[-2] @ layer.weights, 0, out=inputs[-1][..., :-1])
+            _drop(inputs[-1], dropout, noises)
         targets = np.eye(classes, dtype=np.float32)[truth] * (1 - smoothing) + smoothing / classes
-        probabilities, logs = softmax(inputs @ heads.weights)
+        probabilities, logs = softmax(inputs[-1] @ heads.weights)
         weight = class_weight[:, fold, truth]  # [S, F, B]
         sums[0] -= (weight * (targets * logs).sum(-1)).mean(-1)
         sums[1] += (probabilities.argmax(-1) == truth).mean(-1)
-        gradient = np.swapaxes(inputs, -1, -2) @ ((probabilities - targets) * (weight / size)[..., None])
+        slope = (probabilities - targets) * (weight / size)[..., None]  # of the loss, in what the layer puts out
         done = epoch * steps + step + 1
-        _adamw(heads, gradient, rate * np.float32(rate_of(done / (recipe.frozen_epochs * steps))), decay, done)
+        now = rate * np.float32(rate_of(done / (recipe.frozen_epochs * steps)))
+        for layer, decay in zip(heads.layers[::-1], decays[::-1]):
+            found = inputs.pop()
+            gradient = np.swapaxes(found, -1, -2) @ slope
+            if inputs:
+                slope = slope @ np.swapaxes(layer.weights[..., :-1, :], -1, -2) * (found[..., :-1] > 0) / (1 - dropout)
+            _adamw(layer, gradient, now, decay, done)
     return _validate(heads, recipe.patience, sums / steps, plain, labels, fold_of, folds)
 
 
-def predict_heads(weights, features):
-    """Probabilities float32 [..., n, C] of heads [..., d + 1, C] for features [n, d], which may lie on disk."""
-    parts = [softmax(np.asarray(features[i : i + 4096], np.float32) @ weights[..., :-1, :] + weights[..., -1:, :])[0]
-             for i in range(0, len(features), 4096)]
-    return np.concatenate(parts, -2)
+def predict_heads(head, features):
+    """Probabilities float32 [..., n, C] of heads for features [n, d], which may lie on disk.
+
+    head   a list of matrices [..., inputs + 1, outputs], one for each layer
+    """
+    return np.concatenate([softmax(head_logits(head, np.asarray(features[i : i + 4096], np.float32)))[0]
+                           for i in range(0, len(features), 4096)], -2)
+
+
+def head_logits(head, features):
+    """Logits float32 [..., n, C] of such heads for features float32 [n, d]."""
+    found = features
+    for matrix in head[:-1]:
+        found = np.maximum(found @ matrix[..., :-1, :] + matrix[..., -1:, :], 0)
+    return found @ head[-1][..., :-1, :] + head[-1][..., -1:, :]
 
 
 def head_steps(fold_of, batch_size, copies=np.zeros((1, 1), np.int64)):
@@ -156,6 +213,13 @@ def _gather(pool, copies, numbers, random, out):
         out[drawn < 0] = copies[numbers[drawn < 0] - n]
 
 
+def _drop(inputs, dropout, noises):
+    """Dropout, in place, of inputs [S, F, B, d + 1] but for the last column; a generator of noise for each fold."""
+    if dropout.any():
+        noise = np.stack([random.random((inputs.shape[2], inputs.shape[3] - 1), np.float32) for random in noises])
+        inputs[..., :-1] *= np.where(noise >= dropout, 1 / (1 - dropout), np.float32(0))
+
+
 def softmax(logits):
     """Probabilities [..., C] of logits [..., C], and their logarithms."""
     logs = logits - logits.max(-1, keepdims=True)
@@ -164,20 +228,21 @@ def softmax(logits):
     return exponent / total, logs - np.log(total)
 
 
-def _adamw(heads, gradient, rate, decay, done):
+def _adamw(layer, gradient, rate, decay, done):
     """One step of AdamW (Loshchilov and Hutter 2019), as Keras does it; `done` counts it."""
-    heads.mean += (gradient - heads.mean) * np.float32(1 - BETA_1)
-    heads.square += (gradient * gradient - heads.square) * np.float32(1 - BETA_2)
-    heads.weights -= heads.weights * (rate * decay)
+    layer.mean += (gradient - layer.mean) * np.float32(1 - BETA_1)
+    layer.square += (gradient * gradient - layer.square) * np.float32(1 - BETA_2)
+    layer.weights -= layer.weights * (rate * decay)
     scale = rate * np.float32(np.sqrt(1 - BETA_2**done) / (1 - BETA_1**done))
-    heads.weights -= scale * heads.mean / (np.sqrt(heads.square) + np.float32(EPSILON))
+    layer.weights -= scale * layer.mean / (np.sqrt(layer.square) + np.float32(EPSILON))
 
 
 def _validate(heads, patience, means, plain, labels, fold_of, folds):
     """Score the heads on their validation images, note it, keep what is best; the probabilities."""
     going = ~heads.stopped(patience)
     held_out = [Rows(plain, np.flatnonzero(fold_of == fold)) for fold in folds]
-    probabilities = [predict_heads(heads.weights[:, f], features) for f, features in enumerate(held_out)]
+    probabilities = [predict_heads([layer.weights[:, f] for layer in heads.layers], features)
+                     for f, features in enumerate(held_out)]
     row = np.empty((*going.shape, 4))
     row[..., :2] = np.moveaxis(means, 0, -1)
     for f, fold in enumerate(folds):
@@ -189,5 +254,7 @@ def _validate(heads, patience, means, plain, labels, fold_of, folds):
     old = heads.best_score
     better = (score[..., 0] > old[..., 0]) | ((score[..., 0] == old[..., 0]) & (score[..., 1] > old[..., 1]))
     kept = going & (better | (not patience))
-    heads.best_score[kept], heads.best_epoch[kept], heads.best[kept] = score[kept], len(heads.log), heads.weights[kept]
+    heads.best_score[kept], heads.best_epoch[kept] = score[kept], len(heads.log)
+    for layer in heads.layers:
+        layer.best[kept] = layer.weights[kept]
     return probabilities

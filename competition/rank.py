@@ -130,13 +130,14 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
         build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
     features, pool = frozen_features(table, recipe, model, found, images, backbone, memory)
     copies = copies_features(table, recipe, model, found, images, backbone, memory)
-    state = heads.start_heads(len(settings), len(folds), backbone.output_shape[-1], len(table.classes))
+    state = heads.start_heads(len(settings), len(folds), backbone.output_shape[-1], len(table.classes),
+                              recipe.head, recipe.seed)
     while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
         heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds, copies)
     probabilities = np.zeros((len(settings), len(table.labels), len(table.classes)), np.float32)
     for place, fold in enumerate(folds):
         held_out = np.flatnonzero(table.fold == fold)
-        probabilities[:, held_out] = heads.predict_heads(state.best[:, place], Rows(features[0], held_out))
+        probabilities[:, held_out] = heads.predict_heads(state.best_of(place), Rows(features[0], held_out))
     return backbone, probabilities
 
 

@@ -53,11 +53,15 @@ class Recipe:
     cutmix_least: float = 0.0  # least share of the image that a patch takes, before a border cuts it off
     cutmix_most: float = 1.0  # and the most
     fmix: float = 0.0  # share of the images that get blobs of another (FMix, which keras-cv calls FourierMix)
+    ema: float = 0.0  # momentum of a moving average of the weights, which is what is scored and kept; 0.99 looks back
+    # about 100 steps. BatchNormalization's statistics are moving averages already and taken as they are
     plain_epochs: int = 0  # last epochs without mixup, cutmix and fmix
 
     # both
     batch_size: int = 64
-    dropout: float = 0.0  # before the head
+    head: list = field(default_factory=list)  # units of fully connected layers with ReLU between the pooled features
+    # and the classes: [512, 256]; none: a single softmax layer
+    dropout: float = 0.0  # before each layer of the head
     label_smoothing: float = 0.0
     class_weight: str | dict = "none"  # what an image counts in the loss: "balanced", rare classes more; or by class
     # name, others 1: { Species1 = 3.0 }, on the command line also class_weight=Species1:3,Species6:2
@@ -81,7 +85,8 @@ CHOICES = {
 ANY = None  # names that only the fold table knows
 ENTRIES = {"views": VIEWS, "augment": POLICIES, "oversample_augment": POLICIES, "oversample_classes": ANY}
 MIXTURES = ("mixup", "cutmix", "fmix")
-SHARES = (*MIXTURES, "cutmix_least", "cutmix_most", "warmup", "frozen_share", "dropout", "label_smoothing")
+SHARES = (*MIXTURES, "cutmix_least", "cutmix_most", "warmup", "frozen_share", "dropout", "label_smoothing",
+          "ema")
 POSITIVE = ("frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 
@@ -149,6 +154,8 @@ def _check(where, key, value):
         close = difflib.get_close_matches(key, fields, n=3)
         expected = f"perhaps {', '.join(close)}" if close else ", ".join(fields)
         raise InputError(f"{where}: unknown key {key}; expected {expected}")
+    if key == "head":
+        return _read_units(where, value)
     if key == "class_weight":
         return value if value in CHOICES[key] else _read_weights(where, value)
     wanted = list if key in ENTRIES else fields[key].type
@@ -169,12 +176,25 @@ def _check(where, key, value):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
         high = 1 if key in SHARES else 2**32 - 1
-        if key == "dropout" and value == 1:
-            raise InputError(f"{where}: dropout is {value}, which leaves nothing, expected less than 1")
+        if key in ("dropout", "ema") and value == 1:
+            raise InputError(f"{where}: {key} is {value}, which leaves nothing, expected less than 1")
         if not 0 <= value <= high or (key in POSITIVE and value == 0):
             least = "above" if key in POSITIVE else "from"
             raise InputError(f"{where}: {key} is {value}, expected {least} 0 to {high}")
     return value
+
+
+def _read_units(where, value):
+    """The units of a head's hidden layers, of a list, a number or nothing."""
+    entries = value if isinstance(value, list) else [] if value == "" else [value]
+    try:
+        units = [int(entry) if isinstance(entry, str) else entry for entry in entries]
+    except ValueError:
+        units = [0]
+    if any(type(number) is not int or not 1 <= number <= 2**16 for number in units):
+        raise InputError(f"{where}: head is {value!r}, expected whole numbers from 1 to {2**16}, the units of a layer "
+                         "each: 512,256")
+    return units
 
 
 def _read_weights(where, value):

@@ -36,6 +36,7 @@ from competition.files import InputError, sha256_file, versions, write_json, wri
 from competition.folds import read_folds
 from competition.forecast import forecast_blend, print_forecast
 from competition.fuse import fuse_batchnorm
+from competition.heads import head_logits
 from competition.images import load_images
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
 from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
@@ -173,15 +174,14 @@ def build_networks(ensemble, table):
     for run, weight in ensemble.members:
         share = weight / table.k
         if run.frozen:
-            backbone, kernels, biases = build_shared(run, table)
-            _, groups = shared.setdefault(_identity(run, backbone), (backbone, {}))
-            heads = groups.setdefault(read_tree(run), [])
-            heads += [(kernel, bias, share) for kernel, bias in zip(kernels, biases)]
+            backbone, layers = build_shared(run, table)
+            _, heads = shared.setdefault(_identity(run, backbone), (backbone, []))
+            heads += [(read_tree(run), head, share) for head in zip(*layers)]
         else:
             folds = [_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share) for fold in range(table.k)]
             networks.append(Network(folds[0], [model.get_weights() for model in folds]))
-    for backbone, groups in shared.values():
-        model = _with_heads(fuse_batchnorm(backbone), groups)
+    for backbone, heads in shared.values():
+        model = _with_heads(fuse_batchnorm(backbone), heads)
         networks.append(Network(model, [model.get_weights()]))
     return networks
 
@@ -200,26 +200,41 @@ def _scaled(model, share):
     return keras.Model(model.input, model.output * share)
 
 
-def _with_heads(backbone, groups):
-    """Sum of share * probabilities over all heads.
+def _with_heads(backbone, heads):
+    """Sum of share * probabilities over heads, each a double.Tree (None for plain runs), a list of float32
+    [inputs + 1, outputs] and a share.
 
-    groups   {double.Tree, None for plain runs: heads as (kernel [d, outputs], bias [outputs], share)}
+    Those of the same layers and tree are computed as one.
     """
     import keras
+    from keras import ops
 
+    alike = {}
+    for tree, head, share in heads:
+        alike.setdefault((tree, *(matrix.shape for matrix in head)), []).append((head, share))
     features = backbone(backbone.input, training=False)
-    sums = [_sum_of_heads(features, tree, *map(np.array, zip(*heads))) for tree, heads in groups.items()]
+    sums = []
+    for (tree, *_), group in alike.items():
+        matrices, shares = zip(*group)
+        probabilities = probabilities_of(tree, _logits(features, [np.stack(layer) for layer in zip(*matrices)]), ops)
+        sums.append(ops.sum(probabilities * np.array(shares, np.float32)[:, None], axis=1))
     return keras.Model(backbone.input, sum(sums[1:], sums[0]))
 
 
-def _sum_of_heads(features, tree, kernels, biases, shares):
-    from keras import layers, ops
+def _logits(features, matrices):
+    """Logits [n, m, C] of m heads: of each layer a float32 [m, inputs + 1, outputs], the last row the bias."""
+    from keras import layers
 
-    count, dimension, outputs = kernels.shape
-    dense = layers.Dense(count * outputs, dtype="float32")
-    logits = layers.Reshape((count, outputs))(dense(features))
-    dense.set_weights([kernels.transpose(1, 0, 2).reshape(dimension, -1), biases.reshape(-1)])
-    return ops.sum(probabilities_of(tree, logits, ops) * shares.astype(np.float32)[:, None], axis=1)
+    first, *more = matrices
+    count, dimension, units = first[:, :-1].shape
+    dense = layers.Dense(count * units, dtype="float32")
+    found = layers.Reshape((count, units))(dense(features))
+    dense.set_weights([first[:, :-1].transpose(1, 0, 2).reshape(dimension, -1), first[:, -1].reshape(-1)])
+    for matrix in more:
+        layer = layers.EinsumDense("nmi,mio->nmo", (count, matrix.shape[2]), bias_axes="mo", dtype="float32")
+        found = layer(layers.ReLU(dtype="float32")(found))
+        layer.set_weights([matrix[:, :-1], matrix[:, -1]])
+    return found
 
 
 def build_package(ensemble, table, folder):
@@ -406,10 +421,9 @@ def predict_folds(run, table, views, images):
 
     if not run.frozen:
         return np.stack([predict_views(build_fold_model(run, table, fold)) for fold in range(table.k)])
-    backbone, kernels, biases = build_shared(run, table)
-    features = predict_views(backbone)
-    logits = np.stack([features @ kernel + bias for kernel, bias in zip(kernels, biases)])
-    return probabilities_of(read_tree(run), logits)
+    backbone, layers = build_shared(run, table)
+    found = [probabilities_of(read_tree(run), head_logits(layers, features)) for features in predict_views(backbone)]
+    return np.stack(found, 1)
 
 
 def predict_zip(zip_path, images):

@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 import zipfile
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -134,22 +134,27 @@ def build_fold_model(run, table, fold):
         from competition import double  # which imports this module
 
         return double.build_fold_model(run, table, fold)
+    model = build_logits(run, table, fold)
+    return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
+
+
+def build_logits(run, table, fold):
+    """The same up to its logits float32 [n, classes]: the model whose weights a fold's MODEL_FILE holds."""
     # how BatchNormalization learnt is nothing to inference, and a plain model can be saved whole
     model = _build_model(run.config["model"], table, replace(run.recipe, batchnorm="train"), Weights("none"))
     if run.frozen:
         _load(model.get_layer("backbone").load_weights, run.dir / BACKBONE_FILE)
-        head = _read_head(run.dir, fold)
-        model.get_layer("logits").set_weights([head[:-1], head[-1]])
+        _set_head(model, _read_head(run.dir, fold))
     else:
         _load(model.load_weights, _fold_dir(run.dir, fold) / MODEL_FILE)
-    return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
+    return model
 
 
 def build_shared(run, table):
     """A frozen run's backbone [n, h, w, 3] -> [n, d], and the heads of its k folds.
 
-    These are kernels float32 [k, d, classes] and biases float32 [k, classes]; of a double run, those of
-    double.build_shared.
+    These are a list of a float32 [k, inputs + 1, outputs] for each layer; the last row is the bias. Of a double run
+    they are those of double.build_shared.
     """
     if "splits" in run.config:
         from competition import double
@@ -157,15 +162,21 @@ def build_shared(run, table):
         return double.build_shared(run, table)
     backbone = _build_backbone(run.config["model"], table, run.recipe, Weights("none"))
     _load(backbone.load_weights, run.dir / BACKBONE_FILE)
-    matrices = np.stack([_read_head(run.dir, fold) for fold in range(table.k)])
-    return backbone, matrices[:, :-1], matrices[:, -1]
+    return backbone, [np.stack(layer) for layer in zip(*(_read_head(run.dir, fold) for fold in range(table.k)))]
+
+
+def _write_head(path, head, **more):
+    """Write a list of float32 [inputs + 1, outputs], one for each layer, the last row its bias."""
+    hidden = {f"hidden_{i}": matrix for i, matrix in enumerate(head[:-1])}
+    files.write_npz(path, kernel=head[-1][:-1], bias=head[-1][-1], **hidden, **more)
 
 
 def _read_head(run_dir, fold):
-    """A fold's head, float32 [d + 1, classes], its last row the bias."""
+    """A fold's head as _write_head got it."""
     def read(path):
         with np.load(path) as saved:
-            return np.concatenate([saved["kernel"], saved["bias"][None]])
+            hidden = [saved[f"hidden_{i}"] for i in range(sum(name.startswith("hidden_") for name in saved.files))]
+            return [*hidden, np.concatenate([saved["kernel"], saved["bias"][None]])]
 
     return _load(read, _fold_dir(run_dir, fold) / HEAD_FILE)
 
@@ -342,16 +353,28 @@ def _flatten(config, prefix=""):
 # ------------------------------------------------------------------------------------------------------------- models
 
 
+def _set_head(model, head):
+    for name, matrix in zip([*(f"hidden_{i}" for i in range(len(head) - 1)), "logits"], head, strict=True):
+        model.get_layer(name).set_weights([matrix[:-1], matrix[-1]])
+
+
 def _build_backbone(model, table, settings, weights):
     return build_backbone(model, table.size, settings.image_size or None, weights, settings.least_size)
 
 
 def _head(features, table, settings):
-    """Dropout and a dense layer that starts at zero: before the first step every class is equally likely."""
-    from keras import layers
+    """Hidden layers, if the recipe has any, and one that starts at zero: before the first step every class is equally
+    likely. Dropout before each."""
+    from keras import initializers, layers
 
-    if settings.dropout:
-        features = layers.Dropout(settings.dropout, seed=settings.seed, name="head_dropout")(features)
+    def drop(features, name, seed):
+        return layers.Dropout(settings.dropout, seed=seed, name=name)(features) if settings.dropout else features
+
+    features = drop(features, "head_dropout", settings.seed)
+    for i, units in enumerate(settings.head):
+        start = initializers.HeNormal(settings.seed + i)
+        features = layers.Dense(units, activation="relu", kernel_initializer=start, name=f"hidden_{i}")(features)
+        features = drop(features, f"hidden_dropout_{i}", settings.seed + i + 1)
     return layers.Dense(len(table.classes), kernel_initializer="zeros", dtype="float32", name="logits")(features)
 
 
@@ -391,7 +414,7 @@ def _layer_rates(model, settings):
     }
 
 
-def _compile(model, weight_decay, label_smoothing, rates):
+def _compile(model, weight_decay, label_smoothing, rates, ema=0.0):
     import keras
 
     class LayerwiseAdamW(keras.optimizers.AdamW):
@@ -402,7 +425,7 @@ def _compile(model, weight_decay, label_smoothing, rates):
 
     shares = [rates.get(variable.path, 1.0) for variable in model.trainable_variables]
     optimizer = LayerwiseAdamW(learning_rate=0.0, weight_decay=weight_decay, beta_1=heads.BETA_1, beta_2=heads.BETA_2,
-                                epsilon=heads.EPSILON)
+                                epsilon=heads.EPSILON, use_ema=ema > 0, ema_momentum=ema)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=use_xla())
@@ -448,6 +471,14 @@ class Phase:
 
     def read_model(self):
         return [np.asarray(variable).copy() for variable in self.model.variables]
+
+    def average(self):
+        """Give the model the moving average of its weights where the recipe keeps one; returns those before."""
+        if not self.model.optimizer.use_ema:
+            return []
+        before = self.read_model()
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        return before
 
     def train_epoch(self, fold, epoch, steps, tick):
         """Train one epoch (0-based); mean loss and accuracy over its batches."""
@@ -591,7 +622,7 @@ def _train_heads(folder, table, settings, plain, pool, copies, folds, bar):
         state = state.of([interrupted.index(fold) for fold in going])
         _train_heads_of(going, state, seconds, folder, table, settings, plain, pool, copies, bar)
     if fresh := headless(folds):
-        state = heads.start_heads(1, len(fresh), plain.shape[-1], len(table.classes))
+        state = heads.start_heads(1, len(fresh), plain.shape[-1], len(table.classes), settings.head, settings.seed)
         _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, copies, bar)
     (folder / HEADS_STATE).unlink(missing_ok=True)
     if not settings.epochs:
@@ -609,7 +640,7 @@ def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool,
             if not stopped[f]:
                 _write_epoch(_fold_dir(folder, fold), len(state.log), images[table.fold == fold], probabilities[f][0])
         seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
-        files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **vars(state))
+        files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **state.arrays())
         for f, fold in enumerate(folds):
             _write_history(_fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
         bar.set_postfix_str(f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
@@ -618,8 +649,8 @@ def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool,
     for f, fold in enumerate(folds):
         history = _heads_history(state, seconds, f, settings)
         _write_history(_fold_dir(folder, fold), history)
-        files.write_npz(_fold_dir(folder, fold) / HEAD_FILE, kernel=state.best[0, f, :-1], bias=state.best[0, f, -1],
-                        history=np.array(json.dumps(history)), best_epoch=state.best_epoch[0, f])
+        _write_head(_fold_dir(folder, fold) / HEAD_FILE, [matrices[0] for matrices in state.best_of(f)],
+                    history=np.array(json.dumps(history)), best_epoch=state.best_epoch[0, f])
 
 
 def _heads_history(state, seconds, f, settings):
@@ -636,7 +667,7 @@ def _read_heads(folder):
         return nothing
     try:
         with np.load(path) as saved:
-            folds, state = saved["folds"].tolist(), heads.Heads(*(saved[f.name] for f in fields(heads.Heads)))
+            folds, state = saved["folds"].tolist(), heads.read_heads(saved)
             seconds = saved["seconds"].tolist()
     except BROKEN as error:
         files.warn(f"{path}: cannot be read ({error}), the frozen phase starts anew")
@@ -650,7 +681,7 @@ def _build_phase(table, settings, model, images, taught, start):
     with device.layers_of(settings.precision):
         whole = _build_model(model, table, settings, Weights("none"))
     whole.get_layer("backbone").set_weights(start)
-    _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings))
+    _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings), settings.ema)
     targets = np.eye(len(table.classes), dtype=np.float32)
     shares = {key: getattr(settings, key) for key in MIXTURES}
     patch = settings.cutmix_least, settings.cutmix_most
@@ -714,8 +745,7 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
     phase.write(variables)
     bar.update(progress.epoch)
     if settings.frozen_epochs and not progress.epoch:
-        head = _read_head(directory.parent, fold)
-        phase.model.get_layer("logits").set_weights([head[:-1], head[-1]])
+        _set_head(phase.model, _read_head(directory.parent, fold))
         progress.history = _read_head_progress(directory.parent, fold).history
     _write_history(directory, progress.history)  # a kill may have come between the state and its line
     while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
@@ -727,12 +757,14 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
 
         before = time.time()
         loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)
+        going = phase.average()
         probabilities = _probabilities(phase.model, validation)
         scores = oof.accuracy(probabilities, labels), oof.log_loss(probabilities, labels)
         progress.epoch += 1
         if not settings.patience or (scores[0], -scores[1]) > tuple(progress.best_score):
             progress.best_epoch, progress.best_score = progress.epoch, (scores[0], -scores[1])
             best = phase.read_model() if settings.patience else []
+        phase.write(going)
         row = _history_row(len(progress.history) + 1, "full", loss, accuracy, *scores[::-1], time.time() - before)
         progress.history = (*progress.history, row)
         _write_epoch(directory, row["epoch"], names, probabilities)
@@ -741,6 +773,7 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
         if after_epoch:
             after_epoch()
     bar.total -= phase.epochs - progress.epoch
+    phase.average()
     if best:
         phase.write(best)
     return progress

@@ -25,7 +25,7 @@ def task():
 
 def trained(task, settings, folds, epochs=None):
     """Heads after their epochs, and the probabilities after the last."""
-    state = heads.start_heads(len(settings), len(folds), DIMENSION, CLASSES)
+    state = heads.start_heads(len(settings), len(folds), DIMENSION, CLASSES, settings[0].head, settings[0].seed)
     for _ in range(epochs or settings[0].frozen_epochs):
         probabilities = heads.train_epoch(state, settings, folds=folds, **task)
     return state, probabilities
@@ -53,21 +53,85 @@ def test_they_learn_as_keras_does(task):
     assert state.log[-1, 0, 0, 0] == pytest.approx(loss, rel=1e-4)
     expected = keras.ops.softmax(model.predict(task["plain"][~rows], verbose=0))
     np.testing.assert_allclose(probabilities[0], expected, atol=3e-4)
-    np.testing.assert_array_equal(heads.predict_heads(state.best[0, 0], task["plain"][~rows]), probabilities[0])
+    np.testing.assert_array_equal(heads.predict_heads([state.best[0, 0]], task["plain"][~rows]), probabilities[0])
 
 
-def test_a_head_is_the_same_alone_and_among_others(task):
+@pytest.mark.parametrize("head", [[], [6, 5]])
+def test_a_head_is_the_same_alone_and_among_others(task, head):
     """Bit for bit: other folds, other settings, their order."""
-    settings = [replace(RECIPE, frozen_rate=rate, dropout=dropout, frozen_weight_decay=decay, class_weight=weight)
+    settings = [replace(RECIPE, head=head, frozen_rate=rate, dropout=dropout, frozen_weight_decay=decay,
+                        class_weight=weight)
                 for rate, dropout, decay, weight in
                 ((0.01, 0.0, 0.0, "none"), (0.1, 0.3, 0.0, "balanced"), (0.001, 0.5, 1.0, "none"))]
     together, probabilities = trained(task, settings, [0, 1, 2, 3])
     for s, f in np.ndindex(3, 4):
         alone, (single,) = trained(task, [settings[s]], [f])
-        np.testing.assert_array_equal(alone.weights[0, 0], together.weights[s, f])
+        for one, other in zip(alone.layers, together.layers, strict=True):
+            np.testing.assert_array_equal(one.weights[0, 0], other.weights[s, f])
+            np.testing.assert_array_equal(one.best[0, 0], other.best[s, f])
         np.testing.assert_array_equal(alone.log[:, 0, 0], together.log[:, s, f])
         np.testing.assert_array_equal(single[0], probabilities[f][s])
     assert len({together.weights[s, f].tobytes() for s, f in np.ndindex(3, 4)}) == 12
+
+
+def test_hidden_layers_learn_as_keras_own(task):
+    """Full batches of all rows, as above, from the same random weights."""
+    import keras
+
+    recipe = replace(RECIPE, frozen_schedule="constant", batch_size=37, frozen_weight_decay=0.1, head=[6, 5],
+                     frozen_epochs=9)
+    task |= {"fold_of": np.arange(50) // 13, "pool": task["plain"][None]}
+    rows = task["fold_of"] != 1
+    start = heads.start_heads(1, 1, DIMENSION, CLASSES, recipe.head, recipe.seed)
+    state, (probabilities,) = trained(task, [recipe], [1])
+    sizes = enumerate([6, 5, CLASSES])
+    model = keras.Sequential([keras.Input((DIMENSION,)), *(
+        keras.layers.Dense(units, activation="relu" if i < 2 else None) for i, units in sizes)])
+    for dense, layer in zip(model.layers, start.layers):
+        dense.set_weights([layer.weights[0, 0, :-1], layer.weights[0, 0, -1]])
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1, beta_2=0.999, epsilon=1e-7)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+    for _ in range(9):
+        model.train_on_batch(task["plain"][rows], np.eye(3)[task["labels"][rows]])
+    for dense, layer, before in zip(model.layers, state.layers, start.layers, strict=True):
+        np.testing.assert_allclose(layer.weights[0, 0, :-1], np.asarray(dense.kernel), atol=3e-4)
+        np.testing.assert_allclose(layer.weights[0, 0, -1], np.asarray(dense.bias), atol=3e-4)
+        assert np.abs(layer.weights - before.weights).max() > 0.01
+    found = heads.predict_heads([matrices[0] for matrices in state.best_of(0)], task["plain"][~rows])
+    np.testing.assert_array_equal(found, probabilities[0])
+
+
+def test_hidden_layers_follow_the_slope_of_the_loss(task):
+    """With dropout, smoothed labels and class weights: the gradient of each layer against differences of the loss."""
+    recipe = replace(RECIPE, batch_size=37, head=[16, 8], dropout=0.3, label_smoothing=0.1, class_weight="balanced")
+    task |= {"fold_of": np.arange(50) // 13}
+
+    def one_step(changes=(0, 0, 0)):
+        """The loss before the first step from weights that are changed, and the gradients there."""
+        state = heads.start_heads(1, 1, DIMENSION, CLASSES, recipe.head, recipe.seed)
+        state.weights += np.random.default_rng(7).normal(0, 1, state.weights.shape).astype(np.float32)
+        for layer, change in zip(state.layers, changes):
+            layer.weights += change
+        heads.train_epoch(state, [recipe], folds=[1], **task)
+        return state.log[0, 0, 0, 0], [layer.mean / (1 - heads.BETA_1) for layer in state.layers]
+
+    _, gradients = one_step()
+    for number, gradient in enumerate(gradients):
+        step = 1e-2 * gradient / np.linalg.norm(gradient)
+        up, down = (one_step([sign * step if i == number else 0 for i in range(3)])[0] for sign in (1, -1))
+        assert (up - down) / 2e-2 == pytest.approx(np.linalg.norm(gradient), rel=0.03), number
+
+
+def test_heads_are_the_same_after_they_were_written(task):
+    recipe = replace(RECIPE, head=[6, 5])
+    state, _ = trained(task, [recipe], [0, 2], epochs=2)
+    again = heads.read_heads(state.arrays()).of([1])
+    heads.train_epoch(state, [recipe], folds=[0, 2], **task)
+    heads.train_epoch(again, [recipe], folds=[2], **task)
+    for one, other in zip(again.layers, state.layers, strict=True):
+        np.testing.assert_array_equal(one.weights[:, 0], other.weights[:, 1])
+    np.testing.assert_array_equal(again.log[:, :, 0], state.log[:, :, 1])
 
 
 def first_gradient(task, recipe):
@@ -185,7 +249,7 @@ def test_best_epoch_counts_with_patience_and_the_last_without(task):
                 break
         assert best == last + 1
         held_out = task["fold_of"] == fold
-        again = heads.predict_heads(state.best[0, fold], task["plain"][held_out])
+        again = heads.predict_heads([state.best[0, fold]], task["plain"][held_out])
         assert oof.accuracy(again, task["labels"][held_out]) == scores[last][0] == state.best_score[0, fold, 0]
 
 

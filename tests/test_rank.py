@@ -15,7 +15,7 @@ from competition.folds import make_folds, read_folds
 from competition.rank import rank, read_grid
 from competition.train import train
 
-TINY = "frozen_epochs = 8\nfrozen_rate = 0.01\nimage_size = 32\nbatch_size = 8\n"
+TINY = "frozen_epochs = 8\nfrozen_rate = 0.01\nimage_size = 32\nbatch_size = 8\nhead = [4]\n"
 LITE = "efficientnet_lite0,efficientnet_lite1"
 
 

@@ -93,6 +93,10 @@ def test_the_scratch_table_counts_from_random_weights_only(toml):
     ('class_weight={ "Füchse, rot" = 3, b = 1 }', "class_weight", {"Füchse, rot": 3.0, "b": 1.0}),
     ("oversample_classes=a b, été", "oversample_classes", ["a b", "été"]),
     ("oversample_classes=Species1", "oversample_classes", ["Species1"]),
+    ("head=512,256", "head", [512, 256]),
+    ("head=[512, 256]", "head", [512, 256]),
+    ("head=64", "head", [64]),
+    ("head=", "head", []),
 ])
 def test_overrides(override, key, value):
     found = getattr(read_recipe("base.toml", ["oversample_count=9", override]), key)
@@ -142,6 +146,11 @@ def test_the_last_of_two_overrides_counts():
     ("class_weight={ a = true }", ["class_weight", "above 0"]),
     ("class_weight={ a = [1] }", ["class_weight", "above 0"]),
     ("cutmix_most=0", ["cutmix_most", "above 0"]),
+    ("head=0", ["head is 0", "from 1"]),
+    ("head=512,wide", ["head", "'wide'", "512,256"]),
+    ("head=[512, true]", ["head", "whole numbers"]),
+    ("head=[0.5]", ["head", "whole numbers"]),
+    ("ema=1", ["ema is 1", "less than 1"]),
 ])
 def test_what_no_recipe_can_have_is_refused_by_name(override, words, toml):
     refused("--set", *words, overrides=[override])

@@ -28,7 +28,7 @@ RUN_SETTINGS = {  # the rates are high enough for probabilities that differ
     "pixels": ("baseline", ["epochs=2", "rate=0.003"]),
     "convolutions": ("scratch", ["epochs=1", "rate=0.003"]),
     "lite": ("efficientnet_lite0", ["frozen_epochs=10", "frozen_rate=0.03", "image_size=0"]),
-    "lite_again": ("efficientnet_lite0", ["frozen_epochs=10", "frozen_rate=0.01", "image_size=0", "seed=1"]),
+    "lite_again": ("efficientnet_lite0", ["frozen_epochs=10", "frozen_rate=0.01", "image_size=0", "seed=1", "head=8,5"]),
 }
 WEIGHTS = {"lite": 0.4, "convolutions": 0.3, "lite_again": 0.2, "pixels": 0.1}
 VIEWS_OF_BLEND = ["identity", "hflip"]
@@ -214,7 +214,8 @@ def test_shared_backbone_is_stored_and_run_once(unpacked):
     numbers = count((name, shape) for name, shape in stored if not name.startswith("_CHECKPOINTABLE"))
     models = "efficientnet_lite0", "scratch", "baseline"
     lite, small, flat = (build_backbone(model, (32, 32)) for model in models)
-    heads = [2 * (model.output_shape[1] + 1) * 3 for model in (lite, lite, small, flat)]
+    heads = [2 * (model.output_shape[1] + 1) * 3 for model in (lite, small, flat)]
+    heads.append(2 * ((lite.output_shape[1] + 1) * 8 + 9 * 5 + 6 * 3))  # with hidden layers
     folded = fuse_batchnorm(lite)
     assert numbers == folded.count_params() + 2 * small.count_params() + sum(heads)
 

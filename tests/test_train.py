@@ -243,7 +243,7 @@ def test_any_write_can_be_the_last(place, as_if_pretrained, monkeypatch):
     """Both phases, early stopping; the process dies after each of the files it writes, one after another."""
     make_folds(place / "Drei Arten", name="halb", folds=2)
     overrides = [*BOTH, "patience=1", "dropout=0.3", "mixup=0.3", "cutmix=0.3", "fmix=0.3", "rate=0.01",
-                 "frozen_rate=0.01", "oversample_count=9", "oversample_augment=randaugment"]
+                 "frozen_rate=0.01", "oversample_count=9", "oversample_augment=randaugment", "head=6,5", "ema=0.9"]
     whole = train("baseline", name="halb", run="whole", overrides=overrides)
     shutil.rmtree("runs/halb/features")
     died, write_with = set(), files.write_with
@@ -765,17 +765,87 @@ def test_fold_models_reproduce_the_oof(full, frozen, table):
 def test_a_shared_backbone_and_its_heads_reproduce_the_oof(frozen, table):
     run = read_run(frozen, table)
     assert run.frozen and not run.config["recipe"]["epochs"]
-    backbone, kernel, bias = build_shared(run, table)
+    backbone, (layer,) = build_shared(run, table)
     features = predict(backbone, load_images(table))
-    assert kernel.shape == (3, features.shape[1], 3) and bias.shape == (3, 3) and kernel.dtype == np.float32
+    assert layer.shape == (3, features.shape[1] + 1, 3) and layer.dtype == np.float32
+    kernel, bias = layer[:, :-1], layer[:, -1]
     expected = read_oof(frozen, table).probs[0]
     for fold in range(3):
         rows = table.fold == fold
         np.testing.assert_allclose(softmax(features[rows] @ kernel[fold] + bias[fold]), expected[rows], atol=1e-5)
 
 
+@pytest.mark.parametrize("overrides", [["frozen_epochs=20"], ["frozen_epochs=9", "epochs=1", "rate=1e-12"]])
+def test_hidden_layers_of_the_head(overrides, table, as_if_pretrained):
+    """They learn, the second phase begins with what the first has learnt, and fold models have them."""
+    run = train("baseline", name="arten", run=f"hidden{len(overrides)}", overrides=[
+        *overrides, "head=6,5", "frozen_rate=0.01", "batch_size=8", "dropout=0.1"])
+    check_fold_models(run, table, [0, 1])
+    model = build_fold_model(read_run(run, table), table, 1)
+    assert [model.get_layer(name).units for name in ("hidden_0", "hidden_1", "logits")] == [6, 5, 3]
+    with np.load(run / "fold_1/head.npz") as saved:
+        for name in ("hidden_0", "hidden_1"):
+            kernel, bias = map(np.asarray, model.get_layer(name).get_weights())
+            np.testing.assert_allclose(np.append(kernel, bias[None], 0), saved[name], atol=1e-6)
+            assert bias.any(), "it has learnt"
+    if len(overrides) == 1:
+        backbone, layers = build_shared(read_run(run, table), table)
+        rows = table.fold == 1
+        found = heads.predict_heads([layer[1] for layer in layers], predict(backbone, load_images(table)[rows]))
+        np.testing.assert_allclose(found, read_oof(run, table).probs[0][rows], atol=1e-5)
+    else:
+        predictions = [np.load(run / f"fold_1/epochs/{epoch:03d}.npz")["probs"] for epoch in (9, 10)]
+        np.testing.assert_allclose(*predictions, atol=1e-5)
+
+
+def test_the_average_of_the_weights_is_what_counts(table, monkeypatch):
+    """By hand, from the weights after each step; killed after an epoch and after the last it comes out the same."""
+    overrides = ("epochs=3", "batch_size=8", "rate=0.01", "ema=0.8")
+    train_on_batch, steps = keras.Model.train_on_batch, []
+
+    def spy(model, *arguments):
+        found = train_on_batch(model, *arguments)
+        steps.append([np.asarray(variable).copy() for variable in model.trainable_variables])
+        return found
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", spy)
+    whole = train("baseline", name="arten", run="average", overrides=overrides)
+    monkeypatch.setattr(keras.Model, "train_on_batch", train_on_batch)
+    count = len(steps) // 9
+    own = steps[3 * count:6 * count]  # fold 1
+    averages = [own[0]]
+    for weights in own[1:]:
+        averages.append([0.8 * average + 0.2 * now for average, now in zip(averages[-1], weights)])
+    model = build_fold_model(read_run(whole, table), table, 1)
+    for found, average, last in zip(model.trainable_variables, averages[-1], own[-1], strict=True):
+        np.testing.assert_allclose(np.asarray(found), average, atol=1e-5)
+        assert np.abs(average - last).max() > 1e-3
+    check_fold_models(whole, table, [1])
+    images = load_images(table)[table.fold == 1]
+    for epoch in (1, 2, 3):
+        for variable, average in zip(model.trainable_variables, averages[epoch * count - 1]):
+            variable.assign(average)
+        probs = np.load(whole / f"fold_1/epochs/{epoch:03d}.npz")["probs"]
+        np.testing.assert_allclose(predict(model, images), probs, atol=1e-5)
+
+    def die():
+        calls.append(1)
+        if len(calls) % 2:
+            raise Killed
+
+    calls = []
+    for _ in range(9):
+        with contextlib.suppress(Killed):
+            again = train("baseline", name="arten", run="average-killed", overrides=overrides, after_epoch=die)
+    assert len(calls) == 9
+    same_run(again, whole)
+    weights = [build_fold_model(read_run(run, table), table, 2).get_weights() for run in (again, whole)]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_statistics_of_batch_normalisation_are_learnt_when_the_recipe_says_so_and_saved(place, tmp_path):
-    """Also: weights from a file, layer-wise rates, a network that enlarges its images."""
+    """Also: weights from a file, layer-wise rates, a network that enlarges its images, an average of its weights."""
     import keras
 
     make_folds(place / "Drei Arten", name="halb", folds=2)
@@ -784,7 +854,8 @@ def test_statistics_of_batch_normalisation_are_learnt_when_the_recipe_says_so_an
     network.save_weights(tmp_path / "m.weights.h5")
     moving = [np.asarray(v).copy() for v in network.non_trainable_variables]
     run = train("mobilenet", name="halb", weights=str(tmp_path / "m.weights.h5"), run="net", overrides=[
-        "frozen_epochs=1", "epochs=1", "image_size=32", "batch_size=8", "batchnorm=train", "layer_decay=0.5"])
+        "frozen_epochs=1", "epochs=1", "image_size=32", "batch_size=8", "batchnorm=train", "layer_decay=0.5",
+        "ema=0.5"])
     table = read_folds("halb")
     check_fold_models(run, table, [1])
     learnt = build_fold_model(read_run(run, table), table, 1).get_layer("backbone").non_trainable_variables

@@ -1,0 +1,117 @@
+"""Soups: models whose weights are the mean of several models' weights (Wortsman et al. 2022, arXiv:2203.05482).
+
+A soup costs as much to run as one of its models. It is good where these began with the same weights and stayed near
+each other, as runs of one pretrained backbone do that differ in seed, rates or augmentation; from random weights they
+do not.
+
+Averaged is fold by fold: the models that never saw fold f make the model of fold f, which never saw it either. So a
+soup has an honest OOF, and is a run that blends and packs like any other. To average the models of all folds as well
+would leave no image that says what comes of it: each was trained on by all but one of them.
+"""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from competition import files, oof
+from competition.arrays import Rows, read_memory
+from competition.blend import _choose_runs
+from competition.features import predict
+from competition.files import InputError
+from competition.folds import read_folds
+from competition.heads import softmax
+from competition.images import load_images
+from competition.train import (
+    MODEL_FILE, Progress, _finish, _fold_dir, _is_done, _is_whole, _open_record, _report, _run_name, _save_fold,
+    build_logits, locked, read_run, start_keras,
+)
+from competition.views import VIEWS
+
+SHAPE = ("image_size", "least_size", "head")  # keys of a recipe on which the network depends
+
+
+def soup(name=None, runs=None, run=None, memory=None):
+    """Average the fold models of finished runs; prints whether the OOF says that it holds, returns the run's folder.
+
+    runs  "a,b,c": two or more, of the same backbone and size, in whose second phase everything was trained
+    run   what to call it; default: soup-a-b-c
+
+    Kernels, biases and BatchNormalization's statistics are averaged alike. Stopped, the same call goes on with the next
+    fold. Raises InputError for runs whose weights cannot be averaged.
+    """
+    memory = read_memory(memory)
+    table = read_folds(name)
+    members = _read_members(table, runs)
+    first = members[0]
+    views = [view for view in first.views if all(view in member.views for member in members)]
+    settings = replace(first.recipe, views=views)
+    folder = files.RUNS / table.name / _run_name(run or "soup-" + "-".join(member.name for member in members))
+    config = {key: value for key, value in first.config.items() if key != "gan"} | {
+        "recipe": asdict(settings),
+        "soup": {member.name: files.sha256_file(member.dir / "oof.npz") for member in members},
+    }
+    with locked(folder):
+        record = _open_record(folder, table, config, settings)
+        if record["finished"] and _is_whole(folder, table, settings):
+            print(f"{folder}: finished before, nothing to do")
+        else:
+            _average_folds(folder, table, members, settings, load_images(table, memory))
+            _finish(folder, table, settings, record)
+        _report(folder, table, settings)
+    print(_judge(folder, table, members))
+    return folder
+
+
+def _read_members(table, runs):
+    """The Runs; InputError for what cannot be averaged."""
+    if not runs:
+        raise InputError("RUNS= is missing, expected two or more finished runs of one backbone: RUNS=a,b")
+    members = [read_run(files.RUNS / table.name / run, table) for run in _choose_runs(table.name, runs)]
+    if len(members) < 2:
+        raise InputError(f"RUNS={runs}: found one run, expected two or more")
+    for member in members:
+        path = member.dir / "run.json"
+        if not member.finished:
+            raise InputError(f"{path}: an unfinished run, expected a finished one; `make train` goes on with it")
+        if member.frozen:
+            raise InputError(f"{path}: found heads on a frozen backbone, which `make blend` averages at hardly any "
+                             "cost, expected a run in which everything was trained")
+        for what, found, wanted in (("model", member.config["model"], members[0].config["model"]), *(
+                (key, getattr(member.recipe, key), getattr(members[0].recipe, key)) for key in SHAPE)):
+            if found != wanted:
+                raise InputError(f"{path}: {what} is {found}, expected {wanted} as in {members[0].name}")
+    return members
+
+
+def _average_folds(folder, table, members, settings, images):
+    """Make the fold models that are missing, and what a finished fold leaves."""
+    start_keras(settings.seed)
+    for fold in range(table.k):
+        if _is_done(folder, fold, settings):
+            continue
+        models = [build_logits(member, table, fold) for member in members]
+        model = models[0]
+        model.set_weights(average([model.get_weights() for model in models]))
+        held_out = np.flatnonzero(table.fold == fold)
+        views = {view: softmax(predict(model, Rows(images, held_out, VIEWS[view])))[0] for view in settings.views}
+        files.write_with(_fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
+        _save_fold(_fold_dir(folder, fold), table, fold, Progress(), views)
+
+
+def average(weights):
+    """The mean of several models' weights, lists of arrays of the same shapes; in float64, of the arrays' own types."""
+    return [np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype) for values in zip(*weights, strict=True)]
+
+
+def _judge(folder, table, members):
+    """A line that says whether the soup holds: no more than a standard error behind the best of its members."""
+    found = {path.name: oof.read_oof(path, table).probs[0] for path in (folder, *(member.dir for member in members))}
+    right = {run: probs.argmax(1) == table.labels for run, probs in found.items()}
+    best = max(members, key=lambda member: right[member.name].mean()).name
+    differences = right[best].astype(float) - right[folder.name]  # on the same images, as in blend.compare
+    behind, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
+    blended = oof.accuracy(np.mean([found[member.name] for member in members], axis=0), table.labels)
+    verdict = "holds" if behind <= error else "does not hold: the weights are too far apart, blend these runs instead"
+    return (f"soup of {', '.join(member.name for member in members)}: OOF accuracy {right[folder.name].mean():.4f}, "
+            f"{-behind:+.4f} +- {error:.4f} to the best of them ({best}, {right[best].mean():.4f}); their mean "
+            f"prediction, at {len(members)} times the cost, {blended:.4f}. It {verdict}")

@@ -247,7 +247,8 @@ def test_temperature_is_in_the_network(tmp_path):
     images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS, 6, 6, 3)).astype(np.float32)
     submission.export([submission.Network(model, [model.get_weights()])], ["identity"], (6, 6), tmp_path / "net", 0.5)
     expected = sharpen(np.asarray(model(images)), 0.5)
-    np.testing.assert_allclose(tf.saved_model.load(str(tmp_path / "net")).serve(images), expected, atol=1e-5)
+    loaded = tf.saved_model.load(str(tmp_path / "net"))
+    np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
 
 
 def test_same_content_makes_the_same_zip(tmp_path):

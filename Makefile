@@ -28,7 +28,8 @@ test: $(READY)  ## run the whole test suite -- make test
 folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=photos.zip NAME=plants FOLDS=5
 	$(TOOL) folds $(call flag,data,DATA) $(call flag,name,NAME) $(call flag,folds,FOLDS) \
 	  $(call flag,seed,SEED) $(call flag,size,SIZE) $(call flag,classes,CLASSES) \
-	  $(call switch,skip-bad,SKIP_BAD) $(call switch,force,FORCE)
+	  $(call switch,skip-bad,SKIP_BAD) $(call switch,force,FORCE) $(call flag,groups,GROUPS) $(call flag,near,NEAR) \
+	  $(call switch,drop-conflicts,DROP_CONFLICTS)
 
 look: $(READY)  ## a page of statistics, outliers and pictures of each class -- make look
 	$(TOOL) look $(call flag,name,NAME)

@@ -64,10 +64,11 @@ def import_tensorflow():
         os.close(kept)
 
 
-def folds(data, name, folds, seed, size, classes, skip_bad, force):
-    from competition.folds import make_folds
+def folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts):
+    from competition.folds import make_folds, whole_number
 
-    make_folds(data, name, folds, seed, size, classes, skip_bad, force)
+    near = whole_number("NEAR", near, 0, 1)
+    make_folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts)
 
 
 def look(name):
@@ -172,7 +173,7 @@ def _parser():
 
     add = verb(folds, "read and check every image once, make stratified folds",
                ["folds --data photos/", "folds --data photos.zip --name plants --folds 10",
-                "folds --data labels.csv --size 128x96 --skip-bad"])
+                "folds --data labels.csv --size 128x96 --skip-bad --groups patient"])
     add("--data", required=True, help="a folder of class folders, a zip of one, or a CSV with image and label columns")
     add("--name", metavar="NAME", help="what to call the competition (default: the stem of the data's name)")
     add("--folds", default=5, help="number of folds")
@@ -181,6 +182,11 @@ def _parser():
     add("--classes", help="all class names, in the order wanted: a,b,c (default: sorted)")
     add("--skip-bad", "--skip_bad", action="store_true", help="leave out files that are no images instead of stopping")
     add("--force", action="store_true", help="replace another table even though runs use it")
+    add("--groups", metavar="COLUMN", help="a column of the CSV, such as patient or camera: images that have the same "
+        "there lie in one fold")
+    add("--near", default=1, help="0: do not look for images that are nearly the same")
+    add("--drop-conflicts", "--drop_conflicts", action="store_true",
+        help="leave out pictures that are there under several labels")
 
     add = verb(look, "show what is in the data: a page of statistics, outliers and pictures of each class", ["look"])
     add("--name", **name)

@@ -14,7 +14,8 @@ import pandas as pd
 from competition import files
 from competition.arrays import gigabytes, read_memory
 from competition.files import InputError, csv_bytes, sha256_bytes, warn
-from competition.images import EXTENSIONS, check, in_threads, natural_order, open_source, shorten
+from competition.groups import SIDE, find_groups, join, make_sketch, same, write_report
+from competition.images import EXTENSIONS, check_with_draft, in_threads, natural_order, open_source, read_column, shorten
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
@@ -54,7 +55,8 @@ class FoldTable:
         return self.frame["fold"].to_numpy(np.int64)
 
 
-def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False):
+def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False, groups=None,
+               near=True, drop_conflicts=False):
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
     data      folder of class folders, zip of one, or CSV with the columns image and label
@@ -63,9 +65,14 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     classes   all class names in the order wanted, as a list or "a,b,c"; default: sorted
     skip_bad  leave out files that are no pictures instead of stopping
     force     replace another table even though runs use it
+    groups    a column of the CSV (patient, site, camera): images that have the same there share a group too
+    near      look for images that show the same picture (competition/groups.py); without it only those of
+              identical bytes share a group
+    drop_conflicts  leave out pictures that are there under several labels
 
-    Pictures of identical bytes share a group and a fold. The table depends on data and arguments alone, not
-    on the machine. Returns the FoldTable; raises InputError for data or arguments that cannot be used.
+    A group lies in one fold. What was found is shown in runs/<name>/groups/. The table depends on data and
+    arguments alone, not on the machine. Returns the FoldTable; raises InputError for data or arguments that
+    cannot be used.
     """
     name = files.check_name("NAME", name) if name else _default_name(data)
     folds = whole_number("FOLDS", folds, 2, 1000)
@@ -77,8 +84,15 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
                          f"{files.RUNS}/ are written; expected data elsewhere, or another current folder")
     classes, given = _class_order(source.classes, classes)
 
-    frame = _read_all(source, skip_bad)
-    frame["group"] = frame.groupby("sha256")["image"].transform("first")
+    given_groups = read_column(source, groups) if groups else {}
+
+    everything, sketches = _read_all(source, skip_bad, near)
+    pairs = find_groups(everything, sketches)
+    frame = everything
+    if drop_conflicts:
+        frame = everything[~everything["conflict"]].reset_index(drop=True)
+    tied = same(frame["picture"]), same(_given(frame["image"], given_groups))
+    frame["group"] = frame["image"].to_numpy()[join(len(frame), *tied)]
     _check_classes(frame, source.classes, folds)
     frame["fold"] = assign_folds(frame["label"].to_numpy(), frame["group"].to_numpy(), folds, seed)
     position = {label: i for i, label in enumerate(classes)}
@@ -99,11 +113,17 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
         "size": list(size),
         "hash": _table_hash(content, classes, size),
         "data_hash": _data_hash(frame),
+        "near": bool(near),
+        "groups": groups or "",
+        "conflicts_left_out": len(everything) - len(frame),
         "versions": files.versions(),
     }
     note = _write(name, content, record, force)
     table = read_folds(name)
     _report(table, given, note)
+    if groups:
+        print(f"groups of {len(set(given_groups.values()) - {''})} different values of {groups} share a fold")
+    write_report(table, everything, pairs)
     return table
 
 
@@ -229,17 +249,27 @@ def _class_order(found, wanted):
     return wanted, True
 
 
-def _read_all(source, skip_bad):
-    """One row an image that can be used: image, label, sha256, width, height."""
+def _given(images, groups):
+    """What the user gave as the group of each image; an image without is one of its own."""
+    return [groups.get(image) or f"\0{image}" for image in images]
+
+
+def _read_all(source, skip_bad, near):
+    """A row an image that can be used: image, label, sha256, width, height, pixels (a hash); and their sketches.
+
+    Not to be `near`, `pixels` is that of the bytes, and there are no sketches: [n, 0].
+    """
 
     def examine(job):
         image, label = job
         try:
             data = source.read(image)
-            (height, width), kind = check(data, image)
+            pixels, (height, width), kind = check_with_draft(data, image, SIDE if near else 1)
         except InputError as error:
             return image, str(error)
-        return (image, label, sha256_bytes(data), width, height, kind), None
+        sha256 = sha256_bytes(data)
+        drawn = sha256_bytes(b"%d %d " % (height, width) + pixels.tobytes()) if near else sha256
+        return (image, label, sha256, width, height, drawn, make_sketch(pixels) if near else b"", kind), None
 
     found = list(in_threads(examine, list(zip(source.images, source.labels)), "check images"))
     bad = [(image, error) for image, error in found if error]
@@ -251,7 +281,9 @@ def _read_all(source, skip_bad):
         warn(f"{len(bad)} files left out: {shorten([error for _, error in bad], 20)}")
     if other := [f"{row[0]} ({row[-1]})" for row in rows if _misnamed(row[0], row[-1])]:
         warn(f"{len(other)} files are of another format than their names say: {shorten(other)}")
-    return pd.DataFrame([row[:-1] for row in rows], columns=["image", "label", "sha256", "width", "height"])
+    sketches = np.frombuffer(b"".join(row[-2] for row in rows), np.uint8).reshape(len(rows), -1 if rows else 0)
+    columns = ["image", "label", "sha256", "width", "height", "pixels"]
+    return pd.DataFrame([row[:-2] for row in rows], columns=columns), sketches
 
 
 def _misnamed(image, kind):
@@ -260,7 +292,7 @@ def _misnamed(image, kind):
 
 
 def _check_classes(frame, classes, folds):
-    """Every class must reach every fold; one picture under two labels is worth a warning."""
+    """Every class must reach every fold."""
     images, pictures = (frame.groupby("label")[column].nunique() for column in ("image", "group"))
     few = []
     for label in classes:
@@ -269,13 +301,6 @@ def _check_classes(frame, classes, folds):
             few.append(f"{label} ({count}{f', {distinct} of them different' if distinct < count else ''})")
     if few:
         raise InputError(f"fewer images than FOLDS={folds} in class {shorten(few, 20)}")
-    labels = frame.groupby("group")["label"].nunique()
-    conflicting = frame[frame["group"].isin(labels[labels > 1].index)]
-    conflicts = conflicting.groupby("group")["image"].agg(list).tolist()
-    for images in conflicts[:100]:
-        warn(f"the same picture under two labels: {', '.join(images)}")
-    if len(conflicts) > 100:
-        warn(f"and {len(conflicts) - 100} more such pictures: those rows of the table share a group")
 
 
 def _table_hash(content, classes, size):
@@ -323,7 +348,7 @@ def _report(table, given, note):
     if decoded > memory.images:
         print(f"at {height}x{width} the images take {gigabytes(decoded)}, more than half of {memory}: training will "
               f"keep them in a file below {files.RUNS}/; SIZE= sets another size")
-    copies = len(frame) - frame["group"].nunique()
+    copies = int(frame["sha256"].duplicated().sum())
     if copies:
         print(f"{copies} images are copies of others, byte for byte; copies share a fold")
     print(f"class order{' (as given)' if given else ''}: {shorten(table.classes, 60)}")

@@ -139,12 +139,19 @@ def check(data, name):
     Of a JPEG all bytes are decoded, but each 8 x 8 block of them to one pixel only (libjpeg's scaling within the
     cosine transform), in a half to a third of the time.
     """
-    _, size, kind = _decode(data, name, draft=True)
-    return size, kind
+    return check_with_draft(data, name, 1)[1:]
 
 
-def _decode(data, name, draft=False):
-    """Pixels, at an eighth of their size if they may be a `draft`; (height, width) at full size; format."""
+def check_with_draft(data, name, side):
+    """Like `check`, and before that what it decoded: uint8 [h, w, 3], no smaller than `side` where the image is not."""
+    return _decode(data, name, side)
+
+
+def _decode(data, name, draft=0):
+    """Pixels, (height, width) at full size, format.
+
+    With a `draft` a JPEG's pixels may come at 1/2, 1/4 or 1/8 of their size, but no side smaller than that.
+    """
     if not data:
         raise InputError(f"{name}: the file is empty, expected a picture")
     try:
@@ -155,7 +162,7 @@ def _decode(data, name, draft=False):
         raise InputError(f"{name}: no picture that can be read: {error}") from None
     try:
         full = image.size
-        drafted = draft and image.draft(None, (1, 1))
+        drafted = draft and image.draft(None, (draft, draft))
         image.load()
         if image.format == "PNG" and PNG_END not in data:  # Pillow is content once it has all rows
             raise OSError("the file ends before its end mark")
@@ -462,17 +469,29 @@ def _from_csv(data):
     return _checked(Source(data, ""), "", sorted(pairs), "the label column")
 
 
-def _csv_rows(data):
+def read_column(source, column):
+    """{image: text} of one more column of the CSV that a Source was made of. InputError where there is none."""
+    if source.data.suffix.lower() != ".csv" or source.data.is_dir():
+        raise InputError(f"{column}: {source.data} has no columns, expected DATA= a CSV with one of that name")
+    starts = source.data.parent, source.data.parent.resolve()
+    found = {}
+    for _, row in _csv_rows(source.data, ("image", "label", column)):
+        found[_below(starts, row["image"])] = row[column]
+    return found
+
+
+def _csv_rows(data, expected=("image", "label")):
     """(line number, {column: text}) of each row; all is text, so 007, NA and True are labels like others."""
     try:
         with open(data, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
-            for column in ("image", "label"):
+            for column in expected:
                 if columns.count(column) != 1:
                     found = f"columns {', '.join(map(repr, columns))}" if columns else "an empty file"
                     hint = ", with commas between them" if len(columns) == 1 and ";" in columns[0] else ""
-                    raise InputError(f"{data}: found {found}, expected one 'image' and one 'label'{hint}")
+                    raise InputError(f"{data}: found {found}, expected {' and '.join(f'one {c!r}' for c in expected)}"
+                                     f"{hint}")
             for row in reader:
                 yield reader.line_num, row
     except UnicodeDecodeError as error:

@@ -90,17 +90,17 @@ def test_nothing_is_written_beside_the_data(data, tmp_path):
 
 def test_each_image_is_read_and_decoded_once(data, monkeypatch):
     read, decoded = [], []
-    check, read_one = folds_module.check, Source.read
+    check, read_one = folds_module.check_with_draft, Source.read
 
-    def counted_check(content, name):
+    def counted_check(content, name, side):
         decoded.append(name)
-        return check(content, name)
+        return check(content, name, side)
 
     def counted_read(source, image):
         read.append(image)
         return read_one(source, image)
 
-    monkeypatch.setattr(folds_module, "check", counted_check)
+    monkeypatch.setattr(folds_module, "check_with_draft", counted_check)
     monkeypatch.setattr(Source, "read", counted_read)
     table = make_folds(data)
     assert sorted(read) == sorted(decoded) == sorted(table.images)

@@ -1,0 +1,391 @@
+"""Which images show the same picture: copies, byte for byte or redrawn, and frames of one scene.
+
+A fold model that has trained on a copy of an image it is scored on scores too well. So images that are the same, or
+nearly so, get one group and lie in one fold. Nearly: re-encoded, resized, mirrored, turned by 90 degrees, relit by up to
+20 %, or the same scene with up to 5 % of shift or scale and 3 degrees between the frames, all of it at once as well.
+
+From each image, decoded once, a small *sketch* is kept. Three stages find the pairs, each with less to do than the one
+before; none compares all with all:
+
+1. candidates: the nearest neighbours in the low frequencies of the sketch (a perceptual hash that is not rounded to
+   bits), in all 8 symmetries, among the images that lie near the same of sqrt(n) pivots: n sqrt(n) comparisons;
+2. tangents: how much of a candidate is the image itself, moved, scaled or turned a little (the tangent distance of
+   Simard et al. 1993, "Efficient pattern recognition using a new transformation distance");
+3. pixels: both sketches are laid onto each other (ECC, Evangelidis and Psarakis 2008, "Parametric image alignment using
+   enhanced correlation coefficient maximization") and compared where they overlap, by detail alone: light and shade,
+   which dark or blurred images have in common, do not count. An image without detail is only like its exact copies.
+"""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from competition import files, page
+from competition.files import warn
+from competition.images import in_threads, map_images, shorten
+from competition.oof import GROUPS
+
+SIDE = 48  # of a sketch's luma, pixels
+CELLS = 4  # a side of its colours
+SKETCH = SIDE**2 + 3 * CELLS**2  # bytes
+
+FREQUENCIES = 10  # of the cosine transform that are kept, a side
+COARSE, FINE = 6, 9  # the highest that stages 1 and 2 look at, half periods a side
+NEIGHBOURS = 32  # candidates an image
+PROBES = 8  # pivots whose images are looked at, for each symmetry
+CHUNK = 1024  # images at a time in stages 1 and 2: what bounds their memory
+
+LEAST_ALIKE = 0.6  # cosine in stage 1; true pairs have 0.7 to 1
+LEAST_TANGENT = 0.72  # cosine in stage 2; of true pairs 99 % have 0.78 to 1, others rarely 0.7
+LEAST_DETAIL = 1.0  # grey levels, standard deviation: what is less is mostly rounding and noise
+LEAST_SCORE = 0.8  # correlation of details in stage 3
+FINEST, COARSEST = 0.7, 3.0  # what is detail: pixels of a sketch, standard deviations of two Gaussians
+SOFT = 0.25  # of the whole image's detail, added to that of a place by which it is divided
+MARGIN = 4  # pixels at the border of the overlap, where detail is not known well
+LEAST_COLOUR, COLOUR = 10, 0.3  # how far colours may differ: grey levels, and as a share of how colourful they are
+FURTHEST = 0.16  # how far a corner may be moved by what lays one onto the other, as a share of the side
+ITERATIONS = 25
+
+SHOWN, SHOWN_OF_GROUP, SHOWN_SIDE = 200, 8, 128  # groups of a kind on the page, images of each, and their longer side
+
+
+def make_sketch(pixels):
+    """uint8 [h, w, 3] -> uint8 [SKETCH]: luma at SIDE x SIDE, then colours at CELLS x CELLS.
+
+    By Pillow, whose fixed-point arithmetic gives the same bytes on every machine.
+    """
+    image = Image.fromarray(pixels)
+    luma = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    colours = image.resize((CELLS, CELLS), Image.Resampling.BOX)
+    return np.concatenate([np.asarray(luma).ravel(), np.asarray(colours).ravel()])
+
+
+def find_groups(frame, sketches):
+    """Which of n images show the same picture: a DataFrame with a row a pair, first, second (rows), how, score.
+
+    frame     DataFrame with the columns image, label, sha256 and pixels (a hash of them); it gets two more: `picture`,
+              the first row of those that show the same, and `conflict`, whether those have several labels
+    sketches  uint8 [n, SKETCH], or [n, 0] not to look for pictures that are only nearly the same
+
+    `how` is bytes, pixels or near, `score` the correlation of details (1 where bytes or pixels are equal).
+    """
+    found = []
+    for how in ("bytes", "pixels"):
+        pairs = same(frame["sha256" if how == "bytes" else "pixels"])
+        found.append(pd.DataFrame(pairs, columns=["first", "second"]).assign(how=how, score=1.0))
+    if sketches.shape[1]:
+        different = np.flatnonzero(~frame["pixels"].duplicated())
+        found.append(find_near(sketches[different]))
+        found[-1][["first", "second"]] = different[found[-1][["first", "second"]]]
+    pairs = pd.concat(found, ignore_index=True).drop_duplicates(["first", "second"], ignore_index=True)
+    frame["picture"] = join(len(frame), pairs[["first", "second"]].to_numpy())
+    frame["conflict"] = frame.groupby("picture")["label"].transform("nunique") > 1
+    conflicts = frame[frame["conflict"]].groupby("picture")["image"].agg(list).tolist()
+    for images in conflicts[:100]:
+        warn(f"the same picture under two labels: {shorten(images, 20)}")
+    if len(conflicts) > 100:
+        warn(f"and {len(conflicts) - 100} more such pictures: those rows of the table share a group")
+    return pairs
+
+
+def same(values):
+    """Pairs int [m, 2] of (the first row of a value, another row of it)."""
+    codes, _ = pd.factorize(np.asarray(values))
+    _, first = np.unique(codes, return_index=True)
+    pairs = np.stack([first[codes], np.arange(len(codes))], 1).reshape(-1, 2)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def join(n, *pairs):
+    """int [n]: of each row the first that pairs of rows, int [m, 2], tie it to, over others as well."""
+    first, second = np.concatenate(pairs).T
+    links = coo_array((np.ones(len(first), bool), (first, second)), (n, n))
+    _, component = connected_components(links, directed=False)
+    _, start = np.unique(component, return_index=True)
+    return start[component]
+
+
+def find_near(sketches):
+    """The near duplicates among sketches uint8 [n, SKETCH]: a DataFrame of first, second (rows), how, score."""
+    luma = sketches[:, :SIDE**2].reshape(-1, SIDE, SIDE)
+    colours = sketches[:, SIDE**2:].reshape(-1, CELLS, CELLS, 3)
+
+    def examine(job):
+        first, second, symmetry = job
+        return compare(luma[first], transform(luma[second], symmetry), colours[first],
+                       transform(colours[second], symmetry))
+
+    jobs = _candidates(luma, np.flatnonzero([_has_detail(image) for image in luma]))
+    scores = list(in_threads(examine, jobs, "compare images"))
+    pairs = pd.DataFrame([[*job[:2], "near", score] for job, score in zip(jobs, scores) if score >= LEAST_SCORE],
+                         columns=["first", "second", "how", "score"]).astype({"first": int, "second": int})
+    return pairs.sort_values("score", ascending=False, kind="stable").drop_duplicates(["first", "second"]) \
+        .sort_values(["first", "second"], ignore_index=True)
+
+
+def compare(first, second, first_colours, second_colours):
+    """How alike two images are, laid onto each other: -1..1, and 0 where they do not fit or the colours are others.
+
+    Of each the luma uint8 [SIDE, SIDE] and the colours uint8 [CELLS, CELLS, 3].
+    """
+    if not same_colours(first_colours, second_colours):
+        return 0.0
+    move = align(first, second)
+    return 0.0 if move is None else correlate(first, second, move)
+
+
+def same_colours(first, second):
+    """Whether two images [CELLS, CELLS, 3] are of one colouring: the same shape in red and in blue may be two classes.
+
+    The differences between channels, which brightness leaves alone and contrast scales.
+    """
+    a, b = (np.diff(colours.astype(np.float64), axis=-1) for colours in (first, second))
+    return np.abs(a - b).mean() <= LEAST_COLOUR + COLOUR * max(np.abs(a).mean(), np.abs(b).mean())
+
+
+# -------------------------------------------------------------------------------- stages 1 and 2: low frequencies
+
+
+def transform(image, symmetry):
+    """One of the 8 symmetries of [h, w, ...]: bit 4 transposes, then bit 2 turns upside down, bit 1 mirrors."""
+    image = image.swapaxes(0, 1) if symmetry & 4 else image
+    return image[::-1 if symmetry & 2 else 1, ::-1 if symmetry & 1 else 1]
+
+
+def _inverse(symmetry):
+    """The symmetries that undo these: what is transposed last has its flips exchanged."""
+    swapped = (symmetry & 4) | (symmetry & 1) << 1 | (symmetry & 2) >> 1
+    return np.where(symmetry & 4, swapped, symmetry)
+
+
+def _cosines():
+    """float32 [FREQUENCIES, SIDE], the first rows of the orthonormal discrete cosine transform."""
+    k, x = np.mgrid[:FREQUENCIES, :SIDE]
+    rows = np.cos(np.pi * k * (x + 0.5) / SIDE) * np.sqrt(2 / SIDE)
+    rows[0] /= np.sqrt(2)
+    return rows.astype(np.float32)
+
+
+_V, _U = np.mgrid[:FREQUENCIES, :FREQUENCIES]  # vertical and horizontal frequency
+_RADIUS = np.hypot(_V, _U)
+
+
+def _spectrum(images):
+    """[n, SIDE, SIDE] -> float32 [n, FREQUENCIES, FREQUENCIES]."""
+    cosines = _cosines()
+    return cosines @ images.astype(np.float32) @ cosines.T
+
+
+def _vectors(spectra, highest, power):
+    """[..., FREQUENCIES, FREQUENCIES] -> unit vectors [..., d] of the frequencies up to `highest` but 0.
+
+    `power` of the frequency weighs them: natural images have little of the high ones, and all are alike in the low.
+    """
+    keep = (_RADIUS > 0) & (_RADIUS <= highest)
+    found = (spectra * _RADIUS.astype(np.float32)**power)[..., keep]
+    return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-9)
+
+
+def _mirrored(spectra, symmetry):
+    """The spectra of images after one of the 8 symmetries: a flip turns the sign of the odd frequencies."""
+    spectra = spectra.swapaxes(-1, -2) if symmetry & 4 else spectra
+    sign = (1 - 2 * (_V % 2) * bool(symmetry & 2)) * (1 - 2 * (_U % 2) * bool(symmetry & 1))
+    return spectra * sign.astype(np.float32)
+
+
+def _tangents(images):
+    """Orthonormal bases float32 [n, d, 5] of what an image becomes when it is moved, scaled or turned a little."""
+    images = images.astype(np.float32)
+    dy, dx = np.gradient(images, axis=(1, 2))
+    place = (np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2) / SIDE
+    x, y = place[None, None, :], place[None, :, None]
+    moves = [images, dx, dy, dx * x + dy * y, dx * y - dy * x]
+    basis = np.stack([_vectors(_spectrum(move), FINE, 1) for move in moves], -1)
+    return np.linalg.qr(basis)[0]
+
+
+def _candidates(luma, rows):
+    """Pairs that may be near duplicates: a list of (first, second, symmetry of the second), of `rows` of `luma`."""
+    if len(rows) < 2:
+        return []
+    parts = np.array_split(rows, -(-len(rows) // CHUNK))
+    spectra = np.concatenate([_spectrum(luma[part]) for part in parts])
+    coarse = _vectors(spectra, COARSE, 0.5)
+    pivots = coarse[np.linspace(0, len(rows) - 1, round(len(rows)**0.5)).astype(int)]
+    bounds = np.cumsum([0, *map(len, parts)])
+    home = np.concatenate([(coarse[a:b] @ pivots.T).argmax(1) for a, b in zip(bounds, bounds[1:])])
+    members = np.split(np.argsort(home, kind="stable"), np.cumsum(np.bincount(home, minlength=len(pivots)))[:-1])
+
+    def search(span):
+        own = np.arange(*span)
+        turned = np.stack([_vectors(_mirrored(spectra[own], s), COARSE, 0.5) for s in range(8)])
+        query, symmetry, other = _nearest(turned, own, coarse, pivots, members)
+        basis = _tangents(luma[rows[own]])
+        alike = np.empty(len(query))
+        back = _inverse(symmetry)  # it is the other one that is turned now
+        for s in range(8):
+            at = np.flatnonzero(back == s)
+            turned_others = _vectors(_mirrored(spectra[other[at]], s), FINE, 1)
+            alike[at] = np.linalg.norm(np.einsum("nd,ndk->nk", turned_others, basis[query[at]]), axis=1)
+        good = alike >= LEAST_TANGENT
+        return np.stack([rows[own[query[good]]], rows[other[good]], back[good]], 1)
+
+    found = np.concatenate(list(in_threads(search, list(zip(bounds, bounds[1:])), "search images", 1)))
+    return [tuple(job) for job in _unordered(found).tolist()]
+
+
+def _nearest(turned, own, coarse, pivots, members):
+    """The NEIGHBOURS of each of some images that are nearest in any symmetry: (position in own, symmetry, other row).
+
+    turned  float32 [8, q, d] of the images `own` [q]; coarse: float32 [n, d] of all; members: rows of each pivot
+    """
+    near = np.argpartition(-(turned @ pivots.T), min(PROBES, len(pivots)) - 1, -1)[..., :PROBES]
+    order = np.argsort(near, axis=None, kind="stable")
+    ends = np.searchsorted(near.ravel()[order], np.arange(len(pivots) + 1))
+    found = []
+    for pivot, rows in enumerate(members):
+        symmetry, query, _ = np.unravel_index(order[ends[pivot]:ends[pivot + 1]], near.shape)
+        if not len(query) or not len(rows):
+            continue
+        alike = turned[symmetry, query] @ coarse[rows].T
+        alike[own[query][:, None] == rows] = -1
+        least = np.full((len(query), 1), LEAST_ALIKE, np.float32)
+        if len(rows) > NEIGHBOURS:
+            least = np.maximum(least, -np.partition(-alike, NEIGHBOURS - 1, 1)[:, NEIGHBOURS - 1:NEIGHBOURS])
+        a, b = np.nonzero(alike >= least)
+        found.append((query[a], symmetry[a], rows[b], alike[a, b]))
+    query, symmetry, other, alike = map(np.concatenate, zip(*found))
+    order = np.lexsort((symmetry, other, -alike, query))
+    query, symmetry, other = query[order], symmetry[order], other[order]
+    rank = np.arange(len(query)) - np.searchsorted(query, query)
+    return tuple(column[rank < NEIGHBOURS] for column in (query, symmetry, other))
+
+
+def _unordered(jobs):
+    """int [m, 3] of (first, second, symmetry of the second) without what says the same the other way round."""
+    first, second, symmetry = jobs.T
+    swapped = first > second
+    jobs = np.stack([np.minimum(first, second), np.maximum(first, second),
+                     np.where(swapped, _inverse(symmetry), symmetry)], 1)
+    return np.unique(jobs, axis=0)
+
+
+# ------------------------------------------------------------------------------------------------ stage 3: pixels
+
+
+def align(first, second):
+    """The affine move float32 [2, 3] that takes places of `first` to those of `second`; None where none is small."""
+    cv2.setNumThreads(1)  # the images go through threads of our own
+    ends = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, ITERATIONS, 1e-4)
+    first, second = (np.ascontiguousarray(image, np.float32) for image in (first, second))
+    try:
+        _, move = cv2.findTransformECC(first, second, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, ends, None, 5)
+    except cv2.error:  # it found nothing that fits
+        return None
+    corners = np.array([[x, y, 1] for x in (0, SIDE - 1) for y in (0, SIDE - 1)], np.float32)
+    moved = np.abs(corners @ move.T - corners[:, :2]).max()
+    return move if moved <= FURTHEST * SIDE else None
+
+
+def correlate(first, second, move):
+    """The correlation of two lumas' details where they overlap, -1..1; 0 where one of them has none there."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    second = cv2.warpAffine(np.ascontiguousarray(second, np.float32), move, (SIDE, SIDE), flags=flags)
+    inside = cv2.warpAffine(np.ones((SIDE, SIDE), np.float32), move, (SIDE, SIDE), flags=flags) > 0.99
+    (a, seen), (b, _) = (_high_pass(image, inside) for image in (first, second))
+    if not seen.any() or min(a[seen].std(), b[seen].std()) < LEAST_DETAIL / 2:
+        return 0.0
+    return float(np.corrcoef(*(_level(detail, seen)[seen] for detail in (a, b)))[0, 1])
+
+
+def _high_pass(image, inside):
+    """Detail of an image float32 [SIDE, SIDE], and where it is known: away from the border and what is not inside."""
+    inside = inside.astype(np.float32)
+    image = image * inside
+
+    def blur(values, sigma):
+        return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+
+    fine, coarse = (blur(image, sigma) / np.maximum(blur(inside, sigma), 1e-6) for sigma in (FINEST, COARSEST))
+    kernel = np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)
+    seen = cv2.erode(inside, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    return fine - coarse, seen
+
+
+def _level(detail, inside):
+    """Detail as strong in one place as in another, so that an edge, say of a shadow, does not speak for all."""
+    power = cv2.GaussianBlur(np.where(inside, detail, 0)**2, (0, 0), COARSEST)
+    return detail / (np.sqrt(power) + SOFT * detail[inside].std() + LEAST_DETAIL)
+
+
+def _has_detail(image):
+    detail, seen = _high_pass(image.astype(np.float32), np.ones((SIDE, SIDE), bool))
+    return detail[seen].std() >= LEAST_DETAIL
+
+
+# --------------------------------------------------------------------------------------------------- the report
+
+
+def write_report(table, frame, pairs):
+    """Say what `find_groups` found, and show it in `runs/<name>/groups/`: groups.html and pairs.csv.
+
+    table   the FoldTable that was made; frame and pairs as find_groups left them, with what is not in the table
+    """
+    folder = files.RUNS / table.name / GROUPS
+    if not len(pairs):
+        for name in ("groups.html", "pairs.csv"):
+            (folder / name).unlink(missing_ok=True)  # of another table of this name
+        return
+    pairs = pairs.assign(group=frame["image"].to_numpy()[frame["picture"].to_numpy()[pairs["first"]]],
+                         conflict=frame["conflict"].to_numpy()[pairs["first"]])
+    rows = dict(list(frame.groupby("picture").groups.items()))
+    score = pairs.groupby("group")["score"].min()
+    groups = sorted((rows[picture] for picture in np.unique(frame["picture"].to_numpy()[pairs["first"]])),
+                    key=lambda group: score[frame["image"][group[0]]])
+    conflicts = [group for group in groups if frame["conflict"][group[0]]]
+    others = [group for group in groups if not frame["conflict"][group[0]]]
+    named = pairs.assign(**{f"{side}{what}": frame[column].to_numpy()[pairs[side]] for side in ("first", "second")
+                            for what, column in (("", "image"), ("_label", "label"))})
+    columns = ["group", "first", "second", "first_label", "second_label", "how", "score", "conflict"]
+    files.write_bytes(folder / "pairs.csv", files.csv_bytes(named[columns].round({"score": 4})))
+    page.write_page(folder / "groups.html", f"{table.name}: {len(groups)} pictures that are there more than once",
+                    _parts(table, frame, conflicts, others, score))
+    kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
+    print(f"{sum(map(len, groups))} images show {len(groups)} pictures, each in one fold (pairs: {kinds}); "
+          f"{len(conflicts)} pictures have several labels; {folder / 'groups.html'} shows them")
+    largest = max(groups, key=len)
+    if len(largest) > len(table.frame) / table.k:
+        warn(f"{frame['image'][largest[0]]} and {len(largest) - 1} others are one group, more than a fold: look at "
+             f"{folder / 'groups.html'}, and use NEAR=0 where they are not the same")
+
+
+def _parts(table, frame, conflicts, others, score):
+    shown = {row for group in [*conflicts[:SHOWN], *others[:SHOWN]] for row in group[:SHOWN_OF_GROUP]}
+    shown = sorted(shown)
+    pictures = dict(zip(shown, map_images(replace(table, frame=frame.iloc[shown]), _draw)))
+
+    def figure(group):
+        lines = [f"{frame['image'][row]} ({frame['label'][row]})" for row in group]
+        return page.figure([pictures[row] for row in group[:SHOWN_OF_GROUP]],
+                           f"{score[frame['image'][group[0]]]:.2f}: {shorten(lines, SHOWN_OF_GROUP)}")
+
+    yield ("Images of one group show the same picture and lie in one fold. The number is the least correlation of "
+           f"details among its pairs (at least {LEAST_SCORE}; 1: the same bytes or pixels). Nothing was deleted. {table.data}")
+    for title, groups in ((f"{len(conflicts)} pictures with several labels", conflicts),
+                          (f"{len(others)} pictures with one label, the least alike first", others)):
+        yield page.heading(title)
+        yield page.grid(map(figure, groups[:SHOWN]))
+        if len(groups) > SHOWN:
+            yield f"and {len(groups) - SHOWN} more: pairs.csv"
+
+
+def _draw(image):
+    height, width = image.shape[:2]
+    scale = min(1, SHOWN_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return page.picture(cv2.resize(image, size, interpolation=cv2.INTER_AREA))

@@ -1,13 +1,14 @@
 """How well `make folds` finds pictures that are there twice: `python -m bench.duplicates --data photos.zip`.
 
-Copies of some images of the data, of each kind that competition/groups.py names, are planted among all of them, in memory,
-as the bytes of files. Recall is the share of them that end in the group of their source. What is grouped beyond that is
+Copies of some images of the data, of each kind that competition/groups.py names, are planted among all of them, in
+memory, as the bytes of files. Recall is the share of them that end in the group of their source. What is grouped beyond that is
 not wrong by itself, as the data may have such pairs of its own: counted are the images that are tied to one of another
 class, which are hardly ever the same picture, and the pairs of one class, which a person has to look at.
 """
 
 import argparse
 import io
+import resource
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from competition.files import InputError, sha256_bytes
-from competition.groups import SIDE, find_groups, make_sketch, transform
+from competition.groups import SIDE, SKETCH, find_groups, find_near, make_sketch, transform
 from competition.images import check_with_draft, decode, in_threads, open_source
 from competition.oof import text_table
 
@@ -34,8 +35,9 @@ def encode(pixels, kind="JPEG", quality=90):
 
 def resize(pixels, random):
     height, width = pixels.shape[:2]
-    scale, way = random.choice([0.5, 0.75, 1.5, 2]), random.choice([Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
-    return np.asarray(Image.fromarray(pixels).resize((max(1, round(width * scale)), max(1, round(height * scale))), way))
+    scale, way = random.choice([0.5, 0.75, 1.5, 2]), random.choice([Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, way))
 
 
 def turn(pixels, random):
@@ -130,11 +132,33 @@ def measure(data, per_kind=300, seed=0):
     return pd.DataFrame(rows), others, [(source.images[a], source.images[b]) for a, b in ties]
 
 
+def draw_sketches(n, power=1.3, seed=0):
+    """Sketches uint8 [n, SKETCH] of images that do not exist: noise over frequency to a power, as in photographs."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
+    frequency[0, 0] = np.inf
+    sketches = np.full((n, SKETCH), 128, np.uint8)
+    for part in np.array_split(sketches, max(1, n // 1000)):
+        noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((len(part), SIDE, SIDE))) / frequency**power)
+        noise *= 45 / noise.std(axis=(1, 2), keepdims=True)
+        part[:, :SIDE**2] = np.clip(128 + noise, 0, 255).reshape(len(part), -1)
+    return sketches
+
+
+def time_search(n):
+    """Seconds that the search among n drawn images takes, the pairs it finds (there are none), peak memory in MB."""
+    sketches = draw_sketches(n)
+    started = time.perf_counter()
+    pairs = find_near(sketches)
+    return time.perf_counter() - started, len(pairs), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench.duplicates", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder of class folders, a zip of one, or a CSV")
     parser.add_argument("--planted", type=int, default=300, help="copies of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--drawn", type=int, default=0, help="also time the search among so many drawn images: 100000")
     options = parser.parse_args(arguments)
     try:
         table, others, ties = measure(options.data, options.planted, options.seed)
@@ -145,6 +169,9 @@ def main(arguments=None):
     print("\n" + ", ".join(f"{key}: {value:.4g}" for key, value in others.items()))
     for first, second in ties:
         print(f"  {first}  {second}")
+    if options.drawn:
+        seconds, found, megabytes = time_search(options.drawn)
+        print(f"{options.drawn} drawn images: {seconds:.0f} s, {found} pairs, peak memory {megabytes:.0f} MB")
     return 0
 
 

@@ -15,7 +15,8 @@ from competition import files
 from competition.arrays import gigabytes, read_memory
 from competition.files import InputError, csv_bytes, sha256_bytes, warn
 from competition.groups import SIDE, find_groups, join, make_sketch, same, write_report
-from competition.images import EXTENSIONS, check_with_draft, in_threads, natural_order, open_source, read_column, shorten
+from competition.images import (EXTENSIONS, check_with_draft, in_threads, natural_order, open_source, read_column,
+                                shorten)
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
@@ -122,7 +123,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     table = read_folds(name)
     _report(table, given, note)
     if groups:
-        print(f"groups of {len(set(given_groups.values()) - {''})} different values of {groups} share a fold")
+        print(f"images of one {groups} share a fold: {len(set(given_groups.values()) - {''})} different ones")
     write_report(table, everything, pairs)
     return table
 

@@ -1,9 +1,9 @@
 """How well `make folds` finds pictures that are there twice: `python -m bench.duplicates --data photos.zip`.
 
 Copies of some images of the data, of each kind that competition/groups.py names, are planted among all of them, in
-memory, as the bytes of files. Recall is the share of them that end in the group of their source. What is grouped beyond that is
-not wrong by itself, as the data may have such pairs of its own: counted are the images that are tied to one of another
-class, which are hardly ever the same picture, and the pairs of one class, which a person has to look at.
+memory, as the bytes of files. Recall is the share of them that end in the group of their source. What is grouped beyond
+that is not wrong by itself, as the data may have such pairs of its own: counted are the images that are tied to one of
+another class, which are hardly ever the same picture, and the pairs of one class, which a person has to look at.
 """
 
 import argparse
@@ -35,7 +35,8 @@ def encode(pixels, kind="JPEG", quality=90):
 
 def resize(pixels, random):
     height, width = pixels.shape[:2]
-    scale, way = random.choice([0.5, 0.75, 1.5, 2]), random.choice([Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
+    scale = random.choice([0.5, 0.75, 1.5, 2])
+    way = random.choice([Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(Image.fromarray(pixels).resize(size, way))
 
@@ -51,7 +52,7 @@ def relight(pixels, random):
 
 
 def frame(pixels, random=None):
-    """The middle of an image; with `random` as another frame: shift and scale by up to 5 %, turned by up to 3 degrees."""
+    """The middle of an image; with `random` as another frame: moved and scaled by up to 5 %, turned by up to 3 degrees."""
     height, width = pixels.shape[:2]
     size = np.array([round(width * SEEN), round(height * SEEN)])
     angle, scale, shift = 0, 1, np.zeros(2)

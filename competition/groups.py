@@ -45,7 +45,7 @@ LEAST_TANGENT = 0.68  # cosine in stage 2; of true pairs 99 % have 0.78 to 1, ot
 LEAST_DETAIL = 1.0  # grey levels, standard deviation: what is less is mostly rounding and noise
 LEAST_SCORE = 0.76  # correlation of details in stage 3; of pairs that are none the highest seen was 0.75, two horses
 FINEST, COARSEST = 0.7, 3.0  # what is detail: pixels of a sketch, standard deviations of two Gaussians
-SOFT = 0.25  # of the whole image's detail, added to that of a place by which it is divided
+SOFT = 0.1  # of the whole image's detail, added to that of a place by which it is divided
 MARGIN = 4  # pixels at the border of the overlap, where detail is not known well
 LEAST_COLOUR, COLOUR = 10, 0.3  # how far colours may differ: grey levels, and as a share of how colourful they are
 FURTHEST = 0.16  # how far a corner may be moved by what lays one onto the other, as a share of the side
@@ -125,7 +125,8 @@ def find_near(sketches):
     jobs = _candidates(luma, np.flatnonzero([_has_detail(image) for image in luma]))
     scores = list(in_threads(examine, jobs, "compare images"))
     pairs = pd.DataFrame([[*job[:2], "near", score] for job, score in zip(jobs, scores) if score >= LEAST_SCORE],
-                         columns=["first", "second", "how", "score"]).astype({"first": int, "second": int, "score": float})
+                         columns=["first", "second", "how", "score"])
+    pairs = pairs.astype({"first": int, "second": int, "score": float})
     return pairs.sort_values("score", ascending=False, kind="stable").drop_duplicates(["first", "second"]) \
         .sort_values(["first", "second"], ignore_index=True)
 

@@ -7,7 +7,7 @@ those of all classes add up to 1. Each node answers for every image that the fol
 that it never saw. A double run is a run like any other: it blends, and is packed as one network, with one backbone for
 all nodes and folds where that was frozen.
 
-Plants (2835 photographs of 96x96 in 8 classes, 149 of them Species1, most often taken for Species8), 5 folds, on 2 cores
+Plants (2835 photographs of 96x96 in 8 classes, 149 of them Species1, often taken for Species8), 5 folds, on 2 cores
 without a GPU, `make double MODEL=efficientnet_lite0 SPLITS=Species1`, recipe quick: OOF accuracy 0.7238 merged (the
 plain run: 0.7259), of Species1 0.174 (0.195). Alone, each on its own images, the first node has 0.951 (to say never
 Species1 has 0.947) and the second, of seven classes, 0.759. Both are better than the merged one, as the original

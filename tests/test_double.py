@@ -1,4 +1,4 @@
-"""Double models: that the product rule holds, that no node learns from what is held out, that the run is an ordinary one.
+"""Double models: that the product rule holds, that no node learns from what is held out, that a run is like others.
 
 Runs are shared, and as small as they come.
 """
@@ -23,7 +23,7 @@ from competition import files, train
 from competition.__main__ import main
 from competition.arrays import Rows
 from competition.blend import make_blend
-from competition.double import (Tree, build_fold_model, double, fit_recipe, name_branches, probabilities_of, read_splits,
+from competition.double import (build_fold_model, double, fit_recipe, name_branches, probabilities_of, read_splits,
                                 read_tree, take_part)
 from competition.files import InputError
 from competition.folds import FoldTable, make_folds, read_folds
@@ -199,13 +199,13 @@ def test_the_oof_of_a_frozen_run_is_the_product_by_hand(inside):
     assert saved.probs[0].std(0).min() > 0.02  # there is something to compare
 
 
-@pytest.mark.parametrize("run, nodes", [("frozen", 2), ("full", 2)])
-def test_fold_models_give_the_oof_and_each_node_its_own(inside, run, nodes):
+@pytest.mark.parametrize("run", ["frozen", "full"])
+def test_fold_models_give_the_oof_and_each_node_its_own(inside, run):
     table = read_folds()
     found = read_run(f"runs/toy/{run}", table)
     images = load_images(table)
     saved = read_oof(found.dir, table)
-    assert len(read_tree(found).nodes) == nodes
+    assert len(read_tree(found).nodes) == 2
     if run == "full":
         nodes = [read_oof(f"runs/toy/full/node_{i}", take_part(table, node)).probs
                  for i, node in enumerate(read_tree(found).nodes)]
@@ -228,7 +228,7 @@ def test_a_node_s_own_oof_is_in_the_product(inside):
 
 
 def test_no_training_part_of_a_node_holds_what_its_fold_holds_out(copied, monkeypatch):
-    """Other pictures and labels in fold 0 change nothing in what fold 0's nodes learnt: neither do 'a' in node 1."""
+    """Of every batch of a node, told by the pixels: its images are of other folds, and in node 1 none is an a."""
     seen = []
     table, images = read_folds(), load_images(read_folds())
     numbers = {image.tobytes(): row for row, image in enumerate(images)}

@@ -38,7 +38,7 @@ def trained(tmp_path, workdir):
 
 
 def test_like_images_give_no_shift_and_copies_are_named(trained, capsys):
-    test = pictures(trained / "like", range(1000, 1060))
+    test = pictures(trained / "like", range(2000, 2060))
     (test / "same.png").write_bytes((trained / "known/été/0061.png").read_bytes())
     (test / "again.bmp").write_bytes(encode(texture(3), "BMP"))  # other bytes, same pixels
     (test / "notes.txt").write_text("no picture")

@@ -38,7 +38,7 @@ def trained(tmp_path, workdir):
 
 
 def test_like_images_give_no_shift_and_copies_are_named(trained, capsys):
-    test = pictures(trained / "like", range(1000, 1060))
+    test = pictures(trained / "like", range(2000, 2060))
     (test / "same.png").write_bytes((trained / "known/été/0061.png").read_bytes())
     (test / "again.bmp").write_bytes(encode(texture(3), "BMP"))  # other bytes, same pixels
     (test / "notes.txt").write_text("no picture")
@@ -109,7 +109,7 @@ def test_auc_by_hand_and_its_error_by_drawing_again():
 def test_copies_of_training_images_do_not_make_a_shift():
     """Each training image thrice: known again it would be told from test images, were groups not kept together."""
     random = np.random.default_rng(0)
-    single = random.normal(size=(200, 40))
+    single = random.normal(size=(200, 150))
     values = np.concatenate([np.repeat(single[:100], 3, axis=0), single[100:]])
     is_test = np.repeat([False, True], [300, 100])
     apart = tell_apart(values, is_test, np.arange(400), 1.0)

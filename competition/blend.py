@@ -13,7 +13,7 @@ import pandas as pd
 from competition import files
 from competition.files import InputError, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
-from competition.oof import BLEND, accuracy, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
+from competition.oof import BLEND, STUDY, accuracy, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
 from competition.views import usable_views
 
 PICKS = 50  # enough for weights in steps of 2 %
@@ -51,7 +51,7 @@ def make_blend(name=None, runs=None):
     """Choose weights and views on OOF, write `runs/<name>/blend/` (`blend.json`, `oof.csv`, `oof.npz`).
 
     name   of the fold table; may be left out while there is only one
-    runs   "a,b,c" or a list; default: all finished runs of the table
+    runs   "a,b,c" or a list; default: all finished runs of the table but the study's
 
     Prints every candidate and why one was chosen; returns what `blend.json` holds. The same runs give the
     same files, in whatever order they are named. InputError for runs that are unknown, unfinished, or made on
@@ -251,8 +251,11 @@ def _choose_runs(name, runs):
     folder = files.RUNS / name
     known = all_runs(name)
     if runs is None or runs == "":
-        finished = [run for run in known if known[run]]
-        if left_out := [run for run in known if not known[run]]:
+        own = [run for run in known if not run.startswith(f"{STUDY}-")]  # the study's are to be compared, not kept
+        if studied := len(known) - len(own):
+            warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY}-...; RUNS= takes them")
+        finished = [run for run in own if known[run]]
+        if left_out := [run for run in own if not known[run]]:
             warn(f"{folder}/: left out, since unfinished: {', '.join(left_out)}")
         if not finished:
             raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={name}` makes one")

@@ -18,6 +18,7 @@ from competition.files import InputError, csv_bytes, read_json, write_bytes, wri
 KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
 BLEND = "blend"  # the folder beside the runs that holds their blend
 LOOK = "look"  # the one with what is in the data
+STUDY = "study"  # the one with what the study found; its runs are study-...
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,10 @@ LADDER = (
           ("gridmask", "smaller gap, no gain", ("augment=hflip,vflip,shift,gridmask",)),
           ("random erasing", "smaller gap, no gain", ("augment=hflip,vflip,shift,erase",)),
       )),
+    Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double", budgets=("full",),
+         keys=(*SECOND, "cutmix=0.5", "class_weight=balanced")),
+    *(Rung(key, "flips, shifts: second phase", "not tried", "tuned", keys=(*SECOND, key), budgets=("full",))
+      for key in ("ema=0.99", "layer_decay=0.8", "label_smoothing=0")),
     # the report's best model, and ours
     Rung("report, first phase", "head", "", "report", keys=("epochs=0",)),
     Rung("report", "report, first phase", "90 % on validation, 86.8 and 85.3 % hidden", "report"),
@@ -324,11 +328,9 @@ def _tune(plan, rung, result):
 
 def _double(plan, rung, result):
     """The rarest class against the others, then the others among themselves."""
-    effort, model = plan.effort(rung), plan.model(rung)
-    _call(plan, result, "double", {
-        "NAME": plan.table.name, "MODEL": model, "RECIPE": effort.recipe, "WEIGHTS": _weights(plan, model),
-        "RUN": plan.run(rung), "CLASS": rarest(plan.table), "SET": [*effort.keys],
-    })
+    quoted = f'"{rarest(plan.table)}"' if re.search("[;|,]", rarest(plan.table)) else rarest(plan.table)
+    options = train_options(plan, rung) | {"WEIGHTS": _weights(plan, plan.model(rung)), "SPLITS": quoted}
+    _call(plan, result, "double", options)
     return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
 
 
@@ -434,7 +436,7 @@ def _call(plan, result, verb, options):
     except ModuleNotFoundError:
         raise _Skipped(f"this version has no make {verb}") from None
     given = {"overrides" if key == "SET" else key.lower(): value for key, value in options.items() if value}
-    if verb in ("train", "tune"):
+    if verb != "gan":
         given["memory"] = plan.memory
     function(**given)
 

@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "tune", "gan", "rank", "explain", "blend", "submission")
+VERBS = ("folds", "look", "sanity", "train", "tune", "gan", "rank", "study", "explain", "blend", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -80,6 +80,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
     ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
               "--set", "--memory"],
      ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<keys>"]),
+    ("study", ["--name", "--backbone", "--quick", "--budget", "--weights", "--memory"],
+     ["default: efficientnet_lite0", "default: imagenet"]),
     ("blend", ["--name", "--runs"], ["default: all finished"]),
     ("submission", ["--name", "--run"], []),
 ])
@@ -234,6 +236,9 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
      "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
     ("look NAME=n", "look --name='n'"),
+    ("study NAME=n BACKBONE=b QUICK=1 WEIGHTS=w MEMORY=4G",
+     "study --name='n' --backbone='b' --quick --weights='w' --memory='4G'"),
+    ("study BUDGET=full QUICK=0", "study --budget='full'"),
     ("explain RUN=a FOLD=0 NAME=n", "explain --name='n' --run='a' --fold='0'"),
     ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
     ("submission RUN=a", "submission --run='a'"),

@@ -4,6 +4,7 @@ No network is trained here but a linear model and a tiny CNN on pictures of 12 x
 """
 
 import contextlib
+import dataclasses
 import math
 import re
 import shlex
@@ -16,14 +17,15 @@ from conftest import class_folders
 from competition import files, oof
 from competition import study as studying
 from competition import train as training
-from competition.__main__ import _parser, _part
+from competition.__main__ import _parser, _part, main
 from competition.backbones import OWN, names
 from competition.blend import make_blend
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
-from competition.recipes import read_recipe
+from competition.recipes import Recipe, read_recipe
 from competition.study import BUDGETS, HOW, LADDER, Effort, Result, Rung, Study, compare, interval, print_command
 
+RECIPE_KEYS = {field.name for field in dataclasses.fields(Recipe)}
 SMALL_LADDER = (
     Rung("zero inputs", "", "worse", how="zeros"),
     Rung("baseline", "zero inputs", "25 %", "pixels", "baseline"),
@@ -79,7 +81,7 @@ def test_each_rung_is_compared_with_one_before_it_and_has_a_run_of_its_own(budge
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, backbone):
     plan = a_plan(budget, backbone)
-    for rung in (rung for rung in plan.rungs if rung.how in ("train", "gan")):
+    for rung in (rung for rung in plan.rungs if rung.how in ("train", "gan", "double")):
         options = studying.train_options(plan, rung)
         make, verb, *words = shlex.split(print_command("train", options))
         assert make == "make"
@@ -87,7 +89,7 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
         typed = vars(_parser().parse_args([verb, *flags]))
         assert _part(typed["overrides"]) == options["SET"] and typed["only_fold"] == options["ONLY_FOLD"]
         assert (typed["model"], typed["recipe"], typed["run"]) == (plan.model(rung), options["RECIPE"], plan.run(rung))
-        known = [key for key in options["SET"] if not key.startswith("head=")]  # a key that not every version has
+        known = [key for key in options["SET"] if key.partition("=")[0] in RECIPE_KEYS]
         recipe = read_recipe(options["RECIPE"], known, plan.model(rung) in OWN)
         assert recipe.epochs + recipe.frozen_epochs
 
@@ -272,3 +274,23 @@ def test_a_blend_takes_the_study_s_runs_only_when_they_are_named(played, capsys)
 def test_what_it_cannot_use_is_refused(options, words):
     with pytest.raises(InputError, match=re.escape(words)):
         studying.study(**options)
+
+
+def test_flags_name_one_budget(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(studying, "study", lambda *options: asked.append(options))
+    for flags in ([], ["--quick"], ["--budget", "full", "--backbone", "vgg16", "--name", "n"]):
+        assert main(["study", *flags]) == 0
+    assert [options[:3] for options in asked] == [(None, "efficientnet_lite0", "default"),
+                                                  (None, "efficientnet_lite0", "quick"), ("n", "vgg16", "full")]
+    assert main(["study", "--quick", "--budget", "full"]) == 2
+    assert "QUICK=1 and BUDGET=full" in capsys.readouterr().err
+
+
+def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_else(tmp_path, monkeypatch):
+    assert not studying._wants_sample(None) and not studying._wants_sample("arten")
+    assert studying._wants_sample("sample")
+    monkeypatch.chdir(tmp_path)
+    assert studying._wants_sample(None) and not studying._wants_sample("arten")
+    files.write_text("folds/sample.json", "{}")
+    assert not studying._wants_sample("sample") and not studying._wants_sample(None)

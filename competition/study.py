@@ -79,7 +79,7 @@ BUDGETS = {
         "pixels": Effort("quick", keys=("epochs=4",)),
         "scratch": Effort("quick", "0", ("epochs=8",)),
         "head": Effort("quick", keys=(SMALL,)),
-        "coarse": Effort("quick", "0", ("image_size=64", VIEW)),
+        "coarse": Effort("quick", keys=("image_size=64", VIEW)),
         "batch": Effort("quick", keys=(SMALL,)),
         "tuned": Effort("quick", "0", ("epochs=4",), "scratch"),
         "report": Effort("report", "0", (SMALL, "frozen_copies=2", "epochs=2")),
@@ -365,11 +365,14 @@ def _zeros(plan, rung, result):
 
 def _views(plan, rung, result):
     """The mean over views of what its reference predicted: nothing is trained."""
-    run, views = _reference(plan, rung)
-    result.command = print_command("blend", {"NAME": plan.table.name, "RUNS": run})
+    reference = plan.results[rung.reference]
+    result.command = reference.command  # which stores them
+    if not reference.views:
+        raise _Skipped(f"{rung.reference} is {reference.state}")
+    views = reference.views
     chosen = list(views) if rung.keys == ("all",) else list(rung.keys)
     if missing := [view for view in chosen if view not in views]:
-        raise _Skipped(f"{run} has no view {missing[0]}")
+        raise _Skipped(f"{rung.reference} has no view {missing[0]}")
     return {"identity": np.mean([views[view] for view in chosen], axis=0)}
 
 
@@ -405,14 +408,6 @@ def train_options(plan, rung):
 HOW = {"train": _train, "tune": _tune, "double": _double, "gan": _gan, "zeros": _zeros, "views": _views,
        "blend": _blend}
 RUNS = ("train", "tune", "double", "gan")  # what leaves a run of its own
-
-
-def _reference(plan, rung):
-    """Run and predictions of the rung's reference; _Skipped when there are none."""
-    reference = plan.results[rung.reference]
-    if not reference.views:
-        raise _Skipped(f"{rung.reference} is {reference.state}")
-    return plan.run(reference.rung), reference.views
 
 
 def _weights(plan, model):

@@ -84,7 +84,6 @@ BUDGETS = {
         "tuned": Effort("quick", "0", ("epochs=4",), "scratch"),
         "report": Effort("report", "0", (SMALL, "frozen_copies=2", "epochs=2")),
         "best": Effort("best", "0", ("least_size=96", "epochs=2")),
-        "gan": Effort("quick", "0", (SMALL, "synthetic=50")),
     },
     # some 3000 images of 96 x 96 pixels, 2 cores, 75 minutes
     "default": {
@@ -111,7 +110,7 @@ BUDGETS = {
         "gan": Effort("quick", keys=("synthetic=100",)),
     },
 }
-GAN_KEYS = {"quick": "epochs=20", "default": "epochs=22", "full": ""}
+GAN_KEYS = {"default": ["epochs=22"], "full": []}  # of the GANs themselves
 
 LADDER = (
     Rung("zero inputs", "", "worse", how="zeros"),
@@ -342,7 +341,7 @@ def _gan(plan, rung, result):
 
     effort = plan.effort(rung)
     folds = [int(effort.folds)] if effort.folds else list(range(plan.table.k))
-    options = {"NAME": plan.table.name, "ONLY_FOLD": effort.folds, "SET": [key for key in [GAN_KEYS[plan.budget]] if key]}
+    options = {"NAME": plan.table.name, "ONLY_FOLD": effort.folds, "SET": GAN_KEYS[plan.budget]}
     made = print_command("gan", options)
     try:
         check_synthetic(plan.table, folds)  # one of the user's own will do

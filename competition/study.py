@@ -1,7 +1,7 @@
 """The study: every system of the original report, run on the same folds and compared on the same images.
 
-A rung of LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends and
-packs like others when it is named; `make blend` without RUNS= leaves it out. What a rung may take of the machine is a
+A rung of LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends
+and packs like others when it is named; `make blend` without RUNS= leaves it out. What a rung may take of the machine is a
 matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its command says it in full.
 
 Two runs are compared on the images that both have a held-out prediction of, by McNemar's exact test: of the images on
@@ -171,8 +171,8 @@ LADDER = (
 )
 
 # Without BatchNormalization nothing undoes what a step of AdamW, as long for small weights as for large ones, does to a
-# layer's scale, and over 16 layers that multiplies: at the 1.5e-3 of `best` VGG16's loss goes to 4.7 in its first epoch,
-# after which every ReLU is dead and it stays at ln(classes). At 1e-4 it learns (240 plants: 0.96 of the training images).
+# layer's scale, and over 13 layers that multiplies: at the 1.5e-3 of `best` VGG16's loss goes to 4.7 in its first
+# epoch, after which it says the same of every image and stays at ln(classes). At 1e-4 it learns.
 RATES = {"vgg16": "rate=1e-4", "vgg16_nopool": "rate=1e-4", "vgg19": "rate=1e-4"}
 MEMBERS = ("head", "head mobilenet", "head vgg16", "head efficientnet_lite1", "head efficientnet_lite2")
 
@@ -470,7 +470,7 @@ def rarest(table):
     return table.classes[int(np.bincount(table.labels, minlength=len(table.classes)).argmin())]
 
 
-# --------------------------------------------------------------------------------------------- what a rung has predicted
+# -------------------------------------------------------------------------------------------- what a rung has predicted
 
 
 def read_held_out(folder, table):

@@ -180,6 +180,33 @@ def test_an_ensemble_is_the_mean_of_its_first_members_on_the_images_of_all(monke
         studying._blend(plan, Rung("four", "head", "", keys=("mean", "4"), how="blend"), result)
 
 
+@pytest.mark.parametrize("verdicts, called, made", [
+    (["good", "good"], ["train"], True),
+    (["none", "good"], ["gan", "train"], True),
+    (["none", "poor"], ["gan"], False),
+])
+def test_only_a_good_gan_adds_images(verdicts, called, made, monkeypatch):
+    def check_synthetic(table, folds):
+        assert folds == [0]
+        if (verdict := verdicts.pop(0)) != "good":
+            raise InputError(f"the GAN is {verdict}")
+
+    def call(plan, result, verb, options):
+        calls.append(verb)
+        result.command = print_command(verb, options)
+
+    plan, calls = a_plan(), []
+    rung = next(rung for rung in LADDER if rung.how == "gan")
+    result = Result(rung)
+    monkeypatch.setattr("competition.gan.check_synthetic", check_synthetic)
+    monkeypatch.setattr(studying, "_call", call)
+    monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": None})
+    with contextlib.nullcontext() if made else pytest.raises(studying._Skipped, match="is poor"):
+        studying._gan(plan, rung, result)
+        assert re.fullmatch(r"make gan .*epochs=\d+ && make train .*synthetic=50.*", result.command)
+    assert calls == called
+
+
 # ------------------------------------------------------------------------------------------------------ the whole thing
 
 

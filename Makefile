@@ -11,7 +11,7 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look sanity train double tune gan rank explain audit shift soup blend simulate submission backbones bench
+.PHONY: help setup demo test folds look sanity train double tune gan rank study explain audit shift soup blend simulate submission backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -58,6 +58,10 @@ gan: $(READY)  ## train a conditional GAN a fold and judge it -- make gan   or  
 rank: $(READY)  ## rank the backbones at hand by a head on frozen features -- make rank   or   make rank WEIGHTS=weights/
 	$(TOOL) rank $(call flag,name,NAME) $(call flag,models,$(if $(call given,MODELS),MODELS,MODEL)) $(call flag,recipe,RECIPE) \
 	  $(call flag,weights,WEIGHTS) $(call flag,grid,GRID) $(call flag,memory,MEMORY)
+
+study: $(READY)  ## compare every system of the report, rung by rung -- make study   or   make study NAME=sample QUICK=1
+	$(TOOL) study $(call flag,name,NAME) $(call flag,backbone,BACKBONE) $(call switch,quick,QUICK) \
+	  $(call flag,budget,BUDGET) $(call flag,weights,WEIGHTS) $(call flag,memory,MEMORY)
 
 explain: $(READY)  ## what a run looks at in its images -- make explain   or   make explain RUN=vgg16-quick FOLD=0
 	$(TOOL) explain $(call flag,name,NAME) $(call flag,run,RUN) $(call flag,fold,FOLD)

@@ -19,7 +19,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, double, tune, gan, rank, explain, shift, soup, submission, backbones, demo):
+        if verb in (train, double, tune, gan, rank, study, explain, shift, soup, submission, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +40,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, explain, shift, soup, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, study, explain, shift, soup, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -123,6 +123,14 @@ def rank(name, models, recipe, weights, grid, memory):
     from competition.rank import rank
 
     rank(name, models, recipe, weights, grid, memory)
+
+
+def study(name, backbone, quick, budget, weights, memory):
+    from competition.study import study
+
+    if quick and budget:
+        raise InputError(f"QUICK=1 and BUDGET={budget}: expected one of them")
+    study(name, backbone, "quick" if quick else budget or "default", weights, memory)
 
 
 def explain(name, run, fold):
@@ -291,6 +299,16 @@ def _parser():
     add("--weights", default="imagenet", help="imagenet, a file, or a folder of weights under Keras' own names")
     add("--grid", default="", metavar="KEY=V,V",
         help="settings of the head, several with spaces between, of which all combinations are tried")
+    add("--memory", **memory)
+
+    add = verb(study, "compare every system of the original report on the same images: one rung of a ladder each",
+               ["study", "study --name sample --quick", "study --weights weights/", "study --budget full"])
+    add("--name", **name)
+    add("--backbone", default="efficientnet_lite0", help="of the rungs that do not name one")
+    add("--quick", action="store_true", help="a small budget a rung: ten minutes for the sample competition")
+    add("--budget", metavar="full", help="full: every rung as its recipe has it, which wants a GPU (default: one fold, "
+        "frozen features or few epochs a rung, about an hour for 3000 small images)")
+    add("--weights", default="imagenet", help="imagenet, or a folder of weights for the backbones that it holds")
     add("--memory", **memory)
 
     add = verb(explain, "show what a finished run looks at in its images, background or leaves",

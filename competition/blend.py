@@ -17,7 +17,7 @@ from competition import files
 from competition.files import InputError, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
 from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric
-from competition.oof import BLEND, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
+from competition.oof import BLEND, STUDY, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
 from competition.views import usable_views
 
 PICKS = 50  # enough for weights in steps of 2 %
@@ -129,7 +129,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     """Choose weights and views on OOF, write `runs/<name>/blend/` (`blend.json`, `oof.csv`, `oof.npz`).
 
     name      of the fold table; may be left out while there is only one
-    runs      "a,b,c" or a list; default: all finished runs of the table
+    runs      "a,b,c" or a list; default: all finished runs of the table but the study's
     hidden_n  images of the hidden test that the forecast is for; default: as many as a fold has
     hidden    "random" or "groups": see forecast.make_forecast
 
@@ -472,8 +472,11 @@ def _choose_runs(name, runs):
     folder = files.RUNS / name
     known = all_runs(name)
     if runs is None or runs == "":
-        finished = [run for run in known if known[run]]
-        if left_out := [run for run in known if not known[run]]:
+        own = [run for run in known if not run.startswith(f"{STUDY}-")]  # the study's are to be compared, not kept
+        if studied := len(known) - len(own):
+            warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY}-...; RUNS= takes them")
+        finished = [run for run in own if known[run]]
+        if left_out := [run for run in own if not known[run]]:
             warn(f"{folder}/: left out, since unfinished: {', '.join(left_out)}")
         if not finished:
             raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={name}` makes one")

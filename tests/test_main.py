@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "explain", "audit", "shift", "blend", "simulate", "submission")
+VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup", "blend", "simulate", "submission")
 
 
 def tool(*arguments, folder=ROOT):
@@ -82,6 +82,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
      ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<keys>"]),
     ("blend", ["--name", "--runs", "--hidden-n", "--hidden"], ["default: all finished", "default: random"]),
     ("simulate", ["--name", "--n", "--hidden", "--seed"], ["default: 20", "default: random"]),
+    ("study", ["--name", "--backbone", "--quick", "--budget", "--weights", "--memory"],
+     ["default: efficientnet_lite0", "default: imagenet"]),
     ("submission", ["--name", "--run"], []),
 ])
 def test_each_verb_s_help_shows_flags_and_defaults(verb, flags, defaults, capsys, monkeypatch):
@@ -235,6 +237,9 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
      "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
     ("look NAME=n", "look --name='n'"),
+    ("study NAME=n BACKBONE=b QUICK=1 WEIGHTS=w MEMORY=4G",
+     "study --name='n' --backbone='b' --quick --weights='w' --memory='4G'"),
+    ("study BUDGET=full QUICK=0", "study --budget='full'"),
     ("explain RUN=a FOLD=0 NAME=n", "explain --name='n' --run='a' --fold='0'"),
     ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
     ("submission RUN=a", "submission --run='a'"),

@@ -1,0 +1,609 @@
+"""The study: every system of the original report, run on the same folds and compared on the same images.
+
+A rung of LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends
+and packs like others when it is named; `make blend` without RUNS= leaves it out. What a rung may take of the machine is a
+matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its command says it in full.
+
+Two runs are compared on the images that both have a held-out prediction of, by McNemar's exact test: of the images on
+which they differ, does one win more often than a coin would (McNemar 1947; Psychometrika 12, 153)? Intervals of an
+accuracy are Wilson's (1927; Journal of the American Statistical Association 22, 209). Both are scipy's `binomtest`.
+"""
+
+import contextlib
+import importlib
+import io
+import math
+import re
+import shlex
+import time
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition import files, oof, sanity
+from competition.arrays import read_memory
+from competition.backbones import OWN, at_hand, names
+from competition.blend import Chooser, group_ids, nest_parts
+from competition.files import InputError
+from competition.folds import make_folds, read_folds
+from competition.hyperresnet import FAMILY
+from competition.recipes import Recipe
+from competition.sample import write_sample
+from competition.train import BROKEN, locked
+
+STUDY = oof.STUDY
+SAMPLE = "sample"
+CONFIDENCE = 0.9
+LIKELY = 0.05  # of 20 comparisons of equals one has a smaller p
+ALL = ("quick", "default", "full")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a kind of rung takes in a budget: recipe, folds (None: all), keys of the recipe, a cheaper model."""
+
+    recipe: str
+    folds: str | None = None
+    keys: tuple[str, ...] = ()
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One system of the report.
+
+    model and keys may hold {backbone}, {rarest} (a class), {given} (its weight) and {count} (see `_fill`).
+    """
+
+    name: str
+    reference: str  # the rung that it is compared with
+    report: str  # what the original report found
+    kind: str = "head"  # of effort
+    model: str = "{backbone}"
+    keys: tuple[str, ...] = ()  # of the recipe; of TTA its views; of an ensemble how it weighs, and how many
+    how: str = "train"  # a key of HOW
+    budgets: tuple[str, ...] = ALL
+
+
+PLAIN = ("augment=", "views=identity,hflip")
+SHIFTS = "augment=hflip,vflip,shift"
+SECOND = (SHIFTS, "augment_phases=full", "views=identity,hflip")
+SMALL, VIEW = "image_size=96", "views=identity"
+
+BUDGETS = {
+    # the sample competition, 2 cores, 10 minutes: what trains whole, but for the two recipes, is the small CNN
+    "quick": {
+        "pixels": Effort("quick", keys=("epochs=4",)),
+        "scratch": Effort("quick", "0", ("epochs=8",)),
+        "head": Effort("quick", keys=(SMALL,)),
+        "coarse": Effort("quick", keys=("image_size=64", VIEW)),
+        "batch": Effort("quick", keys=(SMALL,)),
+        "tuned": Effort("quick", "0", ("epochs=4",), "scratch"),
+        "report": Effort("report", "0", (SMALL, "frozen_copies=2", "epochs=2")),
+        "best": Effort("best", "0", ("least_size=96", "epochs=2")),
+    },
+    # some 3000 images of 96 x 96 pixels, 2 cores, 75 minutes
+    "default": {
+        "pixels": Effort("quick", keys=("epochs=4",)),
+        "scratch": Effort("quick", "0"),
+        "head": Effort("quick"),
+        "coarse": Effort("quick", keys=(SMALL, VIEW)),
+        "batch": Effort("quick"),
+        "tuned": Effort("best", "0", (SMALL, "epochs=4")),
+        "report": Effort("report", "0", (SMALL, "frozen_copies=4", "epochs=6")),
+        "best": Effort("best", "0", ("epochs=5",)),
+        "gan": Effort("quick", "0", ("synthetic=50",)),
+    },
+    # a GPU: nothing is cut down
+    "full": {
+        "pixels": Effort("quick"),
+        "scratch": Effort("quick", keys=("epochs=60",)),
+        "head": Effort("quick"),
+        "coarse": Effort("quick"),
+        "batch": Effort("best"),
+        "tuned": Effort("best"),
+        "report": Effort("report"),
+        "best": Effort("best"),
+        "gan": Effort("quick", keys=("synthetic=100",)),
+    },
+}
+GAN_KEYS = {"default": ["epochs=22"], "full": []}  # of the GANs themselves
+
+LADDER = (
+    Rung("zero inputs", "", "worse", how="zeros"),
+    Rung("baseline", "zero inputs", "25 %", "pixels", "baseline"),
+    Rung("scratch", "baseline", "77 % on validation", "scratch", "scratch"),
+    Rung("hyperresnet", "scratch", "no major gain, slow", "scratch", FAMILY, how="tune", budgets=("full",)),
+    # transfer learning, the backbone frozen
+    Rung("head", "baseline", "VGG16 and ResNet50 best on validation, ResNet50 on test"),
+    Rung("head vgg16", "head", "best on validation", "coarse", "vgg16"),
+    Rung("head vgg16_nopool", "head vgg16", "the full VGG16 is better", "coarse", "vgg16_nopool"),
+    Rung("head resnet50", "head", "best on validation and test", model="resnet50", budgets=("default", "full")),
+    Rung("head mobilenet", "head", "in the ensemble", model="mobilenet"),
+    Rung("head efficientnet_lite1", "head", "not tried", model="efficientnet_lite1"),
+    Rung("head efficientnet_lite2", "head", "not tried", model="efficientnet_lite2", budgets=("quick", "full")),
+    Rung("layers 512, 256", "head", "no gain", keys=("head=[512, 256]",)),
+    Rung("batch 64", "head", "the best on test", "batch", keys=("batch_size=64",)),
+    *(Rung(f"batch {size}", "batch 64", "small ones win on validation, 64 on test", "batch",
+           keys=(f"batch_size={size}",)) for size in (4, 8, 16, 32)),
+    # rare classes
+    Rung("weights balanced", "head", "Species1 65 to 71 %, overall lower", keys=("class_weight=balanced",)),
+    Rung("weights given", "head", "Species1 65 to 71 %, overall lower", keys=("class_weight={given}",)),
+    Rung("copies of rare classes", "head", "90 % on validation, 5 points lost on test",
+         keys=("oversample_count={count}", "oversample_augment=hflip,vflip,affine,light")),
+    Rung("double model", "head", "92 % and 90 % alone, 84 % merged", how="double"),
+    Rung("generated images", "head", "no useful image in the time they had", "gan", how="gan",
+         budgets=("default", "full")),
+    # ensembles
+    Rung("mean of 2", "head", "+3 points", keys=("mean", "2"), how="blend"),
+    Rung("mean of 3", "head", "+3 points", keys=("mean", "3"), how="blend"),
+    Rung("weighted, of 2", "head", "+3 points", keys=("greedy", "2"), how="blend"),
+    Rung("weighted, of 3", "head", "+3 points", keys=("greedy", "3"), how="blend"),
+    # all layers train
+    Rung("all layers", "head", "", "tuned", keys=PLAIN),
+    Rung("flips, shifts: second phase", "all layers", "a boost", "tuned", keys=SECOND),
+    Rung("flips, shifts: both phases", "flips, shifts: second phase", "a boost, higher than in one", "tuned",
+         keys=(SHIFTS, "frozen_copies=4", "views=identity,hflip"), budgets=("default", "full")),
+    *(Rung(name, "flips, shifts: second phase", found, "tuned", keys=(*SECOND, *keys))
+      for name, found, keys in (
+          ("cutmix", "smaller gap, no gain", ("cutmix=0.5",)),
+          ("mixup", "smaller gap, no gain", ("mixup=0.5",)),
+          ("fmix", "smaller gap, no gain", ("fmix=0.5",)),
+          ("randaugment", "smaller gap, no gain", ("augment=hflip,vflip,shift,randaugment",)),
+          ("gridmask", "smaller gap, no gain", ("augment=hflip,vflip,shift,gridmask",)),
+          ("random erasing", "smaller gap, no gain", ("augment=hflip,vflip,shift,erase",)),
+      )),
+    Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double", budgets=("full",),
+         keys=(*SECOND, "cutmix=0.5", "class_weight=balanced")),
+    *(Rung(key, "flips, shifts: second phase", "not tried", "tuned", keys=(*SECOND, key), budgets=("full",))
+      for key in ("ema=0.99", "layer_decay=0.8", "label_smoothing=0")),
+    # the report's best model, and ours
+    Rung("report, first phase", "head", "", "report", keys=("epochs=0",)),
+    Rung("report", "report, first phase", "90 % on validation, 86.8 and 85.3 % hidden", "report"),
+    Rung("report vgg16", "report", "best on validation", "report", "vgg16", budgets=("full",)),
+    Rung("report resnet50", "report", "best on validation and test", "report", "resnet50", budgets=("full",)),
+    Rung("best", "report", "not tried", "best"),
+    Rung("TTA, mirrored", "best", "marginal", keys=("identity", "hflip"), how="views"),
+    Rung("TTA, all views", "best", "marginal", keys=("all",), how="views"),
+)
+
+# Without BatchNormalization nothing undoes what a step of AdamW, as long for small weights as for large ones, does to a
+# layer's scale, and over 13 layers that multiplies: at the 1.5e-3 of `best` VGG16's loss goes to 4.7 in its first
+# epoch, after which it says the same of every image and stays at ln(classes). At 1e-4 it learns.
+RATES = {"vgg16": "rate=1e-4", "vgg16_nopool": "rate=1e-4", "vgg19": "rate=1e-4"}
+MEMBERS = ("head", "head mobilenet", "head vgg16", "head efficientnet_lite1", "head efficientnet_lite2")
+
+
+@dataclass
+class Result:
+    """What became of a rung: its predictions {view: float [n, C], NaN where no model held the image out}."""
+
+    rung: Rung
+    command: str = ""
+    state: str = "done"  # or "failed", "skipped", for the reason
+    reason: str = ""
+    views: dict | None = None
+    seconds: float = 0.0
+
+    @property
+    def probs(self):
+        return self.views and self.views["identity"]
+
+
+class _Skipped(Exception):
+    """A rung cannot be had here, and says why."""
+
+
+@dataclass
+class Study:
+    """One study: on which table, with what."""
+
+    table: object
+    backbone: str
+    budget: str
+    weights: dict[str, str]  # of the pretrained backbones at hand: what WEIGHTS= takes for them
+    memory: str | None
+    results: dict[str, Result]
+
+    @property
+    def folder(self):
+        return files.RUNS / self.table.name / STUDY
+
+    @property
+    def rungs(self):
+        return [rung for rung in LADDER if self.budget in rung.budgets]
+
+    def effort(self, rung):
+        return BUDGETS[self.budget][rung.kind]
+
+    def model(self, rung):
+        return self.effort(rung).model or rung.model.format(backbone=self.backbone)
+
+    def run(self, rung):
+        """The name of its run."""
+        slug = re.sub(r"\W+", "-", rung.name).strip("-")
+        parts = [self.model(rung)] if rung.model == "{backbone}" else []
+        return "-".join([STUDY, self.budget, *parts, slug])
+
+
+def study(name=None, backbone="efficientnet_lite0", budget="default", weights="imagenet", memory=None):
+    """Run the ladder on the fold table `name`; prints the table of all rungs, writes and returns it as a DataFrame.
+
+    name      of the fold table; "sample", or none where there is no table at all, is the sample competition, which is
+              played in the folder sample/ and drawn there at need
+    backbone  of the rungs that do not name one; its weights must be at hand
+    budget    "quick", "default" or "full", a key of BUDGETS
+    weights   "imagenet", or a folder of weights, for those backbones that it holds; the others take "imagenet"
+    memory    as for `train`
+
+    Writes study.csv, study.md (with the commands) and study.json into `runs/<name>/study/` after each rung. Stopped or
+    killed, the same call goes on. A rung that fails is noted with its reason, and tried again by the next call; one
+    that cannot be had here (weights that are not at hand) is skipped and says why. Raises InputError for a name, budget
+    or backbone that cannot be used.
+    """
+    if budget not in BUDGETS:
+        raise InputError(f"BUDGET={budget}: expected one of {', '.join(BUDGETS)}")
+    read_memory(memory)
+    if weights != "imagenet":
+        weights = str(Path(weights).expanduser().resolve())
+    found = _find_weights(backbone, weights)
+    with contextlib.ExitStack() as stack:
+        if _wants_sample(name):
+            Path(SAMPLE).mkdir(exist_ok=True)
+            stack.enter_context(contextlib.chdir(SAMPLE))
+            name = make_folds(write_sample(Path("data")) / "train", name=SAMPLE).name
+        table = read_folds(name)
+        plan = Study(table, backbone, budget, found, memory, {})
+        stack.enter_context(locked(plan.folder))
+        return _climb(plan)
+
+
+def _wants_sample(name):
+    tables = {path.stem for path in files.FOLDS.glob("*.json")}
+    return SAMPLE not in tables and (name == SAMPLE or not (name or tables))
+
+
+def _find_weights(backbone, weights):
+    """{model: WEIGHTS=} of the pretrained backbones on this machine; InputError unless `backbone` is one of them."""
+    if backbone not in names():
+        raise InputError(f"BACKBONE={backbone}: no such backbone, `make backbones` lists them")
+    found = dict.fromkeys(at_hand(), "imagenet")
+    if weights != "imagenet":
+        found |= dict.fromkeys(at_hand(weights), weights)
+    if backbone not in found:
+        raise InputError(f"BACKBONE={backbone}: expected one with weights at hand, which are {', '.join(found)}; "
+                         "WEIGHTS=<a folder of weights> may have more")
+    return found
+
+
+def _climb(plan):
+    """Run one rung after the other; the table is written after each."""
+    seconds = _read_seconds(plan)
+    for number, rung in enumerate(plan.rungs, 1):
+        result = plan.results[rung.name] = Result(rung)
+        start, quiet = time.time(), contextlib.redirect_stdout(io.StringIO())  # their tables: ours has a line for each
+        try:
+            with quiet:
+                views = HOW[rung.how](plan, rung, result)
+            averaged = any((other.how, other.reference) == ("views", rung.name) for other in plan.rungs)
+            result.views = views if averaged else {"identity": views["identity"]}  # the others would fill the memory
+        except _Skipped as error:
+            result.state, result.reason = "skipped", str(error)
+        except Exception as error:  # what one rung cannot do, another may: memory, a GAN that is not good, ...
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            result.state, result.reason = "failed", f"{kind}{' '.join(str(error).split())[:300]}"
+        else:
+            # of a run that was finished before, what it took then; of one that was killed, at least its epochs
+            run = plan.run(rung)
+            taken = max(time.time() - start, _epoch_seconds(plan, run))
+            result.seconds = seconds.setdefault(run, round(taken, 1)) if rung.how in RUNS else round(taken, 1)
+        frame = _write(plan, seconds)
+        row = frame.iloc[-1]
+        outcome = f"accuracy {row['accuracy']:.4f}, {row['seconds']:.0f} s" if result.views else result.reason
+        print(f"[{number}/{len(plan.rungs)}] {rung.name}: {result.state}, {outcome}\n  {result.command}", flush=True)
+    print(f"\n{_describe(plan)}\n\n{oof.text_table(_show(frame))}\n\n{_explain(plan, frame)}\n"
+          f"{plan.folder}/study.md: the same with the command of each rung")
+    return frame
+
+
+# --------------------------------------------------------------------------------------------------- how a rung is run
+
+
+def _train(plan, rung, result):
+    """An ordinary run; its predictions."""
+    _call(plan, result, "train", train_options(plan, rung))
+    return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
+
+
+def _tune(plan, rung, result):
+    """A few trials of a search; the predictions of the best, which a best of many flatters."""
+    model = plan.model(rung)
+    _call(plan, result, "tune", {"NAME": plan.table.name, "MODEL": model, "RECIPE": plan.effort(rung).recipe,
+                                 "RUN": plan.run(rung), "FOLDS_USED": "0", "TRIALS": "10"})
+    trials = pd.read_csv(files.RUNS / plan.table.name / "tune" / plan.run(rung) / "trials.csv")
+    best = trials[trials["state"] == "done"]["run"].iloc[0]
+    return read_held_out(files.RUNS / plan.table.name / best, plan.table)
+
+
+def _double(plan, rung, result):
+    """The rarest class against the others, then the others among themselves."""
+    quoted = f'"{rarest(plan.table)}"' if re.search("[;|,]", rarest(plan.table)) else rarest(plan.table)
+    _call(plan, result, "double", train_options(plan, rung) | {"SPLITS": quoted})
+    return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
+
+
+def _gan(plan, rung, result):
+    """A GAN for each fold that is used, then the head with its images, where it is good."""
+    from competition.gan import check_synthetic
+
+    effort = plan.effort(rung)
+    folds = [int(effort.folds)] if effort.folds else list(range(plan.table.k))
+    options = {"NAME": plan.table.name, "ONLY_FOLD": effort.folds, "SET": GAN_KEYS[plan.budget]}
+    made = print_command("gan", options)
+    try:
+        check_synthetic(plan.table, folds)  # one of the user's own will do
+    except InputError:
+        _call(plan, result, "gan", options)
+    try:
+        check_synthetic(plan.table, folds)
+    except InputError as error:
+        raise _Skipped(str(error)) from None
+    views = _train(plan, rung, result)
+    result.command = f"{made} && {result.command}"
+    return views
+
+
+def _zeros(plan, rung, result):
+    """The linear model of `make sanity` on inputs of zeros: all that it can learn is how common the classes are."""
+    result.command = print_command("sanity", {"NAME": plan.table.name})
+    table = plan.table
+    zeros = np.zeros((len(table.labels), 1), np.float32)
+    return {"identity": sanity.train(sanity.BLIND, zeros, table.labels, table.fold, len(table.classes))}
+
+
+def _views(plan, rung, result):
+    """The mean over views of what its reference predicted: nothing is trained."""
+    reference = plan.results[rung.reference]
+    result.command = reference.command  # which stores them
+    if not reference.views:
+        raise _Skipped(f"{rung.reference} is {reference.state}")
+    views = reference.views
+    chosen = list(views) if rung.keys == ("all",) else list(rung.keys)
+    if missing := [view for view in chosen if view not in views]:
+        raise _Skipped(f"{rung.reference} has no view {missing[0]}")
+    return {"identity": np.mean([views[view] for view in chosen], axis=0)}
+
+
+def _blend(plan, rung, result):
+    """Heads on the frozen features of several backbones, averaged plainly or by weights chosen on the other folds."""
+    kind, count = rung.keys[0], int(rung.keys[1])
+    done = {plan.model(plan.results[name].rung): name for name in reversed(MEMBERS)
+            if name in plan.results and plan.results[name].views}
+    members = [name for name in MEMBERS if name in done.values()][:count]
+    if len(members) < count:
+        raise _Skipped(f"{len(members)} backbones with weights at hand, expected {count}")
+    runs = [plan.run(plan.results[name].rung) for name in members]
+    result.command = print_command("blend", {"NAME": plan.table.name, "RUNS": ",".join(runs)})
+    probs = [plan.results[name].probs for name in members]
+    known = np.all([_known(values) for values in probs], axis=0)
+    if not known.any():
+        raise _Skipped("its members have no fold in common")
+    groups, views = group_ids(plan.table)[known], ("identity",)
+    chooser = Chooser({views: np.stack(probs)[:, known]}, plan.table.labels[known],
+                      nest_parts(plan.table.fold[known], groups), groups)
+    blended = np.full_like(probs[0], np.nan)
+    blended[known] = chooser.nested(kind, views)
+    return {"identity": blended}
+
+
+def train_options(plan, rung):
+    """The variables of its `make train`."""
+    effort, model = plan.effort(rung), plan.model(rung)
+    rate = (RATES[model],) if model in RATES and effort.recipe == "best" else ()
+    return {"NAME": plan.table.name, "MODEL": model, "RECIPE": effort.recipe, "RUN": plan.run(rung),
+            "ONLY_FOLD": effort.folds, "SET": [*effort.keys, *rate, *(_fill(plan, key) for key in rung.keys)]}
+
+
+HOW = {"train": _train, "tune": _tune, "double": _double, "gan": _gan, "zeros": _zeros, "views": _views,
+       "blend": _blend}
+RUNS = ("train", "tune", "double", "gan")  # what leaves a run of its own
+
+
+def _weights(plan, model):
+    """What WEIGHTS= takes for a model; None for the default. _Skipped when its weights are not at hand."""
+    if model in OWN:
+        return None
+    if model not in plan.weights:
+        raise _Skipped(f"no weights of {model} at hand; WEIGHTS=<a folder of weights> takes them from there")
+    return None if plan.weights[model] == "imagenet" else plan.weights[model]
+
+
+def _call(plan, result, verb, options):
+    """Run `make <verb> ...`, with the WEIGHTS= that its model wants; what is None is left out.
+
+    _Skipped when these are not at hand, and when this version has no such verb or recipe key.
+    """
+    result.command = print_command(verb, options)
+    if "MODEL" in options:
+        options = options | {"WEIGHTS": _weights(plan, options["MODEL"])}
+        result.command = print_command(verb, options)
+    known = {field.name for field in fields(Recipe)}
+    for key in options.get("SET") or () if verb != "gan" else ():
+        if (word := key.partition("=")[0]) not in known:
+            raise _Skipped(f"recipes have no key {word} in this version")
+    try:
+        function = getattr(importlib.import_module(f"competition.{verb}"), verb)
+    except ModuleNotFoundError as error:
+        if error.name != f"competition.{verb}":
+            raise
+        raise _Skipped(f"this version has no make {verb}") from None
+    given = {"overrides" if key == "SET" else key.lower(): value for key, value in options.items() if value}
+    if verb != "gan":
+        given["memory"] = plan.memory
+    function(**given)
+
+
+def print_command(verb, options):
+    """The same as one types it."""
+    words = [f"{key}={' '.join(value) if key == 'SET' else value}" for key, value in options.items() if value]
+    return shlex.join(["make", verb, *words])
+
+
+def _fill(plan, key):
+    """A recipe's key with what depends on the competition.
+
+    {given}: the rarest class counts as much more as it has fewer images than the mean class, up to three times.
+    {count}: what the mean class has in a training fold.
+    """
+    table = plan.table
+    counts = np.bincount(table.labels, minlength=len(table.classes))
+    weight = min(3.0, max(1.5, round(counts.mean() / counts.min(), 1)))
+    quoted = rarest(table).replace("\\", "\\\\").replace('"', '\\"')
+    values = {"given": f'{{"{quoted}" = {weight}}}', "count": round(counts.mean() * (table.k - 1) / table.k)}
+    return re.sub(r"\{(given|count)\}", lambda found: str(values[found[1]]), key)
+
+
+def rarest(table):
+    """The class with the fewest images, the first of equals."""
+    return table.classes[int(np.bincount(table.labels, minlength=len(table.classes)).argmin())]
+
+
+# -------------------------------------------------------------------------------------------- what a rung has predicted
+
+
+def read_held_out(folder, table):
+    """{view: float32 [n, C]} of those folds of a run that are trained, in table order; NaN where there is none.
+
+    InputError when no fold is, or when one is broken or not this table's.
+    """
+    views = {}
+    for path in sorted(Path(folder).glob("fold_*/views.npz")):
+        rows = np.flatnonzero(table.fold == int(path.parent.name.removeprefix("fold_")))
+        try:
+            with np.load(path) as saved:
+                found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
+        except BROKEN as error:
+            raise InputError(f"{path}: expected the predictions of a fold, found {error}") from None
+        if images != [table.images[row] for row in rows]:
+            raise InputError(f"{path}: other images than {table.name} holds out in that fold")
+        for view, probs in found.items():
+            if not np.isfinite(probs).all():
+                raise InputError(f"{path}: no finite probabilities, its training has diverged")
+            views.setdefault(view, np.full((len(table.labels), len(table.classes)), np.nan, np.float32))[rows] = probs
+    if not views:
+        raise InputError(f"{folder}: no predictions, expected those of a fold")
+    return views
+
+
+def _known(probs):
+    return ~np.isnan(probs).any(1)
+
+
+def interval(right):
+    """Least and most accuracy, Wilson's interval of CONFIDENCE. right bool [n]."""
+    from scipy.stats import binomtest
+
+    found = binomtest(int(right.sum()), len(right)).proportion_ci(CONFIDENCE, "wilson")
+    return found.low, found.high
+
+
+def compare(right, reference):
+    """By how much the first accuracy is higher, and p of McNemar's exact two-sided test; both bool [n], same images."""
+    from scipy.stats import binomtest
+
+    gained, lost = int((right & ~reference).sum()), int((reference & ~right).sum())
+    return (gained - lost) / len(right), binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+
+
+def score(plan, result):
+    """The row of a rung, a dict; empty figures are NaN."""
+    table, rung = plan.table, result.rung
+    row = {"rung": rung.name, "state": result.state, "accuracy": math.nan, "low": math.nan, "high": math.nan,
+           "reference": rung.reference, "difference": math.nan, "p": math.nan, "rarest": math.nan, "images": 0,
+           "seconds": result.seconds, "report": rung.report, "command": result.command, "reason": result.reason}
+    if not result.views:
+        return row
+    known, right = _known(result.probs), result.probs.argmax(1) == table.labels
+    rare = known & (table.labels == table.classes.index(rarest(table)))
+    row["accuracy"], row["images"] = float(right[known].mean()), int(known.sum())
+    row["low"], row["high"] = interval(right[known])
+    row["rarest"] = float(right[rare].mean()) if rare.any() else math.nan
+    reference = plan.results.get(rung.reference)
+    if reference and reference.views and (both := known & _known(reference.probs)).any():
+        before = reference.probs.argmax(1) == table.labels
+        row["difference"], row["p"] = compare(right[both], before[both])
+    return row
+
+
+def _show(frame):
+    """The table for people."""
+    def text(form, value):
+        return "" if pd.isna(value) else form.format(value)
+
+    done = frame["state"] == "done"
+    return pd.DataFrame({
+        "rung": frame["rung"],
+        "accuracy": [text("{:.3f}", value) if good else state
+                     for good, value, state in zip(done, frame["accuracy"], frame["state"])],
+        f"{CONFIDENCE:.0%}": [text("{:.3f}-{:.3f}".format(low, high), high)
+                              for low, high in zip(frame["low"], frame["high"])],
+        "beside": frame["reference"],
+        "difference": frame["difference"].map(partial(text, "{:+.3f}")),
+        "p": [("<0.001" if p < 0.001 else f"{p:.3f}") if p == p else "" for p in frame["p"]],
+        "rarest": frame["rarest"].map(partial(text, "{:.3f}")),
+        "images": [str(images) if good else "" for good, images in zip(done, frame["images"])],
+        "seconds": [f"{seconds:.0f}" if good else "" for good, seconds in zip(done, frame["seconds"])],
+        "the report": [report if good else reason
+                       for good, report, reason in zip(done, frame["report"], frame["reason"])],
+    })
+
+
+def _describe(plan):
+    table = plan.table
+    return (f"{table.name}: {len(table.labels)} images in {len(table.classes)} classes, {table.k} folds; "
+            f"BACKBONE={plan.backbone}, budget {plan.budget}; rarest class {rarest(table)}")
+
+
+def _explain(plan, frame):
+    """What the columns mean, and what they do not."""
+    compared = int(frame["p"].notna().sum())
+    left = [rung.name for rung in LADDER if plan.budget not in rung.budgets]
+    return (f"difference: to the accuracy of the rung named beside it, on the images that both have a held-out "
+            f"prediction of; p: McNemar's exact test. Of {compared} comparisons of equals about "
+            f"{compared * LIKELY:.0f} would have p below {LIKELY}. Ensembles' weights are scored on the images that "
+            "chose them." + (f" Not in this budget: {', '.join(left)}." if left else ""))
+
+
+def _write(plan, seconds):
+    """Write the table as it is now; returns it as a DataFrame."""
+    frame = pd.DataFrame([score(plan, result) for result in plan.results.values()])
+    shown = _show(frame).assign(command=[f"`{command}`" if command else "" for command in frame["command"]])
+    lines = [shown.columns, ["---"] * len(shown.columns), *shown.to_numpy()]
+    rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+    files.write_bytes(plan.folder / "study.csv", files.csv_bytes(frame))
+    files.write_text(plan.folder / "study.md",
+                     "\n".join([_describe(plan) + ".", "", *rows, "", _explain(plan, frame), ""]))
+    files.write_json(plan.folder / "study.json", {
+        "table": plan.table.hash, "data": plan.table.data_hash, "classes": plan.table.classes,
+        "backbone": plan.backbone, "budget": plan.budget, "versions": files.versions(), "seconds": seconds,
+    })
+    return frame
+
+
+def _read_seconds(plan):
+    """{run: seconds} of earlier calls, on the same images and folds."""
+    path = plan.folder / "study.json"
+    record = files.read_json(path) if path.exists() else {}
+    same = record.get("table") == plan.table.hash and record.get("data") == plan.table.data_hash
+    return dict(record["seconds"]) if same else {}
+
+
+def _epoch_seconds(plan, run):
+    return sum(files.read_json(path)["seconds"]
+               for path in (files.RUNS / plan.table.name / run).glob("fold_*/fold.json"))

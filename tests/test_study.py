@@ -1,0 +1,323 @@
+"""The study: its ladder can be run and typed, its figures are right, and it goes on after a kill.
+
+No network is trained here but a linear model and a tiny CNN on pictures of 12 x 12 pixels.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+import shlex
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import class_folders
+
+from competition import files, oof
+from competition import study as studying
+from competition import train as training
+from competition.__main__ import _parser, _part, main
+from competition.backbones import OWN, names
+from competition.blend import make_blend
+from competition.files import InputError
+from competition.folds import make_folds, read_folds
+from competition.recipes import Recipe, read_recipe
+from competition.study import BUDGETS, HOW, LADDER, Effort, Result, Rung, Study, compare, interval, print_command
+
+RECIPE_KEYS = {field.name for field in dataclasses.fields(Recipe)}
+SMALL_LADDER = (
+    Rung("zero inputs", "", "worse", how="zeros"),
+    Rung("baseline", "zero inputs", "25 %", "pixels", "baseline"),
+    Rung("scratch", "baseline", "77 %", "scratch", "scratch"),
+    Rung("unheard of", "baseline", "", "scratch", "scratch", ("colour_blindness=1",)),
+    Rung("elsewhere", "baseline", "", "pixels", "resnet152_v2"),
+    Rung("too large", "baseline", "", "scratch", "scratch", ("cutmix=0.7", "mixup=0.7")),
+    Rung("TTA", "scratch", "marginal", keys=("identity", "hflip"), how="views"),
+    Rung("TTA of nothing", "too large", "marginal", keys=("all",), how="views"),
+)
+SMALL_BUDGETS = {"default": {
+    "pixels": Effort("quick", None, ("epochs=2", "batch_size=8")),
+    "scratch": Effort("quick", "1", ("epochs=2", "batch_size=8")),
+    "head": Effort("quick"),
+}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("place")
+    with contextlib.chdir(place):
+        make_folds(class_folders(place / "data", {"a": 9, "b c": 4, 'ö "x"': 7}, height=12, width=12), "arten", folds=2)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def inside(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+def a_plan(budget="default", backbone="efficientnet_lite0"):
+    return Study(read_folds("arten"), backbone, budget, {}, None, {})
+
+
+# --------------------------------------------------------------------------------------------------------- the ladder
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_each_rung_is_compared_with_one_before_it_and_has_a_run_of_its_own(budget):
+    plan, seen, runs = a_plan(budget), [], set()
+    assert plan.rungs
+    for rung in plan.rungs:
+        assert rung.how in HOW and (rung.reference in seen or seen == [] and not rung.reference), rung.name
+        assert rung.kind in BUDGETS[budget] and rung.budgets and set(rung.budgets) <= set(BUDGETS)
+        assert plan.model(rung) in names()
+        assert files.check_name("RUN", plan.run(rung)).startswith("study-")
+        seen.append(rung.name)
+        runs.add(plan.run(rung))
+    assert len(runs) == len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "vgg16"])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, backbone):
+    plan = a_plan(budget, backbone)
+    for rung in (rung for rung in plan.rungs if rung.how in ("train", "gan", "double")):
+        options = studying.train_options(plan, rung)
+        make, verb, *words = shlex.split(print_command("train", options))
+        assert make == "make"
+        flags = [part for word in words for part in (f"--{word.partition('=')[0].lower()}", word.partition("=")[2])]
+        typed = vars(_parser().parse_args([verb, *flags]))
+        assert _part(typed["overrides"]) == options["SET"] and typed["only_fold"] == options["ONLY_FOLD"]
+        assert (typed["model"], typed["recipe"], typed["run"]) == (plan.model(rung), options["RECIPE"], plan.run(rung))
+        known = [key for key in options["SET"] if key.partition("=")[0] in RECIPE_KEYS]
+        recipe = read_recipe(options["RECIPE"], known, plan.model(rung) in OWN)
+        assert recipe.epochs + recipe.frozen_epochs
+
+
+def test_the_ladder_s_budgets_and_systems_are_those_of_the_report():
+    assert all(rung.report or rung.name in ("all layers", "report, first phase") for rung in LADDER)
+    keys = " ".join(key for rung in LADDER for key in rung.keys)
+    for word in ("class_weight=balanced", "oversample_count", "cutmix", "mixup", "fmix", "randaugment", "gridmask",
+                 "erase", "augment_phases=full", "head="):
+        assert word in keys
+    assert {rung.how for rung in LADDER} == set(HOW)
+
+
+def test_what_depends_on_the_competition():
+    plan = a_plan()  # 9, 4 and 7 images: the mean class has 6.67
+    assert studying.rarest(plan.table) == "b c"
+    assert studying._fill(plan, "oversample_count={count}") == "oversample_count=3"  # of 6.67, one of two folds
+    weights = read_recipe("quick", [studying._fill(plan, "class_weight={given}")]).class_weight
+    assert weights == {"b c": 1.7}
+
+
+# ------------------------------------------------------------------------------------------------------- the figures
+
+
+def test_a_paired_test_and_an_interval_by_hand():
+    right = np.array([1] * 6 + [0] * 1 + [1] * 10 + [0] * 3, bool)
+    other = np.array([0] * 6 + [1] * 1 + [1] * 10 + [0] * 3, bool)
+    difference, p = compare(right, other)
+    assert difference == pytest.approx(5 / 20)
+    assert p == pytest.approx(2 * (math.comb(7, 0) + math.comb(7, 1)) / 2**7)  # 6 of 7 by a coin, either way
+    assert compare(other, right) == (pytest.approx(-5 / 20), pytest.approx(p))
+    assert compare(right, right) == (0, 1)
+
+    n, share, z = 20, 16 / 20, 1.6448536
+    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    assert interval(right) == (pytest.approx((centre - spread) / (1 + z * z / n), abs=1e-6),
+                               pytest.approx((centre + spread) / (1 + z * z / n), abs=1e-6))
+
+
+def test_only_images_that_both_held_out_are_compared():
+    plan = a_plan()
+    labels, n = plan.table.labels, len(plan.table.labels)
+    good, bad = np.eye(3)[labels], np.eye(3)[(labels + 1) % 3]
+    first, second = good.copy(), bad.copy()
+    first[: n // 2] = np.nan  # b, and what comes after it
+    second[-2:] = np.nan
+    for name, probs, reference in (("one", first, ""), ("two", second, "one")):
+        plan.results[name] = Result(Rung(name, reference, ""), views={"identity": probs})
+    one, two = (studying.score(plan, result) for result in plan.results.values())
+    assert (one["images"], one["accuracy"], one["rarest"]) == (n - n // 2, 1.0, 1.0)
+    assert math.isnan(one["difference"]) and two["images"] == n - 2
+    assert two["difference"] == -1 and two["p"] == pytest.approx(2 / 2 ** (n - n // 2 - 2)) and two["rarest"] == 0
+
+
+def test_predictions_of_another_table_or_of_diverged_training_are_refused(tmp_path):
+    table = read_folds("arten")
+    rows = np.flatnonzero(table.fold == 1)
+    images, probs = np.array(table.images)[rows], np.full((1, len(rows), 3), 1 / 3, np.float32)
+    path = tmp_path / "fold_1" / "views.npz"
+    files.write_npz(path, image=images, views=np.array(["identity"]), probs=probs)
+    found = studying.read_held_out(tmp_path, table)["identity"]
+    assert (np.isnan(found).all(1) == (table.fold != 1)).all() and (found[rows] == probs[0]).all()
+    files.write_npz(path, image=images[::-1], views=np.array(["identity"]), probs=probs)
+    with pytest.raises(InputError, match="views.npz: other images"):
+        studying.read_held_out(tmp_path, table)
+    files.write_npz(path, image=images, views=np.array(["identity"]), probs=np.full_like(probs, np.nan))
+    with pytest.raises(InputError, match="diverged"):
+        studying.read_held_out(tmp_path, table)
+    with pytest.raises(InputError, match="no predictions"):
+        studying.read_held_out(tmp_path / "nowhere", table)
+
+
+def test_an_ensemble_is_the_mean_of_its_first_members_on_the_images_of_all(monkeypatch):
+    plan = a_plan()
+    n = len(plan.table.labels)
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), (3, n))
+    probs[1, :3] = np.nan
+    for rung, values in zip((rung for rung in LADDER if rung.name in studying.MEMBERS), probs):
+        plan.results[rung.name] = Result(rung, views={"identity": values})
+    heads = list(plan.results)
+    pair = next(rung for rung in LADDER if rung.keys == ("mean", "2"))
+    members = sorted(heads, key=studying.MEMBERS.index)[:2]
+    expected = np.mean([plan.results[name].probs for name in members], axis=0)
+    result = Result(pair)
+    np.testing.assert_allclose(studying._blend(plan, pair, result)["identity"], expected, atol=1e-6)
+    assert all(plan.run(plan.results[name].rung) in result.command for name in members)
+    with pytest.raises(studying._Skipped, match="3 backbones"):
+        studying._blend(plan, Rung("four", "head", "", keys=("mean", "4"), how="blend"), result)
+
+
+@pytest.mark.parametrize("verdicts, called, made", [
+    (["good", "good"], ["train"], True),
+    (["none", "good"], ["gan", "train"], True),
+    (["none", "poor"], ["gan"], False),
+])
+def test_only_a_good_gan_adds_images(verdicts, called, made, monkeypatch):
+    def check_synthetic(table, folds):
+        assert folds == [0]
+        if (verdict := verdicts.pop(0)) != "good":
+            raise InputError(f"the GAN is {verdict}")
+
+    def call(plan, result, verb, options):
+        calls.append(verb)
+        result.command = print_command(verb, options)
+
+    plan, calls = a_plan(), []
+    rung = next(rung for rung in LADDER if rung.how == "gan")
+    result = Result(rung)
+    monkeypatch.setattr("competition.gan.check_synthetic", check_synthetic)
+    monkeypatch.setattr(studying, "_call", call)
+    monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": None})
+    with contextlib.nullcontext() if made else pytest.raises(studying._Skipped, match="is poor"):
+        studying._gan(plan, rung, result)
+        assert re.fullmatch(r"make gan .*epochs=\d+ && make train .*synthetic=50.*", result.command)
+    assert calls == called
+
+
+# ------------------------------------------------------------------------------------------------------ the whole thing
+
+
+@pytest.fixture(scope="module")
+def played(place):
+    """The tables of a small study that was stopped in its third rung, and gone on with; and what both printed."""
+    monkeypatch = pytest.MonkeyPatch()
+    train, calls = training.train, []
+
+    def stop(*, run, **options):
+        calls.append(run)
+        if run == "study-default-scratch":
+            raise KeyboardInterrupt
+        return train(run=run, **options)
+
+    with contextlib.chdir(place), monkeypatch.context() as patch:
+        patch.setattr(studying, "LADDER", SMALL_LADDER)
+        patch.setattr(studying, "BUDGETS", SMALL_BUDGETS)
+        patch.setattr(studying, "at_hand", lambda *_: ["efficientnet_lite0"])
+        patch.setattr(training, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            studying.study("arten")
+        first = pd.read_csv("runs/arten/study/study.csv")
+        patch.setattr(training, "train", train)
+        path = place / "runs/arten/study-default-baseline/oof.npz"
+        before = path.stat().st_mtime_ns
+        second = studying.study("arten")
+        assert path.stat().st_mtime_ns == before, "what is finished is not trained again"
+    return calls, first, second
+
+
+def test_stopped_it_goes_on_where_it_was(played):
+    calls, first, second = played
+    assert calls == ["study-default-baseline", "study-default-scratch"]
+    assert first["rung"].tolist() == ["zero inputs", "baseline"]
+    assert second["rung"].tolist() == [rung.name for rung in SMALL_LADDER]
+    assert second["seconds"][1] == first["seconds"][1] > 0, "what the run took, not what it takes to look at it"
+
+
+def test_rungs_are_done_skipped_or_failed_and_say_why(played):
+    rows = played[2].set_index("rung")
+    assert rows["state"].to_dict() == {
+        "zero inputs": "done", "baseline": "done", "scratch": "done", "unheard of": "skipped", "elsewhere": "skipped",
+        "too large": "failed", "TTA": "done", "TTA of nothing": "skipped"}
+    assert "no key colour_blindness" in rows["reason"]["unheard of"]
+    assert "no weights of resnet152_v2 at hand" in rows["reason"]["elsewhere"]
+    assert "shares up to 1" in rows["reason"]["too large"]
+    assert "too large is failed" in rows["reason"]["TTA of nothing"]
+
+
+def test_its_figures_are_those_of_the_runs(played):
+    rows, table = played[2].set_index("rung"), read_folds("arten")
+    assert rows["accuracy"]["zero inputs"] <= 9 / 20, "zero inputs know the most common class at best"
+    baseline = oof.read_oof("runs/arten/study-default-baseline", table)
+    assert rows["accuracy"]["baseline"] == pytest.approx(oof.accuracy(baseline.probs[0], table.labels))
+    assert rows["rarest"]["baseline"] == pytest.approx(oof.per_class_accuracy(baseline.probs[0], table.labels)[1])
+    assert rows["images"].loc[["baseline", "scratch"]].tolist() == [20, (table.fold == 1).sum()]
+    with np.load("runs/arten/study-default-scratch/fold_1/views.npz") as saved:
+        probs, mean = saved["probs"][0], saved["probs"].mean(0)
+    labels = table.labels[table.fold == 1]
+    assert rows["accuracy"]["scratch"] == pytest.approx(oof.accuracy(probs, labels))
+    assert rows["accuracy"]["TTA"] == pytest.approx(oof.accuracy(mean, labels))
+    held_out = baseline.probs[0][table.fold == 1]
+    assert rows["difference"]["scratch"] == pytest.approx(oof.accuracy(probs, labels) - oof.accuracy(held_out, labels))
+    assert (rows["low"] <= rows["accuracy"])[rows["state"] == "done"].all()
+
+
+def test_what_is_written_says_it_all(played):
+    text = (files.RUNS / "arten/study/study.md").read_text("utf-8")
+    assert "| `make train NAME=arten MODEL=scratch RECIPE=quick RUN=study-default-scratch ONLY_FOLD=1 " in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == len(SMALL_LADDER) + 2 and len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    record = files.read_json("runs/arten/study/study.json")
+    assert record["table"] == read_folds("arten").hash and set(record["seconds"]) == {
+        "study-default-baseline", "study-default-scratch"}
+
+
+def test_a_blend_takes_the_study_s_runs_only_when_they_are_named(played, capsys):
+    with pytest.raises(InputError, match="no finished run"):
+        make_blend("arten")
+    assert re.search("left out, since they belong to the study: [0-9] run", capsys.readouterr().err)
+    assert make_blend("arten", "study-default-baseline")["runs"] == ["study-default-baseline"]
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"budget": "huge"}, "BUDGET=huge: expected one of quick, default, full"),
+    ({"backbone": "resnet5"}, "BACKBONE=resnet5: no such backbone"),
+    ({"backbone": "scratch"}, "BACKBONE=scratch: expected one with weights at hand"),
+    ({"weights": "none"}, "none: expected imagenet or a folder"),
+    ({"name": "nothing"}, "nothing.json: no such fold table"),
+])
+def test_what_it_cannot_use_is_refused(options, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        studying.study(**options)
+
+
+def test_flags_name_one_budget(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(studying, "study", lambda *options: asked.append(options))
+    for flags in ([], ["--quick"], ["--budget", "full", "--backbone", "vgg16", "--name", "n"]):
+        assert main(["study", *flags]) == 0
+    assert [options[:3] for options in asked] == [(None, "efficientnet_lite0", "default"),
+                                                  (None, "efficientnet_lite0", "quick"), ("n", "vgg16", "full")]
+    assert main(["study", "--quick", "--budget", "full"]) == 2
+    assert "QUICK=1 and BUDGET=full" in capsys.readouterr().err
+
+
+def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_else(tmp_path, monkeypatch):
+    assert not studying._wants_sample(None) and not studying._wants_sample("arten")
+    assert studying._wants_sample("sample")
+    monkeypatch.chdir(tmp_path)
+    assert studying._wants_sample(None) and not studying._wants_sample("arten")
+    files.write_text("folds/sample.json", "{}")
+    assert not studying._wants_sample("sample") and not studying._wants_sample(None)

@@ -98,7 +98,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     given_groups = read_column(source, groups) if groups else {}
 
     everything, sketches = _read_all(source, skip_bad, near)
-    pairs = find_groups(everything, sketches)
+    pairs = find_groups(everything, sketches, folds)
     frame = everything
     if drop_conflicts:
         frame = everything[~everything["conflict"]].reset_index(drop=True)

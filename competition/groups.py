@@ -42,6 +42,9 @@ CHUNK = 1024  # images at a time in stages 1 and 2: what bounds their memory
 
 LEAST_ALIKE = 0.6  # cosine in stage 1; true pairs have 0.7 to 1
 LEAST_TANGENT = 0.68  # cosine in stage 2; of true pairs 99 % have 0.78 to 1, others rarely 0.7
+LEVELS = 0.85, 0.93, 0.97, 0.99, 2  # that a group which is too large is cut at, one after the other; no score is 2
+FEW = 10  # images, that no group is too large with as long as its class can be dealt into folds
+LEAST_SHARE = 0.75  # of one class in larger groups: copies with wrong labels are fewer
 LEAST_DETAIL = 1.0  # grey levels, standard deviation: what is less is mostly rounding and noise
 LEAST_SCORE = 0.76  # correlation of details in stage 3; of pairs that are none the highest seen was 0.75, two horses
 FINEST, COARSEST = 0.7, 3.0  # what is detail: pixels of a sketch, standard deviations of two Gaussians
@@ -65,12 +68,13 @@ def make_sketch(pixels):
     return np.concatenate([np.asarray(luma).ravel(), np.asarray(colours).ravel()])
 
 
-def find_groups(frame, sketches):
+def find_groups(frame, sketches, folds=5):
     """Which of n images show the same picture: a DataFrame with a row a pair, first, second (rows), how, score.
 
     frame     DataFrame with the columns image, label, sha256 and pixels (a hash of them); it gets two more: `picture`,
               the first row of those that show the same, and `conflict`, whether those have several labels
     sketches  uint8 [n, SKETCH], or [n, 0] not to look for pictures that are only nearly the same
+    folds     how many the groups are for
 
     `how` is bytes, pixels or near, `score` the correlation of details (1 where bytes or pixels are equal).
     """
@@ -83,6 +87,7 @@ def find_groups(frame, sketches):
         found.append(find_near(sketches[different]))
         found[-1][["first", "second"]] = different[found[-1][["first", "second"]].to_numpy()]
     pairs = pd.concat(found, ignore_index=True).drop_duplicates(["first", "second"], ignore_index=True)
+    pairs = cut(frame["label"].to_numpy(), pairs, folds)
     frame["picture"] = join(len(frame), pairs[["first", "second"]].to_numpy())
     frame["conflict"] = (frame.groupby("picture")["label"].transform("nunique") > 1).astype(bool)
     conflicts = frame[frame["conflict"]].groupby("picture")["image"].agg(list).tolist()
@@ -91,6 +96,45 @@ def find_groups(frame, sketches):
     if len(conflicts) > 100:
         warn(f"and {len(conflicts) - 100} more such pictures: those rows of the table share a group")
     return pairs
+
+
+def cut(labels, pairs, folds):
+    """Those of `pairs` that stay: drawings, digits and icons of a class are all alike, and would be one group.
+
+    labels  [n]; pairs as find_groups has them. A group that is too large to be copies of one picture keeps only the
+    pairs of a higher score, one of LEVELS after the other until it is not; in the end those that are equal in pixels.
+    """
+    whole = pairs
+    for level in LEVELS:
+        large = _too_large(labels, join(len(labels), pairs[["first", "second"]].to_numpy()), folds)
+        near = large[pairs["first"].to_numpy()] & (pairs["how"] == "near").to_numpy()
+        if not near.any():
+            break
+        pairs = pairs[~near | (pairs["score"] >= level)]
+    gone = whole.drop(pairs.index)
+    if len(gone):
+        warn(f"{len(np.unique(gone[['first', 'second']]))} images are as much alike as drawings are, in groups too large "
+             f"for {folds} folds: {len(gone)} of {len(whole)} pairs do not count, those least alike; where such images "
+             "are of one scene or patient, say so with GROUPS=")
+    return pairs.reset_index(drop=True)
+
+
+def _too_large(labels, picture, folds):
+    """bool [n]: whether the images are in a group that is no picture's copies; `picture` [n] as `join` has it.
+
+    Of a class it holds more than one fold should, or it mixes classes. While all groups hold no more of a class than
+    a fold's share, the class has a group for each fold.
+    """
+    frame = pd.DataFrame({"picture": picture, "label": labels})
+    counts = frame.groupby(["picture", "label"], as_index=False).size()
+    of_class = counts.groupby("label")["size"].agg(["sum", "size"])
+    share = of_class["sum"] / folds
+    limit = share.clip(lower=FEW).where(of_class["size"] >= folds, share).clip(lower=1)
+    over = counts["size"] > counts["label"].map(limit)
+    of_picture = counts.groupby("picture")["size"].agg(["sum", "max"])
+    mixed = (of_picture["sum"] > FEW) & (of_picture["max"] < LEAST_SHARE * of_picture["sum"])
+    large = {*counts["picture"][over], *of_picture.index[mixed]}
+    return np.isin(picture, list(large))
 
 
 def same(values):

@@ -57,7 +57,7 @@ def soup(name=None, runs=None, run=None, memory=None):
         else:
             _average_folds(folder, table, members, settings, load_images(table, memory))
             _finish(folder, table, settings, record)
-        _report(folder, table, settings)
+        _report(folder, table, range(table.k))
     print(_judge(folder, table, members))
     return folder
 

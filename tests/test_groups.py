@@ -233,3 +233,53 @@ def test_dealing_keeps_groups_of_several_classes_together():
     assert (pd.DataFrame({"g": group, "f": fold}).groupby("g")["f"].nunique() == 1).all()
     counts = pd.crosstab(labels, fold)
     assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 4, "within the largest group"
+
+
+def drawings(count, side=48):
+    """uint8 [count, side, side, 3]: plain discs of any place, size and colour on white, as icons are."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side]
+    pictures = np.full((count, side, side, 3), 255, np.uint8)
+    for picture in pictures:
+        place, radius = random.integers(20, 28, 2), random.integers(8, 18)
+        picture[np.hypot(y - place[0], x - place[1]) < radius] = random.integers(0, 200, 3)
+    return pictures
+
+
+def test_drawings_that_are_all_alike_make_folds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = photographs(tmp_path / "data", {"photos": 12})
+    (folder / "discs").mkdir()
+    for i, picture in enumerate(drawings(40)):
+        (folder / "discs" / f"{i:02}.png").write_bytes(encode(picture))
+    (folder / "discs" / "again.png").write_bytes(encode(drawings(1)[0], "BMP"))
+    (folder / "photos" / "again.jpg").write_bytes(encode(cloudy(3), "JPEG", quality=60))
+    frame = make_folds(folder, folds=5).frame.set_index("image")
+    discs = frame[frame["label"] == "discs"]
+    assert discs["group"].value_counts().max() <= 10 and discs["fold"].value_counts().min() >= 6
+    assert frame["group"]["discs/again.png"] == frame["group"]["discs/00.png"]  # the same pixels stay together
+    assert frame["group"]["photos/again.jpg"] == frame["group"]["photos/002.png"]  # and copies of other classes
+    assert "GROUPS=" in capsys.readouterr().err
+
+
+def cut(labels, pairs, folds):
+    """What groups.cut keeps of (first, second, score)."""
+    pairs = pd.DataFrame(pairs, columns=["first", "second", "score"]).assign(how="near")
+    return groups.cut(np.array(labels), pairs, folds)[["first", "second"]].to_numpy().tolist()
+
+
+def test_a_group_too_large_keeps_its_surest_pairs():
+    chain = [(i, i + 1, 0.98 if i % 10 == 0 else 0.8) for i in range(59)]
+    others = [(60, 61, 0.77)]
+    assert cut(["a"] * 62, chain + others, 5) == [[i, i + 1] for i in range(0, 59, 10)] + [[60, 61]]
+    assert cut(["a"] * 600, chain + others, 5) == [[i, i + 1] for i in range(59)] + [[60, 61]]  # half of a fold
+    assert cut(["a", "b"] * 300, chain + others, 5) == [[i, i + 1] for i in range(0, 59, 10)] + [[60, 61]]  # mixed
+    noisy = ["a"] * 55 + ["b"] * 5 + ["a", "b"] * 300
+    assert len(cut(noisy, chain, 5)) == 59  # wrong labels among the copies of one picture
+
+
+def test_a_small_class_keeps_a_group_for_each_fold():
+    ring = [(i, (i + 1) % 8, 0.8) for i in range(7)]
+    assert cut(["a"] * 8 + ["b"] * 50, ring, 5) == []
+    assert len(cut(["a"] * 14 + ["b"] * 50, ring, 5)) == 7  # six more: a group for each of 5 folds
+    assert len(cut(["a"] * 8 + ["b"] * 50, [(0, 1, 0.8)], 5)) == 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.figures import Figure
 from bench.tools import copy_images
-from competition import files, submission
+from competition import files, rehearsal, submission
 from competition.folds import make_folds
 from competition.images import load_images
 from competition.train import build_fold_model, read_run, train
@@ -96,10 +96,10 @@ def _pack_reference(run, table, folder):
 def _race(zips, images, rounds):
     """Medians over the rounds, for each zip: images a second of a second call, and seconds from the import of model.py
     to the labels of a first call."""
-    jobs = [submission.Job(None, "uint8", probabilities=False)] * 2
+    jobs = [rehearsal.Job(None, "uint8", probabilities=False)] * 2
     speeds, starts = np.zeros((2, rounds, len(zips)))
     for turn in range(rounds):
-        found = [submission.run_isolated(path, images, jobs) for path in zips]
+        found = [rehearsal.run_isolated(path, images, jobs) for path in zips]
         ours, reference = (answers["labels1"] for answers in found)
         if not np.array_equal(ours, reference):
             raise RuntimeError(f"{int((ours != reference).sum())} of {len(images)} labels differ from the reference's")

@@ -13,8 +13,9 @@ from competition.blend import make_blend
 from competition.files import InputError
 from competition.folds import make_folds
 from competition.images import decode, resize
+from competition.rehearsal import predict_zip
 from competition.sample import write_sample
-from competition.submission import make_submission, predict_zip
+from competition.submission import make_submission
 from competition.train import train
 
 # model, recipe and overrides: three networks with ImageNet weights that came by pip, and one from random weights

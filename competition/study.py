@@ -576,8 +576,8 @@ def _explain(plan, frame):
     left = [rung.name for rung in LADDER if plan.budget not in rung.budgets]
     return (f"difference: to the accuracy of the rung named beside it, on the images that both have a held-out "
             f"prediction of; p: McNemar's exact test. Of {compared} comparisons of equals about "
-            f"{compared * LIKELY:.0f} would have p below {LIKELY}. Ensembles' weights are scored on the images that "
-            "chose them." + (f" Not in this budget: {', '.join(left)}." if left else ""))
+            f"{compared * LIKELY:.0f} would have p below {LIKELY}. Ensembles' weights are chosen on "
+            "the other folds." + (f" Not in this budget: {', '.join(left)}." if left else ""))
 
 
 def _write(plan, seconds):

@@ -33,7 +33,7 @@ from competition.folds import read_folds
 from competition.images import load_images
 from competition.rank import train_grid
 from competition.recipes import Recipe, read_recipe
-from competition.train import TUNE, fit_to_shape, fold_numbers, locked, start_keras, train
+from competition.train import TUNE, fit_classes, fit_to_shape, fold_numbers, locked, start_keras, train
 
 TRIALS = 20  # where neither a number nor minutes are given, and the space has no end
 FIRST = 5  # trials that run to their end before any is pruned
@@ -152,7 +152,7 @@ def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run
     table = read_folds(name)
     chosen = resolve_weights(model, weights)
     from_random = not pretrained(model, chosen)
-    settings = fit_to_shape(table, read_recipe(recipe, overrides, from_random))
+    settings = fit_classes(table, fit_to_shape(table, read_recipe(recipe, overrides, from_random)))
     wanted = auto_space(model, settings) if space == "auto" else space
     keys = read_space(wanted, model, recipe, overrides, from_random)
     label = "auto" if space == "auto" else "+".join(key.name for key in keys)
@@ -437,7 +437,8 @@ def _describe(study, trial):
 def _sweep_heads(study, chosen, combinations):
     """All combinations of settings of the head at once; the best becomes an ordinary run."""
     table = study.table
-    settings = [fit_to_shape(table, read_recipe(study.recipe, study.options(params)[1])) for params in combinations]
+    settings = [fit_classes(table, fit_to_shape(table, read_recipe(study.recipe, study.options(params)[1])))
+                for params in combinations]
     start_keras(study.settings.seed)
     memory = read_memory(study.memory)
     start = time.time()

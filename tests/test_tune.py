@@ -165,6 +165,20 @@ def test_settings_of_heads_are_swept_at_once_and_the_best_becomes_a_run(monkeypa
     assert "of the other folds, which had no say, its accuracy is" in capsys.readouterr().out
 
 
+def test_weights_by_class_name_are_those_of_their_classes(monkeypatch):
+    """Of some classes, and in another order than the table's: a sweep's figures are those of the run it leaves."""
+    for module in (tuning, training):
+        monkeypatch.setattr(module, "pretrained", lambda model, weights: True)
+    frame = tune("baseline", "class_weight=ö:9|ö:2,b c:8,a:0.1", "tiny.toml", run="named", folds_used=0)
+    assert frame["log_loss"].nunique() == 2
+    for weights, wanted in zip(frame["class_weight"], frame["log_loss"]):
+        run = train("baseline", "tiny.toml", run=f"alone-{weights[2]}", only_fold=0,
+                    overrides=[f"class_weight={weights}"])
+        assert files.read_json(run / "fold_0/fold.json")["log_loss"] == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(InputError, match="class_weight names 'nobody'"):
+        tune("baseline", "class_weight=none|nobody:2", "tiny.toml", run="nobody", folds_used=0)
+
+
 def test_fewer_trials_than_combinations_never_try_one_twice():
     study = a_study("dropout=0,0.5 label_smoothing=0,0.1,0.2", [])
     for number in range(6):

@@ -73,6 +73,8 @@ def _read_members(table, runs):
         path = member.dir / "run.json"
         if not member.finished:
             raise InputError(f"{path}: an unfinished run, expected a finished one; `make train` goes on with it")
+        if "splits" in member.config:
+            raise InputError(f"{path}: a double run, expected one of a single model a fold")
         if member.frozen:
             raise InputError(f"{path}: found heads on a frozen backbone, which `make blend` averages at hardly any "
                              "cost, expected a run in which everything was trained")

@@ -25,6 +25,7 @@ RECORDS = {  # of runs that are refused before anything else of them is read
     "unfinished": lambda record: record | {"finished": False},
     "heads": lambda record: record | {"frozen": True},
     "flat": lambda record: record | {"config": record["config"] | {"model": "baseline"}},
+    "double": lambda record: record | {"config": record["config"] | {"splits": [[["a b"], ["ä"]]]}},
     "other_head": lambda record: record | {
         "config": record["config"] | {"recipe": record["config"]["recipe"] | {"head": [4]}}},
 }
@@ -98,6 +99,7 @@ def test_twice_it_says_so_and_a_lost_fold_comes_back(capsys):
     ("one,flat", ["run.json: model is", "baseline", "scratch"]),
     ("one,other_head", ["other_head/run.json: head is [4]", "expected []"]),
     ("one,unfinished", ["unfinished/run.json", "expected a finished one"]),
+    ("one,double", ["double/run.json: a double run"]),
     ("one,heads", ["heads/run.json", "frozen backbone", "make blend"]),
     ("one,nowhere", ["nowhere", "no such run"]),
 ])

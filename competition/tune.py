@@ -162,7 +162,8 @@ def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run
     sweep = combinations is not None and (trials or math.inf) >= len(combinations)
     with locked(study.path.parent):
         _open(study, chosen)
-        if sweep and not minutes and not settings.epochs and {key.name for key in keys} <= set(heads.SWEPT):
+        heads_alone = not settings.epochs and not settings.synthetic  # generated images are each fold's own
+        if sweep and not minutes and heads_alone and {key.name for key in keys} <= set(heads.SWEPT):
             return _sweep_heads(study, chosen, combinations)
         limit = len(combinations) if sweep else trials or (math.inf if minutes else TRIALS)
         plan = f"{limit} combinations, each once" if sweep else f"{limit} trials" if limit < math.inf else "trials"

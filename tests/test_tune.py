@@ -179,6 +179,16 @@ def test_weights_by_class_name_are_those_of_their_classes(monkeypatch):
         tune("baseline", "class_weight=none|nobody:2", "tiny.toml", run="nobody", folds_used=0)
 
 
+def test_a_sweep_with_generated_images_has_a_run_for_each(monkeypatch):
+    """Heads that learn together have no images but the table's."""
+    monkeypatch.setattr(tuning, "pretrained", lambda model, weights: True)
+    options = []
+    monkeypatch.setattr(tuning, "_sweep_heads", lambda *_: pytest.fail("generated images would be left out"))
+    monkeypatch.setattr(tuning, "_run_trials", lambda study, *_: options.append(study.options({"dropout": "0"})[1]))
+    tune("baseline", "dropout=0,0.5", "tiny.toml", run="generated", overrides=["synthetic=2"])
+    assert options == [["synthetic=2", "dropout=0"]]
+
+
 def test_fewer_trials_than_combinations_never_try_one_twice():
     study = a_study("dropout=0,0.5 label_smoothing=0,0.1,0.2", [])
     for number in range(6):

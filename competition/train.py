@@ -416,17 +416,25 @@ def _layer_rates(model, settings):
 
 def _compile(model, weight_decay, label_smoothing, rates, ema=0.0):
     import keras
+    from keras import ops
 
-    class LayerwiseAdamW(keras.optimizers.AdamW):
-        """AdamW (Loshchilov and Hutter 2019) with a share of the learning rate for each variable."""
+    class LayerwiseAdamW(keras.optimizers.Adam):
+        """AdamW (Loshchilov and Hutter 2019) with a share of the learning rate for each variable, for the decay of its
+        weights too: at the rate of the last layer the first ones would shrink with nothing to hold against it."""
 
         def update_step(self, gradient, variable, learning_rate):
-            super().update_step(gradient, variable, learning_rate * shares[self._get_variable_index(variable)])
+            index = self._get_variable_index(variable)
+            rate = learning_rate * shares[index]
+            if decays[index]:
+                self.assign_sub(variable, variable * ops.cast(decays[index], variable.dtype)
+                                * ops.cast(rate, variable.dtype))
+            super().update_step(gradient, variable, rate)
 
     shares = [rates.get(variable.path, 1.0) for variable in model.trainable_variables]
-    optimizer = LayerwiseAdamW(learning_rate=0.0, weight_decay=weight_decay, beta_1=heads.BETA_1, beta_2=heads.BETA_2,
-                                epsilon=heads.EPSILON, use_ema=ema > 0, ema_momentum=ema)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    decays = [0 if any(word in variable.name for word in ("bias", "gamma", "beta")) else weight_decay
+              for variable in model.trainable_variables]
+    optimizer = LayerwiseAdamW(learning_rate=0.0, beta_1=heads.BETA_1, beta_2=heads.BETA_2, epsilon=heads.EPSILON,
+                               use_ema=ema > 0, ema_momentum=ema)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=use_xla())
     optimizer.build(model.trainable_variables)

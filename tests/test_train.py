@@ -619,6 +619,29 @@ def test_class_weights_change_the_gradient_as_they_should(class_weight, table):
     np.testing.assert_allclose(np.asarray(momentum) / (1 - heads.BETA_1), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("way, other", [("mixup", {}), ("fmix", {}), ("cutmix", {}),
+                                        ("cutmix", {"cutmix_least": 0.25, "cutmix_most": 0.25})])
+def test_images_are_mixed_as_the_recipe_says(way, other, table):
+    """Of pictures whose grey is their class's: a mixed one's mean, target and weight are mixed alike; in the last
+    epochs none is."""
+    weights = {name: weight for name, weight in zip(table.classes, (3.0, 1.0, 0.5))}
+    settings = Recipe(epochs=3, plain_epochs=1, batch_size=11, precision="float32", class_weight=weights,
+                      **{way: 1.0}, **other)
+    greys = np.array([50, 110, 230])
+    images = np.ones((33, 16, 16, 3), np.uint8) * greys[table.labels, None, None, None].astype(np.uint8)
+    phase = training._build_phase(table, settings, "baseline", images, {0: (table, images)}, [])
+    for epoch, mixed in enumerate([True, True, False]):
+        inputs, targets, counted = (np.concatenate(parts) for parts in zip(*phase.batches(0, epoch)))
+        np.testing.assert_allclose(inputs.mean((1, 2, 3)), targets @ greys, rtol=1e-4)
+        np.testing.assert_allclose(counted, targets @ list(weights.values()), rtol=1e-5)
+        assert (targets.max(1) < 1).any() == mixed
+        if mixed:
+            plain = (np.ptp(inputs, (1, 2, 3)) < 1e-3)[targets.max(1) < 1]
+            assert plain.all() if way == "mixup" else not plain.any()
+            pasted = np.sort(targets, 1)[:, :2].sum(1)
+            assert not other or 0.2 < pasted.max() < 0.3
+
+
 def test_classes_are_named_as_the_fold_table_has_them(capsys):
     arguments = ["--model", "baseline", "--name", "arten", *tiny(["epochs=1"]), "--set"]
     for override, key in (("class_weight=été:3,ete:2", "class_weight"), ('class_weight={ "ete" = 2 }', "class_weight"),
@@ -885,6 +908,47 @@ def test_layer_decay_scales_the_steps(table):
         moved[decay] = [np.abs(np.asarray(layer.kernel) - old).max() for layer, old in zip(layers, before)]
     np.testing.assert_allclose(moved[1.0], 1e-3, rtol=0.05)
     np.testing.assert_allclose(moved[0.01], 1e-3 * 0.01 ** (1 - np.arange(7) / 6), rtol=0.05)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_weights_decay_at_the_rate_of_their_layer(layer_decay, table):
+    """Images of weight 0 have no gradient: what moves is the decay's, of kernels alone."""
+    settings = Recipe(epochs=1, layer_decay=layer_decay)
+    model = training._build_model("scratch", table, settings, training.Weights("none"))
+    training._compile(model, 0.1, 0.0, training._layer_rates(model, settings))
+    model.optimizer.learning_rate = 0.5
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    model.train_on_batch(load_images(table)[:8].astype(np.float32), np.eye(3)[np.arange(8) % 3], np.zeros(8))
+    layers = [layer for layer in model.get_layer("backbone").layers if layer.weights] + [model.get_layer("logits")]
+    kept = [float(np.unique(layer.kernel).item()) for layer in layers]
+    np.testing.assert_allclose(kept, 1 - 0.1 * 0.5 * layer_decay ** (1 - np.arange(7) / 6), rtol=1e-6)
+    assert all((np.asarray(variable) == 1).all() for variable in model.trainable_variables if variable.name != "kernel")
+
+
+def test_labels_are_smoothed(table):
+    """The slope of the loss in the logits is p - y: of y, 0.3 goes to the three classes alike."""
+    model = training._build_model("baseline", table, Recipe(epochs=1), training.Weights("none"))
+    training._compile(model, 0.0, 0.3, {})
+    model.train_on_batch(load_images(table)[:4].astype(np.float32), np.eye(3)[[0] * 4])
+    (momentum,) = [v for v in model.optimizer.variables if v.shape == (3,) and "momentum" in v.path]
+    np.testing.assert_allclose(np.asarray(momentum) / (1 - heads.BETA_1), 1 / 3 - np.array([0.8, 0.1, 0.1]), rtol=1e-4)
+
+
+def test_a_share_of_the_layers_keeps_its_weights(table):
+    settings = Recipe(epochs=1, frozen_share=0.5, batchnorm="train")
+    model = training._build_model("scratch", table, settings, training.Weights("none"))
+    training._compile(model, 0.1, 0.0, training._layer_rates(model, settings))
+    model.optimizer.learning_rate = 0.01
+    model.get_layer("logits").kernel.assign(np.random.default_rng(0).normal(size=model.get_layer("logits").kernel.shape))
+    layers = model.get_layer("backbone").layers
+    before = [layer.get_weights() for layer in layers]
+    model.train_on_batch(load_images(table)[:8].astype(np.float32), np.eye(3)[np.arange(8) % 3])
+    moved = [any((new != old).any() for new, old in zip(layer.get_weights(), weights))
+             for layer, weights in zip(layers, before)]
+    half = round(len(layers) / 2)
+    assert any(before[:half]) and not any(moved[:half])
+    assert moved[half:] == [bool(weights) for weights in before[half:]]
 
 
 # ---------------------------------------------------------------------------------------------------- other data

@@ -450,6 +450,7 @@ def _sweep_heads(study, chosen, combinations):
         Trial(number, params, "done", [], oof.accuracy(found, labels), oof.log_loss(found, labels), seconds)
         for number, (params, found) in enumerate(zip(combinations, probs[:, used]))
     ]
+    _write(study)
     frame = _report(study, [(trial, (found, labels)) for trial, found in zip(study.trials, probs[:, used])], True)
     best = _best(study.trials)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -163,6 +163,9 @@ def test_settings_of_heads_are_swept_at_once_and_the_best_becomes_a_run(monkeypa
           overrides=[f"frozen_rate={best['frozen_rate']}", f"class_weight={best['class_weight']}"])
     tune("baseline", space, "tiny.toml", **options)
     assert "of the other folds, which had no say, its accuracy is" in capsys.readouterr().out
+    assert len(record("heads")) == 4
+    again = tune("baseline", space, "tiny.toml", **options, minutes=1)  # each a run of its own, but all are done
+    assert again["accuracy"].tolist() == frame["accuracy"].tolist()
 
 
 def test_weights_by_class_name_are_those_of_their_classes(monkeypatch):

@@ -157,7 +157,7 @@ LADDER = (
       )),
     Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double", budgets=("full",),
          keys=(*SECOND, "cutmix=0.5", "class_weight=balanced")),
-    *(Rung(key, "flips, shifts: second phase", "not tried", "tuned", keys=(*SECOND, key), budgets=("full",))
+    *(Rung(key, "flips, shifts: second phase", "not tried", "tuned", keys=(*SECOND, key), budgets=("default", "full"))
       for key in ("ema=0.99", "layer_decay=0.8", "label_smoothing=0")),
     # the report's best model, and ours
     Rung("report, first phase", "head", "", "report", keys=("epochs=0",)),

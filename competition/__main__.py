@@ -95,10 +95,10 @@ def shift(test, name, model, weights, runs, memory):
     shift(test, name, model, weights, runs, memory)
 
 
-def train(model, recipe, name, weights, run, only_fold, overrides, memory):
+def train(model, recipe, name, weights, run, only_fold, overrides, memory, teacher, pseudo):
     from competition.train import train
 
-    train(model, recipe, name, weights, run, only_fold, _part(overrides), memory)
+    train(model, recipe, name, weights, run, only_fold, _part(overrides), memory, teacher, pseudo)
 
 
 def double(model, splits, recipe, name, weights, run, only_fold, overrides, memory):
@@ -247,6 +247,10 @@ def _parser():
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)
+    add("--teacher", metavar="blend|A,B", help="learn what the fold models of the blend, or of these runs, say of the "
+        "training images, besides their labels")
+    add("--pseudo", metavar="IMAGES", help="a folder or zip of unlabelled images, of which the teacher's fold models "
+        "(default: the blend's) label those that they are sure of, to train on as well")
 
     add = verb(double, "train a tree of models, one class against the rest, say, and merge their OOF",
                ["double --model efficientnet_lite0 --splits Species1",

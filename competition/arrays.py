@@ -119,6 +119,10 @@ class Rows:
     def shape(self):
         return (len(self.rows), *self.array.shape[1:])
 
+    @property
+    def dtype(self):
+        return self.array.dtype
+
     def __len__(self):
         return len(self.rows)
 
@@ -130,12 +134,16 @@ class Rows:
 class Joined:
     """The rows of one array of images or features and behind them those of a second, asked for by many at a time."""
 
-    first: np.ndarray | Stored
-    second: np.ndarray | Stored  # of the same dtype and shape, but for the number of rows
+    first: object  # an array, Stored, Rows or another Joined
+    second: object  # of the same dtype and shape, but for the number of rows
 
     @property
     def shape(self):
         return (len(self), *self.first.shape[1:])
+
+    @property
+    def dtype(self):
+        return self.first.dtype
 
     def __len__(self):
         return len(self.first) + len(self.second)

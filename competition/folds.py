@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +171,21 @@ def read_folds(name=None):
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
     return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root, metric)
+
+
+def add_rows(table, fold, names, labels, hashes):
+    """A FoldTable with more images behind its own, by which to train one fold.
+
+    names, labels, hashes   of each: what to call it, the index of its class, the sha256 of what it shows
+
+    They are held out in another fold: so they belong to the training part of `fold`, and its validation does not know
+    of them. The table is for no other fold. Its hashes are its own.
+    """
+    height, width = table.size
+    rows = pd.DataFrame({"image": names, "label": np.array(table.classes, object)[labels], "fold": (fold + 1) % table.k,
+                         "group": names, "sha256": hashes, "width": width, "height": height})
+    changed = {key: files.hash_json([getattr(table, key), rows["sha256"].tolist()]) for key in ("hash", "data_hash")}
+    return replace(table, frame=pd.concat([table.frame, rows], ignore_index=True), **changed)
 
 
 def assign_folds(labels, groups, folds, seed):

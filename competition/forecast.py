@@ -152,7 +152,8 @@ def train_apart(run_dir, table, views):
             settings = Recipe(**record["config"]["recipe"])
         except TypeError:  # of another version
             return None
-        plain = not (settings.frozen_copies or settings.oversample_count or settings.synthetic)
+        plain = not (settings.frozen_copies or settings.oversample_count or settings.synthetic
+                     or "teacher" in record["config"])
         features = _cached_features(record, settings, table) if plain else None
     if features is None:
         return None

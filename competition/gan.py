@@ -22,7 +22,7 @@ images a class and 67.7 % with 200 (a standard error is 1.9): no gain.
 
 import json
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from competition.arrays import Joined, Rows, read_memory
 from competition.backbones import build_backbone, resolve_weights
 from competition.features import predict, use_xla
 from competition.files import InputError
-from competition.folds import read_folds
+from competition.folds import add_rows, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
 from competition.recipes import parse_override
@@ -132,20 +132,12 @@ def read_synthetic(table, fold, n):
 
 
 def add_synthetic(table, images, fold, n):
-    """The FoldTable and the images (arrays.Joined) by which to train one fold with `n` generated images a class.
-
-    Those are the last rows, and the table holds them out in another fold: so they belong to the training part of
-    `fold`, and its validation does not know of them. The table is for no other fold. Its hashes are its own.
-    """
+    """The FoldTable (folds.add_rows) and the images (arrays.Joined) by which to train one fold with `n` generated
+    images a class, the last rows of both."""
     made, labels = read_synthetic(table, fold, n)
     names = [f"{GAN}/{i}" for i in range(len(labels))]
-    height, width = table.size
-    rows = pd.DataFrame({"image": names, "label": np.array(table.classes, object)[labels], "fold": (fold + 1) % table.k,
-                         "group": names, "sha256": [files.sha256_bytes(image.tobytes()) for image in made],
-                         "width": width, "height": height})
-    frame = pd.concat([table.frame, rows], ignore_index=True)
-    hashes = {key: files.hash_json([getattr(table, key), rows["sha256"].tolist()]) for key in ("hash", "data_hash")}
-    return replace(table, frame=frame, **hashes), Joined(images, made)
+    hashes = [files.sha256_bytes(image.tobytes()) for image in made]
+    return add_rows(table, fold, names, labels, hashes), Joined(images, made)
 
 
 def check_synthetic(table, folds):

@@ -88,7 +88,7 @@ def read_heads(arrays):
     return Heads(*(arrays[f.name] for f in fields(Heads) if f.name != "hidden"), tuple(hidden))
 
 
-def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None):
+def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None, soft=None):
     """Train every head for one more epoch, in place; the validation probabilities, for each fold float32 [S, n_f, C].
 
     heads     Heads of S settings x F folds
@@ -97,6 +97,7 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=Non
     plain     float32 [n, d]: features of the images as they are, for validation; these may be arrays.Stored as well
     labels    int [n]; fold_of: int [n], the fold in which an image is held out; folds: F numbers of folds to train
     copies    augment.Copies, with their features, to train on as well
+    soft      float32 [n, C]: what to learn of an image in place of its label (train.Taught)
 
     What is drawn follows from seed, fold and epoch alone. A head that has stopped goes on, but its best stays.
     """
@@ -129,7 +130,8 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=Non
             inputs.append(np.ones((*heads.weights.shape[:2], size, layer.weights.shape[-1] + 1), np.float32))
             np.maximum(inputs[-2] @ layer.weights, 0, out=inputs[-1][..., :-1])
             _drop(inputs[-1], dropout, noises)
-        targets = np.eye(classes, dtype=np.float32)[truth] * (1 - smoothing) + smoothing / classes
+        targets = np.eye(classes, dtype=np.float32)[truth] if soft is None else soft[copies.sources[chosen]]
+        targets = targets * (1 - smoothing) + smoothing / classes
         probabilities, logs = softmax(inputs[-1] @ heads.weights)
         weight = class_weight[:, fold, truth]  # [S, F, B]
         sums[0] -= (weight * (targets * logs).sum(-1)).mean(-1)

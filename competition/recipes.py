@@ -66,6 +66,12 @@ class Recipe:
     class_weight: str | dict = "none"  # what an image counts in the loss: "balanced", rare classes more; or by class
     # name, others 1: { Species1 = 3.0 }, on the command line also class_weight=Species1:3,Species6:2
     synthetic: int = 0  # generated images a class that join each training fold (make gan); needs GANs declared good
+    # of labels that finished runs give (make train TEACHER=, PSEUDO=)
+    teacher_weight: float = 0.5  # of the TEACHER's probabilities in what is learnt of a training image; the rest is its
+    # label's
+    teacher_temperature: float = 2.0  # above 1 these are flatter, so that more of the less likely classes shows
+    pseudo_least: float = 0.9  # probability from which on an unlabelled image of PSEUDO joins a training fold
+    pseudo_labels: str = "soft"  # the teacher's probabilities, or "hard": the likeliest class
     patience: int = 0  # epochs without a better one after which a phase stops, the best is kept; 0: all, the last is
     seed: int = 0
     precision: str = "auto"  # of the second phase: "float32", "mixed_bfloat16", or what is quickest on this machine
@@ -81,13 +87,14 @@ CHOICES = {
     "class_weight": ("none", "balanced"),
     "precision": ("auto", "float32", "mixed_bfloat16"),
     "augment_phases": ("both", "frozen", "full"),
+    "pseudo_labels": ("soft", "hard"),
 }
 ANY = None  # names that only the fold table knows
 ENTRIES = {"views": VIEWS, "augment": POLICIES, "oversample_augment": POLICIES, "oversample_classes": ANY}
 MIXTURES = ("mixup", "cutmix", "fmix")
 SHARES = (*MIXTURES, "cutmix_least", "cutmix_most", "warmup", "frozen_share", "dropout", "label_smoothing",
-          "ema")
-POSITIVE = ("frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
+          "ema", "teacher_weight", "pseudo_least")
+POSITIVE = ("teacher_temperature", "frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 
 def recipe_names():

@@ -46,7 +46,7 @@ def soup(name=None, runs=None, run=None, memory=None):
     views = [view for view in first.views if all(view in member.views for member in members)]
     settings = replace(first.recipe, views=views)
     folder = files.RUNS / table.name / _run_name(run or "soup-" + "-".join(member.name for member in members))
-    config = {key: value for key, value in first.config.items() if key != "gan"} | {
+    config = {key: value for key, value in first.config.items() if key not in ("gan", "teacher", "pseudo")} | {
         "recipe": asdict(settings),
         "soup": {member.name: files.sha256_file(member.dir / "oof.npz") for member in members},
     }

@@ -19,6 +19,7 @@ import zipfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ class Run:
 
 
 def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
-          after_epoch=None):
+          teacher=None, pseudo=None, after_epoch=None):
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
@@ -70,6 +71,9 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     overrides  "key=value" strings that replace keys of the recipe
     memory     "4G", what the process may take; images and features that are too much for it are read from disk as
                they are needed, which changes nothing in the result; default: half of what is available
+    teacher    "blend", or finished runs ("a,b"), whose fold models say what to learn of the images that they saw as well
+    pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
+               models (default: of the blend) give; see teach.py for both
     after_epoch  called without arguments after each epoch of the second phase, when all of it is on disk; what it
                raises ends the training there, and the same call goes on with it
 
@@ -83,12 +87,22 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     settings = fit_classes(table, fit_to_shape(table, settings))
     network_size(model, table.size, settings.image_size or None, settings.least_size)  # refuses before a run is begun
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
-    folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}")
-    return train_table(folder, table, settings, model, chosen, folds, memory, after_epoch)
+    kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
+    folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}{kind}")
+    teaching = None
+    if kind:
+        from competition.teach import read_teaching  # which imports this module
+
+        teaching = read_teaching(table, teacher, pseudo)
+        settings = settings if teacher else replace(settings, teacher_weight=0.0)
+    return train_table(folder, table, settings, model, chosen, folds, memory, after_epoch, teaching)
 
 
-def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None):
-    """`train` on a FoldTable, which may be a part of one, with what `train` makes of its arguments."""
+def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None, teaching=None):
+    """`train` on a FoldTable, which may be a part of one, with what `train` makes of its arguments.
+
+    teaching   a teach.Teaching, where there is a teacher
+    """
     config = {
         "model": model,
         "weights": weights.sha256,  # None: random
@@ -101,13 +115,15 @@ def train_table(folder, table, settings, model, weights, folds, memory, after_ep
         from competition.gan import check_synthetic  # which imports this module
 
         config["gan"] = check_synthetic(table, folds)
+    if teaching:
+        config |= teaching.config
     with locked(folder):
         record = _open_record(folder, table, config, settings)
         if record["finished"] and _is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
             settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
-            _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch)
+            _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch, teaching)
             if all(_is_done(folder, k, settings) for k in range(table.k)):
                 _finish(folder, table, settings, record)
         _report(folder, table, [fold for fold in range(table.k) if _is_done(folder, fold, settings)])
@@ -514,7 +530,7 @@ def start_keras(seed):
                 tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch):
+def _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch, teaching):
     folds = [fold for fold in folds if not _is_done(folder, fold, settings)]
     if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
@@ -522,7 +538,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
     whole = table.whole or table  # whose images and features serve all parts
     warn_of_others(whole)
     images = table.take(every := load_images(whole, memory))
-    taught = _taught(folder, table, settings, images, folds)
+    taught = _taught(folder, table, settings, images, folds, memory, teaching)
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
@@ -533,21 +549,25 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
     # where all layers train as well, the heads take no time worth a place on the bar
     with tqdm(total=len(folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
               bar_format=BAR) as bar:
-        if settings.frozen_epochs and not settings.synthetic:
+        if settings.frozen_epochs and not (settings.synthetic or teaching):
             copies = copies_features(table, settings, model, weights, images, fused, memory)
             _train_heads(folder, table, settings, features[0], pool, copies, folds, bar)
         elif settings.frozen_epochs:
-            for fold, (more, joined) in taught.items():
-                behind = frozen_features(more, settings, model, weights, joined.second, fused, memory)[1]
+            for fold, (more, joined, soft) in taught.items():
+                own = pool
+                if len(joined) > len(images):
+                    behind = Rows(joined, np.arange(len(images), len(joined)))
+                    behind = frozen_features(more, settings, model, weights, behind, fused, memory)[1]
+                    own = [*map(Joined, pool, behind)]
                 copies = copies_features(more, settings, model, weights, joined, fused, memory)
-                _train_heads(folder, more, settings, features[0], [*map(Joined, pool, behind)], copies, [fold], bar)
+                _train_heads(folder, more, settings, features[0], own, copies, [fold], bar, soft)
         if settings.epochs:
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
             scored = _build_scored(phase, model, table, settings)
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:
-                progress = _train_fold(directory, *taught[fold], settings, phase, fold, bar, after_epoch)
+                progress = _train_fold(directory, *taught[fold][:2], settings, phase, fold, bar, after_epoch)
                 held_out = np.flatnonzero(table.fold == fold)
                 if scored is not phase.model:
                     scored.set_weights(phase.model.get_weights())
@@ -561,15 +581,26 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
             _save_fold(directory, table, fold, progress, views)
 
 
-def _taught(folder, table, settings, images, folds):
-    """{fold: (table, images) to train it by}: its own where images are generated, also for interrupted heads."""
-    if not settings.synthetic:
-        return dict.fromkeys(folds, (table, images))
-    from competition.gan import add_synthetic
+class Taught(NamedTuple):
+    """What a fold is trained by."""
 
-    begun = _read_heads(folder)[0]
-    taught = {fold: add_synthetic(table, images, fold, settings.synthetic) for fold in dict.fromkeys([*begun, *folds])}
-    start_keras(settings.seed)  # the generators, as many as there are folds left, drew random numbers
+    table: object  # a FoldTable
+    images: object  # uint8 [n, h, w, 3]
+    soft: np.ndarray | None = None  # float32 [n, C]: what to learn of each in place of its label
+
+
+def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
+    """{fold: Taught}: its own where images are generated or there is a teacher, also for interrupted heads."""
+    if not (settings.synthetic or teaching):
+        return dict.fromkeys(folds, Taught(table, images))
+    taught = dict.fromkeys([*_read_heads(folder)[0], *folds], Taught(table, images))
+    if settings.synthetic:
+        from competition.gan import add_synthetic
+
+        taught = {fold: Taught(*add_synthetic(table, images, fold, settings.synthetic)) for fold in taught}
+    if teaching:
+        taught = teaching.teach(folder, table, images, taught, settings, memory)
+    start_keras(settings.seed)  # generators and teachers, as many as there are folds left, drew random numbers
     return taught
 
 
@@ -620,7 +651,7 @@ def copies_features(table, settings, model, weights, images, backbone, memory=No
     return replace(copies, features=features)
 
 
-def _train_heads(folder, table, settings, plain, pool, copies, folds, bar):
+def _train_heads(folder, table, settings, plain, pool, copies, folds, bar, soft=None):
     """The first phase: train the heads of those folds that have none yet; those that were interrupted first."""
     def headless(folds):
         return [fold for fold in folds if not (_fold_dir(folder, fold) / HEAD_FILE).exists()]
@@ -628,22 +659,23 @@ def _train_heads(folder, table, settings, plain, pool, copies, folds, bar):
     interrupted, state, seconds = _read_heads(folder)
     if going := headless(interrupted):
         state = state.of([interrupted.index(fold) for fold in going])
-        _train_heads_of(going, state, seconds, folder, table, settings, plain, pool, copies, bar)
+        _train_heads_of(going, state, seconds, folder, table, settings, plain, pool, copies, bar, soft)
     if fresh := headless(folds):
         state = heads.start_heads(1, len(fresh), plain.shape[-1], len(table.classes), settings.head, settings.seed)
-        _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, copies, bar)
+        _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, copies, bar, soft)
     (folder / HEADS_STATE).unlink(missing_ok=True)
     if not settings.epochs:
         # what was done before, and what an early stop spared
         bar.update(max(0, len(folds) * settings.frozen_epochs - bar.n))
 
 
-def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, copies, bar):
+def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, copies, bar, soft):
     """Train the heads of these folds together, from their state on."""
     images = np.array(table.images)
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
-        probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds, copies)
+        probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds, copies,
+                                          soft)
         for f, fold in enumerate(folds):
             if not stopped[f]:
                 _write_epoch(_fold_dir(folder, fold), len(state.log), images[table.fold == fold], probabilities[f][0])
@@ -694,10 +726,11 @@ def _build_phase(table, settings, model, images, taught, start):
     shares = {key: getattr(settings, key) for key in MIXTURES}
     patch = settings.cutmix_least, settings.cutmix_most
     policy = settings.augment if settings.augment_phases != "frozen" else []
-    on_device = None if settings.synthetic else _draw_on_device(settings, policy, images)
+    apart = any(one.images is not images for one in taught.values())
+    on_device = None if apart else _draw_on_device(settings, policy, images)
 
     def batches(fold, epoch):
-        table, images = taught[fold]
+        table, images, soft = taught[fold]
         random = _random(settings, fold, epoch)
         copies = class_copies(table, settings)
         labels = table.labels[copies.sources]
@@ -708,9 +741,11 @@ def _build_phase(table, settings, model, images, taught, start):
         class_weight = heads.weigh_classes(settings.class_weight, labels[numbers], len(table.classes))
         for part in _in_batches(numbers, settings.batch_size, random):
             inputs, truth = draw(part), targets[labels[part]]
+            if soft is not None:  # mixed as the labels are, by which a class still counts
+                truth = np.concatenate([truth, soft[copies.sources[part]]], 1)
             if mixing:
                 inputs, truth = mix_pairs(inputs, truth, random, **shares, patch=patch)
-            yield inputs, truth, truth @ class_weight
+            yield inputs, truth[:, -len(targets):], truth[:, : len(targets)] @ class_weight
 
     share = heads.schedule(settings.schedule, settings.warmup)
     return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches)

@@ -75,7 +75,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
 @pytest.mark.parametrize("verb, flags, defaults", [
     ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force", "--metric"],
      ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
-    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory"],
+    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory", "--teacher",
+               "--pseudo"],
      ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
     ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
               "--set", "--memory"],

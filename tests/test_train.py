@@ -604,7 +604,7 @@ def test_class_weights_change_the_gradient_as_they_should(class_weight, table):
     settings = training.fit_classes(table, Recipe(
         epochs=1, batch_size=22, class_weight=class_weight, precision="float32"))
     images = load_images(table)
-    phase = training._build_phase(table, settings, "baseline", images, {1: (table, images)}, [])
+    phase = training._build_phase(table, settings, "baseline", images, {1: training.Taught(table, images)}, [])
     model = phase.model
     phase.train_epoch(1, 0, 1, lambda *_: None)
     kernel = model.get_layer("logits").kernel

@@ -150,7 +150,7 @@ def given(monkeypatch):
 def test_set_repeated_and_several_in_one(texts, overrides, given):
     arguments = ["train", "--model", "scratch"]
     assert main(arguments + [part for text in texts for part in ("--set", text)]) == 0
-    assert given == [("scratch", "quick", None, "imagenet", None, None, overrides, None)]
+    assert given == [("scratch", "quick", None, "imagenet", None, None, overrides, None, None, None)]
 
 
 def test_flags_reach_the_verb(given):

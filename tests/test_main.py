@@ -156,7 +156,7 @@ def test_set_repeated_and_several_in_one(texts, overrides, given):
 def test_flags_reach_the_verb(given):
     line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G"
     assert main(line.split()) == 0
-    assert given == [("vgg16", "best", "plants", "none", "mine", "2", [], "4G")]
+    assert given == [("vgg16", "best", "plants", "none", "mine", "2", [], "4G", None, None)]
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):

@@ -98,7 +98,7 @@ def shift(test, name, model, weights, runs, memory):
 def train(model, recipe, name, weights, run, only_fold, overrides, memory, teacher, pseudo):
     from competition.train import train
 
-    train(model, recipe, name, weights, run, only_fold, _part(overrides), memory, teacher, pseudo)
+    train(model, recipe, name, weights, run, only_fold, _part(overrides), memory, teacher=teacher, pseudo=pseudo)
 
 
 def double(model, splits, recipe, name, weights, run, only_fold, overrides, memory):

@@ -55,6 +55,8 @@ class Recipe:
     fmix: float = 0.0  # share of the images that get blobs of another (FMix, which keras-cv calls FourierMix)
     ema: float = 0.0  # momentum of a moving average of the weights, which is what is scored and kept; 0.99 looks back
     # about 100 steps. BatchNormalization's statistics are moving averages already and taken as they are
+    progressive: float = 0.0  # share of the epochs, from the first, in which the network sees smaller images: of half the
+    # side, then of three quarters (Tan and Le 2021, arXiv:2104.00298, have more steps, each of which is compiled)
     plain_epochs: int = 0  # last epochs without mixup, cutmix and fmix
 
     # both
@@ -93,7 +95,7 @@ ANY = None  # names that only the fold table knows
 ENTRIES = {"views": VIEWS, "augment": POLICIES, "oversample_augment": POLICIES, "oversample_classes": ANY}
 MIXTURES = ("mixup", "cutmix", "fmix")
 SHARES = (*MIXTURES, "cutmix_least", "cutmix_most", "warmup", "frozen_share", "dropout", "label_smoothing",
-          "ema", "teacher_weight", "pseudo_least")
+          "ema", "progressive", "teacher_weight", "pseudo_least")
 POSITIVE = ("teacher_temperature", "frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 

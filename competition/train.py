@@ -44,6 +44,7 @@ HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 GAN = "gan"  # the folder beside the runs that keeps the GANs
 TUNE = "tune"  # the folder beside the runs that keeps what was tuned
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
+GROWTH = 0.5, 0.75  # shares of the full side at which `progressive` begins; each is a graph of its own
 TRAIN_FORMAT = 4  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 FEATURES_FORMAT = 4  # raise it when what a backbone makes of the same image changes
 
@@ -62,7 +63,7 @@ class Run:
 
 
 def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
-          teacher=None, pseudo=None, after_epoch=None):
+          after_epoch=None, teacher=None, pseudo=None):
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
@@ -472,18 +473,19 @@ class Progress:
 class Phase:
     """The second phase: one compiled model that every fold trains in turn.
 
-    `batches(fold, epoch)` yields float32 inputs, one-hot float32 targets and the weights of their images, always as
-    many rows.
+    `batches(fold, epoch)` yields float32 inputs, float32 targets and the weights of their images, always as many rows.
+    `smaller` are the same network for smaller images, in whose place they train in the first `small` epochs.
     """
 
-    def __init__(self, model, epochs, rate_of, batches):
+    def __init__(self, model, epochs, rate_of, batches, smaller=(), small=0):
         self.model, self.epochs = model, epochs
         self.rate_of, self.batches = rate_of, batches
+        self.smaller, self.small = smaller, small
         self.start = self.read()
 
     @property
     def variables(self):
-        return self.model.variables + self.model.optimizer.variables
+        return _variables(self.model)
 
     def read(self):
         return [np.asarray(variable).copy() for variable in self.variables]
@@ -506,12 +508,30 @@ class Phase:
 
     def train_epoch(self, fold, epoch, steps, tick):
         """Train one epoch (0-based); mean loss and accuracy over its batches."""
-        sums = np.zeros(2)
+        from keras import ops
+
+        model, sums = self.model, np.zeros(2)
+        if epoch < self.small:
+            model = self.smaller[epoch * len(self.smaller) // self.small]
+            _copy_variables(self.model, model)
         for step, (inputs, targets, weights) in enumerate(_prefetch(self.batches(fold, epoch)), 1):
-            self.model.optimizer.learning_rate = self.rate_of((epoch * steps + step) / (self.epochs * steps))
-            sums += self.model.train_on_batch(inputs, targets, weights)
+            model.optimizer.learning_rate = self.rate_of((epoch * steps + step) / (self.epochs * steps))
+            if model is not self.model:
+                inputs = ops.image.resize(inputs, model.input_shape[1:3], antialias=True)
+            sums += model.train_on_batch(inputs, targets, weights)
             tick(1 / steps, *sums / step)
+        if model is not self.model:
+            _copy_variables(model, self.model)
         return sums / steps
+
+
+def _variables(model):
+    return model.variables + model.optimizer.variables
+
+
+def _copy_variables(model, other):
+    for old, new in zip(_variables(other), _variables(model), strict=True):
+        old.assign(new)
 
 
 def start_keras(seed):
@@ -718,10 +738,22 @@ def _read_heads(folder):
 
 def _build_phase(table, settings, model, images, taught, start):
     """The second phase, in which everything trains, from the backbone's weights `start`."""
-    with device.layers_of(settings.precision):
-        whole = _build_model(model, table, settings, Weights("none"))
+    def build(table, settings):
+        with device.layers_of(settings.precision):
+            built = _build_model(model, table, settings, Weights("none"))
+        _compile(built, settings.weight_decay, settings.label_smoothing, _layer_rates(built, settings), settings.ema)
+        return built
+
+    whole = build(table, settings)
     whole.get_layer("backbone").set_weights(start)
-    _compile(whole, settings.weight_decay, settings.label_smoothing, _layer_rates(whole, settings), settings.ema)
+    small, smaller = round(settings.progressive * settings.epochs), []
+    if small:
+        full = network_size(model, table.size, settings.image_size or None, settings.least_size)
+        sizes = [tuple(max(1, round(share * side)) for side in full) for share in GROWTH]
+        smaller = [build(replace(table, size=size), replace(settings, image_size=0, least_size=0)) for size in sizes]
+        if any([v.shape for v in _variables(other)] != [v.shape for v in _variables(whole)] for other in smaller):
+            raise InputError(f"progressive is {settings.progressive:g}, expected 0: the number of weights of {model} "
+                             "depends on the size of its images")
     targets = np.eye(len(table.classes), dtype=np.float32)
     shares = {key: getattr(settings, key) for key in MIXTURES}
     patch = settings.cutmix_least, settings.cutmix_most
@@ -748,7 +780,7 @@ def _build_phase(table, settings, model, images, taught, start):
             yield inputs, truth[:, -len(targets):], truth[:, : len(targets)] @ class_weight
 
     share = heads.schedule(settings.schedule, settings.warmup)
-    return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches)
+    return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches, smaller, small)
 
 
 def _build_scored(phase, model, table, settings):

@@ -379,7 +379,7 @@ def _run_trial(study, trial, sweep, seconds, clock):
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours has a line for it
             train(model, study.recipe, study.table.name, study.weights, folder.name, ",".join(map(str, study.folds)),
-                  overrides, study.memory, after_epoch=after_epoch)
+                  overrides, study.memory, after_epoch)
         probs, labels = _read_probs(study, trial)
         trial.accuracy, trial.log_loss = oof.accuracy(probs, labels), oof.log_loss(probs, labels)
         if not np.isfinite(probs).all():

@@ -132,7 +132,7 @@ def given(monkeypatch):
     from competition import train
 
     calls = []
-    monkeypatch.setattr(train, "train", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(train, "train", lambda *arguments, **more: calls.append((*arguments, *more.values())))
     return calls
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -1037,3 +1038,44 @@ def test_fold_models_can_be_saved_whole(frozen, tmp_path):
     images = load_images(table)[:2]
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(loaded, images), predict(model, images), atol=1e-5)
+
+
+def test_progressive_resizing_grows_to_the_full_size(monkeypatch, table):
+    """Four of six epochs on smaller images, two sizes; stopped in the midst of them it ends as if it had not been."""
+    def build_backbone(model, size, *_):
+        x = keras.layers.Conv2D(4, 3, 2)(image := keras.Input((*size, 3)))
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
+        return keras.Model(image, x, name="backbone")
+
+    monkeypatch.setattr(training, "build_backbone", build_backbone)
+    overrides = ["epochs=6", "progressive=0.7", "batch_size=8", "rate=3e-3", "ema=0.5", "dropout=0.2", "views=identity"]
+    options = {"name": "arten", "only_fold": 1, "overrides": overrides}
+    seen, train_on_batch = [], keras.Model.train_on_batch
+
+    def note(model, inputs, *others):
+        assert inputs.shape[1:] == model.input_shape[1:]
+        seen.append(tuple(inputs.shape[1:3]))
+        return train_on_batch(model, inputs, *others)
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", note)
+    once = train("scratch", run="growing", **options)
+    assert [size for size, before in zip(seen, [None, *seen]) if size != before] == [(8, 8), (12, 12), (16, 16)]
+    assert [seen.count((side, side)) * 6 // len(seen) for side in (8, 12, 16)] == [2, 2, 2]
+    with pytest.raises(ZeroDivisionError):
+        train("scratch", run="stopped", **options,
+              after_epoch=lambda: 1 / (epochs_done(Path("runs/arten/stopped/fold_1")) - 3))
+    twice = train("scratch", run="stopped", **options)
+    for name in ("views.npz", "epochs/006.npz"):
+        with np.load(once / "fold_1" / name) as one, np.load(twice / "fold_1" / name) as other:
+            assert np.array_equal(one["probs"], other["probs"])
+
+
+def test_progressive_resizing_of_oblong_images_and_what_cannot_have_it(table):
+    settings = Recipe(epochs=4, progressive=0.5, least_size=64, precision="float32")
+    oblong, images = replace(table, size=(16, 24)), np.zeros((len(table.labels), 16, 24, 3), np.uint8)
+    start = training._build_backbone("mobilenet", oblong, settings, training.Weights("none")).get_weights()
+    phase = training._build_phase(oblong, settings, "mobilenet", images, {0: training.Taught(oblong, images)}, start)
+    assert [model.input_shape[1:3] for model in phase.smaller] == [(32, 48), (48, 72)]
+    assert phase.small == 2 and phase.model.input_shape[1:3] == (16, 24)  # which it enlarges
+    with pytest.raises(InputError, match="progressive is 0.5, expected 0: the number of weights of baseline"):
+        training._build_phase(oblong, settings, "baseline", images, {0: training.Taught(oblong, images)}, [])

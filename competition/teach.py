@@ -16,7 +16,7 @@ does, on the predictions of the other folds. And an unlabelled image that shows 
 holds out (groups.find_near) does not join fold k.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -62,14 +62,14 @@ class Teaching:
         said = self._ask_once(folder, table, everything, names, taught)
         near = None if others is None else find_near_folds(images, table.fold, others, table.k)
         found = {}
-        for fold, (more, joined, _) in taught.items():
-            soft = np.eye(len(table.classes), dtype=np.float32)[more.labels]
+        for fold, one in taught.items():
+            soft = np.eye(len(table.classes), dtype=np.float32)[one.table.labels]
             own = said[fold][: len(images)]
             soft[: len(images)] *= 1 - settings.teacher_weight
             if settings.teacher_weight:
                 soft[: len(images)] += settings.teacher_weight * sharpen(own, settings.teacher_temperature)
             soft[: len(images)][table.fold == fold] = np.nan
-            found[fold] = Taught(more, joined, soft)
+            found[fold] = one._replace(soft=soft)
             if others is not None:
                 found[fold] = self._join(found[fold], fold, others, said[fold][len(images):], near[:, fold], settings)
         return found
@@ -86,7 +86,8 @@ class Teaching:
         soft = np.concatenate([taught.soft, probs[rows] if settings.pseudo_labels == "soft" else hard])
         names, hashes = (self.unlabelled.frame[column].to_numpy()[rows] for column in ("image", "sha256"))
         table = add_rows(taught.table, fold, [f"pseudo/{name}" for name in names], labels, hashes)
-        return Taught(table, Joined(taught.images, Rows(others, rows)), soft)
+        source = replace(self.unlabelled, name=taught.table.name)  # whose features lie beside the others
+        return Taught(table, Joined(taught.images, Rows(others, rows)), soft, (*taught.behind, (source, others, rows)))
 
     def _ask_once(self, folder, table, images, names, folds):
         """{fold: probabilities float32 [n, C]}, of what the fold holds out NaN; asked where it is not written yet."""

@@ -573,14 +573,13 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
             copies = copies_features(table, settings, model, weights, images, fused, memory)
             _train_heads(folder, table, settings, features[0], pool, copies, folds, bar)
         elif settings.frozen_epochs:
-            for fold, (more, joined, soft) in taught.items():
+            for fold, one in taught.items():
                 own = pool
-                if len(joined) > len(images):
-                    behind = Rows(joined, np.arange(len(images), len(joined)))
-                    behind = frozen_features(more, settings, model, weights, behind, fused, memory)[1]
-                    own = [*map(Joined, pool, behind)]
-                copies = copies_features(more, settings, model, weights, joined, fused, memory)
-                _train_heads(folder, more, settings, features[0], own, copies, [fold], bar, soft)
+                for source, pictures, rows in one.behind:
+                    found = frozen_features(source, settings, model, weights, pictures, fused, memory)[1]
+                    own = [Joined(values, Rows(more, rows)) for values, more in zip(own, found)]
+                copies = copies_features(one.table, settings, model, weights, one.images, fused, memory)
+                _train_heads(folder, one.table, settings, features[0], own, copies, [fold], bar, one.soft)
         if settings.epochs:
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
             scored = _build_scored(phase, model, table, settings)
@@ -607,6 +606,7 @@ class Taught(NamedTuple):
     table: object  # a FoldTable
     images: object  # uint8 [n, h, w, 3]
     soft: np.ndarray | None = None  # float32 [n, C]: what to learn of each in place of its label
+    behind: tuple = ()  # what came after the images of the run's table: a FoldTable, its images, and rows of these
 
 
 def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
@@ -617,7 +617,9 @@ def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
     if settings.synthetic:
         from competition.gan import add_synthetic
 
-        taught = {fold: Taught(*add_synthetic(table, images, fold, settings.synthetic)) for fold in taught}
+        for fold in taught:
+            more, joined = add_synthetic(table, images, fold, settings.synthetic)
+            taught[fold] = Taught(more, joined, behind=((more, joined.second, np.arange(len(joined.second))),))
     if teaching:
         taught = teaching.teach(folder, table, images, taught, settings, memory)
     start_keras(settings.seed)  # generators and teachers, as many as there are folds left, drew random numbers
@@ -762,7 +764,7 @@ def _build_phase(table, settings, model, images, taught, start):
     on_device = None if apart else _draw_on_device(settings, policy, images)
 
     def batches(fold, epoch):
-        table, images, soft = taught[fold]
+        table, images, soft, _ = taught[fold]
         random = _random(settings, fold, epoch)
         copies = class_copies(table, settings)
         labels = table.labels[copies.sources]

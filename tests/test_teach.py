@@ -140,29 +140,36 @@ def student(place):
     """A student in both phases of both kinds of labels, with copies, weights and CutMix."""
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "pretrained", lambda model, weights: True)
-        taught, build = {}, training._build_phase
+        taught, build, pools, train_epoch = {}, training._build_phase, {}, heads.train_epoch
 
         def build_phase(table, settings, model, images, given, start):
             taught.update(given)
             return build(table, settings, model, images, given, start)
 
+        def note(state, settings, pool, plain, labels, fold_of, folds, *others):
+            pools[folds[0]] = pool
+            return train_epoch(state, settings, pool, plain, labels, fold_of, folds, *others)
+
         patch.setattr(training, "_build_phase", build_phase)
+        patch.setattr(heads, "train_epoch", note)
         folder = training.train("baseline", "tiny.toml", teacher="blend", pseudo=new_images(),
                                 overrides=[*BOTH, "pseudo_least=0.6"])
-        return folder, taught
+        return folder, taught, pools
 
 
 def test_unlabelled_images_join_the_training_part_alone(student, table):
-    folder, taught = student
+    folder, taught, pools = student
     assert folder.name == "baseline-tiny-distilled-pseudo" and files.read_json(folder / "run.json")["finished"]
     held_out = {"pseudo/copy.png": "ä/3.png", "pseudo/mirrored.png": "a b/5.png"}
     joined = set()
-    for fold, (more, images, soft) in taught.items():
+    for fold, (more, images, soft, _) in taught.items():
         n = len(table.labels)
         assert len(more.labels) == len(images) == len(soft) and not (more.fold[n:] == fold).any()
         assert more.images[:n] == table.images and np.array_equal(more.fold[:n], table.fold)
         assert (soft[n:].max(1) >= 0.6).all() and np.array_equal(soft[n:].argmax(1), more.labels[n:])
         assert np.isnan(soft[:n][table.fold == fold]).all() and np.isfinite(soft[:n][table.fold != fold]).all()
+        pixels = images[np.arange(len(images))].reshape(len(images), -1)
+        np.testing.assert_allclose(pools[fold][0][np.arange(len(images))], pixels / 127.5 - 1, atol=1e-5)  # its features
         for name, image in zip(more.images[n:], images[np.arange(n, len(images))]):
             shown = held_out.get(name)
             assert shown is None or table.fold[table.images.index(shown)] != fold
@@ -175,7 +182,7 @@ def test_unlabelled_images_join_the_training_part_alone(student, table):
 
 
 def test_run_again_it_says_so_and_interrupted_it_ends_the_same(student, table, capsys, monkeypatch):
-    folder, _ = student
+    folder, *_ = student
     options = {"teacher": "blend", "pseudo": new_images(), "overrides": [*BOTH, "pseudo_least=0.6"]}
     training.train("baseline", "tiny.toml", **options)
     assert "nothing to do" in capsys.readouterr().out

@@ -37,7 +37,7 @@ look: $(READY)  ## a page of statistics, outliers and pictures of each class -- 
 sanity: $(READY)  ## check that pictures and labels belong together -- make sanity
 	$(TOOL) sanity $(call flag,name,NAME)
 
-train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best
+train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best   or   TEACHER=blend
 	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
 	  $(call flag,set,SET) $(call flag,memory,MEMORY) $(call flag,teacher,TEACHER) $(call flag,pseudo,PSEUDO)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import encode
 
-from competition import files, heads, oof, teach
+from competition import arrays, files, heads, oof, teach
 from competition import train as training
 from competition.__main__ import main
 from competition.features import predict
@@ -232,3 +232,14 @@ def test_a_broken_record_of_what_was_said_is_named(table, tmp_path):
     files.write_npz(path, image=np.array(["another"]), probs=np.zeros((1, 2)))
     with pytest.raises(InputError, match="teacher.npz"):
         teaching.teach(tmp_path, table, images, {0: training.Taught(table, images)}, Recipe(), None)
+
+
+def test_where_the_teachers_are_sure_of_none_none_joins(place, table, monkeypatch):
+    teaching, images = teach.read_teaching(table, "one", new_images()), load_images(table)
+    monkeypatch.setattr(teach.Teaching, "_ask", lambda self, table, images, folds: np.full(
+        (len(folds), len(images), 2), 0.5, np.float32))
+    one = teaching.teach(place / "unsure", table, images, {0: training.Taught(table, images)}, Recipe(), None)[0]
+    assert len(one.images) == len(one.soft) == len(table.labels) and one.table.images == table.images
+    assert np.array_equal(one.table.fold, table.fold) and one.behind[0][2].tolist() == []
+    pool = arrays.Joined(images, arrays.Rows(one.behind[0][1], one.behind[0][2]))
+    assert np.array_equal(pool[np.arange(3)], images[:3])

@@ -72,7 +72,7 @@ class Recipe:
     teacher_weight: float = 0.5  # of the TEACHER's probabilities in what is learnt of a training image; the rest is its
     # label's
     teacher_temperature: float = 2.0  # above 1 these are flatter, so that more of the less likely classes shows
-    pseudo_least: float = 0.9  # probability from which on an unlabelled image of PSEUDO joins a training fold
+    pseudo_least: float = 0.7  # probability from which on an unlabelled image of PSEUDO joins a training fold
     pseudo_labels: str = "soft"  # the teacher's probabilities, or "hard": the likeliest class
     patience: int = 0  # epochs without a better one after which a phase stops, the best is kept; 0: all, the last is
     seed: int = 0

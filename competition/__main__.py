@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 
 from competition.files import InputError
+from competition.formats import FORMATS
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 
@@ -19,7 +20,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, double, tune, gan, rank, study, explain, shift, soup, submission, backbones, demo):
+        if verb in (train, double, tune, gan, rank, study, explain, shift, soup, submission, predict, backbones, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +41,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, study, explain, shift, soup, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, study, explain, shift, soup, predict, backbones) else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -157,10 +158,16 @@ def simulate(name, n, hidden, seed):
     simulate(name, n, hidden, seed)
 
 
-def submission(name, run):
-    from competition.submission import make_submission
+def submission(format, name, run, **options):
+    from competition import formats
 
-    make_submission(name, run)
+    formats.make(format, name, run, **options)
+
+
+def predict(name, run, **options):
+    from competition import formats
+
+    formats.make("kaggle-csv", name, run, **options)
 
 
 def backbones(model, size):
@@ -208,6 +215,12 @@ def _parser():
     name = {"metavar": "NAME", "help": "which competition; may be left out while there is only one"}
     memory = {"metavar": "4G", "help": "what the process may take of memory; images and features that are too much "
               "for it are read from disk as they are needed (default: half of what is available)"}
+    to_predict = {
+        "--test": {"help": "a folder of images, or a zip of one, to predict"},
+        "--sample": {"metavar": "CSV", "help": "the competition's sample_submission.csv: ids, their order and the columns"},
+        "--probabilities": {"action": "store_true", "help": "a column a class in place of labels"},
+        "--memory": memory,
+    }
 
     add = verb(folds, "read and check every image once, make stratified folds",
                ["folds --data photos/", "folds --data photos.zip --name plants --folds 10",
@@ -352,10 +365,20 @@ def _parser():
     add("--hidden", default="random", help="random or groups: what is hidden, where images have groups")
     add("--seed", default=0, help="seed of the first round; each round takes the next")
 
-    add = verb(submission, "pack the blend, or one run, as a zip and rehearse it",
-               ["submission", "submission --run efficientnet_lite0-best"])
+    add = verb(submission, "pack the blend, or one run, in the format of the competition, and rehearse it",
+               ["submission", "submission --run efficientnet_lite0-best", "submission --format codabench"])
+    add("--format", default="codalab", help="; ".join(f"{key}: {what}" for key, what in FORMATS.items()))
     add("--name", **name)
     add("--run", help="one run in place of the blend")
+    for flag, described in to_predict.items():
+        add(flag, **described)
+
+    add = verb(predict, "write submissions/<name>.csv: what the blend, or one run, says of test images",
+               ["predict --test test_images/ --sample sample_submission.csv", "predict --test test.zip --probabilities"])
+    add("--name", **name)
+    add("--run", help="one run in place of the blend")
+    for flag, described in to_predict.items():
+        add(flag, **described)
 
     add = verb(backbones, "list the backbones, or tell what some of them see and how large they are",
                ["backbones", "backbones --model vgg16,vgg16_nopool --size 96"])

@@ -187,7 +187,8 @@ def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypat
     table = read_folds()
     ensemble, unknown = read_ensemble(table, "pixels"), read_test(competition / "test", table, "predict", 1)
     first = predict_images(ensemble, table, unknown)
-    kept = sorted((RUNS / "toy/predict/test").glob("pixels-*.npz"))
+    kept = [part.path for part in kaggle_csv._parts(*ensemble.members[0], ensemble.views, table, unknown)]
+    assert len(kept) == 2 and kept[0].parent == RUNS / "toy/predict/test"
     kept[1].unlink()  # killed before it was written
     answer, asked = kaggle_csv._answer, []
     monkeypatch.setattr(kaggle_csv, "_answer", lambda part, *rest: asked.append(part.fold) or answer(part, *rest))

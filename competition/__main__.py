@@ -20,7 +20,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, double, tune, gan, rank, study, explain, shift, soup, submission, predict, kernel, backbones, demo):
+        if verb in (*ON_EITHER, submission, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -41,7 +41,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, study, explain, shift, soup, predict, kernel, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in ON_EITHER else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -199,6 +199,10 @@ def demo(folder, images, hidden):
     play(folder, images, hidden)
 
 
+# the verbs that need Keras, on TensorFlow or on JAX
+ON_EITHER = (train, double, tune, gan, rank, study, explain, shift, soup, predict, kernel, backbones)
+
+
 def _part(overrides):
     """KEY=VALUE each, of strings that may hold several; the spaces of a list or a table do not part it."""
     between = r"\s+(?=\w+\s*=)(?![^{]*\})"
@@ -234,7 +238,7 @@ def _parser():
               "for it are read from disk as they are needed (default: half of what is available)"}
     to_predict = {
         "--test": {"help": "a folder of images, or a zip of one, to predict"},
-        "--sample": {"metavar": "CSV", "help": "the competition's sample_submission.csv: ids, their order and the columns"},
+        "--sample": {"metavar": "CSV", "help": "the competition's sample_submission.csv: ids, order, columns"},
         "--probabilities": {"action": "store_true", "help": "a column a class in place of labels"},
         "--memory": memory,
     }
@@ -394,7 +398,8 @@ def _parser():
         add(flag, **described)
 
     add = verb(predict, "write submissions/<name>.csv: what the blend, or one run, says of test images",
-               ["predict --test test_images/ --sample sample_submission.csv", "predict --test test.zip --probabilities"])
+               ["predict --test test_images/ --sample sample_submission.csv",
+                "predict --test test.zip --probabilities"])
     add("--name", **name)
     add("--run", help="one run in place of the blend")
     for flag, described in to_predict.items():

@@ -353,7 +353,7 @@ def predict_folds(run, table, views, images):
 
 
 def record_of(path, ensemble, table, format):
-    """What the record beside any output says: the format, the file, what it is made of, by hashes, what it stands on."""
+    """What the record beside an output says: its format, the file, what it is made of, by hashes, what it stands on."""
     members = [
         {
             "run": run.name,

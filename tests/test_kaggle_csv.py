@@ -66,7 +66,8 @@ def test_the_columns_say_what_is_wanted(tmp_path, header, value, asked, expected
 def test_class_names_that_are_numbers_are_labels_and_two_classes_may_want_one_probability(tmp_path):
     path = sample(tmp_path, "id,label", "1,2", "2,2", "10,1")
     assert read_sample(path, unlabelled(), ["1", "2", "3"]).values == "labels"
-    for column, asked, value, expected in (("label", False, "0.5", [1]), ("cat", False, "0.5", [0]), ("x", True, "0", [1])):
+    cases = ("label", False, "0.5", [1]), ("cat", False, "0.5", [0]), ("x", True, "0", [1])
+    for column, asked, value, expected in cases:
         path = sample(tmp_path, f"id,{column}", *(f"{name},{value}" for name in ("1", "2", "10")))
         wanted = read_sample(path, unlabelled(), ["cat", "dog"], asked)
         assert (wanted.values, wanted.order) == ("one probability", expected)
@@ -74,7 +75,7 @@ def test_class_names_that_are_numbers_are_labels_and_two_classes_may_want_one_pr
 
 @pytest.mark.parametrize("lines, message", [
     (["id,label", "1,oak", "1,oak"], "ids more than once: 1"),
-    (["id,label", "1,elm"], "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or a class id from 0 to 2"),
+    (["id,label", "1,elm"], "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2"),
     (["id,label", "1,oak", "2,3"], "line 3: found '3' in label"),
     (["id,label", "1,0.5"], "line 2: found '0.5'"),
     (["id,oak,ash tree,elm", "1,0,0,0"], "no column for: ähre; columns that are no class: elm"),
@@ -174,7 +175,8 @@ def test_the_csv_says_what_the_fold_models_say(competition, run, monkeypatch, ca
     assert list(found) == ["id", *table.classes] and found["id"].tolist() == unknown.images
     np.testing.assert_allclose(found[table.classes], expected / expected.sum(1, keepdims=True), atol=1e-5)
     record = read_json(SUBMISSIONS / "toy.csv.json")
-    assert record["format"] == "kaggle-csv" and record["sha256"] == sha256_file(path) and record["source"] == f"run {run}"
+    assert record["format"] == "kaggle-csv" and record["source"] == f"run {run}"
+    assert record["sha256"] == sha256_file(path)
     assert "9 rows" in capsys.readouterr().out
 
     lines = ["image,species", *(f"{number},0" for number in range(8, -1, -1))]

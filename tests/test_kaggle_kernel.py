@@ -31,7 +31,7 @@ def write_wheel(folder, name, code):
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr(f"{name}.py", code)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
 
 
@@ -47,7 +47,7 @@ def run_kernel(folder, root, unpacked=False):
         shutil.copy(folder / "dataset" / "toolkit.zip", place)
     (root / "working").mkdir(exist_ok=True)
     kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if key in os.environ}
-    return subprocess.run([sys.executable, str(folder / "kernel.py")], cwd=root / "working", text=True, capture_output=True,
+    return subprocess.run([sys.executable, folder / "kernel.py"], cwd=root / "working", text=True, capture_output=True,
                           env=kept | {"KAGGLE_ROOT": str(root), "HOME": str(root)})
 
 
@@ -60,7 +60,8 @@ def competition(tmp_path_factory):
     with contextlib.chdir(root / "home"), pytest.MonkeyPatch.context() as patch, \
             contextlib.redirect_stdout(io.StringIO()) as printed:
         make_folds(root / "photos", name="toy", folds=2)
-        write_wheel(KERNELS / "wheels", "sitecustomize", "print('greetings from a wheel')")  # Python imports it by itself
+        # a module that Python imports by itself
+        write_wheel(KERNELS / "wheels", "sitecustomize", "print('greetings from a wheel')")
         patch.setattr(kaggle_kernel, "WHEELS", ("sitecustomize",))
         patch.setattr(kaggle_kernel.metadata, "version", lambda name: "1.0")
         folder = make_training("baseline", run="far", overrides=SETTINGS, kaggle_user="me")
@@ -86,7 +87,8 @@ def test_the_folder_to_push(competition):
     assert kernel["id"] == "me/toy-train-far" and kernel["title"].replace(" ", "-") == "toy-train-far"
     assert kernel["enable_gpu"] is True and kernel["enable_internet"] is False and kernel["is_private"] is True
     assert kernel["dataset_sources"] == [dataset["id"]] == ["me/toy-train-far-files"]
-    for line in ("kaggle kernels push -p kernels/toy-train-far", "kaggle datasets create -p kernels/toy-train-far/dataset",
+    for line in ("kaggle kernels push -p kernels/toy-train-far",
+                 "kaggle datasets create -p kernels/toy-train-far/dataset",
                  "kaggle kernels output me/toy-train-far", "make take FROM="):
         assert line in printed
     with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
@@ -112,9 +114,9 @@ def test_kaggle_s_own_package_finds_nothing_wrong(competition, monkeypatch):
         monkeypatch.setattr(found, name, stop)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        for check in (lambda: found.kernels_push(str(folder)), lambda: found.dataset_create_new(str(folder / "dataset"))):
+        for check, part in ((found.kernels_push, folder), (found.dataset_create_new, folder / "dataset")):
             with pytest.raises(RuntimeError, match="asked for an account"):
-                check()
+                check(str(part))
     assert "does not resolve" not in printed.getvalue()
 
 
@@ -130,7 +132,8 @@ def test_a_kernel_trains_what_is_taken_in_and_blends(competition, home):
     table = read_folds()
     train("baseline", run="near", overrides=SETTINGS)
     assert read_json(RUNS / "toy/far/run.json")["config"] == read_json(RUNS / "toy/near/run.json")["config"]
-    np.testing.assert_allclose(read_oof(RUNS / "toy/far", table).probs, read_oof(RUNS / "toy/near", table).probs, atol=1e-5)
+    far, near = (read_oof(RUNS / "toy" / run, table).probs for run in ("far", "near"))
+    np.testing.assert_allclose(far, near, atol=1e-5)
     assert all_runs("toy") == {"far": True, "near": True}
     assert set(make_blend("toy", ["far", "near"])["weights"]) <= {"far", "near"}
     before = sha256_file(RUNS / "toy/far/oof.npz")
@@ -145,7 +148,8 @@ def test_another_kernel_predicts(competition, home, tmp_path):
     for number in range(3):
         (test / f"{number}.png").write_bytes(encode(smooth(50 + number, 12, 16)))
     (test.parent / "sample_submission.csv").write_text("id,oak,ash tree\n2,0,0\n0,0,0\n1,0,0\n")
-    folder = formats.make("kaggle-kernel", run="far", kaggle_user="me", competition="some", sample="sample_submission.csv")
+    folder = formats.make("kaggle-kernel", run="far", kaggle_user="me", competition="some",
+                          sample="sample_submission.csv")
     assert read_json(folder / "kernel-metadata.json")["competition_sources"] == ["some"]
     done = run_kernel(Path.cwd() / folder, tmp_path / "root", unpacked=True)
     assert done.returncode == 0, done.stderr
@@ -226,13 +230,15 @@ def test_slugs_are_short_and_tell_names_apart():
 
 
 def test_images_that_kaggle_has_are_not_packed_and_found_again(home, tmp_path):
-    folder = make_training("baseline", run="there", overrides=SETTINGS, only_fold=0, kaggle_user="me", dataset="you/photos")
+    folder = make_training("baseline", run="there", overrides=SETTINGS, only_fold=0, kaggle_user="me",
+                           dataset="you/photos")
     with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
         assert not [name for name in archive.namelist() if name.startswith("images/")]
         job = json.loads(archive.read("toolkit-job.json"))
     assert job["arguments"][-2:] == ["--set", SETTINGS[1]] and "--only-fold" in job["arguments"]
     done = run_kernel(Path.cwd() / folder, tmp_path / "root")
-    assert done.returncode == 1 and "the training image ash tree/000.png, as it was at home, found nowhere" in done.stderr
+    assert done.returncode == 1
+    assert "the training image ash tree/000.png, as it was at home, found nowhere" in done.stderr
 
 
 def test_without_network_a_line_says_which_wheels_are_missing(workdir, monkeypatch, capsys):

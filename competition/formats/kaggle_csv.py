@@ -125,8 +125,8 @@ def _parts(run, weight, views, table, unknown):
     folds = [None] if run.frozen else list(range(table.k))
     key = {"format": PREDICT_FORMAT, "test": unknown.data_hash, "size": list(table.size), "views": views,
            "config": run.config, "weights": weights, "versions": versions()}
-    return [Part(run, fold, weight / len(folds),
-                 files.RUNS / unknown.name / f"{run.name}-{hash_json(key | {'fold': fold})[:16]}.npz") for fold in folds]
+    names = [f"{run.name}-{hash_json(key | {'fold': fold})[:16]}.npz" for fold in folds]
+    return [Part(run, fold, weight / len(folds), files.RUNS / unknown.name / name) for fold, name in zip(folds, names)]
 
 
 def _answer(part, table, views, images, bar):
@@ -135,8 +135,8 @@ def _answer(part, table, views, images, bar):
     if part.fold is None:
         backbone, layers = build_shared(part.run, table)
         backbone, tree = fuse_batchnorm(backbone), read_tree(part.run)
-        found = [probabilities_of(tree, head_logits(layers, predict(backbone, Rows(images, rows, VIEWS[view]), bar=bar)))
-                 for view in views]
+        features = [predict(backbone, Rows(images, rows, VIEWS[view]), bar=bar) for view in views]
+        found = [probabilities_of(tree, head_logits(layers, seen)) for seen in features]
         return np.mean(found, axis=(0, 1), dtype=np.float64).astype(np.float32)
     model = fuse_batchnorm(build_fold_model(part.run, table, part.fold))
     found = [predict(model, Rows(images, rows, VIEWS[view]), bar=bar) for view in views]
@@ -224,7 +224,7 @@ def _read_rows(path):
         raise InputError(f"{path}: not a CSV that can be read: {' '.join(str(error).split())}") from None
     if len(header) < 2 or not rows:
         hint = ", with commas between them" if ";" in header[0] else ""
-        raise InputError(f"{path}: {len(header)} columns and {len(rows)} rows, expected ids and one column or more{hint}")
+        raise InputError(f"{path}: {len(header)} columns and {len(rows)} rows, expected ids and a column or more{hint}")
     if len(set(header)) < len(header):
         raise InputError(f"{path}: columns {shorten(header, 20)}, expected each name once")
     return header, rows
@@ -244,8 +244,8 @@ def _read_values(path, columns, rows, classes, probabilities):
     found = [row[1] for row in rows]
     if len(classes) == 2 and (probabilities or not set(found) <= {*classes, *numbers, ""}):
         if bad := [n for n, text in enumerate(found) if not _is_number(text)]:
-            raise InputError(f"{path}: line {bad[0] + 2}: found {found[bad[0]]!r}, expected a class ({shorten(classes)}), "
-                             "its id or a probability")
+            raise InputError(f"{path}: line {bad[0] + 2}: found {found[bad[0]]!r}, expected a class "
+                             f"({shorten(classes)}), its id or a probability")
         return "one probability", [classes.index(columns[0]) if columns[0] in classes else 1]
     if probabilities:
         raise InputError(f"{path}: one column, {columns[0]}; expected one for each of {len(classes)} classes for "
@@ -281,7 +281,7 @@ def fill(wanted, images, probs, classes):
 
 
 def check_csv(path, wanted, classes):
-    """InputError unless the CSV has the columns, ids and order that are Wanted, and values that are such, none empty."""
+    """InputError unless the CSV has the columns, ids and order that are Wanted, and no value that is none of those."""
     header, rows = _read_rows(path)
     if header != wanted.columns:
         raise InputError(f"{path}: columns {shorten(header, 20)}, expected {shorten(wanted.columns, 20)}")
@@ -303,5 +303,5 @@ def _report(path, ensemble, table, wanted, sample, probs):
           f"{len(wanted.ids)} rows, columns {shorten(wanted.columns, 20)}: {wanted.values}, {fitted}\n")
     training = np.bincount(table.labels, minlength=len(table.classes)) / len(table.labels)
     predicted = np.bincount(probs.argmax(1), minlength=len(table.classes)) / len(probs)
-    print(text_table(pd.DataFrame({"class": table.classes, "share predicted": predicted, "share in training": training}),
-                     decimals=3))
+    shares = {"class": table.classes, "share predicted": predicted, "share in training": training}
+    print(text_table(pd.DataFrame(shares), decimals=3))

@@ -34,7 +34,7 @@ from competition.submission import pack, read_ensemble, record_of
 
 KERNELS = Path("kernels")
 WHEELS = ("keras", "albumentations", "albucore")  # what Kaggle's image has in other versions, none of it compiled
-KEPT = ("run.json", "oof.csv", "oof.npz", train.BACKBONE_FILE, train.MODEL_FILE, train.HEAD_FILE)  # of a run, to predict
+KEPT = ("run.json", "oof.csv", "oof.npz", train.BACKBONE_FILE, train.MODEL_FILE, train.HEAD_FILE)  # what predicts
 LONGEST = 50  # signs of a title on Kaggle
 NEXT = """
 kaggle datasets create -p {folder}/dataset        (once; later: kaggle datasets version -m again -p {folder}/dataset)
@@ -59,8 +59,8 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     table = read_folds(name)
     ensemble = read_ensemble(table, run)
     if not (competition or dataset):
-        raise InputError("COMPETITION= is missing, expected the competition's name in its address on Kaggle (or DATASET="
-                         "<owner>/<dataset>): it has the test images")
+        raise InputError("COMPETITION= is missing, expected the name that the competition with the test images has in "
+                         "its address on Kaggle, or DATASET=<owner>/<dataset>")
     arguments = ["predict", "--name", table.name, "--test", ["input", test or "test"]]
     arguments += ["--run", run] if run else []
     arguments += ["--sample", ["input", sample]] if sample else []
@@ -210,7 +210,8 @@ def _copy_table(table, folder):
 def _copy_images(table, folder):
     """The images of the fold table, each checked by its sha256."""
     source = open_reader(table.data, table.root)
-    for image, sha256 in tqdm(list(zip(table.images, table.frame["sha256"])), "pack images", unit=" images", disable=None):
+    pairs = list(zip(table.images, table.frame["sha256"]))
+    for image, sha256 in tqdm(pairs, "pack images", unit=" images", disable=None):
         data = source.read(image)
         if files.sha256_bytes(data) != sha256:
             raise InputError(f"{image} in {table.data}: changed since `make folds` (other sha256), rerun that")
@@ -233,13 +234,13 @@ def fetch_wheels():
     if missing := [name for name in wanted if not there(name)]:
         folder.mkdir(parents=True, exist_ok=True)
         found = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-             "-d", str(folder), *(f"{name}=={wanted[name]}" for name in missing)],
-            capture_output=True, text=True, errors="replace", env=os.environ | {"PIP_RETRIES": "1", "PIP_TIMEOUT": "10"})
+            [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--retries=1", "--timeout=10",
+             "--no-deps", "--only-binary=:all:", "-d", folder, *(f"{name}=={wanted[name]}" for name in missing)],
+            capture_output=True, text=True, errors="replace")
         if found.returncode:
             reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
-            files.warn(f"{folder}: no wheels of {shorten(missing)}, which pip could not fetch ({reason}); the kernel will "
-                       "use what Kaggle has of them. The same command with a network adds them")
+            files.warn(f"{folder}: no wheels of {shorten(missing)}, which pip could not fetch ({reason}); the kernel "
+                       "will use what Kaggle has of them. The same command with a network adds them")
     return [path for name in wanted for path in there(name)[:1]]
 
 
@@ -259,8 +260,8 @@ def take(source):
     zips = [source] if source.is_file() else sorted(source.rglob("run-*.zip"))
     if not zips:
         there = sorted(path.name for path in source.iterdir())
-        raise InputError(f"{source}: found {shorten(there) or 'nothing'}, expected run-<table>-<run>.zip, which a training "
-                         "kernel leaves")
+        raise InputError(f"{source}: found {shorten(there) or 'nothing'}, expected run-<table>-<run>.zip, which a "
+                         "training kernel leaves")
     return [_take(path) for path in zips]
 
 
@@ -306,8 +307,8 @@ def _merge(brought, folder, table):
     if brought.joinpath("run.json").exists():
         theirs = oof.read_run_record(brought)
         if different := [key for key in ("config", "precision") if record.get(key) != theirs.get(key)]:
-            raise InputError(f"{here}: another run of that name is here already, with another {different[0]}; rename that "
-                             "folder, or give the kernel another RUN=")
+            raise InputError(f"{here}: another run of that name is here already, with another {different[0]}; rename "
+                             "that folder, or give the kernel another RUN=")
         if run.finished:
             print(f"{folder}: finished here already, nothing is taken in")
             return

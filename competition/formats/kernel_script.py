@@ -1,4 +1,4 @@
-"""Runs on Kaggle: trains a run, or predicts test images, with the toolkit and the files of a dataset beside this kernel.
+"""Runs on Kaggle: trains a run, or predicts test images, with the toolkit and the files of the dataset beside it.
 
 `make kernel` and `make submission FORMAT=kaggle-kernel` put it there. No network is needed. It can be tried elsewhere:
 KAGGLE_ROOT=<folder> stands for /kaggle, with the dataset's files and the competition's below <folder>/input.
@@ -32,7 +32,8 @@ def main():
     paths = [str(site), str(payload / "code"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
     print("python -m competition", *arguments, flush=True)
-    code = subprocess.run([sys.executable, "-m", "competition", *arguments], cwd=work / "run", env=environment).returncode
+    command = [sys.executable, "-m", "competition", *arguments]
+    code = subprocess.run(command, cwd=work / "run", env=environment).returncode
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for source, target in job["output"].items():  # of a training that failed, what there is
         write(work / "run" / source, OUTPUT / target)
@@ -49,8 +50,8 @@ def find(fits, what):
         level = [Path(entry) for folder in level for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
                  if entry.is_dir()]
     there = sorted(path.name for path in INPUT.glob("*")) if INPUT.is_dir() else []
-    sys.exit(f"error: {what} found nowhere below {INPUT}, which holds: {', '.join(there) or 'nothing'}; add the dataset "
-             "or the competition that has it to this kernel")
+    sys.exit(f"error: {what} found nowhere below {INPUT}, which holds: {', '.join(there) or 'nothing'}; add to this "
+             "kernel the dataset or the competition that has it")
 
 
 def open_payload(folder):
@@ -71,8 +72,9 @@ def place_images(job, work, payload):
 
     packed = payload / "images"
     folder = packed if fits(packed) else find(fits, f"the training image {job['image']}, as it was at home,")
-    record = work / "folds" / f"{job['table']}.json"
-    record.write_text(json.dumps(json.loads(record.read_text("utf-8")) | {"data": folder.as_posix(), "root": ""}), "utf-8")
+    path = work / "folds" / f"{job['table']}.json"
+    record = json.loads(path.read_text("utf-8")) | {"data": folder.as_posix(), "root": ""}
+    path.write_text(json.dumps(record), "utf-8")
 
 
 def place(argument, payload):

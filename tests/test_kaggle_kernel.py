@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from competition import formats
-from competition.files import RUNS, InputError, read_json, sha256_file, write_json
+from competition.files import RUNS, InputError, read_json, sha256_bytes, sha256_file, write_json
 from competition.folds import make_folds, read_folds
-from competition.formats import kaggle_kernel
+from competition.formats import kaggle_kernel, kernel_script
 from competition.formats.kaggle_kernel import KERNELS, fetch_wheels, make_training, take
 from competition.oof import all_runs, read_oof
 from conftest import class_folders, encode, smooth
@@ -239,6 +239,24 @@ def test_images_that_kaggle_has_are_not_packed_and_found_again(home, tmp_path):
     done = run_kernel(Path.cwd() / folder, tmp_path / "root")
     assert done.returncode == 1
     assert "the training image ash tree/000.png, as it was at home, found nowhere" in done.stderr
+
+
+def test_the_kernel_looks_for_images_by_name_and_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_script, "INPUT", tmp_path / "input")
+    for folder, content in (("decoy", b"other"), ("some/deep/train", b"right")):
+        (tmp_path / "input" / folder / "oak").mkdir(parents=True)
+        (tmp_path / "input" / folder / "oak" / "1.png").write_bytes(content)
+    record = tmp_path / "work/folds/toy.json"
+    write_json(record, {"data": "", "classes": ["oak", "ähre"]})
+    job = {"table": "toy", "image": "oak/1.png", "sha256": sha256_bytes(b"right")}
+    kernel_script.place_images(job, tmp_path / "work", tmp_path / "payload")
+    found = read_json(record)
+    assert found["data"] == (tmp_path / "input/some/deep/train").as_posix() and found["classes"] == ["oak", "ähre"]
+    assert kernel_script.place(["input", "oak/1.png"], None) == str(tmp_path / "input/decoy/oak/1.png")
+    for path in (tmp_path / "input/some", tmp_path / "input"):
+        shutil.rmtree(path)
+        with pytest.raises(SystemExit, match="the training image oak/1.png.*(decoy|nothing); add"):
+            kernel_script.place_images(job, tmp_path / "work", tmp_path / "payload")
 
 
 def test_without_network_a_line_says_which_wheels_are_missing(workdir, monkeypatch, capsys):

@@ -43,13 +43,13 @@ def main():
 
 def find(fits, what):
     """The first folder below INPUT that fits, those near the top first."""
-    level = [INPUT]
+    level = [INPUT] if INPUT.is_dir() else []
     for _ in range(DEPTH):
         if found := next((folder for folder in level if fits(folder)), None):
             return found
         level = [Path(entry) for folder in level for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
                  if entry.is_dir()]
-    there = sorted(path.name for path in INPUT.glob("*")) if INPUT.is_dir() else []
+    there = sorted(path.name for path in INPUT.glob("*"))
     sys.exit(f"error: {what} found nowhere below {INPUT}, which holds: {', '.join(there) or 'nothing'}; add to this "
              "kernel the dataset or the competition that has it")
 

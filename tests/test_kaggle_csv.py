@@ -199,7 +199,7 @@ def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypat
     assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
     assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
     np.savez(kept[0], probs=np.full((9, 3), np.nan, np.float32))
-    with pytest.raises(InputError, match="gives probabilities that are no numbers"):
+    with pytest.raises(InputError, match="it gives probabilities that are no numbers"):
         predict_images(ensemble, table, unknown)
     kept[0].write_bytes(b"half")
     with pytest.raises(InputError, match="not what `make predict` wrote"):

@@ -173,8 +173,8 @@ def parts(archive, folder, keep):
 
 def test_a_run_that_was_trained_in_parts_is_put_together(competition, home, tmp_path):
     whole = home / "far/working/run-toy-far.zip"
-    for fold, finished in ((0, False), (1, True)):
-        take(parts(whole, tmp_path, lambda name: "oof." not in name and f"fold_{1 - fold}/" not in name))
+    for fold, finished in ((None, False), (0, False), (1, True)):
+        take(parts(whole, tmp_path, lambda name: name.endswith("/run.json") or f"/fold_{fold}/" in name))
         assert all_runs("toy") == {"far": finished}
     together = read_oof(RUNS / "toy/far", read_folds()).probs
     shutil.rmtree(RUNS / "toy/far")

@@ -10,7 +10,7 @@ A new option is a flag of the verb `submission` and a variable in the Makefile a
 its output that names the format, with `record_of`, and raises InputError for whatever cannot be used.
 
 Where the format is a zip with code around the same network, it is a submission.Layout: codabench.py is one in 40 lines.
-Where it is a file of predictions, `predict_blend` of kaggle_csv.py gives them.
+Where it is a file of predictions, `predict_images` of kaggle_csv.py gives them.
 """
 
 import inspect

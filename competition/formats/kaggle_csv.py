@@ -114,8 +114,8 @@ def predict_images(ensemble, table, unknown, memory=None):
     for part in parts:
         probs = _read(part.path)
         if not np.isfinite(probs).all():
-            raise InputError(f"{part.run.dir}: its model of fold {part.fold} gives probabilities that are no numbers, "
-                             "expected numbers; train it again")
+            raise InputError(f"{part.run.dir}: it gives probabilities that are no numbers ({part.path}), expected "
+                             "numbers; train it again")
         total = total + part.weight * probs.astype(np.float64)
     return sharpen(total, ensemble.temperature)
 

@@ -24,7 +24,7 @@ def main():
     work = Path(tempfile.mkdtemp())
     payload = open_payload(work / "payload")
     job = json.loads((payload / JOB).read_text("utf-8"))
-    shutil.copytree(payload / "work", work / "run")
+    copy(payload / "work", work / "run")
     if job["image"]:
         place_images(job, work / "run", payload)
     site = install(sorted((payload / "wheels").glob("*.whl")), work / "site")
@@ -38,7 +38,8 @@ def main():
     for source, target in job["output"].items():  # of a training that failed, what there is
         write(work / "run" / source, OUTPUT / target)
     shutil.rmtree(work)
-    sys.exit(code)
+    if code:
+        sys.exit(code)
 
 
 def find(fits, what):
@@ -62,6 +63,14 @@ def open_payload(folder):
     with zipfile.ZipFile(found / PAYLOAD) as archive:
         archive.extractall(folder)
     return folder
+
+
+def copy(source, target):
+    """Copy the files of a folder; unlike those of a dataset they can be changed."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 def place_images(job, work, payload):

@@ -11,7 +11,11 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 flag = $(if $(call given,$(2)),--$(1)='$(subst ','\'',$(call given,$(2)))')
 switch = $(if $(filter-out 0,$(call given,$(2))),--$(1))
 
-.PHONY: help setup demo test folds look sanity train double tune gan rank study explain audit shift soup blend simulate submission backbones bench
+TO_PREDICT = $(call flag,test,TEST) $(call flag,sample,SAMPLE) $(call switch,probabilities,PROBABILITIES) \
+  $(call flag,memory,MEMORY)
+ON_KAGGLE = $(call flag,kaggle-user,KAGGLE_USER) $(call flag,competition,COMPETITION) $(call flag,dataset,DATASET)
+
+.PHONY: help setup demo test folds look sanity train double tune gan rank study explain audit shift soup blend simulate submission predict kernel take backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -83,8 +87,19 @@ blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make 
 simulate: $(READY)  ## play whole competitions: does the forecast hold? -- make simulate   or   make simulate NAME=plants N=40
 	$(TOOL) simulate $(call flag,name,NAME) $(call flag,n,N) $(call flag,hidden,HIDDEN) $(call flag,seed,SEED)
 
-submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission RUN=efficientnet_lite0-best
-	$(TOOL) submission $(call flag,name,NAME) $(call flag,run,RUN)
+submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission FORMAT=codabench RUN=efficientnet_lite0-best
+	$(TOOL) submission $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(ON_KAGGLE)
+
+predict: $(READY)  ## predict test images, as the sample submission has it -- make predict TEST=test.zip SAMPLE=sample_submission.csv
+	$(TOOL) predict $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT)
+
+kernel: $(READY)  ## a kernel that trains a run on Kaggle's GPU -- make kernel MODEL=efficientnet_lite0 RECIPE=best KAGGLE_USER=me
+	$(TOOL) kernel $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
+	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
+	  $(call flag,set,SET) $(ON_KAGGLE)
+
+take: $(READY)  ## take in what `kaggle kernels output` brought -- make take FROM=kernels/plants-train-efficientnet-lite0-best/output
+	$(TOOL) take $(call flag,from,FROM)
 
 backbones: $(READY)  ## list the backbones, or what some see -- make backbones   or   make backbones MODEL=vgg16,vgg16_nopool
 	$(TOOL) backbones $(call flag,model,MODEL) $(call flag,size,SIZE)

@@ -15,6 +15,7 @@ from bench.figures import Figure
 from bench.tools import copy_images
 from competition import files, rehearsal, submission
 from competition.folds import make_folds
+from competition.formats import codalab
 from competition.images import load_images
 from competition.train import build_fold_model, read_run, train
 
@@ -80,7 +81,7 @@ def measure(options):
 
 def _pack_ours(run, table, folder):
     ensemble = submission.Ensemble(f"run {run.name}", [(run, 1.0)], VIEWS, oof=None)
-    submission.build_package(ensemble, table, folder / "ours")
+    submission.build_package(ensemble, table, folder / "ours", codalab.write_code)
     submission.pack(folder / "ours", folder / "ours.zip")
     return folder / "ours.zip"
 

@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 
 from competition.files import InputError
+from competition.formats import FORMATS
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 
@@ -19,7 +20,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (train, double, tune, gan, rank, study, explain, shift, soup, submission, backbones, demo):
+        if verb in (*ON_EITHER, submission, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -40,7 +41,7 @@ def _choose_backend(verb):
 
     What ~/.keras/keras.json says may be about other projects.
     """
-    good = ["tensorflow", "jax"] if verb in (train, double, tune, gan, rank, study, explain, shift, soup, backbones) else ["tensorflow"]
+    good = ["tensorflow", "jax"] if verb in ON_EITHER else ["tensorflow"]
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -157,10 +158,28 @@ def simulate(name, n, hidden, seed):
     simulate(name, n, hidden, seed)
 
 
-def submission(name, run):
-    from competition.submission import make_submission
+def submission(format, name, run, **options):
+    from competition import formats
 
-    make_submission(name, run)
+    formats.make(format, name, run, **options)
+
+
+def predict(name, run, **options):
+    from competition import formats
+
+    formats.make("kaggle-csv", name, run, **options)
+
+
+def kernel(model, recipe, name, weights, run, only_fold, overrides, kaggle_user, competition, dataset):
+    from competition.formats.kaggle_kernel import make_training
+
+    make_training(model, recipe, name, weights, run, only_fold, _part(overrides), kaggle_user, competition, dataset)
+
+
+def take(source):
+    from competition.formats.kaggle_kernel import take
+
+    take(source)
 
 
 def backbones(model, size):
@@ -178,6 +197,10 @@ def demo(folder, images, hidden):
     from competition.demo import play
 
     play(folder, images, hidden)
+
+
+# the verbs that need Keras, on TensorFlow or on JAX
+ON_EITHER = (train, double, tune, gan, rank, study, explain, shift, soup, predict, kernel, backbones)
 
 
 def _part(overrides):
@@ -205,9 +228,20 @@ def _parser():
         line.set_defaults(verb=function)
         return line.add_argument
 
+    on_kaggle = {
+        "--kaggle-user": {"metavar": "NAME", "help": "your name on Kaggle, whose kernel and dataset it will be"},
+        "--competition": {"metavar": "SLUG", "help": "the Kaggle competition that has the images, as in its address"},
+        "--dataset": {"metavar": "OWNER/SLUG", "help": "the Kaggle dataset that has them"},
+    }
     name = {"metavar": "NAME", "help": "which competition; may be left out while there is only one"}
     memory = {"metavar": "4G", "help": "what the process may take of memory; images and features that are too much "
               "for it are read from disk as they are needed (default: half of what is available)"}
+    to_predict = {
+        "--test": {"help": "a folder of images, or a zip of one, to predict"},
+        "--sample": {"metavar": "CSV", "help": "the competition's sample_submission.csv: ids, order, columns"},
+        "--probabilities": {"action": "store_true", "help": "a column a class in place of labels"},
+        "--memory": memory,
+    }
 
     add = verb(folds, "read and check every image once, make stratified folds",
                ["folds --data photos/", "folds --data photos.zip --name plants --folds 10",
@@ -356,10 +390,42 @@ def _parser():
     add("--hidden", default="random", help="random or groups: what is hidden, where images have groups")
     add("--seed", default=0, help="seed of the first round; each round takes the next")
 
-    add = verb(submission, "pack the blend, or one run, as a zip and rehearse it",
-               ["submission", "submission --run efficientnet_lite0-best"])
+    add = verb(submission, "pack the blend, or one run, in the format of the competition, and rehearse it",
+               ["submission", "submission --run efficientnet_lite0-best", "submission --format codabench"])
+    add("--format", default="codalab", help="; ".join(f"{key}: {what}" for key, what in FORMATS.items()))
     add("--name", **name)
     add("--run", help="one run in place of the blend")
+    for flag, described in to_predict.items():
+        add(flag, **described)
+
+    for flag, described in on_kaggle.items():
+        add(flag, **described)
+
+    add = verb(predict, "write submissions/<name>.csv: what the blend, or one run, says of test images",
+               ["predict --test test_images/ --sample sample_submission.csv",
+                "predict --test test.zip --probabilities"])
+    add("--name", **name)
+    add("--run", help="one run in place of the blend")
+    for flag, described in to_predict.items():
+        add(flag, **described)
+
+    add = verb(kernel, "write a kernel and its dataset for Kaggle, which train a run on the GPU there",
+               ["kernel --model efficientnet_lite0 --recipe best --kaggle-user me",
+                "kernel --model resnet50 --recipe best --kaggle-user me --competition plant-seedlings-classification"])
+    add("--model", required=True, help="a backbone: python -m competition backbones lists them")
+    add("--recipe", default="quick", help="a name of competition/recipes/, or a .toml file")
+    add("--name", **name)
+    add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
+    add("--run", help="what to call the run (default: <model>-<recipe>)")
+    add("--only-fold", "--only_fold", metavar="K", help="train just this fold, or these: 0,1")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="replace a key of the recipe; may be repeated, or hold several with spaces between")
+    for flag, described in on_kaggle.items():
+        add(flag, **described)
+
+    add = verb(take, "take in the runs that training kernels left on Kaggle",
+               ["take --from kernels/plants-train-resnet50-best/output"])
+    add("--from", dest="source", required=True, help="the folder that `kaggle kernels output` filled, or a zip of it")
 
     add = verb(backbones, "list the backbones, or tell what some of them see and how large they are",
                ["backbones", "backbones --model vgg16,vgg16_nopool --size 96"])

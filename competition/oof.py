@@ -19,6 +19,7 @@ KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a cla
 BLEND = "blend"  # the folder beside the runs that holds their blend
 LOOK = "look"  # the one with what is in the data
 GROUPS = "groups"  # the one with which images show the same picture
+PREDICT = "predict"  # the one with what was predicted of test images
 STUDY = "study"  # the one with what the study found; its runs are study-...
 
 

@@ -32,6 +32,15 @@ class Job:
         return f"{count} {self.dtype} {'tensor' if self.tensor else 'array'}"
 
 
+@dataclass(frozen=True)
+class Entry:
+    """How a format's scorer makes the class in `model.py`, and what it wants of `predict`."""
+
+    class_name: str = "model"
+    with_path: bool = True  # made with the path of the folder that holds the zip's files, or without arguments
+    returns: str = "tensor"  # integers as a "tensor" or as a numpy "array"
+
+
 # A zip is rehearsed on these calls; the last one tells its speed.
 JOBS = (Job(1, "float32", tensor=True), Job(0, "uint8"), Job(7, "float64"), Job(None, "uint8"))
 
@@ -40,16 +49,17 @@ class RehearsalError(Exception):
     """A zip does not do what it must; one line."""
 
 
-# Run by `python -I -c` with these arguments: the unpacked zip, images.npy, jobs as JSON, where the answers go
+# Run by `python -I -c` with these arguments: the unpacked zip, images.npy, jobs and Entry as JSON, where answers go
 SCORER = """
 import json, sys, time
-folder, images, jobs, answers = sys.argv[1:]
+folder, images, jobs, entry, answers = sys.argv[1:]
+entry = json.loads(entry)
 sys.path.insert(0, folder)
 import numpy as np
 start = time.perf_counter()
-from model import model
+import model
 import tensorflow as tf
-network = model(folder)
+network = getattr(model, entry["class_name"])(*[folder] * entry["with_path"])
 found = {"load_seconds": time.perf_counter() - start}
 images = np.load(images)
 for number, job in enumerate(json.loads(jobs)):
@@ -58,9 +68,10 @@ for number, job in enumerate(json.loads(jobs)):
     start = time.perf_counter()
     labels = network.predict(batch)
     found[f"seconds{number}"] = time.perf_counter() - start
-    if not (tf.is_tensor(labels) and labels.dtype.is_integer):
-        raise TypeError(f"predict returned {type(labels).__name__}, expected an integer tensor")
-    found[f"labels{number}"] = labels.numpy()
+    right = tf.is_tensor(labels) if entry["returns"] == "tensor" else isinstance(labels, np.ndarray)
+    if not (right and tf.as_dtype(labels.dtype).is_integer):
+        raise TypeError(f"predict returned {type(labels).__name__}, expected an integer {entry['returns']}")
+    found[f"labels{number}"] = np.asarray(labels)
     if job["probabilities"]:
         found[f"probabilities{number}"] = np.asarray(network.predict_proba(batch))
 if any(name.split(".")[0] == "competition" for name in sys.modules):
@@ -69,13 +80,13 @@ np.savez(answers, **found)
 """
 
 
-def rehearse(zip_path, images, expected):
-    """Run a zip on images uint8 [n, h, w, 3] in a fresh process; what was found, as a dict.
+def rehearse(zip_path, images, expected, entry=Entry()):
+    """Run a zip on images uint8 [n, h, w, 3] in a fresh process, as `entry` says; what was found, as a dict.
 
     Raises RehearsalError, one line, where it does not run, or where its answers are not the `expected`
     probabilities [n, C] within TOLERANCE, and the labels that these give.
     """
-    answers = run_isolated(zip_path, images, JOBS)
+    answers = run_isolated(zip_path, images, JOBS, entry)
 
     order = np.sort(expected, axis=1)
     clear = order[:, -1] - order[:, -2] >= TOLERANCE
@@ -107,19 +118,19 @@ def rehearse(zip_path, images, expected):
     }
 
 
-def predict_zip(zip_path, images):
+def predict_zip(zip_path, images, entry=Entry()):
     """Class ids int64 [n] of images uint8 [n, h, w, 3], by a zip's own code in a fresh, isolated process.
 
     InputError when that fails.
     """
     job = Job(None, "uint8", probabilities=False)
     try:
-        return run_isolated(zip_path, images, [job])["labels0"].astype(np.int64)
+        return run_isolated(zip_path, images, [job], entry)["labels0"].astype(np.int64)
     except RehearsalError as error:
         raise InputError(f"{zip_path}: {error}") from None
 
 
-def run_isolated(zip_path, images, jobs):
+def run_isolated(zip_path, images, jobs, entry=Entry()):
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU.
 
     Returns {"labels<i>", "probabilities<i>", "seconds<i>" of the i-th job's call of `predict`, "load_seconds" from
@@ -135,7 +146,8 @@ def run_isolated(zip_path, images, jobs):
         kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
         quiet = {"CUDA_VISIBLE_DEVICES": CPU, "TF_CPP_MIN_LOG_LEVEL": "3"}
         jobs = json.dumps([dataclasses.asdict(job) for job in jobs])
-        arguments = [folder / "zip", folder / "images.npy", jobs, folder / "answers.npz"]
+        entry = json.dumps(dataclasses.asdict(entry))
+        arguments = [folder / "zip", folder / "images.npy", jobs, entry, folder / "answers.npz"]
         process = subprocess.run(
             [sys.executable, "-I", "-c", SCORER, *map(str, arguments)],
             cwd=folder / "home", env=kept | quiet | {"HOME": str(folder / "home")}, stdin=subprocess.DEVNULL,

@@ -136,8 +136,8 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     return record
 
 
-def read_test(test, table):
-    """The test images as a FoldTable without labels, called `<table>/shift/<test>`, at the training images' size.
+def read_test(test, table, part=SHIFT, fewest=FEWEST):
+    """The test images as a FoldTable without labels, called `<table>/<part>/<test>`, at the training images' size.
 
     Nothing is ever written beside them. InputError for what is no such folder or zip, and for a broken image.
     """
@@ -152,10 +152,10 @@ def read_test(test, table):
         return {"image": image, "sha256": files.sha256_bytes(data), "width": width, "height": height}
 
     frame = pd.DataFrame(in_threads(examine, source.images, "check images")).assign(label="", fold=0)
-    if len(frame) < FEWEST:
-        raise InputError(f"{source.data}: {len(frame)} images, expected {FEWEST} or more to compare")
+    if len(frame) < fewest:
+        raise InputError(f"{source.data}: {len(frame)} images, expected {fewest} or more to compare")
     digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
-    name = f"{table.name}/{SHIFT}/{default_name(source.data)}"
+    name = f"{table.name}/{part}/{default_name(source.data)}"
     return FoldTable(name, frame, table.classes, table.size, source.data.as_posix(), 0, digest, digest)
 
 

@@ -1,6 +1,6 @@
 """Pack the blend, or one run, as a zip for a competition's scorer, which is rehearsed before it gets its name.
 
-The zip holds `model.py` (competition/submission_model.py), `metadata`, and `SubmissionModel/`: one TensorFlow
+The zip holds code, which is a matter of the format (competition/formats/), and `SubmissionModel/`: one TensorFlow
 SavedModel from raw RGB to probabilities with all fold models, weights and views inside. Its probability of a
 class is
 
@@ -19,6 +19,7 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +37,11 @@ from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
-from competition.rehearsal import RehearsalError, rehearse
+from competition.rehearsal import Entry, RehearsalError, rehearse
 from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
 from competition.train import build_fold_model, build_shared, read_run
 from competition.views import VIEWS
 
-DESCRIPTION = "description: Provides prediction model to be executed by the ingestion program"
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
 SAMPLE = 64  # training images that a zip is rehearsed on
 OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
@@ -60,18 +60,30 @@ class Ensemble:
     forecast: dict | None = None  # forecast.make_forecast
 
 
-def make_submission(name=None, run=None):
+@dataclass(frozen=True)
+class Layout:
+    """What the zip of one format has beside the network, and how its scorer asks that."""
+
+    format: str
+    write_code: Callable  # (folder) -> None: writes what lies beside SubmissionModel/
+    entry: Entry
+
+
+def make_submission(name=None, run=None, layout=None):
     """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
-    name   of the fold table; may be left out while there is only one
-    run    pack this run in place of the blend; its views are chosen as `make blend` would for it alone
+    name    of the fold table; may be left out while there is only one
+    run     pack this run in place of the blend; its views are chosen as `make blend` would for it alone
+    layout  of which format the zip is; default: CodaLab's
 
     Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found.
     Returns the zip's path. InputError for a blend or a run that is missing, unfinished or not of this fold
     table, and for a zip that fails its rehearsal: it is not kept, and an older one of the same name stays.
     """
+    if layout is None:
+        from competition.formats.codalab import LAYOUT as layout  # which imports this module
     table = read_folds(name)
-    ensemble = _read_run(table, run) if run else _read_blend(table)
+    ensemble = read_ensemble(table, run)
     path = files.SUBMISSIONS / f"{table.name}.zip"
     rows = choose_sample(table)
     images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
@@ -80,22 +92,27 @@ def make_submission(name=None, run=None):
 
     def write(temporary):
         with tempfile.TemporaryDirectory() as folder:
-            build_package(ensemble, table, folder)
+            build_package(ensemble, table, folder, layout.write_code)
             pack(folder, temporary)
-        found.update(rehearse(temporary, images, expected))
+        found.update(rehearse(temporary, images, expected, layout.entry))
 
     try:
         write_with(path, write)
     except RehearsalError as error:
         kept = "; the older zip of that name stays as it was" if path.exists() else ""
         raise InputError(f"{path}: not written, {error}{kept}") from None
-    record = _record(path, ensemble, table, found)
+    record = record_of(path, ensemble, table, layout.format) | {"rehearsal": found}
     write_json(path.with_suffix(".json"), record)
     _report(path, record)
     return path
 
 
 # ------------------------------------------------------------------------------------------ what goes into it
+
+
+def read_ensemble(table, run=None):
+    """The Ensemble of the blend, or of one finished run; InputError as make_submission raises it."""
+    return _read_run(table, run) if run else _read_blend(table)
 
 
 def _read_blend(table):
@@ -211,13 +228,12 @@ def _logits(features, matrices):
     return found
 
 
-def build_package(ensemble, table, folder):
-    """Write what the zip's root holds into `folder`: `model.py`, `metadata`, `SubmissionModel/`."""
+def build_package(ensemble, table, folder, write_code):
+    """Write what the zip's root holds into `folder`: `SubmissionModel/`, and what `write_code` puts beside it."""
     folder = Path(folder)
     export(build_networks(ensemble, table), ensemble.views, table.size, folder / "SubmissionModel",
            ensemble.temperature)
-    shutil.copyfile(Path(__file__).with_name("submission_model.py"), folder / "model.py")
-    (folder / "metadata").write_text(DESCRIPTION + "\n", "utf-8")
+    write_code(folder)
 
 
 def export(networks, views, size, path, temperature=1.0):
@@ -336,7 +352,8 @@ def predict_folds(run, table, views, images):
 # ------------------------------------------------------------------------------------------------- the record
 
 
-def _record(path, ensemble, table, found):
+def record_of(path, ensemble, table, format):
+    """What the record beside an output says: its format, the file, what it is made of, by hashes, what it stands on."""
     members = [
         {
             "run": run.name,
@@ -352,7 +369,8 @@ def _record(path, ensemble, table, found):
         for run, weight in ensemble.members
     ]
     return {
-        "zip": path.name,
+        "format": format,
+        path.suffix[1:]: path.name,
         "sha256": sha256_file(path),
         "bytes": path.stat().st_size,
         "source": ensemble.source,
@@ -367,7 +385,6 @@ def _record(path, ensemble, table, found):
         "data": table.data_hash,
         "oof_accuracy": accuracy(ensemble.oof, table.labels),
         "oof_log_loss": log_loss(ensemble.oof, table.labels),
-        "rehearsal": found,
         "versions": versions(),
     }
 

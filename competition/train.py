@@ -234,7 +234,7 @@ def _is_done(folder, fold, settings):
 
 
 def _run_name(run):
-    if run in (others := (oof.BLEND, oof.LOOK, oof.GROUPS, oof.STUDY, FEATURES, GAN, IMAGES, TUNE)):
+    if run in (others := (oof.BLEND, oof.LOOK, oof.GROUPS, oof.PREDICT, oof.STUDY, FEATURES, GAN, IMAGES, TUNE)):
         raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
     return files.check_name("RUN", run)
 

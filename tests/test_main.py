@@ -15,7 +15,7 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup", "blend", "simulate", "submission")
+VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup", "blend", "simulate", "submission", "predict", "kernel", "take")
 
 
 def tool(*arguments, folder=ROOT):
@@ -85,7 +85,11 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
     ("simulate", ["--name", "--n", "--hidden", "--seed"], ["default: 20", "default: random"]),
     ("study", ["--name", "--backbone", "--quick", "--budget", "--weights", "--memory"],
      ["default: efficientnet_lite0", "default: imagenet"]),
-    ("submission", ["--name", "--run"], []),
+    ("submission", ["--format", "--name", "--run", "--test", "--kaggle-user"], ["default: codalab"]),
+    ("predict", ["--name", "--run", "--test", "--sample", "--probabilities", "--memory"], []),
+    ("kernel", ["--model", "--recipe", "--name", "--only-fold", "--kaggle-user", "--competition", "--dataset"],
+     ["default: quick"]),
+    ("take", ["--from"], []),
 ])
 def test_each_verb_s_help_shows_flags_and_defaults(verb, flags, defaults, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
@@ -244,6 +248,13 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     ("explain RUN=a FOLD=0 NAME=n", "explain --name='n' --run='a' --fold='0'"),
     ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
     ("submission RUN=a", "submission --run='a'"),
+    ("submission FORMAT=kaggle-kernel NAME=n KAGGLE_USER=me COMPETITION=c DATASET=o/d TEST=t SAMPLE=s.csv PROBABILITIES=1",
+     "submission --format='kaggle-kernel' --name='n' --test='t' --sample='s.csv' --probabilities --kaggle-user='me' "
+     "--competition='c' --dataset='o/d'"),
+    ("predict TEST=t RUN=a MEMORY=4G PROBABILITIES=0", "predict --run='a' --test='t' --memory='4G'"),
+    ("kernel MODEL=m RECIPE=best RUN=r ONLY_FOLD=0 KAGGLE_USER=me|SET=a=1 b=2",
+     "kernel --model='m' --recipe='best' --run='r' --only-fold='0' --set='a=1 b=2' --kaggle-user='me'"),
+    ("take FROM=out", "take --from='out'"),
 ])
 def test_make_s_variables_become_flags(line, expected, makefile):
     start, *rest = line.split("|")

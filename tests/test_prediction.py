@@ -14,7 +14,7 @@ def test_race_takes_medians_and_refuses_other_labels(monkeypatch):
         load, first, second = next(seconds)
         return {"labels1": labels if path == "ours" else other, "load_seconds": load, "seconds0": first, "seconds1": second}
 
-    monkeypatch.setattr(prediction.submission, "run_isolated", run)
+    monkeypatch.setattr(prediction.rehearsal, "run_isolated", run)
     other = labels
     speeds, starts = prediction._race(("ours", "reference"), np.zeros((10, 4, 4, 3)), 3)
     assert speeds == [5.0, 2.0] and starts == [3.0, 10.0]

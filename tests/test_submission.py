@@ -143,7 +143,7 @@ def test_layout(inside):
 
 def test_record_and_table(competition, inside):
     record = read_json(SUBMISSIONS / "toy.json")
-    assert record["sha256"] == sha256_file(SUBMISSIONS / "toy.zip")
+    assert record["format"] == "codalab" and record["sha256"] == sha256_file(SUBMISSIONS / "toy.zip")
     assert {member["run"]: member["weight"] for member in record["members"]} == WEIGHTS
     assert record["views"] == VIEWS_OF_BLEND and record["classes"] == {"0": "a", "1": "b", "2": "c"}
     for member in record["members"]:

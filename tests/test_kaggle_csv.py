@@ -1,0 +1,213 @@
+import contextlib
+import io
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from competition import formats
+from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file
+from competition.folds import FoldTable, make_folds, read_folds
+from competition.formats import kaggle_csv
+from competition.formats.kaggle_csv import Wanted, check_csv, fill, match_ids, predict_images, read_sample
+from competition.images import load_images
+from competition.shift import read_test
+from competition.submission import predict_folds, read_ensemble
+from conftest import class_folders, encode, smooth
+
+CLASSES = ["oak", "ash tree", "ähre"]
+IMAGES = ["a/1.png", "a/2.png", "b/10.jpg"]
+
+
+def unlabelled(images=IMAGES, data="/data/test.zip"):
+    return FoldTable("toy/predict/test", pd.DataFrame({"image": images}), CLASSES, (8, 8), data, 0, "", "")
+
+
+def sample(path, *lines):
+    path = path / "sample_submission.csv"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------- the sample
+
+
+@pytest.mark.parametrize("ids", [
+    ["b/10.jpg", "a/2.png", "a/1.png"], ["b/10", "a/2", "a/1"], ["10.jpg", "2.png", "1.png"], ["10", "2", "1"],
+    ["test/b/10.jpg", "test/a/2.png", "test/a/1.png"],
+])
+def test_ids_may_be_paths_or_names_with_or_without_endings(ids):
+    assert match_ids("s.csv", ids, IMAGES, "test") == ["b/10.jpg", "a/2.png", "a/1.png"]
+
+
+def test_ids_that_fit_no_image_or_several_are_named():
+    with pytest.raises(InputError, match=r"s.csv: line 3: id '3' is the name of no test image; .*such as 1, 2, 10"):
+        match_ids("s.csv", ["1", "3"], IMAGES)
+    with pytest.raises(InputError, match="line 2: id '1' is the name of 2 images .a/1.png, b/1.png"):
+        match_ids("s.csv", ["1"], ["a/1.png", "b/1.png"])
+
+
+@pytest.mark.parametrize("header, value, asked, expected", [
+    ("id,label", "ash tree", False, ("labels", [])),
+    ("id,label", "", False, ("labels", [])),
+    ("id,label", "0", False, ("class ids", [])),
+    ("id,ähre,oak,ash tree", "0.1,0.2,0.7", False, ("probabilities", [2, 0, 1])),
+    ("id,ähre,oak,ash tree", "0,0,0", True, ("probabilities", [2, 0, 1])),
+    ("id,2,0,1", "0,0,0", False, ("probabilities", [2, 0, 1])),
+])
+def test_the_columns_say_what_is_wanted(tmp_path, header, value, asked, expected):
+    path = sample(tmp_path, header, f"1,{value}", f"10,{value}", f"2,{value}")
+    wanted = read_sample(path, unlabelled(), CLASSES, asked)
+    assert (wanted.values, wanted.order) == expected and wanted.columns == header.split(",")
+    assert wanted.ids == ["1", "10", "2"] and wanted.images == ["a/1.png", "b/10.jpg", "a/2.png"]
+
+
+def test_class_names_that_are_numbers_are_labels_and_two_classes_may_want_one_probability(tmp_path):
+    path = sample(tmp_path, "id,label", "1,2", "2,2", "10,1")
+    assert read_sample(path, unlabelled(), ["1", "2", "3"]).values == "labels"
+    cases = ("label", False, "0.5", [1]), ("cat", False, "0.5", [0]), ("x", True, "0", [1])
+    for column, asked, value, expected in cases:
+        path = sample(tmp_path, f"id,{column}", *(f"{name},{value}" for name in ("1", "2", "10")))
+        wanted = read_sample(path, unlabelled(), ["cat", "dog"], asked)
+        assert (wanted.values, wanted.order) == ("one probability", expected)
+
+
+@pytest.mark.parametrize("lines, message", [
+    (["id,label", "1,oak", "1,oak"], "ids more than once: 1"),
+    (["id,label", "1,elm"], "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2"),
+    (["id,label", "1,oak", "2,3"], "line 3: found '3' in label"),
+    (["id,label", "1,0.5"], "line 2: found '0.5'"),
+    (["id,oak,ash tree,elm", "1,0,0,0"], "no column for: ähre; columns that are no class: elm"),
+    (["id,oak,oak", "1,0,0"], "expected each name once"),
+    (["id;label", "1;oak"], "1 columns and 1 rows.*with commas between them"),
+    (["id,label"], "2 columns and 0 rows"),
+    ([""], "not a CSV that can be read"),
+])
+def test_what_does_not_fit_is_named(tmp_path, lines, message):
+    with pytest.raises(InputError, match=message):
+        read_sample(sample(tmp_path, *lines), unlabelled(), CLASSES)
+
+
+def test_one_column_holds_no_probabilities_of_three_classes(tmp_path):
+    with pytest.raises(InputError, match="one column, label; expected one for each of 3 classes"):
+        read_sample(sample(tmp_path, "id,label", "1,oak"), unlabelled(), CLASSES, probabilities=True)
+    with pytest.raises(InputError, match="nowhere.csv: no such file"):
+        read_sample(tmp_path / "nowhere.csv", unlabelled(), CLASSES)
+
+
+def test_images_that_the_sample_lacks_are_left_out_and_named(tmp_path, capsys):
+    wanted = read_sample(sample(tmp_path, "id,label", "2,oak"), unlabelled(), CLASSES)
+    assert wanted.images == ["a/2.png"] and "2 images of /data/test.zip" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------- the CSV
+
+
+def test_filled_by_hand():
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
+    rows = ["b/10.jpg", "a/1.png"]
+    labels = fill(Wanted(["id", "label"], rows, ["10", "1"], "labels", []), IMAGES, probs, CLASSES)
+    assert labels.to_numpy().tolist() == [["10", "ash tree"], ["1", "oak"]]
+    ids = fill(Wanted(["id", "label"], rows, ["10", "1"], "class ids", []), IMAGES, probs, CLASSES)
+    assert ids["label"].tolist() == [1, 0]
+    some = fill(Wanted(["i", "ähre", "oak"], rows, ["10", "1"], "probabilities", [2, 0]), IMAGES, probs, CLASSES)
+    assert some[["ähre", "oak"]].to_numpy().tolist() == np.float32([[0.3, 0.2], [0.1, 0.7]]).tolist()
+
+
+@pytest.mark.parametrize("content, message", [
+    ("id,label\n1,oak\n2,ähre\n", None),
+    ("id,class\n1,oak\n2,ähre\n", "columns id, class, expected id, label"),
+    ("id,label\n1,oak\n", "1 rows, expected 2"),
+    ("id,label\n2,ähre\n1,oak\n", "line 2: id '2', expected '1'"),
+    ("id,label\n1,oak\n2,\n", "line 3: found '', expected one of oak"),
+])
+def test_a_finished_csv_is_checked(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content, "utf-8")
+    wanted = Wanted(["id", "label"], ["1.png", "2.png"], ["1", "2"], "labels", [])
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        check_csv(tmp_path / "a.csv", wanted, CLASSES)
+
+
+@pytest.mark.parametrize("value", ["nan", "", "1.5", "-0.1", "inf"])
+def test_no_probability_in_a_csv(tmp_path, value):
+    (tmp_path / "a.csv").write_text(f"id,a,b\n1,0.5,{value}\n")
+    with pytest.raises(InputError, match="line 2: found .*, expected a probability"):
+        check_csv(tmp_path / "a.csv", Wanted(["id", "a", "b"], ["1"], ["1"], "probabilities", [0, 1]), ["a", "b"])
+
+
+# -------------------------------------------------------------------------------------------------- the predictions
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory):
+    """A work folder with two runs, one of heads alone, and test images beside it: a folder and a zip of it."""
+    from competition.train import train
+
+    root = tmp_path_factory.mktemp("kaggle")
+    class_folders(root / "data", {"oak": 8, "ash tree": 7, "ähre": 9}, height=12, width=16)
+    (root / "test" / "deep").mkdir(parents=True)
+    for number in range(9):
+        height, width = (12, 16) if number else (30, 20)
+        (root / f"test/deep/{number}.jpg").write_bytes(encode(smooth(100 + number, height, width), "JPEG"))
+    with zipfile.ZipFile(root / "test.zip", "w") as archive:
+        for path in sorted((root / "test").rglob("*.jpg")):
+            archive.write(path, path.relative_to(root))
+    (root / "work").mkdir()
+    with contextlib.chdir(root / "work"), contextlib.redirect_stdout(io.StringIO()), \
+            contextlib.redirect_stderr(io.StringIO()):
+        make_folds(root / "data", name="toy", folds=2)
+        train("baseline", run="pixels", overrides=["epochs=2", "rate=0.003"])
+        train("efficientnet_lite0", run="heads", overrides=["frozen_epochs=3", "frozen_rate=0.03", "image_size=0"])
+    return root
+
+
+@pytest.mark.parametrize("run", ["pixels", "heads"])
+def test_the_csv_says_what_the_fold_models_say(competition, run, monkeypatch, capsys):
+    monkeypatch.chdir(competition / "work")
+    path = formats.make("kaggle-csv", run=run, test=competition / "test", probabilities=True)
+    table = read_folds()
+    ensemble = read_ensemble(table, run)
+    unknown = read_test(competition / "test", table, "predict", 1)
+    expected = predict_folds(ensemble.members[0][0], table, ensemble.views, load_images(unknown)).mean((0, 1))
+    expected = expected ** (1 / ensemble.temperature)
+    found = pd.read_csv(path)
+    assert list(found) == ["id", *table.classes] and found["id"].tolist() == unknown.images
+    np.testing.assert_allclose(found[table.classes], expected / expected.sum(1, keepdims=True), atol=1e-5)
+    record = read_json(SUBMISSIONS / "toy.csv.json")
+    assert record["format"] == "kaggle-csv" and record["source"] == f"run {run}"
+    assert record["sha256"] == sha256_file(path)
+    assert "9 rows" in capsys.readouterr().out
+
+    if run == "heads":
+        return
+    lines = ["image,species", *(f"{number},0" for number in range(8, -1, -1))]
+    path = formats.make("kaggle-csv", run=run, test=competition / "test.zip", sample=sample(competition, *lines))
+    assert pd.read_csv(path).to_numpy().tolist() == [[n, expected.argmax(1)[n]] for n in range(8, -1, -1)]
+
+
+def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypatch):
+    monkeypatch.chdir(competition / "work")
+    table = read_folds()
+    ensemble, unknown = read_ensemble(table, "pixels"), read_test(competition / "test", table, "predict", 1)
+    first = predict_images(ensemble, table, unknown)
+    kept = [part.path for part in kaggle_csv._parts(*ensemble.members[0], ensemble.views, table, unknown)]
+    assert len(kept) == 2 and kept[0].parent == RUNS / "toy/predict/test"
+    kept[1].unlink()  # killed before it was written
+    answer, asked = kaggle_csv._answer, []
+    monkeypatch.setattr(kaggle_csv, "_answer", lambda part, *rest: asked.append(part.fold) or answer(part, *rest))
+    assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
+    assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
+    np.savez(kept[0], probs=np.full((9, 3), np.nan, np.float32))
+    with pytest.raises(InputError, match="it gives probabilities that are no numbers"):
+        predict_images(ensemble, table, unknown)
+    kept[0].write_bytes(b"half")
+    with pytest.raises(InputError, match="not what `make predict` wrote"):
+        predict_images(ensemble, table, unknown)
+    kept[0].unlink()
+
+
+def test_a_test_set_that_holds_the_work_is_refused(competition, monkeypatch):
+    monkeypatch.chdir(competition / "work")
+    with pytest.raises(InputError, match="holds the current one"):
+        formats.make("kaggle-csv", run="pixels", test=competition)

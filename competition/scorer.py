@@ -13,6 +13,7 @@ import time
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink")
 SOCKETS = ("socket.__new__", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+LOCAL = 1  # socket.AF_UNIX: within the machine
 PROBE = os.path.join("urllib3", "util", "connection.py")  # binds a socket when it is imported, to see whether it could
 
 
@@ -27,9 +28,15 @@ def forbid(folder, tried):
         return isinstance(path, (str, bytes, os.PathLike)) and (
             os.path.abspath(os.fsdecode(path)) + os.sep).startswith(folder + os.sep)
 
+    def callers():
+        """The frames of who opens a socket: socket.py, and who called that."""
+        frame = sys._getframe(2)
+        return [one for one in (frame, frame.f_back) if one]
+
     def watch(event, args):
         if event in SOCKETS:
-            if sys._getframe(1).f_code.co_filename.endswith(PROBE):
+            local = event == "socket.__new__" and args[1] == LOCAL
+            if local or any(frame.f_code.co_filename.endswith(PROBE) for frame in callers()):
                 return
             where = args[1] if event == "socket.connect" else args[:2] if event.startswith("socket.get") else ()
             where = where if isinstance(where, tuple) else (where,)

@@ -15,7 +15,7 @@ TO_PREDICT = $(call flag,test,TEST) $(call flag,sample,SAMPLE) $(call switch,pro
   $(call flag,memory,MEMORY)
 ON_KAGGLE = $(call flag,kaggle-user,KAGGLE_USER) $(call flag,competition,COMPETITION) $(call flag,dataset,DATASET)
 
-.PHONY: help setup demo test folds look sanity train double tune gan rank study explain audit shift soup blend simulate submission predict kernel take backbones bench
+.PHONY: help setup demo test folds look sanity train double tune gan rank study explain audit shift soup blend simulate submission score matrix predict kernel take backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -88,7 +88,14 @@ simulate: $(READY)  ## play whole competitions: does the forecast hold? -- make 
 	$(TOOL) simulate $(call flag,name,NAME) $(call flag,n,N) $(call flag,hidden,HIDDEN) $(call flag,seed,SEED)
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission FORMAT=codabench RUN=efficientnet_lite0-best
-	$(TOOL) submission $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(ON_KAGGLE)
+	$(TOOL) submission $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(ON_KAGGLE) \
+	  $(call flag,scorer,SCORER) $(call flag,hidden-n,HIDDEN_N)
+
+score: $(READY)  ## write down the score that came back, beside its forecast -- make score ZIP=submissions/plants.zip PHASE=final VALUE=0.871
+	$(TOOL) score $(call flag,zip,ZIP) $(call flag,phase,PHASE) $(call flag,value,VALUE)
+
+matrix: $(READY)  ## rehearse every backbone family with several scorers -- make matrix   or   make matrix SCORERS=current FAMILIES=resnet50
+	$(TOOL) matrix $(call flag,scorers,SCORERS) $(call flag,families,FAMILIES)
 
 predict: $(READY)  ## predict test images, as the sample submission has it -- make predict TEST=test.zip SAMPLE=sample_submission.csv
 	$(TOOL) predict $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT)

@@ -101,9 +101,9 @@ def _race(zips, images, rounds):
     speeds, starts = np.zeros((2, rounds, len(zips)))
     for turn in range(rounds):
         found = [rehearsal.run_isolated(path, images, jobs) for path in zips]
-        ours, reference = (answers["labels1"] for answers in found)
+        ours, reference = (answers.labels[1] for answers in found)
         if not np.array_equal(ours, reference):
             raise RuntimeError(f"{int((ours != reference).sum())} of {len(images)} labels differ from the reference's")
-        speeds[turn] = [len(images) / answers["seconds1"] for answers in found]
-        starts[turn] = [answers["load_seconds"] + answers["seconds0"] for answers in found]
+        speeds[turn] = [len(images) / answers.seconds[1] for answers in found]
+        starts[turn] = [answers.load_seconds + answers.seconds[0] for answers in found]
     return np.median(speeds, 0).tolist(), np.median(starts, 0).tolist()

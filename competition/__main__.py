@@ -20,7 +20,7 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("verb")
     try:
-        if verb in (*ON_EITHER, submission, demo):
+        if verb in (*ON_EITHER, submission, matrix, demo):
             _choose_backend(verb)
         return verb(**options) or 0
     except InputError as error:
@@ -162,6 +162,18 @@ def submission(format, name, run, **options):
     from competition import formats
 
     formats.make(format, name, run, **options)
+
+
+def score(zip, phase, value):
+    from competition.scorelog import score
+
+    score(zip, phase, value)
+
+
+def matrix(scorers, families, folder):
+    from competition.matrix import play
+
+    play(scorers, families, folder)
 
 
 def predict(name, run, **options):
@@ -392,6 +404,10 @@ def _parser():
 
     add = verb(submission, "pack the blend, or one run, in the format of the competition, and rehearse it",
                ["submission", "submission --run efficientnet_lite0-best", "submission --format codabench"])
+    add("--scorer", metavar="tensorflow==2.12.1", help="rehearse it with these releases, several with commas between, in "
+        "an environment that is built once; or with the Python of this path (default: the project's own)")
+    add("--hidden-n", "--hidden_n", metavar="N", help="images of the hidden test, to forecast the seconds (default: as "
+        "many as the blend's forecast is for)")
     add("--format", default="codalab", help="; ".join(f"{key}: {what}" for key, what in FORMATS.items()))
     add("--name", **name)
     add("--run", help="one run in place of the blend")
@@ -400,6 +416,18 @@ def _parser():
 
     for flag, described in on_kaggle.items():
         add(flag, **described)
+
+    add = verb(score, "write down the score that came back for a zip, beside its forecast",
+               ["score", "score --zip submissions/plants.zip --phase final --value 0.871"])
+    add("--zip", help="the zip that was handed in (default: print the table)")
+    add("--phase", default="", help="what the competition calls the test that it was scored on")
+    add("--value", help="the score: of shares 0.871, not 87.1")
+
+    add = verb(matrix, "rehearse a model of every backbone family with several scorers",
+               ["matrix", "matrix --scorers current --families scratch,resnet50"])
+    add("--scorers", metavar="A,B", help="current, or releases of TensorFlow (default: 2.12.1,2.15.1,current)")
+    add("--families", metavar="A,B", help="backbones (default: one of each family)")
+    add("--folder", default=".scorers/matrix", help="where they are trained")
 
     add = verb(predict, "write submissions/<name>.csv: what the blend, or one run, says of test images",
                ["predict --test test_images/ --sample sample_submission.csv",

@@ -14,6 +14,7 @@ taken by this toolkit from the fold models one by one.
 """
 
 import dataclasses
+import getpass
 import hashlib
 import json
 import shutil
@@ -31,13 +32,15 @@ from competition.blend import calibrate_nested, combine, make_candidates, make_c
 from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
-from competition.folds import read_folds
+from competition.folds import read_folds, whole_number
 from competition.forecast import forecast_blend, print_forecast
 from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
-from competition.rehearsal import Entry, RehearsalError, rehearse
+from competition.rehearsal import Conditions, Entry, RehearsalError, rehearse
+from competition.scorelog import log_submission
+from competition.scorers import find_python
 from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
 from competition.train import build_fold_model, build_shared, read_run
 from competition.views import VIEWS
@@ -45,6 +48,8 @@ from competition.views import VIEWS
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
 SAMPLE = 64  # training images that a zip is rehearsed on
 OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
+PICKLES = (".pkl", ".pickle", ".joblib", ".pt")
+UNSAFE = {"a Python function in its graph": b"PyFunc", "a Lambda layer": b'"class_name": "Lambda"'}
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: the same content makes the same zip
 
 
@@ -69,12 +74,14 @@ class Layout:
     entry: Entry
 
 
-def make_submission(name=None, run=None, layout=None):
+def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None):
     """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
     name    of the fold table; may be left out while there is only one
     run     pack this run in place of the blend; its views are chosen as `make blend` would for it alone
     layout  of which format the zip is; default: CodaLab's
+    scorer  which Python rehearses it (scorers.find_python): "tensorflow==2.12.1", or its path; default: this one
+    hidden_n  images that the forecast of seconds is for; default: as many as the forecast of the score is for
 
     Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found.
     Returns the zip's path. InputError for a blend or a run that is missing, unfinished or not of this fold
@@ -84,6 +91,8 @@ def make_submission(name=None, run=None, layout=None):
         from competition.formats.codalab import LAYOUT as layout  # which imports this module
     table = read_folds(name)
     ensemble = read_ensemble(table, run)
+    count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(ensemble, table)
+    conditions = Conditions(python=find_python(scorer))
     path = files.SUBMISSIONS / f"{table.name}.zip"
     rows = choose_sample(table)
     images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
@@ -93,18 +102,26 @@ def make_submission(name=None, run=None, layout=None):
     def write(temporary):
         with tempfile.TemporaryDirectory() as folder:
             build_package(ensemble, table, folder, layout.write_code)
+            check_package(folder)
             pack(folder, temporary)
-        found.update(rehearse(temporary, images, expected, layout.entry))
+        found.update(rehearse(temporary, images, expected, layout.entry, conditions))
 
     try:
         write_with(path, write)
     except RehearsalError as error:
         kept = "; the older zip of that name stays as it was" if path.exists() else ""
         raise InputError(f"{path}: not written, {error}{kept}") from None
+    found |= {"scorer": scorer or "the project's own Python", "hidden_n": count,
+              "hidden_seconds": found["load_seconds"] + count / found["images_a_second"]}
     record = record_of(path, ensemble, table, layout.format) | {"rehearsal": found}
     write_json(path.with_suffix(".json"), record)
+    log_submission(path, record)
     _report(path, record)
     return path
+
+
+def _hidden_n(ensemble, table):
+    return (ensemble.forecast or {}).get("hidden_n") or len(table.labels) // table.k
 
 
 # ------------------------------------------------------------------------------------------ what goes into it
@@ -272,6 +289,19 @@ def export(networks, views, size, path, temperature=1.0):
 
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures=serve)
+    _normalise(Path(path))
+
+
+def _normalise(folder):
+    """Make the SavedModel's files depend on nothing but what is in it, so that each process writes the same bytes.
+
+    `fingerprint.pb` holds a random number; nothing needs it. How a protobuf orders its maps is up to the process.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
+    file = folder / "saved_model.pb"
+    file.write_bytes(saved_model_pb2.SavedModel.FromString(file.read_bytes()).SerializeToString(deterministic=True))
 
 
 def _as_function(model):
@@ -285,6 +315,29 @@ def _as_function(model):
             return model(images, training=False)
 
     return answer
+
+
+def check_package(folder):
+    """Raise RehearsalError where a zip's content tells of this machine, or could not be loaded safely elsewhere.
+
+    Looked for, in the bytes of every file: the paths of the current and the home directory, the user's name as a part
+    of a path, pickles, and Python functions in the graph (a Lambda or tf.py_function), which only this process knows.
+    """
+    folder = Path(folder)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # nobody has that number
+        user = ""
+    paths = {str(Path.cwd()), str(Path.home()), tempfile.gettempdir(), *(f"{sep}{user}{sep}" for sep in "/\\" if user)}
+    told = {f"the path {path}": path.encode() for path in sorted(paths) if len(path) > 1}
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        content = file.read_bytes()
+        found = [what for what, mark in {**told, **UNSAFE}.items() if mark in content]
+        if file.suffix in PICKLES or content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+            found.append("a pickle")
+        if found:
+            name = file.relative_to(folder).as_posix()
+            raise RehearsalError(f"{name} holds {found[0]}, which has no place in a submission", "zip", "unpack")
 
 
 def pack(folder, path):
@@ -408,13 +461,21 @@ def _report(path, record):
     ]
     found = record["rehearsal"]
     rows = {
-        "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU",
-        "calls": ", ".join(found["calls"]),
+        "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU, by "
+                     f"{found['scorer']}",
+        "denied": f"network ({found['no_network']}), writing to its folder, this project, HOME's files: nothing asked "
+                  "for them",
+        "calls": ", ".join(found["calls"]) + "".join(f"; left out: {what}" for what in found["left_out"]),
+        "repeated": "a second call gives the same labels, a second fresh process the same probabilities (to "
+                    f"{found['processes_differ']:.1g})",
+        "inside": "no pickle, Lambda or Python function, no path or user name of this machine",
         "labels": f"equal to the toolkit's own average ({found['near_ties']} near-ties left aside)",
         "probabilities": f"differ by {found['probabilities_differ']:.1g} at most (from the stored OOF: "
                          f"{found['oof_differs']:.1g})",
         "size": f"{record['bytes'] / 1e6:.1f} MB",
-        "speed": f"{found['load_seconds']:.1f} s to load, {found['images_a_second']:.0f} images a second",
+        "speed": f"{found['load_seconds']:.1f} s to load, {found['images_a_second']:.0f} images a second; "
+                 f"{found['hidden_seconds']:.0f} s for {found['hidden_n']} hidden images",
+        "memory": f"{found['peak_bytes'] / 1e6:.0f} MB at most",
         "stands on": f"OOF accuracy {record['oof_accuracy']:.4f}, log-loss {record['oof_log_loss']:.4f}",
     }
     print(f"{path}: {record['source']}; views {', '.join(record['views'])}\n")

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from competition import rehearsal, submission
+from competition import submission
 from competition.blend import sharpen
 from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
 from competition.folds import make_folds, read_folds
@@ -291,33 +291,6 @@ def test_wrong_answers_make_no_zip(inside, monkeypatch):
     with pytest.raises(InputError, match="toy.zip: not written, .* differ from the toolkit's own.*older zip"):
         make_submission()
     assert {path.name: path.read_bytes() for path in SUBMISSIONS.iterdir()} == kept
-
-
-def test_answers_are_judged_one_by_one(monkeypatch):
-    """The rehearsal's rules, without a process: near-ties may differ in label, nothing else may."""
-    expected = np.array([[0.6, 0.3, 0.1], [0.50002, 0.49998, 0.0]])
-    answers = {}
-    for number, job in enumerate(rehearsal.JOBS):
-        answers[f"probabilities{number}"] = expected[: job.count].copy()
-        answers[f"labels{number}"] = expected[: job.count].argmax(1)
-    answers |= {"load_seconds": 1.0, f"seconds{len(rehearsal.JOBS) - 1}": 1.0}
-    monkeypatch.setattr(rehearsal, "run_isolated", lambda *_: answers)
-    last = len(rehearsal.JOBS) - 1
-    found = rehearsal.rehearse("a.zip", np.zeros((2, 4, 4, 3), np.uint8), expected)
-    assert found["near_ties"] == 1 and found["probabilities_differ"] == 0
-
-    def check(key, value, message):
-        before, answers[key] = answers[key], value
-        with pytest.raises(rehearsal.RehearsalError, match=message):
-            rehearsal.rehearse("a.zip", np.zeros((2, 4, 4, 3), np.uint8), expected)
-        answers[key] = before
-
-    answers[f"labels{last}"] = np.array([0, 1])  # the second image is a near-tie
-    rehearsal.rehearse("a.zip", np.zeros((2, 4, 4, 3), np.uint8), expected)
-    check(f"labels{last}", np.array([1, 0]), "as 2 uint8 array 1 of its labels differ")
-    check(f"labels{last}", np.array([0]), "its labels have the shape")
-    check(f"probabilities{last}", expected + 2e-4, "by up to 0.0002")
-    check(f"probabilities{last}", expected * np.nan, "nan")
 
 
 def test_sample_takes_the_classes_in_turn(inside):

@@ -1,0 +1,128 @@
+"""`submissions/log.csv`: every zip that was made with its forecast, and the scores that came back.
+
+A line is only ever added: one when a zip is made, one for each score. They belong together by the zip's sha256.
+"""
+
+import csv
+import datetime
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from competition import files
+from competition.files import InputError, sha256_file
+from competition.metrics import METRICS
+from competition.oof import text_table
+
+COLUMNS = ("date", "zip", "sha256", "metric", "forecast", "low", "high", "hidden_n", "phase", "value")
+
+
+def log_submission(path, record):
+    """Add a line for a zip that was made, from its record (submission.record_of); none when it is the very last one."""
+    forecast = record["forecast"] or {}
+    row = {
+        "zip": Path(path).name, "sha256": record["sha256"], "metric": record["metric"],
+        "forecast": forecast.get("expected"), "low": forecast.get("low"), "high": forecast.get("high"),
+        "hidden_n": forecast.get("hidden_n"),
+    }
+    made = [line for line in read_log() if not line["value"]]
+    if not made or any(made[-1][key] != _text(value) for key, value in row.items()):
+        _add(row)
+
+
+def score(zip_path=None, phase="", value=None):
+    """Add the score that came back for a zip to the log, and print the table of forecasts and scores.
+
+    zip_path  the zip that was handed in, byte for byte; None: print the table alone
+    phase     what the competition calls the test; a later score of the same phase takes the place of an earlier one
+    value     of the competition's metric, as a share where it is one
+
+    InputError for a zip that the log does not know, and for a value that cannot be one.
+    """
+    rows = read_log()
+    if zip_path:
+        made = _find(zip_path, rows)
+        _add({key: made[key] for key in COLUMNS if key != "date"} | {
+            "phase": phase or "test", "value": _read_value(value, METRICS[made["metric"]])})
+        rows = read_log()
+    elif value or phase:
+        raise InputError("ZIP= is missing, expected the zip that was handed in: ZIP=submissions/plants.zip")
+    if not rows:
+        raise InputError(f"{_path()}: no submission yet; `make submission` makes one")
+    print(text_table(compare(rows)))
+
+
+def compare(rows):
+    """The log's lines as a table: a row for each zip and phase, forecast beside score."""
+    scores = {(row["sha256"], row["phase"]): row for row in rows if row["value"]}
+    scored = {sha256 for sha256, _ in scores}
+    waiting = {row["sha256"]: row for row in rows if row["sha256"] not in scored}
+    shown = []
+    for row in (*scores.values(), *waiting.values()):
+        line = {"date": row["date"][:10], "zip": row["zip"], "sha256": row["sha256"][:8], "metric": row["metric"],
+                "forecast": "", "90 % of tests": "", "phase": row["phase"] or "-", "score": "", "off by": "", "inside": ""}
+        if row["forecast"]:
+            expected, low, high = (float(row[key]) for key in ("forecast", "low", "high"))
+            line |= {"forecast": f"{expected:.4f}", "90 % of tests": f"{low:.4f} to {high:.4f}"}
+        if row["value"]:
+            value = float(row["value"])
+            line["score"] = f"{value:.4f}"
+            if row["forecast"]:
+                line |= {"off by": f"{value - expected:+.4f}", "inside": "yes" if low <= value <= high else "no"}
+        shown.append(line)
+    return pd.DataFrame(shown)
+
+
+def read_log():
+    """The log's lines, dicts of COLUMNS, all text; none where there is no log. InputError for a file that is not one."""
+    path = _path()
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if any(set(row) != set(COLUMNS) or None in row.values() for row in rows):
+        raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}, as this toolkit writes them")
+    return rows
+
+
+def _path():
+    return files.SUBMISSIONS / "log.csv"
+
+
+def _find(zip_path, rows):
+    """The latest line of a zip, by its content."""
+    if not Path(zip_path).is_file():
+        raise InputError(f"ZIP={zip_path}: no such file, expected the zip that was handed in")
+    sha256 = sha256_file(zip_path)
+    found = [row for row in rows if row["sha256"] == sha256]
+    if not found:
+        known = ", ".join(sorted({f"{row['zip']} ({row['sha256'][:8]})" for row in rows})) or "none yet"
+        raise InputError(f"ZIP={zip_path}: its sha256 {sha256[:8]} is not in {_path()}, expected one of {known}")
+    return found[-1]
+
+
+def _read_value(value, metric):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"VALUE={value or ''}: expected the score that came back, such as 0.871") from None
+    if not metric.low <= number <= metric.high:
+        raise InputError(f"VALUE={value}: expected {metric.name} from {metric.low:g} to {metric.high:g}"
+                         + (", a share and not per cent" if metric.high == 1 < number <= 100 else ""))
+    return number
+
+
+def _add(row):
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if not _path().exists():
+        writer.writeheader()
+    writer.writerow({key: _text(value) for key, value in ({"date": now, "phase": "", "value": ""} | row).items()})
+    before = _path().read_bytes() if _path().exists() else b""
+    files.write_bytes(_path(), before + text.getvalue().encode("utf-8"))
+
+
+def _text(value):
+    return "" if value is None else str(value)

@@ -1,0 +1,156 @@
+import dataclasses
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from competition import rehearsal
+from competition.rehearsal import Answers, Conditions, Entry, Job, RehearsalError, check_answers, run_isolated
+
+IMAGES = np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), np.uint8)
+PLAIN = Job(None, "uint8", probabilities=False)
+CLASS = """
+import os, socket, subprocess, sys, time
+import numpy as np
+
+class model:
+    def __init__(self, path):
+        {load}
+
+    def predict(self, X):
+        {predict}
+        return np.asarray(X).mean((1, 2)).argmax(1)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a zip whose model.py is CLASS with these lines in it; no TensorFlow, so that each takes a blink."""
+
+    def run(load="pass", predict="pass", code=None, jobs=(PLAIN,), **conditions):
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model.py", CLASS.format(load=load, predict=predict) if code is None else code)
+            archive.writestr("weights/one.txt", "1")
+        return run_isolated(path, IMAGES, jobs, conditions=Conditions(**conditions))
+
+    return run
+
+
+def test_answers(run):
+    found = run(load="open(path + '/weights/one.txt').read(); assert 'competition' not in sys.modules",
+                jobs=[Job(3, "float64", probabilities=False, times=2), Job(0, "uint8", probabilities=False),
+                      Job(23, "float32", probabilities=False), Job(50, "uint8", probabilities=False, budget=1e-12)])
+    expected = IMAGES.astype(float).mean((1, 2)).argmax(1)
+    assert np.array_equal(found.labels[0], expected[:3]) and np.array_equal(found.again[0][0], expected[:3])
+    assert found.labels[1].shape == (0,) and np.array_equal(found.labels[2], np.resize(expected, 23))
+    assert found.labels[3] is None and found.left_out[3] > 0 and found.left_out[:3] == [None] * 3
+    assert found.returned[:3] == ["int64 array"] * 3
+    assert found.total_seconds > found.load_seconds > 0 and found.peak_bytes > 10**7
+
+
+@pytest.mark.parametrize("what, broke, message", [
+    ({"code": "import nothing_like_that"}, "error", "importing model.py: ModuleNotFoundError.*nothing_like_that"),
+    ({"code": "class Model: pass"}, "error", "making its object: AttributeError"),
+    ({"predict": "raise ValueError('no\\nway')"}, "error", "predicting: ValueError: no$"),
+    ({"predict": "socket.create_connection(('10.1.2.3', 80))"}, "network", r"opens a socket \(10.1.2.3:80\)"),
+    ({"load": "\n        try: socket.socket()\n        except OSError: pass"}, "network", "opens a socket, where"),
+    ({"load": "open(path + '/log.txt', 'w')"}, "write", "writes to log.txt in its own folder"),
+    ({"load": "os.remove(path + '/weights/one.txt')"}, "write", "writes to weights/one.txt"),
+    ({"load": "os.chmod(path + '/weights', 0o777);"
+              "subprocess.run(['sh', '-c', f'rm -f {path}/weights/one.txt'])"}, "write", "writes to weights/one.txt"),
+    ({"predict": "time.sleep(60)", "seconds": 0.5}, "time", "longer than the 0.5 s"),
+    ({"load": "self.x = np.ones(10**7)", "predict": "time.sleep(60)", "memory": 60e6}, "memory", "more than the 60 MB"),
+    ({"predict": "os.kill(os.getpid(), 9)"}, "crash", r"exit code -9"),
+    ({"predict": "sys.exit(3)"}, "error", "SystemExit"),
+    ({"python": "/nowhere/python"}, "crash", "/nowhere/python"),
+])
+def test_what_breaks_is_named(run, what, broke, message):
+    with pytest.raises(RehearsalError, match=message) as caught:
+        run(**what)
+    assert caught.value.broke == broke and "\n" not in str(caught.value)
+
+
+def test_the_scorer_is_bare(run, monkeypatch):
+    monkeypatch.setenv("SECRET", "1")
+    monkeypatch.setenv("PYTHONPATH", str(rehearsal.SCORER.parents[1]))
+    run(load="assert 'SECRET' not in os.environ and not os.listdir('.') and os.getcwd() == os.environ['HOME']")
+    with pytest.raises(RehearsalError, match="No module named 'competition'"):
+        run(load="import competition")
+
+
+def test_no_zip(tmp_path):
+    (tmp_path / "a.zip").write_text("no zip")
+    with pytest.raises(RehearsalError, match="cannot be unpacked") as caught:
+        run_isolated(tmp_path / "a.zip", IMAGES, [PLAIN])
+    assert (caught.value.broke, caught.value.stage) == ("zip", "unpack")
+
+
+# ------------------------------------------------------------------------------------- the answers, without a process
+
+EXPECTED = np.array([[0.6, 0.3, 0.1], [0.50002, 0.49998, 0.0]])
+
+
+def answers_as_expected(jobs=rehearsal.JOBS):
+    rows = [job.rows(len(EXPECTED)) for job in jobs]
+    labels = [EXPECTED[row].argmax(1) for row in rows]
+    count = len(jobs)
+    return Answers(labels, [[label] * (job.times - 1) for label, job in zip(labels, jobs)], ["int64 tensor"] * count,
+                   [EXPECTED[row] if job.probabilities else None for row, job in zip(rows, jobs)], [1.0] * count,
+                   [None] * count, 1.0, 2.0, 10**9)
+
+
+def changed(name, value, job=rehearsal.SPEED):
+    found = answers_as_expected()
+    values = list(getattr(found, name))
+    values[job] = value
+    return dataclasses.replace(found, **{name: values})
+
+
+def test_near_ties_may_differ_in_label():
+    swapped = dataclasses.replace(changed("labels", np.array([0, 1])), again=[[]] * len(rehearsal.JOBS))
+    assert check_answers(swapped, rehearsal.JOBS, EXPECTED) == 0
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("labels", np.array([1, 0]), "as 2 uint8 array a second call gives other labels"),
+    ("labels", np.array([0]), "its labels have the shape"),
+    ("returned", "float32 tensor", "predict returned float32 tensor, expected an integer tensor"),
+    ("returned", "int64 array", "predict returned int64 array, expected an integer tensor"),
+    ("probabilities", EXPECTED + 2e-4, "by up to 0.0002"),
+    ("probabilities", EXPECTED * np.nan, "nan"),
+])
+def test_answers_are_judged_one_by_one(name, value, message):
+    found = changed(name, value)
+    if name == "returned" and value.startswith("float"):
+        found.labels[rehearsal.SPEED] = EXPECTED[:, 0]
+    with pytest.raises(RehearsalError, match=message):
+        check_answers(found, rehearsal.JOBS, EXPECTED)
+
+
+def test_wrong_labels():
+    found = changed("labels", np.array([1, 0]))
+    found.again[rehearsal.SPEED] = []
+    with pytest.raises(RehearsalError, match="as 2 uint8 array 1 of its labels differ"):
+        check_answers(found, rehearsal.JOBS, EXPECTED)
+
+
+def test_second_process_must_say_the_same(monkeypatch):
+    first, second = answers_as_expected(), answers_as_expected(rehearsal.AGAIN)
+    images = IMAGES[:2]
+    given = iter([first, second])
+    monkeypatch.setattr(rehearsal, "run_isolated", lambda *_: next(given))
+    found = rehearsal.rehearse("a.zip", images, EXPECTED)
+    assert (found["near_ties"], found["probabilities_differ"], found["processes_differ"]) == (1, 0, 0)
+    assert found["calls"][:2] == ["1 float32 tensor", "0 uint8 array"] and found["images_a_second"] == 2
+    second.probabilities[0][0, 0] += 5e-5
+    given = iter([first, second])
+    with pytest.raises(RehearsalError, match="second fresh process gives other probabilities"):
+        rehearsal.rehearse("a.zip", images, EXPECTED)
+
+
+def test_array_formats():
+    found = dataclasses.replace(answers_as_expected(), returned=["int32 array"] * len(rehearsal.JOBS))
+    assert check_answers(found, rehearsal.JOBS, EXPECTED, Entry(returns="array")) == 0
+    assert sys.executable == Conditions().python

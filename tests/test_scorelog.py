@@ -1,0 +1,70 @@
+import pytest
+
+from competition import scorelog
+from competition.files import SUBMISSIONS, InputError, sha256_file
+
+
+def make_zip(name, content, expected=0.87):
+    path = SUBMISSIONS / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    forecast = {"expected": expected, "low": expected - 0.02, "high": expected + 0.02, "hidden_n": 500}
+    scorelog.log_submission(path, {"sha256": sha256_file(path), "metric": "accuracy",
+                                   "forecast": forecast if expected else None})
+    return path
+
+
+def test_forecast_and_score_stand_side_by_side(workdir, capsys):
+    first = make_zip("plants.zip", b"1")
+    kept = first.rename(workdir / "as_sent.zip")
+    second = make_zip("plants.zip", b"2", None)
+    scorelog.score(str(kept), "public", "0.8512")
+    scorelog.score(str(kept), "final", "0.86")
+    scorelog.score(str(second), "", "1")
+    capsys.readouterr()
+    scorelog.score()
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "plants.zip" in line]) == 3
+    (public,) = [line for line in lines if "public" in line]
+    assert public.split()[-10:] == ["0.8700", "0.8500", "to", "0.8900", "public", "0.8512", "-0.0188", "yes"][-10:] or \
+        all(text in public for text in ("0.8700", "0.8500 to 0.8900", "0.8512", "-0.0188", "yes"))
+    assert "-0.0100" in [line for line in lines if "final" in line][0]
+
+
+def test_the_log_only_grows(workdir):
+    make_zip("a.zip", b"1")
+    before = (SUBMISSIONS / "log.csv").read_bytes()
+    make_zip("a.zip", b"1")  # the same once more
+    assert (SUBMISSIONS / "log.csv").read_bytes() == before
+    path = make_zip("a.zip", b"2")
+    scorelog.score(str(path), "final", 0.5)
+    after = (SUBMISSIONS / "log.csv").read_bytes()
+    assert after.startswith(before) and after.count(b"\n") == 4
+    rows = scorelog.read_log()
+    assert [row["value"] for row in rows] == ["", "", "0.5"] and rows[2]["forecast"] == "0.87"
+
+
+@pytest.mark.parametrize("value, message", [
+    ("87.1", "expected accuracy from 0 to 1, a share and not per cent"), ("good", "expected the score"), (None, "VALUE="),
+    ("nan", "from 0 to 1$"),
+])
+def test_values_that_cannot_be(workdir, value, message):
+    path = make_zip("a.zip", b"1")
+    with pytest.raises(InputError, match=message):
+        scorelog.score(str(path), "final", value)
+
+
+def test_what_the_log_does_not_know(workdir):
+    with pytest.raises(InputError, match="no submission yet"):
+        scorelog.score()
+    with pytest.raises(InputError, match="ZIP= is missing"):
+        scorelog.score(None, "final", 0.5)
+    path = make_zip("a.zip", b"1")
+    with pytest.raises(InputError, match="b.zip: no such file"):
+        scorelog.score("b.zip", "final", 0.5)
+    path.write_bytes(b"changed")
+    with pytest.raises(InputError, match=r"is not in submissions/log.csv, expected one of a.zip \("):
+        scorelog.score(str(path), "final", 0.5)
+    (SUBMISSIONS / "log.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="expected the columns date"):
+        scorelog.score()

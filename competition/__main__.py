@@ -96,10 +96,10 @@ def shift(test, name, model, weights, runs, memory):
     shift(test, name, model, weights, runs, memory)
 
 
-def train(model, recipe, name, weights, run, only_fold, overrides, memory, teacher, pseudo):
-    from competition.train import train
+def train(model, recipe, seeds, run, overrides, **options):
+    from competition.train import train_seeds
 
-    train(model, recipe, name, weights, run, only_fold, _part(overrides), memory, teacher=teacher, pseudo=pseudo)
+    train_seeds(seeds, model, recipe, run, _part(overrides), **options)
 
 
 def double(model, splits, recipe, name, weights, run, only_fold, overrides, memory):
@@ -293,6 +293,8 @@ def _parser():
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)
+    add("--seeds", default=1, metavar="N", help="train as often, with the recipe's seed, the next, ...; the runs are one "
+        "member of the blend (default: 1)")
     add("--teacher", metavar="blend|A,B", help="learn what the fold models of the blend, or of these runs, say of the "
         "training images, besides their labels")
     add("--pseudo", metavar="IMAGES", help="a folder or zip of unlabelled images, of which the teacher's fold models "

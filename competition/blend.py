@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from competition import files
-from competition.files import InputError, read_json, sha256_file, versions, warn, write_json
+from competition.files import InputError, hash_json, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
 from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric
 from competition.oof import BLEND, STUDY, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
@@ -144,12 +144,13 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     labels, metric = table.labels, find_metric(table.metric)
     folder = files.RUNS / table.name
     oofs = {run: _read_run(folder / run, table, asked=bool(runs)) for run in _choose_runs(table.name, runs)}
-    chooser = make_chooser(oofs, table)
-    candidates, chosen = make_candidates(chooser, list(oofs), table.k)
+    members = gather_seeds(folder, oofs)
+    chooser = make_chooser(oofs, table, members)
+    candidates, chosen = make_candidates(chooser, members, table.k)
     winner = candidates[chosen]
 
     print(f"{table.name}: {len(oofs)} run{'s' * (len(oofs) > 1)}, {len(labels)} images; {metric.name} by views")
-    print(text_table(_runs_table(oofs, labels, chooser.stacks, metric)), end="\n\n")
+    print(text_table(_runs_table(members, labels, chooser.stacks, metric)), end="\n\n")
     rows = [
         {
             "kind": candidate.kind,
@@ -258,29 +259,49 @@ def group_ids(table):
     return np.unique(table.frame["group" if "group" in table.frame else "image"], return_inverse=True)[1]
 
 
-def make_chooser(oofs, table):
-    """The Chooser over runs {name: OOF} and the sets of views that they all have."""
-    stacks = {tuple(views): np.stack([oof.mean(views) for oof in oofs.values()])
+def gather_seeds(folder, runs):
+    """Runs that differ in the recipe's seed alone are one member: lists of names, in the order of their first."""
+    members = {}
+    for run in runs:
+        config = read_json(folder / run / "run.json")["config"]
+        recipe = config.get("recipe")  # which others' runs, imported, may lack
+        same = hash_json(config | {"recipe": recipe | {"seed": None}}) if recipe else run
+        members.setdefault(same, []).append(run)
+    return list(members.values())
+
+
+def make_chooser(oofs, table, members=None):
+    """The Chooser over members, lists of names of the runs {name: OOF} that each averages, and the views of all runs.
+
+    members   default: each run is one
+    """
+    members = members or [[run] for run in oofs]
+    stacks = {tuple(views): np.stack([np.mean([oofs[run].mean(views) for run in runs], axis=0) for runs in members])
               for views in view_sets(oofs.values(), table.size)}
     groups = group_ids(table)
     return Chooser(stacks, table.labels, nest_parts(table.fold, groups), groups, find_metric(table.metric))
 
 
-def make_candidates(chooser, runs, k):
-    """All Candidates, those that are only shown last, and the place of the one to take. k: folds, for the passes."""
+def make_candidates(chooser, members, k):
+    """All Candidates, those that are only shown last, and the place of the one to take.
+
+    members   what the chooser weighs, lists of runs, which share its weight
+    k         folds, for the passes
+    """
     metric, labels, chosen = chooser.metric, chooser.labels, chooser.choose()
     best, candidates = None, []
     probs, behind, error = chooser.compare()
     for i, (kind, views) in enumerate(chooser.keys):
         shares = chooser.shares(kind, views)
-        order = sorted((-share, run) for run, share in zip(runs, shares.tolist()) if share)
+        order = sorted((-share / len(runs), run) for runs, share in zip(members, shares.tolist()) if share
+                       for run in runs)
         weights = {run: -share for share, run in order}
         scores = metric.score(probs[i], labels), metric.score(chooser.predict(kind, views), labels)
         candidates.append(Candidate(kind, list(views), weights, *scores, log_loss(probs[i], labels),
                                     len(weights) * k * len(views), float(behind[i]), float(error[i])))
         if best is None or metric.quality(probs[i], labels) > metric.quality(best, labels):
             best = probs[i]
-    for kind in SHOWN if len(runs) > 1 else ():
+    for kind in SHOWN if len(members) > 1 else ():
         for views, stack in chooser.stacks.items():
             if kind == "stacking" and stack.size * stack.shape[-1] > STACKED:
                 continue
@@ -288,7 +309,7 @@ def make_candidates(chooser, runs, k):
             _, noise = behind_best(metric, [best, found], labels, chooser.groups)
             candidates.append(Candidate(
                 kind, list(views), {}, metric.score(found, labels), metric.score(plain, labels), log_loss(found, labels),
-                len(runs) * k * len(views),
+                sum(map(len, members)) * k * len(views),
                 metric.sign * (metric.score(best, labels) - metric.score(found, labels)), float(noise.max())))
     return candidates, chooser.keys.index(chosen)
 
@@ -504,11 +525,11 @@ def _name_weights(kind, weights):
     return ", ".join(f"{run} {weight:.2f}" for run, weight in weights.items())
 
 
-def _runs_table(oofs, labels, stacks, metric):
+def _runs_table(members, labels, stacks, metric):
     rows = []
-    for i, run in enumerate(oofs):
+    for i, (run, *others) in enumerate(members):
         scores = {_name_views(views): metric.score(stack[i], labels) for views, stack in stacks.items()}
-        rows.append({"run": run, **scores, "log-loss": log_loss(stacks[("identity",)][i], labels)})
+        rows.append({"run": f"{run} and {len(others)} more seeds" if others else run, **scores, "log-loss": log_loss(stacks[("identity",)][i], labels)})
     return pd.DataFrame(rows).sort_values("identity", ascending=metric.sign < 0, kind="stable")
 
 

@@ -145,7 +145,7 @@ def _read_run(table, run):
         raise InputError(f"{files.RUNS / table.name / run}: no such run, {hint}")
     oofs = {run: read_oof(files.RUNS / table.name / run, table)}
     chooser = make_chooser(oofs, table)
-    candidates, chosen = make_candidates(chooser, [run], table.k)
+    candidates, chosen = make_candidates(chooser, [[run]], table.k)
     winner = candidates[chosen]
     temperature, _ = calibrate_nested(chooser, winner)
     forecast = forecast_blend(table, oofs, chooser, winner)

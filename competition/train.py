@@ -31,7 +31,7 @@ from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copi
 from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
 from competition.features import copy_features, predict, use_xla, view_features
 from competition.files import InputError
-from competition.folds import read_folds
+from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
 from competition.images import IMAGES, load_images, warn_of_others
 from competition.recipes import MIXTURES, Recipe, read_recipe
@@ -97,6 +97,21 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
         teaching = read_teaching(table, teacher, pseudo)
         settings = settings if teacher else replace(settings, teacher_weight=0.0)
     return train_table(folder, table, settings, model, chosen, folds, memory, after_epoch, teaching)
+
+
+def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), **options):
+    """`train` with several seeds: the recipe's, the next, ...; returns the Runs' folders.
+
+    The runs are <run>, <run>-seed1, <run>-seed2, ... and differ in nothing else, by which `make blend` knows them for
+    one member. options: of `train`.
+    """
+    count = whole_number("SEEDS", seeds, 1, 100)
+    folders = [train(model, recipe, run=run, overrides=overrides, **options)]
+    seed = read_recipe(recipe, overrides).seed
+    for i in range(1, count):
+        folders.append(train(model, recipe, run=f"{folders[0].name}-seed{i}", overrides=[*overrides, f"seed={seed + i}"],
+                             **options))
+    return folders
 
 
 def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None, teaching=None):

@@ -212,7 +212,7 @@ def test_the_simplest_within_noise_wins():
     _, behind, error = chooser.compare()
     assert (behind <= error).sum() > 1
     worse = chooser_of(np.stack([probs[0], predictions(labels, np.arange(1000) % 2 == 0)]), labels)
-    candidates, chosen = make_candidates(worse, ["a", "b"], 4)
+    candidates, chosen = make_candidates(worse, [["a"], ["b"]], 4)
     assert candidates[chosen].kind == "single" and candidates[chosen].weights == {"a": 1.0}
     assert candidates[chosen].passes == 4 and {c.kind for c in candidates} == {*blend.KINDS, *blend.SHOWN}
 
@@ -394,3 +394,29 @@ def test_on_a_real_fold_table(tmp_path, monkeypatch):
     record = make_blend()
     assert read_blend(table) == record and record["runs"] == ["a", "b"]
     assert read_predictions(tmp_path / "runs" / "data" / "blend", table).views == ["blend"]
+
+
+def test_seeds_of_one_run_are_one_member(table):
+    """Three seeds and another run: the mean of members weighs the other as much as the three together."""
+    probs = specialists(table)
+    names = {"p": "p", "q": "p-seed1", "bad": "p-seed2", "r": "r"}
+    write_runs(table, {name: probs[run] for run, name in names.items()})
+    for seed, run in enumerate(["p", "p-seed1", "p-seed2", "r"]):
+        path = RUNS / "toy" / run / "run.json"
+        record = json.loads(path.read_text())
+        recipe = {"seed": seed, "rate": 2.0 if run == "r" else 1.0}
+        write_json(path, record | {"config": record["config"] | {"recipe": recipe}})
+    record = make_blend()
+    (mean,) = rows_of(record, kind="mean")
+    assert mean["weights"] == pytest.approx({"p": 1 / 6, "p-seed1": 1 / 6, "p-seed2": 1 / 6, "r": 1 / 2})
+    assert mean["passes"] == 4 * table.k
+    for row in record["candidates"]:
+        seeds = [row["weights"].get(run, 0.0) for run in ("p", "p-seed1", "p-seed2")]
+        assert seeds == pytest.approx([seeds[0]] * 3)
+    (single,) = rows_of(record, kind="single")
+    averaged = np.mean([probs[run] for run in ("p", "q", "bad")], axis=0)
+    best = max(accuracy(averaged, table.labels), accuracy(probs["r"], table.labels))
+    assert single["in_sample"] == pytest.approx(best)
+    oofs = {run: read_oof(RUNS / "toy" / run, table) for run in record["weights"]}
+    blended = sharpen(combine(oofs, record["weights"], record["views"]), record["temperature"])
+    np.testing.assert_allclose(read_predictions(RUNS / "toy/blend", table).probs[0], blended, atol=1e-6)

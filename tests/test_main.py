@@ -75,8 +75,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
 @pytest.mark.parametrize("verb, flags, defaults", [
     ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force", "--metric"],
      ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
-    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory", "--teacher",
-               "--pseudo"],
+    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory", "--seeds",
+               "--teacher", "--pseudo"],
      ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
     ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
               "--set", "--memory"],
@@ -132,11 +132,11 @@ def test_wrong_usage_is_code_2_as_well(arguments, capsys):
 
 @pytest.fixture
 def given(monkeypatch):
-    """What reaches competition.train.train."""
+    """What reaches competition.train.train_seeds."""
     from competition import train
 
     calls = []
-    monkeypatch.setattr(train, "train", lambda *arguments, **more: calls.append((*arguments, *more.values())))
+    monkeypatch.setattr(train, "train_seeds", lambda *arguments, **more: calls.append((*arguments, more)))
     return calls
 
 
@@ -154,13 +154,15 @@ def given(monkeypatch):
 def test_set_repeated_and_several_in_one(texts, overrides, given):
     arguments = ["train", "--model", "scratch"]
     assert main(arguments + [part for text in texts for part in ("--set", text)]) == 0
-    assert given == [("scratch", "quick", None, "imagenet", None, None, overrides, None, None, None)]
+    ((*found, _),) = given
+    assert found == [1, "scratch", "quick", None, overrides]
 
 
 def test_flags_reach_the_verb(given):
-    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G"
+    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3"
     assert main(line.split()) == 0
-    assert given == [("vgg16", "best", "plants", "none", "mine", "2", [], "4G", None, None)]
+    assert given == [("3", "vgg16", "best", "mine", [], {
+        "name": "plants", "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None, "pseudo": None})]
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):

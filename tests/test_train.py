@@ -630,7 +630,7 @@ def test_images_are_mixed_as_the_recipe_says(way, other, table):
                       **{way: 1.0}, **other)
     greys = np.array([50, 110, 230])
     images = np.ones((33, 16, 16, 3), np.uint8) * greys[table.labels, None, None, None].astype(np.uint8)
-    phase = training._build_phase(table, settings, "baseline", images, {0: (table, images)}, [])
+    phase = training._build_phase(table, settings, "baseline", images, {0: training.Taught(table, images)}, [])
     for epoch, mixed in enumerate([True, True, False]):
         inputs, targets, counted = (np.concatenate(parts) for parts in zip(*phase.batches(0, epoch)))
         np.testing.assert_allclose(inputs.mean((1, 2, 3)), targets @ greys, rtol=1e-4)
@@ -1079,3 +1079,14 @@ def test_progressive_resizing_of_oblong_images_and_what_cannot_have_it(table):
     assert phase.small == 2 and phase.model.input_shape[1:3] == (16, 24)  # which it enlarges
     with pytest.raises(InputError, match="progressive is 0.5, expected 0: the number of weights of baseline"):
         training._build_phase(oblong, settings, "baseline", images, {0: training.Taught(oblong, images)}, [])
+
+
+def test_seeds_are_runs_that_differ_in_their_seed_alone(table):
+    folders = training.train_seeds(3, "scratch", "tiny.toml", overrides=["epochs=1", "seed=4"], name="arten")
+    assert [folder.name for folder in folders] == ["scratch-tiny", "scratch-tiny-seed1", "scratch-tiny-seed2"]
+    recipes = [files.read_json(folder / "run.json")["config"]["recipe"] for folder in folders]
+    assert recipes == [recipes[0] | {"seed": seed} for seed in (4, 5, 6)]
+    first, *others = (read_oof(folder, table).probs for folder in folders)
+    assert all((first != probs).any() for probs in others)
+    with pytest.raises(InputError, match="SEEDS=0"):
+        training.train_seeds(0, "scratch", "tiny.toml", name="arten")

@@ -26,7 +26,6 @@ from competition.arrays import Joined, Rows
 from competition.blend import WEIGH, _choose_runs, read_blend, sharpen
 from competition.double import probabilities_of, read_tree
 from competition.features import predict
-from competition.files import InputError
 from competition.folds import FoldTable, add_rows
 from competition.fuse import fuse_batchnorm
 from competition.groups import find_near, make_sketch

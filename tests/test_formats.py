@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import io
 import re
-import shutil
 import zipfile
 from importlib import import_module
 from pathlib import Path

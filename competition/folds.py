@@ -250,12 +250,12 @@ def whole_number(what, value, low, high):
     return number
 
 
-def default_name(data):
+def default_name(data, otherwise="give one with NAME="):
     path = Path(os.path.abspath(os.path.expanduser(data)))
     stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
     name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]
     if not name:
-        raise InputError(f"{path}: no name can be made of this, give one with NAME=")
+        raise InputError(f"{path}: no name can be made of this, {otherwise}")
     return name
 
 

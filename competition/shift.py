@@ -86,6 +86,7 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     Raises InputError for whatever cannot be used.
     """
     memory = read_memory(memory)
+    memory = replace(memory, total=memory.total // 2)  # of which training and test images take as much each
     table, found = read_folds(name), resolve_weights(model, weights)
     if model != "baseline" and not pretrained(model, found):
         raise InputError(f"MODEL={model}: random weights, expected pretrained ones, or baseline for plain pixels")
@@ -155,7 +156,7 @@ def read_test(test, table, part=SHIFT, fewest=FEWEST):
     if len(frame) < fewest:
         raise InputError(f"{source.data}: {len(frame)} images, expected {fewest} or more to compare")
     digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
-    name = f"{table.name}/{part}/{default_name(source.data)}"
+    name = f"{table.name}/{part}/{default_name(source.data, 'rename it')}"
     return FoldTable(name, frame, table.classes, table.size, source.data.as_posix(), 0, digest, digest)
 
 

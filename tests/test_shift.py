@@ -78,6 +78,8 @@ def test_what_is_no_test_set_is_refused(trained):
         open_unlabelled(trained / "void")
     with pytest.raises(InputError, match="few: 3 images"):
         shift(pictures(trained / "few", range(3)), model="baseline")
+    with pytest.raises(InputError, match="---: no name can be made of this, rename it"):
+        shift(pictures(trained / "---", range(12)), model="baseline")
     broken = pictures(trained / "broken", range(20))
     (broken / "0007.png").write_bytes(encode(texture(7))[:200])
     with pytest.raises(InputError, match="0007.png"):

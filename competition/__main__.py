@@ -400,8 +400,8 @@ def _parser():
 
     add = verb(submission, "pack the blend, or one run, in the format of the competition, and rehearse it",
                ["submission", "submission --run efficientnet_lite0-best", "submission --format codabench"])
-    add("--scorer", metavar="tensorflow==2.12.1", help="rehearse it with these releases, several with commas between, in "
-        "an environment that is built once; or with the Python of this path (default: the project's own)")
+    add("--scorer", metavar="tensorflow==2.12.1", help="rehearse it with these releases, several with commas between, "
+        "in an environment that is built once; or with the Python of this path (default: the project's own)")
     add("--hidden-n", "--hidden_n", metavar="N", help="images of the hidden test, to forecast the seconds (default: as "
         "many as the blend's forecast is for)")
     add("--max-mb", "--max_mb", metavar="N", help="MB (10^6 bytes) that the zip may have")

@@ -5,6 +5,7 @@ take; what it costs in score is measured on the OOF, nested as the blend's (blen
 image's OOF comes from one model, so that nothing is averaged there. The rehearsal of a candidate proves what it takes.
 """
 
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from competition import files
 from competition.arrays import read_memory
 from competition.blend import combine, find_temperature, make_chooser, sharpen
 from competition.files import InputError
+from competition.fuse import fuse_batchnorm
 from competition.metrics import find_metric
 from competition.oof import STUDY, all_runs, read_oof, text_table
 from competition.train import build_fold_model, build_shared, read_run
@@ -99,8 +101,7 @@ def measure(run, table):
     """The Part of a run, on this machine's CPU."""
     import tensorflow as tf
 
-    from competition.fuse import fuse_batchnorm
-    from competition.submission import _identity
+    from competition.submission import _identity  # which imports this module
 
     heads = 0
     if run.frozen:
@@ -197,11 +198,17 @@ def _cuts(whole, candidate):
 def _read_oofs(ensemble, table):
     """The OOF of the ensemble's members, most weight first; of a blend, of all other finished runs as well."""
     members = [run.name for run, _ in sorted(ensemble.members, key=lambda member: -member[1])]
-    others = []
+    found = {run: read_oof(files.RUNS / table.name / run, table) for run in members}
     if ensemble.source == "blend":
-        others = [run for run, finished in all_runs(table.name).items()
-                  if finished and run not in members and not run.startswith(f"{STUDY}-")]
-    return {run: read_oof(files.RUNS / table.name / run, table) for run in (*members, *others)}
+        for run, finished in all_runs(table.name).items():
+            if finished and run not in found and not run.startswith(f"{STUDY}-"):
+                from competition.submission import check_weights
+
+                with contextlib.suppress(InputError):  # of other images, or without its weights: no run to hand in
+                    oof = read_oof(files.RUNS / table.name / run, table)
+                    check_weights(read_run(files.RUNS / table.name / run, table), table)
+                    found[run] = oof
+    return found
 
 
 def _subsets(ensemble, table, oofs, runs):
@@ -232,7 +239,7 @@ def _subsets(ensemble, table, oofs, runs):
             ), float(chooser.metric.score(sharpen(nested, temperature), table.labels))
 
 
-def show(ensemble, table, cost, choices, limits, taken=None):
+def show(ensemble, table, cost, choices, limits):
     """Print what there is: the whole, what each cut alone comes to, and the best that fit."""
     fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
     rows = [_row("", ensemble, table, cost, (ensemble.forecast or {}).get("expected"), 0, limits)]
@@ -244,15 +251,15 @@ def show(ensemble, table, cost, choices, limits, taken=None):
         alone += good[:1] or sorted(own, key=lambda choice: choice.cost.seconds / cost.seconds
                                     + choice.cost.bytes / cost.bytes)[:1]
     for choice in (*fits[:3], *(choice for choice in alone if choice not in fits[:3])):
-        mark = "*" if taken is choice or taken is None and choice in fits[:1] else ""
+        mark = "*" if choice in fits[:1] else ""
         rows.append(_row(mark, choice.ensemble, table, choice.cost, choice.expected,
                          None if start is None else choice.expected - start, limits))
     print(text_table(pd.DataFrame(rows)), end="\n\n")
     _, gain, measured = averaging(ensemble, table)
     how = "as measured on heads" if measured else "assumed, as it was not measured"
-    print(f"the first row is measured, the others are forecast; scores of members and views are nested OOF, those of "
-          f"fewer folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is "
-          "seen when it is made")
+    print("the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
+          f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
+          "when it is made")
     for line in _commands(ensemble, table):
         print(line)
 
@@ -278,8 +285,8 @@ def _commands(ensemble, table):
     alike = {}
     for run, _ in ensemble.members:
         if not run.frozen:
-            recipe = run.recipe
-            alike.setdefault((run.config["model"], recipe.image_size, recipe.least_size, str(recipe.head)), []).append(run)
+            shape = run.recipe.image_size, run.recipe.least_size, str(run.recipe.head)
+            alike.setdefault((run.config["model"], *shape), []).append(run)
     for runs in alike.values():
         if len(runs) > 1:
             yield (f"one network in place of {len(runs)}: make soup NAME={table.name} "

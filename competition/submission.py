@@ -220,8 +220,7 @@ def _ensemble(table, source, oofs, weights, views, temperature, forecast):
     weights = {run: weight for run, weight in weights.items() if weight > 0}
     members = [(read_run(files.RUNS / table.name / run, table), weight) for run, weight in weights.items()]
     for run, _ in members:
-        if missing := [file for file in _weight_files(run, table) if not file.exists()]:
-            raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
+        check_weights(run, table)
     return Ensemble(source, members, views, sharpen(combine(oofs, weights, views), temperature), temperature, forecast)
 
 
@@ -535,6 +534,12 @@ def record_of(path, ensemble, table, format):
         "oof_log_loss": log_loss(ensemble.oof, table.labels),
         "versions": versions(),
     }
+
+
+def check_weights(run, table):
+    """InputError where a run's weights are not there."""
+    if missing := [file for file in _weight_files(run, table) if not file.exists()]:
+        raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
 
 
 def _weight_files(run, table):

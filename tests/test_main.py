@@ -15,8 +15,8 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup", "blend", "simulate", "submission", "score",
-         "matrix", "predict", "kernel", "take")
+VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup",
+         "blend", "simulate", "submission", "score", "matrix", "predict", "kernel", "take")
 
 
 def tool(*arguments, folder=ROOT):

@@ -90,7 +90,8 @@ simulate: $(READY)  ## play whole competitions: does the forecast hold? -- make 
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission FORMAT=codabench RUN=efficientnet_lite0-best
 	$(TOOL) submission $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(ON_KAGGLE) \
-	  $(call flag,scorer,SCORER) $(call flag,hidden-n,HIDDEN_N)
+	  $(call flag,scorer,SCORER) $(call flag,hidden-n,HIDDEN_N) $(call flag,max-mb,MAX_MB) \
+	  $(call flag,max-seconds,MAX_SECONDS) $(call flag,max-memory,MAX_MEMORY) $(call switch,fit,FIT)
 
 score: $(READY)  ## write down the score that came back, beside its forecast -- make score ZIP=submissions/plants.zip PHASE=final VALUE=0.871
 	$(TOOL) score $(call flag,zip,ZIP) $(call flag,phase,PHASE) $(call flag,value,VALUE)

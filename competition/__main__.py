@@ -406,10 +406,14 @@ def _parser():
 
     add = verb(submission, "pack the blend, or one run, in the format of the competition, and rehearse it",
                ["submission", "submission --run efficientnet_lite0-best", "submission --format codabench"])
-    add("--scorer", metavar="tensorflow==2.12.1", help="rehearse it with these releases, several with commas between, in "
-        "an environment that is built once; or with the Python of this path (default: the project's own)")
+    add("--scorer", metavar="tensorflow==2.12.1", help="rehearse it with these releases, several with commas between, "
+        "in an environment that is built once; or with the Python of this path (default: the project's own)")
     add("--hidden-n", "--hidden_n", metavar="N", help="images of the hidden test, to forecast the seconds (default: as "
         "many as the blend's forecast is for)")
+    add("--max-mb", "--max_mb", metavar="N", help="MB (10^6 bytes) that the zip may have")
+    add("--max-seconds", "--max_seconds", metavar="N", help="that it may take for HIDDEN_N images, loading included")
+    add("--max-memory", "--max_memory", metavar="4G", help="that its process may take")
+    add("--fit", action="store_true", help="where the blend is over these, take the best that fits")
     add("--format", default="codalab", help="; ".join(f"{key}: {what}" for key, what in FORMATS.items()))
     add("--name", **name)
     add("--run", help="one run in place of the blend")

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from competition import files
+from competition import fit as fitting
 from competition.blend import calibrate_nested, combine, make_candidates, make_chooser, read_blend, sharpen
 from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
@@ -63,6 +64,8 @@ class Ensemble:
     oof: np.ndarray  # its own out-of-fold probabilities, float32 [n, C]
     temperature: float = 1.0  # blend.sharpen
     forecast: dict | None = None  # forecast.make_forecast
+    folds: tuple | None = None  # whose models are in it; None: all
+    half: bool = False  # weights are stored as float16; what is computed is float32
 
 
 @dataclass(frozen=True)
@@ -74,50 +77,111 @@ class Layout:
     entry: Entry
 
 
-def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None):
+def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None, max_mb=None, max_seconds=None,
+                    max_memory=None, fit=False):
     """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
     name    of the fold table; may be left out while there is only one
     run     pack this run in place of the blend; its views are chosen as `make blend` would for it alone
     layout  of which format the zip is; default: CodaLab's
     scorer  which Python rehearses it (scorers.find_python): "tensorflow==2.12.1", or its path; default: this one
-    hidden_n  images that the forecast of seconds is for; default: as many as the forecast of the score is for
+    hidden_n  images that seconds are for; default: as many as the forecast of the score is for
+    max_mb, max_seconds, max_memory  what the scorer allows (fit.read_limits)
+    fit     where the blend is over that, take the best that fits (competition/fit.py)
 
-    Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found.
-    Returns the zip's path. InputError for a blend or a run that is missing, unfinished or not of this fold
-    table, and for a zip that fails its rehearsal: it is not kept, and an older one of the same name stays.
+    Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found; the log
+    (scorelog.py) gets a line. Returns the zip's path. InputError for a blend or a run that is missing, unfinished or
+    not of this fold table, and for a zip that fails its rehearsal or is over a limit: it is not kept, and an older one
+    of the same name stays.
     """
     if layout is None:
         from competition.formats.codalab import LAYOUT as layout  # which imports this module
+    limits = fitting.read_limits(max_mb, max_seconds, max_memory)
     table = read_folds(name)
     ensemble = read_ensemble(table, run)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(ensemble, table)
     conditions = Conditions(python=find_python(scorer))
     path = files.SUBMISSIONS / f"{table.name}.zip"
-    rows = choose_sample(table)
-    images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
-    expected, oof_difference = average_by_hand(ensemble, table, images, rows)
-    found = {"oof_differs": oof_difference}
+    taken = []
 
     def write(temporary):
-        with tempfile.TemporaryDirectory() as folder:
-            build_package(ensemble, table, folder, layout.write_code)
-            check_package(folder)
-            pack(folder, temporary)
-        found.update(rehearse(temporary, images, expected, layout.entry, conditions))
+        found = prove(ensemble, table, temporary, layout, conditions, count)
+        if limits.exceeded(_cost(found)):
+            taken.extend(_fit(ensemble, table, temporary, layout, conditions, count, limits, found, fit))
+        else:
+            taken.extend((ensemble, found))
 
     try:
         write_with(path, write)
     except RehearsalError as error:
         kept = "; the older zip of that name stays as it was" if path.exists() else ""
         raise InputError(f"{path}: not written, {error}{kept}") from None
-    found |= {"scorer": scorer or "the project's own Python", "hidden_n": count,
-              "hidden_seconds": found["load_seconds"] + count / found["images_a_second"]}
-    record = record_of(path, ensemble, table, layout.format) | {"rehearsal": found}
+    ensemble, found = taken
+    found |= {"scorer": scorer or "the project's own Python"}
+    record = record_of(path, ensemble, table, layout.format) | {"limits": dataclasses.asdict(limits), "rehearsal": found}
     write_json(path.with_suffix(".json"), record)
     log_submission(path, record)
     _report(path, record)
     return path
+
+
+def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
+    """Write the Ensemble as a zip to `path` and rehearse it: what was found, as a dict, with seconds for `count` images.
+
+    RehearsalError where it does not hold.
+    """
+    rows = choose_sample(table)
+    images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
+    expected, oof_difference = average_by_hand(ensemble, table, images, rows)
+    found = {"oof_differs": oof_difference, "hidden_n": count}
+    if ensemble.half:
+        exact, expected = expected, average_halved(ensemble, table, images)
+        found |= {"float16_differs": float(np.abs(expected - exact).max()),
+                  "float16_labels": int((expected.argmax(1) != exact.argmax(1)).sum())}
+    with tempfile.TemporaryDirectory() as folder:
+        build_package(ensemble, table, folder, layout.write_code)
+        check_package(folder)
+        pack(folder, path)
+    found |= rehearse(path, images, expected, layout.entry, conditions)
+    return found | {"bytes": Path(path).stat().st_size,
+                    "hidden_seconds": found["load_seconds"] + count / found["images_a_second"]}
+
+
+def _cost(found):
+    return fitting.Cost(found["bytes"], found["hidden_seconds"], found["peak_bytes"])
+
+
+def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted):
+    """Write the best Choice that fits to `path`: its Ensemble, and what its rehearsal found.
+
+    Without `wanted`, and where nothing fits, show what there is and raise InputError.
+    """
+    cost = _cost(found)
+    over = "; ".join(limits.exceeded(cost)) + f" ({count} images)" * (limits.seconds is not None)
+    print(f"the whole takes {over}; looking for what fits", flush=True)
+    choices = fitting.choose(ensemble, table, found["load_seconds"], cost, count)
+    fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
+    fitting.show(ensemble, table, cost, choices, limits)
+    if not wanted or not fits:
+        hint = "FIT=1 takes the best that fits" if fits else "nothing that was found fits, raise a limit"
+        raise InputError(f"{files.SUBMISSIONS / table.name}.zip: not written, it takes {over}; {hint}")
+    for _ in range(fitting.ATTEMPTS):
+        choice = fits[0]
+        found = prove(choice.ensemble, table, path, layout, conditions, count)
+        over = limits.exceeded(_cost(found))
+        if not over:
+            forecast = choice.ensemble.forecast
+            if forecast:
+                moved = choice.expected - forecast["expected"]
+                shifted = {key: float(forecast[key] + moved) for key in ("expected", "low", "high")}
+                forecast = forecast | shifted | {"fit": moved}
+            return dataclasses.replace(choice.ensemble, forecast=forecast), found
+        print(f"what was to fit takes {'; '.join(over)}; trying what is smaller", flush=True)
+        choices = fitting.refine(choices, choice, _cost(found))
+        fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
+        if not fits:
+            break
+    raise InputError(f"{files.SUBMISSIONS / table.name}.zip: not written, nothing that was tried fits: {'; '.join(over)}")
 
 
 def _hidden_n(ensemble, table):
@@ -156,8 +220,7 @@ def _ensemble(table, source, oofs, weights, views, temperature, forecast):
     weights = {run: weight for run, weight in weights.items() if weight > 0}
     members = [(read_run(files.RUNS / table.name / run, table), weight) for run, weight in weights.items()]
     for run, _ in members:
-        if missing := [file for file in _weight_files(run, table) if not file.exists()]:
-            raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
+        check_weights(run, table)
     return Ensemble(source, members, views, sharpen(combine(oofs, weights, views), temperature), temperature, forecast)
 
 
@@ -180,13 +243,14 @@ def build_networks(ensemble, table):
     """
     networks, shared = [], {}
     for run, weight in ensemble.members:
-        share = weight / table.k
+        chosen = ensemble.folds or range(table.k)
+        share = weight / len(chosen)
         if run.frozen:
             backbone, layers = build_shared(run, table)
             _, heads = shared.setdefault(_identity(run, backbone), (backbone, []))
-            heads += [(read_tree(run), head, share) for head in zip(*layers)]
+            heads += [(read_tree(run), [layer[fold] for layer in layers], share) for fold in chosen]
         else:
-            folds = [_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share) for fold in range(table.k)]
+            folds = [_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share) for fold in chosen]
             networks.append(Network(folds[0], [model.get_weights() for model in folds]))
     for backbone, heads in shared.values():
         model = _with_heads(fuse_batchnorm(backbone), heads)
@@ -249,14 +313,15 @@ def build_package(ensemble, table, folder, write_code):
     """Write what the zip's root holds into `folder`: `SubmissionModel/`, and what `write_code` puts beside it."""
     folder = Path(folder)
     export(build_networks(ensemble, table), ensemble.views, table.size, folder / "SubmissionModel",
-           ensemble.temperature)
+           ensemble.temperature, ensemble.half)
     write_code(folder)
 
 
-def export(networks, views, size, path, temperature=1.0):
+def export(networks, views, size, path, temperature=1.0, half=False):
     """Write the SavedModel: its `serve` maps raw RGB float32 [b, h, w, 3] to probabilities float32 [b, C].
 
-    They are sharpened with the temperature (blend.sharpen), which changes no label.
+    They are sharpened with the temperature (blend.sharpen), which changes no label. With `half` the weights are stored
+    as float16, where these can hold them, and cast as they are used, one member after the other.
 
     All views of the b images go through a member as one batch of up to ROWS. b is fixed, so that what an image
     gets does not depend on how many came with it, and small, so that few images are not padded with many.
@@ -269,7 +334,7 @@ def export(networks, views, size, path, temperature=1.0):
 
     functions = [_as_function(network.model) for network in networks]
     module = tf.Module()
-    module.weights = [[tf.Variable(np.stack(values)) for values in zip(*network.members)] for network in networks]
+    module.weights = [[tf.Variable(_stored(np.stack(values), half)) for values in zip(*network.members)] for network in networks]
     batch = max(1, ROWS // len(views))
     signature = [tf.TensorSpec([batch, *size, 3], tf.float32, name="images")]
 
@@ -280,7 +345,7 @@ def export(networks, views, size, path, temperature=1.0):
         for function, variables in zip(functions, module.weights):
             for weights in zip(*map(tf.unstack, variables)):
                 with tf.control_dependencies([total]):  # one after the other: the memory of one member is enough
-                    total += function(seen, weights)
+                    total += function(seen, [_computed(weight) for weight in weights])
         mean = tf.reduce_mean(tf.reshape(total, [len(views), batch, -1]), axis=0)
         if temperature == 1:
             return mean
@@ -302,6 +367,18 @@ def _normalise(folder):
     (folder / "fingerprint.pb").unlink(missing_ok=True)
     file = folder / "saved_model.pb"
     file.write_bytes(saved_model_pb2.SavedModel.FromString(file.read_bytes()).SerializeToString(deterministic=True))
+
+
+def _stored(values, half):
+    """float32 arrays as float16 where `half` says so and these can hold them: up to 65504."""
+    fits = values.dtype == np.float32 and np.abs(values).max(initial=0) < np.finfo(np.float16).max
+    return values.astype(np.float16) if half and fits else values
+
+
+def _computed(weight):
+    import tensorflow as tf
+
+    return tf.cast(weight, tf.float32) if weight.dtype == tf.float16 else weight
 
 
 def _as_function(model):
@@ -375,10 +452,12 @@ def average_by_hand(ensemble, table, images, rows):
     total, worst = 0.0, 0.0
     for run, weight in ensemble.members:
         oof = read_oof(run.dir, table)
-        folds = predict_folds(run, table, ensemble.views, images)
-        stored = oof.probs[[oof.views.index(view) for view in ensemble.views]][:, rows]
-        own = folds[table.fold[rows], :, np.arange(len(rows))].swapaxes(0, 1)
-        difference = float(np.abs(own - stored).max())
+        chosen = list(ensemble.folds or range(table.k))
+        folds = predict_folds(run, table, ensemble.views, images, chosen)
+        there = np.flatnonzero(np.isin(table.fold[rows], chosen))  # images whose own fold is among them
+        stored = oof.probs[[oof.views.index(view) for view in ensemble.views]][:, rows[there]]
+        own = folds[[chosen.index(fold) for fold in table.fold[rows[there]]], :, there].swapaxes(0, 1)
+        difference = float(np.abs(own - stored).max(initial=0))
         if not difference <= OOF_TOLERANCE:
             raise InputError(
                 f"{run.dir}: its weights do not give its OOF (probabilities differ by {difference:.2g}), "
@@ -389,15 +468,29 @@ def average_by_hand(ensemble, table, images, rows):
     return sharpen(total, ensemble.temperature), worst
 
 
-def predict_folds(run, table, views, images):
-    """What each fold model of a run says of each view of images uint8 [n, h, w, 3]: float32 [k, V, n, C]."""
+def average_halved(ensemble, table, images):
+    """The ensemble's probabilities of images uint8 [n, h, w, 3] with weights that are rounded to float16, by Keras."""
+    total = 0.0
+    for network in build_networks(ensemble, table):
+        for weights in network.members:
+            network.model.set_weights([_stored(values, True).astype(values.dtype) for values in weights])
+            seen = [predict(network.model, VIEWS[view](images)) for view in ensemble.views]
+            total = total + np.mean(seen, axis=0, dtype=np.float64)
+    return sharpen(total, ensemble.temperature)
+
+
+def predict_folds(run, table, views, images, folds=None):
+    """What a run's models of `folds`, None for all, say of each view of images uint8 [n, h, w, 3]: float32 [k, V, n, C].
+    """
+    folds = list(folds or range(table.k))
 
     def predict_views(model):
         return np.stack([predict(model, VIEWS[view](images)) for view in views])
 
     if not run.frozen:
-        return np.stack([predict_views(build_fold_model(run, table, fold)) for fold in range(table.k)])
+        return np.stack([predict_views(build_fold_model(run, table, fold)) for fold in folds])
     backbone, layers = build_shared(run, table)
+    layers = [layer[folds] for layer in layers]
     found = [probabilities_of(read_tree(run), head_logits(layers, features)) for features in predict_views(backbone)]
     return np.stack(found, 1)
 
@@ -413,7 +506,7 @@ def record_of(path, ensemble, table, format):
             "weight": weight,
             "model": run.config["model"],
             "frozen": run.frozen,
-            "folds": table.k,
+            "folds": len(ensemble.folds or range(table.k)),
             "files": {
                 file.relative_to(run.dir).as_posix(): sha256_file(file)
                 for file in [run.dir / "run.json", run.dir / "oof.npz", *_weight_files(run, table)]
@@ -430,6 +523,7 @@ def record_of(path, ensemble, table, format):
         "members": members,
         "views": ensemble.views,
         "temperature": ensemble.temperature,
+        "weights": "float16" if ensemble.half else "float32",
         "metric": table.metric,
         "forecast": ensemble.forecast,
         "classes": {str(number): label for number, label in enumerate(table.classes)},
@@ -440,6 +534,12 @@ def record_of(path, ensemble, table, format):
         "oof_log_loss": log_loss(ensemble.oof, table.labels),
         "versions": versions(),
     }
+
+
+def check_weights(run, table):
+    """InputError where a run's weights are not there."""
+    if missing := [file for file in _weight_files(run, table) if not file.exists()]:
+        raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
 
 
 def _weight_files(run, table):
@@ -472,7 +572,9 @@ def _report(path, record):
         "labels": f"equal to the toolkit's own average ({found['near_ties']} near-ties left aside)",
         "probabilities": f"differ by {found['probabilities_differ']:.1g} at most (from the stored OOF: "
                          f"{found['oof_differs']:.1g})",
-        "size": f"{record['bytes'] / 1e6:.1f} MB",
+        "size": f"{record['bytes'] / 1e6:.1f} MB" + (
+            f"; weights are float16, which changes probabilities by up to {found['float16_differs']:.1g} and "
+            f"{found['float16_labels']} labels of {found['images']}" if "float16_differs" in found else ""),
         "speed": f"{found['load_seconds']:.1f} s to load, {found['images_a_second']:.0f} images a second; "
                  f"{found['hidden_seconds']:.0f} s for {found['hidden_n']} hidden images",
         "memory": f"{found['peak_bytes'] / 1e6:.0f} MB at most",

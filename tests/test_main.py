@@ -15,7 +15,8 @@ from competition.__main__ import main
 from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
-VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup", "blend", "simulate", "submission", "predict", "kernel", "take")
+VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup",
+         "blend", "simulate", "submission", "score", "matrix", "predict", "kernel", "take")
 
 
 def tool(*arguments, folder=ROOT):
@@ -85,7 +86,10 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
     ("simulate", ["--name", "--n", "--hidden", "--seed"], ["default: 20", "default: random"]),
     ("study", ["--name", "--backbone", "--quick", "--budget", "--weights", "--memory"],
      ["default: efficientnet_lite0", "default: imagenet"]),
-    ("submission", ["--format", "--name", "--run", "--test", "--kaggle-user"], ["default: codalab"]),
+    ("submission", ["--format", "--name", "--run", "--test", "--kaggle-user", "--scorer", "--hidden-n", "--max-mb",
+                    "--max-seconds", "--max-memory", "--fit"], ["default: codalab", "default: the project's own"]),
+    ("score", ["--zip", "--phase", "--value"], ["default: print"]),
+    ("matrix", ["--scorers", "--families", "--folder"], ["default: 2.12.1,2.15.1,current"]),
     ("predict", ["--name", "--run", "--test", "--sample", "--probabilities", "--memory"], []),
     ("kernel", ["--model", "--recipe", "--name", "--only-fold", "--kaggle-user", "--competition", "--dataset"],
      ["default: quick"]),
@@ -253,6 +257,11 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     ("submission FORMAT=kaggle-kernel NAME=n KAGGLE_USER=me COMPETITION=c DATASET=o/d TEST=t SAMPLE=s.csv PROBABILITIES=1",
      "submission --format='kaggle-kernel' --name='n' --test='t' --sample='s.csv' --probabilities --kaggle-user='me' "
      "--competition='c' --dataset='o/d'"),
+    ("submission SCORER=tensorflow==2.12.1 MAX_MB=100 MAX_SECONDS=60 MAX_MEMORY=4G HIDDEN_N=1000 FIT=1",
+     "submission --scorer='tensorflow==2.12.1' --hidden-n='1000' --max-mb='100' --max-seconds='60' --max-memory='4G' "
+     "--fit"),
+    ("score ZIP=a.zip PHASE=final VALUE=0.8", "score --zip='a.zip' --phase='final' --value='0.8'"),
+    ("matrix SCORERS=current FAMILIES=scratch", "matrix --scorers='current' --families='scratch'"),
     ("predict TEST=t RUN=a MEMORY=4G PROBABILITIES=0", "predict --run='a' --test='t' --memory='4G'"),
     ("kernel MODEL=m RECIPE=best RUN=r ONLY_FOLD=0 KAGGLE_USER=me|SET=a=1 b=2",
      "kernel --model='m' --recipe='best' --run='r' --only-fold='0' --set='a=1 b=2' --kaggle-user='me'"),

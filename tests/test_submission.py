@@ -3,7 +3,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import os
 import shutil
+import subprocess
 import sys
 import zipfile
 
@@ -16,7 +18,7 @@ from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_f
 from competition.folds import make_folds, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
-from competition.rehearsal import predict_zip
+from competition.rehearsal import RehearsalError, predict_zip
 from competition.submission import choose_sample, make_submission, pack
 from competition.views import VIEWS
 from conftest import class_folders
@@ -154,7 +156,7 @@ def test_record_and_table(competition, inside):
     assert record["rehearsal"]["images"] == 63 and record["rehearsal"]["probabilities_differ"] < 1e-5
     assert record["rehearsal"]["oof_differs"] < 1e-5
     printed = competition[1]
-    for text in ("submissions/toy.zip: blend; views identity, hflip", "lite_again", " MB", "images a second",
+    for text in ("submissions/toy.zip: blend; views identity, hflip", "lite_again", " MB", "images a second", "second fresh process", "MB at most",
                  f"OOF accuracy {record['oof_accuracy']:.4f}", "7 float64 array"):
         assert text in printed
 
@@ -260,6 +262,74 @@ def test_same_content_makes_the_same_zip(tmp_path):
             file.write_text(letter)
         pack(tmp_path / name, tmp_path / f"{name}.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+
+
+EXPORT = """
+import sys
+from pathlib import Path
+import keras, numpy as np
+from competition import submission
+image = keras.Input((6, 6, 3))
+model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
+weights = [np.ones(value.shape, np.float32) for value in model.get_weights()]
+folder = Path(sys.argv[1])
+submission.export([submission.Network(model, [weights] * 2)], ["identity", "hflip"], (6, 6), folder / "SubmissionModel")
+submission.check_package(folder)
+submission.pack(folder, sys.argv[2])
+"""
+
+
+def test_two_processes_make_the_same_zip(tmp_path):
+    started = [subprocess.Popen([sys.executable, "-c", EXPORT, str(tmp_path / f"{i}"), str(tmp_path / f"{i}.zip")],
+                                env=os.environ | {"PYTHONHASHSEED": str(i + 1),
+                                                  "PYTHONPATH": str(submission.Path(submission.__file__).parents[1])})
+               for i in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert (tmp_path / "0.zip").read_bytes() == (tmp_path / "1.zip").read_bytes()
+
+
+@pytest.mark.parametrize("name, content, found", [
+    ("model.py", f"x = '{os.path.expanduser('~')}/data'".encode(), "the path"),
+    ("SubmissionModel/saved_model.pb", b"..." + os.getcwd().encode(), "the path"),
+    ("weights.pkl", b"", "a pickle"),
+    ("weights.bin", b"\x80\x04\x95rest", "a pickle"),
+    ("SubmissionModel/saved_model.pb", b"..EagerPyFunc..", "a Python function"),
+    ("config.json", b'{"class_name": "Lambda"}', "a Lambda"),
+])
+def test_what_has_no_place_in_a_zip(tmp_path, name, content, found):
+    (tmp_path / "SubmissionModel").mkdir()
+    (tmp_path / "model.py").write_text("x = 1")
+    submission.check_package(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RehearsalError, match=f"{name} holds {found}"):
+        submission.check_package(tmp_path)
+
+
+def test_half_of_the_weights(tmp_path):
+    image = keras.Input((6, 6, 3))
+    model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
+    weights = [np.random.default_rng(0).normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()]
+    weights[1][0] = 1e5  # more than float16 holds: the bias stays as it is
+    images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS, 6, 6, 3)).astype(np.float32)
+    submission.export([submission.Network(model, [weights])], ["identity"], (6, 6), tmp_path / "net", half=True)
+    stored = tf.saved_model.load(str(tmp_path / "net"))
+    assert [str(variable.dtype.name) for variable in stored.weights[0]] == ["float16", "float32"]
+    model.set_weights([weights[0].astype(np.float16).astype(np.float32), weights[1]])
+    np.testing.assert_allclose(stored.serve(images), np.asarray(model(images)), atol=1e-5)
+
+
+def test_limits_and_what_fits(copied, capsys):
+    """Of five members of the blend, the best that fits half of its size is made and proven; without FIT=1, nothing."""
+    size = (SUBMISSIONS / "toy.zip").stat().st_size / 1e6
+    refused("toy.zip: not written, it takes .* MB, .* over MAX_MB .*; FIT=1 takes", max_mb=0.6 * size)
+    refused("nothing that was found fits", max_mb=1e-6)
+    capsys.readouterr()
+    make_submission(max_mb=0.6 * size, fit=True)
+    out = capsys.readouterr().out
+    record = read_json(SUBMISSIONS / "toy.json")
+    assert record["bytes"] <= 0.6e6 * size and record["limits"]["megabytes"] == 0.6 * size
+    assert "float16" in out and "the whole takes" in out
+    assert len((SUBMISSIONS / "log.csv").read_text().splitlines()) == 3  # header, the fixture's, this one
 
 
 # ---------------------------------------------------------------------------------------------- the rehearsal

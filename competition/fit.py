@@ -1,0 +1,304 @@
+"""What fits a scorer's limits, where the blend does not: fewer members, views or folds, weights of half precision.
+
+What a candidate takes is estimated from the rehearsal of the whole, shared out by what each network was measured to
+take; what it costs in score is measured on the OOF, nested as the blend's (blend.Chooser), but for fewer folds: an
+image's OOF comes from one model, so that nothing is averaged there. The rehearsal of a candidate proves what it takes.
+"""
+
+import contextlib
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from competition import files
+from competition.arrays import read_memory
+from competition.blend import combine, find_temperature, make_chooser, sharpen
+from competition.files import InputError
+from competition.fuse import fuse_batchnorm
+from competition.metrics import find_metric
+from competition.oof import STUDY, all_runs, read_oof, text_table
+from competition.train import build_fold_model, build_shared, read_run
+
+ASSUMED_GAIN = 0.01  # of averaging all fold models over one, as a share of the metric's range, where it is not measured
+TIMED = 8  # images that a network is timed on
+BASE = 450e6  # bytes that Python and TensorFlow take by themselves, at least
+COPIES = 2  # of its weights that the loaded network has in memory
+ATTEMPTS = 5  # zips that are made to find one that fits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the scorer allows of a zip; None: as much as it takes."""
+
+    megabytes: float | None = None  # 10^6 bytes of the zip
+    seconds: float | None = None  # from the import of model.py to the labels of the hidden test
+    memory: float | None = None  # bytes of the process
+
+    @property
+    def given(self):
+        return any(value is not None for value in dataclasses.astuple(self))
+
+    def exceeded(self, cost):
+        """What a Cost is over, in words, or []."""
+        rows = (("MAX_MB", self.megabytes, cost.bytes / 1e6, "MB"), ("MAX_SECONDS", self.seconds, cost.seconds, "s"),
+                ("MAX_MEMORY", self.memory and self.memory / 1e6, cost.memory / 1e6, "MB of memory"))
+        return [f"{found:.1f} {unit}, {found - limit:.1f} over {name} ({limit:.1f})"
+                for name, limit, found, unit in rows if limit is not None and found > limit]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a zip: its bytes, seconds to the labels of the hidden test, most bytes of memory."""
+
+    bytes: float
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something smaller to hand in. `cost` is estimated, and `expected`, the score on the hidden test, forecast."""
+
+    ensemble: object  # submission.Ensemble
+    expected: float
+    cost: Cost
+    cuts: tuple  # which of "members", "views", "folds", "float16" it has less of
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one network takes: of a fine-tuned run, one fold's; of frozen runs, the backbone that they may share."""
+
+    key: str
+    numbers: int  # weights in it
+    heads: int  # weights of one fold's head, where the backbone is shared
+    seconds: float  # an image
+
+
+def read_limits(megabytes=None, seconds=None, memory=None):
+    """The Limits that MAX_MB, MAX_SECONDS and MAX_MEMORY mean; InputError for what they cannot be."""
+
+    def number(variable, text):
+        try:
+            value = None if text in (None, "") else float(text)
+        except ValueError:
+            value = 0.0
+        if value is not None and not 0 < value < 1e12:
+            raise InputError(f"{variable}={text}: expected a number above 0")
+        return value
+
+    try:
+        held = read_memory(memory).total if memory else None
+    except InputError:
+        raise InputError(f"MAX_MEMORY={memory}: expected a number and M, G or T, such as 512M or 4G") from None
+    return Limits(number("MAX_MB", megabytes), number("MAX_SECONDS", seconds), held)
+
+
+def measure(run, table):
+    """The Part of a run, on this machine's CPU."""
+    import tensorflow as tf
+
+    from competition.submission import _identity  # which imports this module
+
+    heads = 0
+    if run.frozen:
+        backbone, layers = build_shared(run, table)
+        key, heads = _identity(run, backbone), sum(layer[0].size for layer in layers)
+    else:
+        key, backbone = run.name, build_fold_model(run, table, 0)
+    model = fuse_batchnorm(backbone)
+    with tf.device("/CPU:0"):
+        images = tf.zeros((TIMED, *table.size, 3))
+        call = tf.function(lambda x: model(x, training=False), autograph=False)
+        call(images)
+        taken = []
+        for _ in range(3):
+            start = time.perf_counter()
+            np.asarray(call(images))
+            taken.append(time.perf_counter() - start)
+    return Part(key, model.count_params(), heads, min(taken) / TIMED)
+
+
+def weigh(ensemble, parts, k):
+    """Numbers stored and seconds an image of an Ensemble, by the Parts {run name: Part} of its members."""
+    folds, views = len(ensemble.folds or range(k)), len(ensemble.views)
+    numbers = seconds = 0
+    shared = set()
+    for run, _ in ensemble.members:
+        part = parts[run.name]
+        if run.frozen:
+            numbers += folds * part.heads
+        if part.key not in shared:
+            times = 1 if run.frozen else folds
+            numbers, seconds = numbers + times * part.numbers, seconds + times * views * part.seconds
+        shared.add(part.key)
+    return numbers * (0.5 if ensemble.half else 1.0), seconds
+
+
+def choose(ensemble, table, load_seconds, cost, count):
+    """All Choices, best expected score first, that take less than an Ensemble whose rehearsal found its Cost.
+
+    load_seconds  of those seconds, what it took to load; count: images of the hidden test that the rest is for
+    """
+    oofs = _read_oofs(ensemble, table)
+    runs = {run: read_run(files.RUNS / table.name / run, table) for run in oofs}
+    parts = {name: measure(run, table) for name, run in runs.items()}
+    whole = weigh(ensemble, parts, table.k)
+    rate = (cost.seconds - load_seconds) / count / whole[1]
+    base = max(BASE, cost.memory - 4 * COPIES * whole[0])
+    metric, gain, _ = averaging(ensemble, table)
+
+    def estimate(candidate):
+        numbers, seconds = weigh(candidate, parts, table.k)
+        return Cost(cost.bytes * numbers / whole[0], load_seconds + rate * seconds * count, base + 4 * COPIES * numbers)
+
+    score_of_whole, start = None, (ensemble.forecast or {}).get("expected")
+    choices = []
+    for smaller, nested in _subsets(ensemble, table, oofs, runs):
+        score_of_whole = nested if score_of_whole is None else score_of_whole
+        for folds in _fold_counts(table.k):
+            for half in (False, True):
+                chosen = None if folds == table.k else tuple(range(folds))
+                candidate = dataclasses.replace(smaller, folds=chosen, half=half)
+                lost = gain * (1 - (1 - 1 / folds) / (1 - 1 / table.k))
+                expected = (score_of_whole if start is None else start) + (nested - score_of_whole) - lost
+                cuts = _cuts(ensemble, candidate)
+                taken = estimate(candidate)
+                if cuts and (taken.bytes < cost.bytes or taken.seconds < cost.seconds):
+                    choices.append(Choice(candidate, float(expected), taken, cuts))
+    return sorted(choices, key=lambda choice: (-metric.sign * round(choice.expected, 6), len(choice.cuts),
+                                               choice.ensemble.half, choice.cost.seconds))
+
+
+def averaging(ensemble, table):
+    """The metric, what averaging all fold models adds to one's score, and whether that was measured."""
+    metric, forecast = find_metric(table.metric), ensemble.forecast or {}
+    gain = forecast.get("averaging_gain") or 0.0
+    measured = bool(gain) and not forecast.get("not_measured")
+    if not measured:
+        span = metric.high - metric.low if np.isfinite(metric.high - metric.low) else 1.0
+        gain = metric.sign * max(metric.sign * gain, ASSUMED_GAIN * span)
+    return metric, gain, measured
+
+
+def _fold_counts(k):
+    """All of a few folds; of many, some."""
+    return [k - i for i in range(k)] if k <= 6 else sorted({k, k // 2, 5, 3, 2, 1}, reverse=True)
+
+
+def _cuts(whole, candidate):
+    fewer = {"members": {run.name for run, _ in candidate.members} != {run.name for run, _ in whole.members},
+             "views": candidate.views != whole.views, "folds": candidate.folds is not None, "float16": candidate.half}
+    return tuple(key for key, cut in fewer.items() if cut)
+
+
+def _read_oofs(ensemble, table):
+    """The OOF of the ensemble's members, most weight first; of a blend, of all other finished runs as well."""
+    members = [run.name for run, _ in sorted(ensemble.members, key=lambda member: -member[1])]
+    found = {run: read_oof(files.RUNS / table.name / run, table) for run in members}
+    if ensemble.source == "blend":
+        for run, finished in all_runs(table.name).items():
+            if finished and run not in found and not run.startswith(f"{STUDY}-"):
+                from competition.submission import check_weights
+
+                with contextlib.suppress(InputError):  # of other images, or without its weights: no run to hand in
+                    oof = read_oof(files.RUNS / table.name / run, table)
+                    check_weights(read_run(files.RUNS / table.name / run, table), table)
+                    found[run] = oof
+    return found
+
+
+def _subsets(ensemble, table, oofs, runs):
+    """(Ensemble of all folds, its nested score): first the whole, then with fewer views, fewer members, single runs."""
+    members = [run for run in oofs if run in {run.name for run, _ in ensemble.members}]
+    names = [members[:count] for count in range(len(members), 0, -1)]
+    names += [[run] for run in oofs if run not in members[:1]]
+    for subset in names:
+        some = {run: oofs[run] for run in subset}
+        chooser = make_chooser(some, table)
+        sets = list(chooser.stacks)
+        if tuple(ensemble.views) in sets:  # the whole comes first
+            sets.remove(tuple(ensemble.views))
+            sets.insert(0, tuple(ensemble.views))
+        for views in sets:
+            if len(views) > len(ensemble.views):
+                continue
+            kind = "greedy" if len(subset) > 1 else "single"
+            nested = chooser.nested(kind, views)
+            same = len(subset) == len(members) and subset == members
+            weights = {run.name: weight for run, weight in ensemble.members} if same else {
+                run: share for run, share in zip(subset, chooser.shares(kind, views).tolist()) if share > 0}
+            temperature = 1.0 if ensemble.temperature == 1 else (
+                ensemble.temperature if same else find_temperature(nested, table.labels))
+            yield dataclasses.replace(
+                ensemble, members=[(runs[run], weight) for run, weight in weights.items()], views=list(views),
+                temperature=temperature, oof=sharpen(combine(oofs, weights, list(views)), temperature),
+            ), float(chooser.metric.score(sharpen(nested, temperature), table.labels))
+
+
+def show(ensemble, table, cost, choices, limits):
+    """Print what there is: the whole, what each cut alone comes to, and the best that fit."""
+    fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
+    rows = [_row("", ensemble, table, cost, (ensemble.forecast or {}).get("expected"), 0, limits)]
+    start = (ensemble.forecast or {}).get("expected")
+    alone = []
+    for cut in ("folds", "members", "views", "float16"):
+        own = [choice for choice in choices if choice.cuts == (cut,)]
+        good = [choice for choice in own if choice in fits]
+        alone += good[:1] or sorted(own, key=lambda choice: choice.cost.seconds / cost.seconds
+                                    + choice.cost.bytes / cost.bytes)[:1]
+    for choice in (*fits[:3], *(choice for choice in alone if choice not in fits[:3])):
+        mark = "*" if choice in fits[:1] else ""
+        rows.append(_row(mark, choice.ensemble, table, choice.cost, choice.expected,
+                         None if start is None else choice.expected - start, limits))
+    print(text_table(pd.DataFrame(rows)), end="\n\n")
+    _, gain, measured = averaging(ensemble, table)
+    how = "as measured on heads" if measured else "assumed, as it was not measured"
+    print("the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
+          f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
+          "when it is made")
+    for line in _commands(ensemble, table):
+        print(line)
+
+
+def _row(mark, ensemble, table, cost, expected, change, limits):
+    return {
+        "": mark,
+        "members": " ".join(f"{run.name} {weight:.2f}" for run, weight in ensemble.members),
+        "folds": f"{len(ensemble.folds or range(table.k))} of {table.k}",
+        "views": len(ensemble.views),
+        "weights": "float16" if ensemble.half else "float32",
+        "MB": f"{cost.bytes / 1e6:.1f}",
+        "seconds": f"{cost.seconds:.1f}",
+        "memory, MB": f"{cost.memory / 1e6:.0f}",
+        "forecast": "" if expected is None else f"{expected:.4f}",
+        "change": "" if change is None else f"{change:+.4f}",
+        "fits": "no" if limits.exceeded(cost) else "yes",
+    }
+
+
+def _commands(ensemble, table):
+    """What else would make it smaller, which takes training or another run: lines."""
+    alike = {}
+    for run, _ in ensemble.members:
+        if not run.frozen:
+            shape = run.recipe.image_size, run.recipe.least_size, str(run.recipe.head)
+            alike.setdefault((run.config["model"], *shape), []).append(run)
+    for runs in alike.values():
+        if len(runs) > 1:
+            yield (f"one network in place of {len(runs)}: make soup NAME={table.name} "
+                   f"RUNS={','.join(run.name for run in runs)}, then RUN= takes it, if it holds")
+    largest = max(ensemble.members, key=lambda member: member[1])[0]
+    if len(ensemble.members) > 1:
+        yield (f"one network that learns what the blend says: make train NAME={table.name} "
+               f"MODEL={largest.config['model']} RECIPE=best TEACHER=blend; then it is offered here")
+
+
+def refine(choices, choice, found):
+    """Estimates of the Choices, made better by what the rehearsal of one of them found (Cost)."""
+    ratios = [new / old for new, old in zip(dataclasses.astuple(found), dataclasses.astuple(choice.cost))]
+    return [dataclasses.replace(other, cost=Cost(*(value * ratio for value, ratio in zip(
+        dataclasses.astuple(other.cost), ratios)))) for other in choices if other is not choice]

@@ -1,0 +1,124 @@
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from competition import fit
+from competition.files import InputError
+from competition.fit import Cost, Limits, Part
+from competition.submission import Ensemble
+
+K, N = 5, 300
+PARTS = {"fine": Part("fine", 1_000_000, 0, 0.01), "head": Part("shared", 4_000_000, 1000, 0.02),
+         "other_head": Part("shared", 4_000_000, 2000, 0.02)}
+
+
+def ensemble(weights=None, views=("identity", "hflip"), **changes):
+    weights = weights or {"fine": 0.6, "head": 0.3, "other_head": 0.1}
+    members = [(SimpleNamespace(name=run, frozen="head" in run, config={"model": "scratch"},
+                                recipe=SimpleNamespace(image_size=0, least_size=0, head=[])), weight)
+               for run, weight in weights.items()]
+    forecast = {"expected": 0.9, "low": 0.88, "high": 0.92, "averaging_gain": 0.02, "hidden_n": N}
+    return Ensemble("blend", members, list(views), oof=np.zeros((N, 3)), forecast=forecast, **changes)
+
+
+def test_limits_name_what_is_over_and_by_how_much():
+    limits = fit.read_limits("100", 60, "1G")
+    assert limits.given and not Limits().given and Limits() == fit.read_limits()
+    assert limits.exceeded(Cost(99e6, 59, 1e9)) == []
+    assert limits.exceeded(Cost(112.5e6, 75, 2 * 2**30)) == [
+        "112.5 MB, 12.5 over MAX_MB (100.0)", "75.0 s, 15.0 over MAX_SECONDS (60.0)",
+        "2147.5 MB of memory, 1073.7 over MAX_MEMORY (1073.7)"]
+    for given, message in ((("x",), "MAX_MB=x"), ((None, "-1"), "MAX_SECONDS=-1"), ((None, None, "1 pound"), "MAX_MEMORY=1")):
+        with pytest.raises(InputError, match=message):
+            fit.read_limits(*given)
+
+
+def test_backbones_that_are_shared_count_once():
+    whole = ensemble()
+    assert fit.weigh(whole, PARTS, K) == (5 * 1_000_000 + 4_000_000 + 5 * 3000, pytest.approx(2 * (5 * 0.01 + 0.02)))
+    assert fit.weigh(dataclasses.replace(whole, folds=(0, 1), half=True), PARTS, K) == (
+        (2 * 1_000_000 + 4_000_000 + 2 * 3000) / 2, pytest.approx(2 * (2 * 0.01 + 0.02)))
+    assert fit.weigh(ensemble({"fine": 1.0}, ["identity"]), PARTS, K) == (5_000_000, pytest.approx(0.05))
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The Choices for an ensemble of three runs, of which `fine` is right most often, with their OOF made up."""
+    random = np.random.default_rng(0)
+    labels = np.arange(N) % 3
+
+    class Oof:
+        views = ["identity", "hflip"]
+
+        def __init__(self, right):
+            wrong = (labels + random.integers(1, 3, (2, N))) % 3
+            said = np.where(random.random((2, N)) < right, labels, wrong)
+            self.probs = np.eye(3)[said] * 0.6 + 0.4 / 3
+
+        def mean(self, views):
+            return self.probs[[self.views.index(view) for view in views]].mean(0)
+
+    oofs = {"fine": Oof(0.8), "head": Oof(0.7), "other_head": Oof(0.6)}
+    table = SimpleNamespace(name="toy", k=K, labels=labels, fold=np.arange(N) % K, metric="accuracy", size=(32, 32),
+                            classes=["a", "b", "c"], frame=pd.DataFrame({"group": np.arange(N)}))
+    whole = ensemble()
+    runs = {run.name: run for run, _ in whole.members}
+    monkeypatch.setattr(fit, "_read_oofs", lambda *_: oofs)
+    monkeypatch.setattr(fit, "read_run", lambda path, _: runs[path.name])
+    monkeypatch.setattr(fit, "measure", lambda run, _: PARTS[run.name])
+    cost = Cost(36e6, 5.0 + N * 0.14, 900e6)
+    return whole, table, cost, fit.choose(whole, table, 5.0, cost, N)
+
+
+def test_choices_are_forecast_from_the_oof(chosen):
+    whole, table, cost, choices = chosen
+    expected = [choice.expected for choice in choices]
+    assert (np.diff(expected) < 1e-9).all() and all(choice.cuts for choice in choices)
+
+    def only(*cuts, folds=None):
+        return [choice for choice in choices if choice.cuts == cuts
+                and (folds is None or len(choice.ensemble.folds or range(K)) == folds)]
+
+    (half,) = only("float16")
+    assert half.expected == pytest.approx(0.9) and half.cost.bytes == pytest.approx(cost.bytes / 2)
+    assert half.cost.seconds == pytest.approx(cost.seconds)
+    (one,), (two,) = only("folds", folds=1), only("folds", folds=2)
+    assert one.expected == pytest.approx(0.88) and two.expected == pytest.approx(0.9 - 0.02 * (1 - 0.5 / 0.8))
+    assert two.cost.seconds == pytest.approx(5 + N * 0.14 * (2 * 0.01 + 0.02) / (5 * 0.01 + 0.02))
+    (fewer,) = only("views")
+    assert fewer.ensemble.views == ["identity"] and fewer.cost.seconds == pytest.approx(5 + N * 0.07)
+    weak = [choice for choice in only("members") if [run.name for run, _ in choice.ensemble.members] == ["other_head"]]
+    assert weak[0].expected < 0.8 and weak[0].ensemble.views == whole.views
+
+
+def test_table_shows_what_fits(chosen, capsys):
+    whole, table, cost, choices = chosen
+    limits = Limits(megabytes=19, seconds=40)
+    fit.show(whole, table, cost, choices, limits)
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[2].split()[-1] == "no" or "no" in lines[1].split()
+    (best,) = [line for line in lines if line.lstrip().startswith("*")]
+    first = next(choice for choice in choices if not limits.exceeded(choice.cost))
+    assert f"{first.expected:.4f}" in best and best.endswith("yes")
+    assert "0.0200 better than one, as measured" in out and "TEACHER=blend" in out
+
+
+def test_estimates_learn_from_a_rehearsal(chosen):
+    *_, choices = chosen
+    first = choices[0]
+    found = Cost(first.cost.bytes * 2, first.cost.seconds, first.cost.memory)
+    refined = fit.refine(choices, first, found)
+    assert len(refined) == len(choices) - 1
+    assert refined[0].cost.bytes == pytest.approx(2 * choices[1].cost.bytes)
+
+
+def test_gain_that_was_not_measured_is_assumed(chosen):
+    whole, table, *_ = chosen
+    forecast = whole.forecast | {"averaging_gain": 0.0, "not_measured": ["fine"]}
+    _, gain, measured = fit.averaging(dataclasses.replace(whole, forecast=forecast), table)
+    assert gain == fit.ASSUMED_GAIN and not measured
+    assert fit.averaging(whole, table)[1:] == (0.02, True)

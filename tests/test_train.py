@@ -1062,9 +1062,9 @@ def test_progressive_resizing_grows_to_the_full_size(monkeypatch, table):
     assert [size for size, before in zip(seen, [None, *seen]) if size != before] == [(8, 8), (12, 12), (16, 16)]
     assert [seen.count((side, side)) * 6 // len(seen) for side in (8, 12, 16)] == [2, 2, 2]
     with pytest.raises(ZeroDivisionError):
-        train("scratch", run="stopped", **options,
-              after_epoch=lambda: 1 / (epochs_done(Path("runs/arten/stopped/fold_1")) - 3))
-    twice = train("scratch", run="stopped", **options)
+        train("scratch", run="growing-stopped", **options,
+              after_epoch=lambda: 1 / (epochs_done(Path("runs/arten/growing-stopped/fold_1")) - 3))
+    twice = train("scratch", run="growing-stopped", **options)
     for name in ("views.npz", "epochs/006.npz"):
         with np.load(once / "fold_1" / name) as one, np.load(twice / "fold_1" / name) as other:
             assert np.array_equal(one["probs"], other["probs"])

@@ -1,8 +1,11 @@
 import dataclasses
+import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
+import psutil
 import pytest
 
 from competition import rehearsal
@@ -78,6 +81,29 @@ def test_the_scorer_is_bare(run, monkeypatch):
     run(load="assert 'SECRET' not in os.environ and not os.listdir('.') and os.getcwd() == os.environ['HOME']")
     with pytest.raises(RehearsalError, match="No module named 'competition'"):
         run(load="import competition")
+
+
+def test_it_ends_with_who_started_it(tmp_path):
+    """A rehearsal that is killed leaves no scorer at work."""
+    code = (f"import sys; sys.path.insert(0, {str(rehearsal.SCORER.parents[1])!r})\n"
+            "import numpy as np\nfrom competition.rehearsal import *\n"
+            "run_isolated('a.zip', np.zeros((1, 8, 8, 3), np.uint8), [Job(1, 'uint8')])")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("model.py", CLASS.format(
+            load=f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + '!'); time.sleep(60)", predict="pass"))
+    started = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+
+    def wait(found):
+        end = time.monotonic() + 60
+        while not found() and time.monotonic() < end:
+            time.sleep(0.05)
+        return found()
+
+    assert wait(lambda: (tmp_path / "pid").exists() and "!" in (tmp_path / "pid").read_text())
+    started.kill()
+    started.wait()
+    pid = int((tmp_path / "pid").read_text()[:-1])
+    assert wait(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_no_zip(tmp_path):

@@ -318,18 +318,29 @@ def test_half_of_the_weights(tmp_path):
     np.testing.assert_allclose(stored.serve(images), np.asarray(model(images)), atol=1e-5)
 
 
-def test_limits_and_what_fits(copied, capsys):
-    """Of five members of the blend, the best that fits half of its size is made and proven; without FIT=1, nothing."""
-    size = (SUBMISSIONS / "toy.zip").stat().st_size / 1e6
-    refused("toy.zip: not written, it takes .* MB, .* over MAX_MB .*; FIT=1 takes", max_mb=0.6 * size)
-    refused("nothing that was found fits", max_mb=1e-6)
+def test_limits_and_what_fits(copied, capsys, monkeypatch):
+    """Without FIT=1 nothing is written; with it the best that fits is made, and rehearsed like any other zip."""
+    rehearsed = []
+
+    def note(path, images, expected, *_):
+        rehearsed.append(expected)
+        return {"images": len(images), "near_ties": 0, "probabilities_differ": 0.0, "processes_differ": 0.0, "calls": [],
+                "left_out": [], "load_seconds": 2.0, "images_a_second": 10.0, "peak_bytes": 7e8, "no_network": "none"}
+
+    monkeypatch.setattr(submission, "rehearse", note)  # what it does is tested elsewhere, and takes long
+    before = (SUBMISSIONS / "toy.zip").read_bytes()
+    refused("toy.zip: not written, it takes .* MB, .* over MAX_MB .*; FIT=1 takes", run="pixels", max_mb=0.06)
+    refused("102.0 s, 92.0 over MAX_SECONDS", run="pixels", max_seconds=10, hidden_n=1000)
+    assert (SUBMISSIONS / "toy.zip").read_bytes() == before
     capsys.readouterr()
-    make_submission(max_mb=0.6 * size, fit=True)
+    size = read_json(SUBMISSIONS / "toy.json")["bytes"]
+    make_submission(run="pixels", max_mb=0.06, fit=True)
     out = capsys.readouterr().out
     record = read_json(SUBMISSIONS / "toy.json")
-    assert record["bytes"] <= 0.6e6 * size and record["limits"]["megabytes"] == 0.6 * size
-    assert "float16" in out and "the whole takes" in out
-    assert len((SUBMISSIONS / "log.csv").read_text().splitlines()) == 3  # header, the fixture's, this one
+    assert record["bytes"] <= 60000 < size and record["limits"]["megabytes"] == 0.06
+    assert "the whole takes" in out and "assumed" in out and len(rehearsed) == 4
+    assert record["weights"] == "float16" and record["rehearsal"]["float16_differs"] > 0
+    assert not np.array_equal(rehearsed[-1], rehearsed[-2]) and np.allclose(rehearsed[-1], rehearsed[-2], atol=0.2)
 
 
 # ---------------------------------------------------------------------------------------------- the rehearsal

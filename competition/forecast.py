@@ -64,7 +64,8 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
     gain       of averaging k fold models over one, and its standard error (averaging_gain)
     early      by how much stopping early on the scored images flatters
 
-    Where the score has bounds, the interval is that of a beta distribution of the same mean and variance.
+    What stratified folds flatter by (stratified_gain) is taken off as well. Where the score has bounds, the interval is
+    that of a beta distribution of the same mean and variance.
     """
     n = len(labels)
     nested = metric.score(probs, labels)
@@ -75,7 +76,8 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
     error, spread = max(error, least), max(spread, least)
     scores = [metric.score(probs[fold == f], labels[fold == f]) for f in np.unique(fold)]
     beyond = _excess(scores, error, n)
-    expected = float(np.clip(nested + gain[0] - early, metric.low, metric.high))
+    stratified = stratified_gain(metric, probs, labels, groups)
+    expected = float(np.clip(nested + gain[0] - early - stratified, metric.low, metric.high))
     parts = {
         "oof_noise": error,
         "hidden_noise": spread * np.sqrt(n / count),
@@ -96,12 +98,31 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
         "optimism": metric.sign * (in_sample - nested),
         "averaging_gain": gain[0],
         "early_stop": early,
+        "stratified": stratified,
         "standard_errors": {key: float(value) for key, value in parts.items()},
         "folds": scores,
         "groups": int(len(np.unique(groups))),
         "grouped_images": int((np.bincount(groups)[groups] > 1).sum()),
         "classes": _each_class(probs, labels, groups, count),
     }
+
+
+def stratified_gain(metric, probs, labels, groups):
+    """By how much stratified folds flatter probs [n, C], in the metric's units: a float.
+
+    In stratified folds an image is predicted by models whose training images hold its class in the very share that it
+    has where they are scored. A hidden test knows nothing of that: what chance gave a class more of here, it does not
+    give there. Without stratification the n_c images of a class would train as n_c - 1, or less the images of the whole
+    group, whenever one of them is predicted. A classifier answers a change of the prior by its logarithm in the logit
+    (Saerens, Latinne & Decaestecker, Neural Computation 14, 2002), so the logit of each image's own class is lowered by
+    that of the share that is left, and the score is taken again. The effect goes with classes / images: 0.5 points for
+    8 classes of 300 images. It is a first-order estimate, on the low side: a head on frozen features showed 0.8 there.
+    """
+    counts, sizes = np.bincount(labels), np.bincount(groups)
+    left = np.maximum(1 - sizes[groups] / counts[labels], 1 / counts[labels])
+    lowered = probs.astype(np.float64)
+    lowered[np.arange(len(labels)), labels] *= left
+    return float(metric.score(probs, labels) - metric.score(lowered / lowered.sum(1, keepdims=True), labels))
 
 
 def averaging_gain(metric, weights, variants, labels, groups, k):
@@ -219,7 +240,8 @@ def print_forecast(found, classes):
     if missing := found.get("not_measured"):
         gain += f" (not measured, counted as 0: {', '.join(missing)})"
     print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
-          f"nested OOF {found['nested']:.4f}; {gain}; stopping early {-found['early_stop']:+.4f}")
+          f"nested OOF {found['nested']:.4f}; {gain}; stopping early {-found['early_stop']:+.4f}; "
+          f"stratified folds {-found['stratified']:+.4f}")
     grouped = f"; {found['grouped_images']} images share {found['groups']} groups with others" * bool(
         found["grouped_images"])
     print(f"  noise (standard errors): hidden test {errors['hidden_noise']:.4f}, OOF {errors['oof_noise']:.4f}, gain "

@@ -7,7 +7,7 @@ import pytest
 
 from competition import files
 from competition.files import InputError, write_json, write_npz
-from competition.forecast import averaging_gain, check_hidden, make_forecast, stop_apart, train_apart
+from competition.forecast import averaging_gain, check_hidden, make_forecast, stop_apart, stratified_gain, train_apart
 from competition.metrics import METRICS
 from competition.recipes import Recipe
 from test_oof import make_table, random_probs, write_run
@@ -65,8 +65,33 @@ def test_what_it_is_made_of():
     uneven = make_forecast(ACCURACY, probs, labels, np.arange(500), order * 5 // 500, 0.85, 100)
     assert uneven["standard_errors"]["fold_spread"] > 0.05
     loss = make_forecast(METRICS["log_loss"], probs, labels, np.arange(500), fold, 0.5, 100, gain=(-0.1, 0.01))
-    assert loss["expected"] == pytest.approx(loss["nested"] - 0.1) and loss["optimism"] == pytest.approx(
-        loss["nested"] - 0.5)
+    assert loss["stratified"] < 0
+    assert loss["expected"] == pytest.approx(loss["nested"] - 0.1 - loss["stratified"])
+    assert loss["optimism"] == pytest.approx(loss["nested"] - 0.5)
+
+
+def test_stratified_folds_flatter():
+    """A classifier that knows all but the classes' shares, which it takes from the images that it is scored on."""
+    random, means, off, found = np.random.default_rng(0), np.array([0.0, 1.0, 2.0]), [], []
+    grid = np.linspace(-5, 7, 2401)
+    density = np.exp(-((grid[:, None] - means) ** 2) / 2) / np.sqrt(2 * np.pi) * (grid[1] - grid[0])
+
+    def predict(values, shares):
+        probs = shares * np.exp(-((values[:, None] - means) ** 2) / 2)
+        return probs / probs.sum(1, keepdims=True)
+
+    for _ in range(1500):
+        labels = np.append(np.arange(3), random.integers(0, 3, 57))
+        shares = np.bincount(labels) / 60
+        probs = predict(labels + random.normal(size=60), shares)
+        truth = density[np.arange(len(grid)), predict(grid, shares).argmax(1)].sum() / 3  # classes are even there
+        off.append(ACCURACY.score(probs, labels) - truth)
+        found.append(stratified_gain(ACCURACY, probs, labels, np.arange(60)))
+    rest = np.array(off) - found
+    assert np.mean(off) > 4 * np.std(off) / np.sqrt(1500)
+    assert abs(rest.mean()) < 3 * rest.std() / np.sqrt(1500)
+    twice = stratified_gain(ACCURACY, probs, labels, np.where(labels == 0, 0, np.arange(60)))
+    assert twice > found[-1]  # the images of a group are left out together
 
 
 def test_nothing_is_certain():

@@ -92,6 +92,7 @@ def test_stratified_folds_flatter():
     assert abs(rest.mean()) < 3 * rest.std() / np.sqrt(1500)
     twice = stratified_gain(ACCURACY, probs, labels, np.where(labels == 0, 0, np.arange(60)))
     assert twice > found[-1]  # the images of a group are left out together
+    assert stratified_gain(ACCURACY, probs, np.arange(60) % 3, np.arange(60)) == 0  # counted out, not drawn
 
 
 def test_nothing_is_certain():

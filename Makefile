@@ -114,7 +114,7 @@ backbones: $(READY)  ## list the backbones, or what some see -- make backbones  
 	$(TOOL) backbones $(call flag,model,MODEL) $(call flag,size,SIZE)
 
 bench: $(READY)  ## measure speed, memory and scale beside a plain Keras loop -- make bench   or   make bench DATA=photos.zip QUICK=1
-	$(VENV)/bin/python -m bench $(call flag,data,DATA) $(call switch,quick,QUICK) $(call switch,long,LONG)
+	$(VENV)/bin/python -m bench $(call flag,data,DATA) $(call flag,only,ONLY) $(call switch,quick,QUICK) $(call switch,long,LONG)
 
 # Installed anew only when requirements.txt changes, or when CUDA is asked for the first time (.venv/.gpu remembers it).
 CUDA := $(or $(filter-out 0,$(call given,GPU)),$(wildcard $(VENV)/.gpu))

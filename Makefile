@@ -85,8 +85,8 @@ blend: $(READY)  ## choose weights and TTA on the OOF -- make blend   or   make 
 	$(TOOL) blend $(call flag,name,NAME) $(call flag,runs,$(if $(call given,RUNS),RUNS,RUN)) \
 	  $(call flag,hidden-n,HIDDEN_N) $(call flag,hidden,HIDDEN)
 
-simulate: $(READY)  ## play whole competitions: does the forecast hold? -- make simulate   or   make simulate NAME=plants N=40
-	$(TOOL) simulate $(call flag,name,NAME) $(call flag,n,N) $(call flag,hidden,HIDDEN) $(call flag,seed,SEED)
+simulate: $(READY)  ## play whole competitions: does the forecast hold? -- make simulate   or   make simulate DATA=photos.zip N=40
+	$(TOOL) simulate $(call flag,name,NAME) $(call flag,data,DATA) $(call flag,n,N) $(call flag,hidden,HIDDEN) $(call flag,seed,SEED)
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission FORMAT=codabench RUN=efficientnet_lite0-best
 	$(TOOL) submission $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(ON_KAGGLE) \

@@ -152,10 +152,10 @@ def blend(name, runs, hidden_n, hidden):
     make_blend(name, runs, hidden_n, hidden)
 
 
-def simulate(name, n, hidden, seed):
+def simulate(name, n, hidden, seed, data):
     from competition.simulate import simulate
 
-    simulate(name, n, hidden, seed)
+    simulate(name, n, hidden, seed, data)
 
 
 def submission(format, name, run, **options):
@@ -398,8 +398,9 @@ def _parser():
     add("--hidden", default="random", help="random: the hidden test is drawn from the same scenes; groups: from new ones")
 
     add = verb(simulate, "play whole competitions on frozen features: does the forecast hold on the hidden part?",
-               ["simulate --n 20", "simulate --name plants --n 40 --hidden groups"])
-    add("--name", help="a fold table whose runs left features (default: scikit-learn's digits)")
+               ["simulate --n 20", "simulate --name plants,digits --n 40 --hidden groups", "simulate --data photos.zip"])
+    add("--name", help="fold tables, several with commas between; digits: scikit-learn's, the default")
+    add("--data", help="folders, zips or CSVs to make fold tables of, and play on as well")
     add("--n", default=20, help="rounds of each condition")
     add("--hidden", default="random", help="random or groups: what is hidden, where images have groups")
     add("--seed", default=0, help="seed of the first round; each round takes the next")

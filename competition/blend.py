@@ -16,13 +16,15 @@ import pandas as pd
 from competition import files
 from competition.files import InputError, hash_json, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
-from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric
+from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric, reliability
 from competition.oof import BLEND, STUDY, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
 from competition.views import usable_views
 
+FORMAT = 2  # of blend.json
 PICKS = 50  # enough for weights in steps of 2 %
 BAGS, BAG_PICKS = 5, 20  # of the greedy choice on half of the images each, whose weights are averaged
 LEAST_SHARE = 0.02  # a member that counts less is not worth its time
+RELIABILITY_BINS = 5  # of the table
 PARTS = 10  # of the nested choice, at most
 KINDS = ("single", "mean", "greedy", "convex")  # from simple to complex; the zip can hold these
 SHOWN = ("geometric", "stacking")  # the zip averages probabilities, so that these are never chosen
@@ -109,13 +111,23 @@ class Chooser:
 
         return self.keys[min(np.flatnonzero(behind <= error).tolist(), key=cost)]
 
-    def whole(self):
-        """Probabilities [n, C] where each part's are by what would be chosen, candidate and shares, without it."""
+    def whole(self, tempered=False):
+        """Probabilities [n, C] where each part's are by what would be chosen, candidate and shares, without it.
+
+        tempered  the temperature as well, on the nested predictions of the other parts
+        """
         probs = np.zeros(next(iter(self.stacks.values())).shape[1:])
         for part in np.unique(self.parts):
             rows, (kind, views) = self.parts == part, self.choose({part})
             probs[rows] = np.tensordot(self.shares(kind, views, {part}), self.stacks[views][:, rows], 1)
+            if tempered:
+                probs[rows] = sharpen(probs[rows], self.temperature(kind, views, {part}))
         return probs
+
+    def temperature(self, kind, views, left_out=frozenset()):
+        """The best for the nested predictions of the parts that are not left out."""
+        rows = self._rows(left_out)
+        return find_temperature(self.nested(kind, views, left_out)[rows], self.labels[rows])
 
     def predict(self, kind, views):
         """Probabilities [n, C] by shares that were chosen on these very images."""
@@ -175,10 +187,12 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     temperature, calibration = calibrate_nested(chooser, winner)
     plain = combine(oofs, winner.weights, winner.views)
     probs = sharpen(plain, temperature)
-    forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden)
+    forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden, temperature)
     print(_describe_calibration(temperature, calibration))
+    print(text_table(_reliability_table(calibration)))
     print_forecast(forecast, table.classes)
     record = {
+        "format": FORMAT,
         "weights": winner.weights,
         "views": winner.views,
         "temperature": temperature,
@@ -220,6 +234,9 @@ def read_blend(table):
     record = read_json(path)
     try:
         check_hashes(path, table, record, record["classes"])
+        if record["metric"] != table.metric or record.get("format") != FORMAT:
+            found = record["metric"] if record["metric"] != table.metric else "another version"
+            raise InputError(f"{path}: a blend for {found}, expected {table.metric} of this one; run `make blend` again")
         for member in record["members"]:
             oof = folder / member["run"] / "oof.npz"
             if not oof.exists() or sha256_file(oof) != member["oof"]:
@@ -247,11 +264,17 @@ def view_sets(oofs, size):
 def nest_parts(fold, groups):
     """What is left out together when choices are nested, int64 [n]: the folds, ten at most; of two folds the halves.
 
-    A choice among candidates leaves out two parts at a time, so that there must be three. A group stays in one part.
+    A choice among candidates leaves out two parts at a time, so that there must be three. A group stays in one part, unless
+    it is all that one of two folds holds.
     """
     if fold.max() >= 2:
         return fold % PARTS
-    return 2 * fold + np.unique(groups, return_inverse=True)[1] % 2
+    parts = 2 * fold
+    for half in (0, 1):
+        rows = fold == half
+        own = np.unique(groups[rows], return_inverse=True)[1]
+        parts[rows] += (own if own.any() else np.arange(len(own))) % 2
+    return parts
 
 
 def group_ids(table):
@@ -436,14 +459,14 @@ def find_temperature(probs, labels):
 def calibrate_nested(chooser, winner):
     """The winner's temperature, 1 unless that is worse by more than a standard error; and figures before and after.
 
-    The figures are of nested predictions: each part's temperature is chosen without it.
+    The figures are of nested predictions: each part's weights and temperature are chosen without it.
     """
-    labels, parts = chooser.labels, chooser.parts
-    plain = chooser.nested(winner.kind, tuple(winner.views))
+    labels, parts, key = chooser.labels, chooser.parts, (winner.kind, tuple(winner.views))
+    plain = chooser.nested(*key)
     cooled = np.zeros_like(plain)
     for part in np.unique(parts):
         rows = parts == part
-        cooled[rows] = sharpen(plain[rows], find_temperature(plain[~rows], labels[~rows]))
+        cooled[rows] = sharpen(plain[rows], chooser.temperature(*key, {part}))
     each = METRICS["log_loss"].each
     gains = each(plain, labels) - each(cooled, labels)
     kept = gains.mean() > cluster_error(gains, chooser.groups)
@@ -453,6 +476,7 @@ def calibrate_nested(chooser, winner):
         "applied": bool(kept),
         "log_loss": [log_loss(plain, labels), log_loss(cooled, labels)],
         "calibration_error": [calibration_error(plain, labels), calibration_error(cooled, labels)],
+        "reliability": [reliability(probs, labels, RELIABILITY_BINS) for probs in (plain, cooled)],
     }
 
 
@@ -461,6 +485,18 @@ def _describe_calibration(temperature, found):
     return (f"calibration: off by {before:.3f}, with temperature {found['temperature']:.2f} by {after:.3f}, log-loss "
             f"{found['log_loss'][0]:.4f} and {found['log_loss'][1]:.4f} (nested); "
             + ("applied" if temperature != 1 else "left at 1, within noise"))
+
+
+def _reliability_table(found):
+    """How sure the blend is beside how often it is right, before and after the temperature, in five bins."""
+    rows = []
+    for low, before, after in zip(np.arange(RELIABILITY_BINS) / RELIABILITY_BINS, *found["reliability"]):
+        row = {"sure": f"{low:.1f} to {low + 1 / RELIABILITY_BINS:.1f}"}
+        for when, (images, sure, right) in (("before", before), ("after", after)):
+            row |= {f"{when}: images": str(images), f"{when}: sure ": f"{sure:.3f}" if images else "",
+                    f"{when}: right": f"{right:.3f}" if images else ""}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def explain(candidates, chosen, metric=METRICS["accuracy"]):

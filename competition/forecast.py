@@ -13,12 +13,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import files, heads, oof
+from competition.blend import gather_seeds, sharpen
 from competition.files import InputError, read_json, sha256_file, write_npz
-from competition.folds import whole_number
+from competition.folds import assign_folds, whole_number
 from competition.metrics import METRICS, bootstrap, cluster_error, score_error
 
+FORMAT = 2  # of a forecast's dict
 LEVEL = 0.9
 LEAST_WEIGHT = 0.1  # of a member whose gain from averaging is worth the minute that measuring it takes
+MOST_HEADS = 3  # runs of heads on which is measured what other pictures of a group tell
 WIDE = 1.6449  # standard deviations of a normal distribution on either side that hold 90 %
 HIDDEN = ("random", "groups")
 
@@ -30,62 +33,90 @@ def check_hidden(count, hidden):
     return None if count in (None, "") else whole_number("HIDDEN_N", count, 1, 10**9), hidden
 
 
-def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random"):
-    """The forecast (make_forecast) of the Candidate that a Chooser over the runs {name: OOF} chose."""
-    metric, labels = chooser.metric, chooser.labels
-    variants, unmeasured = {}, []
-    for run, weight in winner.weights.items():
-        folder = files.RUNS / table.name / run
-        apart = train_apart(folder, table, winner.views) if weight >= LEAST_WEIGHT else None
-        if apart is None:
-            unmeasured.append(run)
-        variants[run] = oofs[run].mean(winner.views)[None] if apart is None else apart
-    gain = averaging_gain(metric, winner.weights, variants, labels, chooser.groups, table.k)
-    stopped = {run: stop_apart(files.RUNS / table.name / run, table) for run in winner.weights}
-    early = 0.0
+def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random", temperature=1.0):
+    """The forecast (make_forecast) of the Candidate that a Chooser over the runs {name: OOF} chose.
+
+    temperature  of the blend (blend.sharpen); other than 1, each part's is found without it
+    """
+    metric, labels, groups, folder = chooser.metric, chooser.labels, chooser.groups, files.RUNS / table.name
+
+    plain = {run: oofs[run].mean(winner.views) for run in winner.weights}
+    apart = {run: train_apart(folder / run, table, winner.views) for run, weight in winner.weights.items()
+             if weight >= LEAST_WEIGHT}
+    measured = [run for run, probs in apart.items() if probs is not None]
+    gain = averaging_gain(metric, winner.weights, {run: probs[None] for run, probs in plain.items()}
+                          | {run: apart[run] for run in measured}, labels, groups, table.k, temperature)
+    seeds = [runs for runs in gather_seeds(folder, {run: oofs[run] for run in winner.weights})
+             if len(runs) > 1 and not set(runs) & set(measured)]
+    gain = np.array([gain, *(seeds_gain(metric, winner.weights, plain, runs, labels, groups, table.k, temperature)
+                             for runs in seeds)])
+    unmeasured = [run for run in winner.weights if run not in {*measured, *sum(seeds, [])}]
+
+    early = (0.0, 0.0)
+    stopped = {run: stop_apart(folder / run, table) for run in winner.weights}
     if any(probs is not None for probs in stopped.values()):
         as_is = {run: oofs[run].mean(["identity"]) for run in winner.weights}
-        apart = {run: as_is[run] if stopped[run] is None else stopped[run] for run in winner.weights}
-        early = metric.score(_average(winner.weights, as_is), labels) - metric.score(
-            _average(winner.weights, apart), labels)
-    found = make_forecast(metric, chooser.whole(), labels, chooser.groups, table.fold, winner.in_sample,
-                          hidden_n or len(labels) // table.k, hidden, gain, early)
-    return found | {"not_measured": unmeasured}
+        elsewhere = {run: as_is[run] if stopped[run] is None else stopped[run] for run in winner.weights}
+        early = score_gain(metric, *(_average(winner.weights, probs, temperature) for probs in (as_is, elsewhere)),
+                           labels, groups)
+
+    scenes, heads_of = (0.0, 0.0), []
+    if (np.bincount(groups)[groups] > 1).any():
+        candidates = measured or [run for run in oofs if set(winner.views) <= set(oofs[run].views)]
+        loose = {run: probs for run in candidates[:MOST_HEADS]
+                 if (probs := train_loose(folder / run, table, winner.views)) is not None}
+        heads_of = list(loose)
+        if loose:
+            tied = np.mean([oofs[run].mean(winner.views) for run in loose], axis=0)
+            scenes = score_gain(metric, np.mean(list(loose.values()), axis=0), tied, labels, groups)
+    found = make_forecast(metric, chooser.whole(tempered=temperature != 1), labels, groups, table.fold,
+                          metric.score(sharpen(chooser.predict(winner.kind, tuple(winner.views)), temperature), labels),
+                          hidden_n or len(labels) // table.k, hidden,
+                          (gain[:, 0].sum(), np.hypot.reduce(gain[:, 1])), early, scenes)
+    return found | {"not_measured": unmeasured, "scenes_measured_on": heads_of}
 
 
-def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden="random", gain=(0.0, 0.0), early=0.0):
+def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden="random", gain=(0.0, 0.0),
+                  early=(0.0, 0.0), scenes=(0.0, 0.0)):
     """Expected score of a hidden test of `count` images, its 90 % interval, and the parts of both, as a dict.
 
     metric     metrics.Metric
     probs      [n, C], nested over all that was chosen; labels, groups, fold: int [n]
-    in_sample  the naive score, of the predictions that chose the blend
-    hidden     "random": the hidden images are drawn one by one; "groups": whole new groups, so that where images of a
-               group stand or fall together there are fewer independent ones
-    gain       of averaging k fold models over one, and its standard error (averaging_gain)
-    early      by how much stopping early on the scored images flatters
+    in_sample  score of the predictions that chose the blend
+    hidden     "random": the hidden images are drawn one by one from the same scenes; "groups": whole new groups
+    gain       of averaging k fold models over one, and its standard error (averaging_gain, seeds_gain)
+    early      by how much stopping early on the scored images flatters, and its standard error
+    scenes     what training on other pictures of an image's group adds, and its standard error: only of "random"
 
-    What stratified folds flatter by (stratified_gain) is taken off as well. Where the score has bounds, the interval is
-    that of a beta distribution of the same mean and variance.
+    Groups lie in one fold, so that the OOF is that of new scenes: what their other pictures tell of a hidden image comes
+    on top where it has such pictures. What stratified folds flatter by (stratified_gain) is taken off. Where the score
+    has bounds, the interval is that of a beta distribution of the same mean and variance.
     """
-    n = len(labels)
+    n, alone = len(labels), np.arange(len(labels))
+    units = groups if hidden == "groups" else alone
     nested = metric.score(probs, labels)
-    alone = np.arange(n)
-    error = score_error(metric, probs, labels, groups)
-    spread = score_error(metric, probs, labels, groups if hidden == "groups" else alone)
     least = _least_error(metric, nested, n)
-    error, spread = max(error, least), max(spread, least)
+    error = max(score_error(metric, probs, labels, groups), least)
+    spread = max(score_error(metric, probs, labels, units), least)
     scores = [metric.score(probs[fold == f], labels[fold == f]) for f in np.unique(fold)]
-    beyond = _excess(scores, error, n)
-    stratified = stratified_gain(metric, probs, labels, groups)
-    expected = float(np.clip(nested + gain[0] - early - stratified, metric.low, metric.high))
+    lowered = lower_own_class(probs, labels, units, fold)
+    stratified = metric.score(probs, labels) - metric.score(lowered, labels)
+    new_scenes = nested + gain[0] - early[0] - stratified
+    if hidden == "groups":
+        scenes = scenes[0], 0.0
+    expected = float(np.clip(new_scenes + scenes[0] * (hidden == "random"), metric.low, metric.high))
     parts = {
         "oof_noise": error,
         "hidden_noise": spread * np.sqrt(n / count),
         "gain_noise": gain[1],
-        "fold_spread": beyond,
+        "early_noise": early[1],
+        "scenes_noise": scenes[1],
+        "fold_spread": _excess(scores, error, n),
     }
     low, high = _interval(metric, expected, float(np.sqrt(sum(value**2 for value in parts.values()))))
+    sizes = np.bincount(groups)
     return {
+        "format": FORMAT,
         "metric": metric.name,
         "expected": expected,
         "low": low,
@@ -96,39 +127,59 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
         "nested": nested,
         "in_sample": in_sample,
         "optimism": metric.sign * (in_sample - nested),
-        "averaging_gain": gain[0],
-        "early_stop": early,
-        "stratified": stratified,
+        "averaging_gain": float(gain[0]),
+        "early_stop": float(early[0]),
+        "stratified": float(stratified),
+        "scenes": float(scenes[0]),
         "standard_errors": {key: float(value) for key, value in parts.items()},
         "folds": scores,
-        "groups": int(len(np.unique(groups))),
-        "grouped_images": int((np.bincount(groups)[groups] > 1).sum()),
-        "classes": _each_class(probs, labels, groups, count),
+        "groups": int((sizes > 1).sum()),
+        "grouped_images": int(sizes[sizes > 1].sum()),
+        "classes": _each_class(lowered, labels, units, count,
+                               expected - (nested - stratified) if metric.name == "accuracy" else 0.0),
     }
 
 
-def stratified_gain(metric, probs, labels, groups):
-    """By how much stratified folds flatter probs [n, C], in the metric's units: a float.
+def lower_own_class(probs, labels, groups, fold):
+    """Probabilities float64 [n, C] as they would be had the folds not been stratified.
 
     In stratified folds an image is predicted by models whose training images hold its class in the very share that it
     has where they are scored. A hidden test knows nothing of that: what chance gave a class more of here, it does not
     give there. Without stratification the n_c images of a class would train as n_c - 1, or less the images of the whole
     group, whenever one of them is predicted. A classifier answers a change of the prior by its logarithm in the logit
-    (Saerens, Latinne & Decaestecker, Neural Computation 14, 2002), so the logit of each image's own class is lowered by
-    that of the share that is left, and the score is taken again. The effect goes with classes / images: 0.5 points for
-    8 classes of 300 images. It is a first-order estimate, on the low side: a head on frozen features showed 0.8 there.
-    Classes of one size, but for one image, were counted out and not drawn, here and there alike: 0 then.
+    (Saerens, Latinne & Decaestecker, Neural Computation 14, 2002), so each probability is multiplied by the share that
+    its class has without the image's group, over the share that it had in training without the image's fold. The effect
+    goes with classes / images: 0.5 points for 8 classes of 300 images. It is a first-order estimate, on the low side: a
+    head on frozen features showed 0.8 there.
+
+    Where images may have been drawn from equal classes, it is known how far chance took the shares: what they flatter
+    by goes with the chi-square of the counts, and the logarithms are scaled by this over its degrees of freedom. Classes
+    that were counted out, of one size, were not drawn at all, here and there alike: then that is 0.
     """
-    counts, sizes = np.bincount(labels), np.bincount(groups)
-    if np.ptp(counts) <= 1:
-        return 0.0
-    left = np.maximum(1 - sizes[groups] / counts[labels], 1 / counts[labels])
-    lowered = probs.astype(np.float64)
-    lowered[np.arange(len(labels)), labels] *= left
-    return float(metric.score(probs, labels) - metric.score(lowered / lowered.sum(1, keepdims=True), labels))
+    from scipy.stats import chi2
+
+    n, classes = probs.shape
+    counts = np.bincount(labels, minlength=classes)
+    spread = ((counts - n / classes) ** 2).sum() / (n / classes)
+    drawn = min(1.0, chi2.sf(spread, classes - 1) / 0.05)  # 0: the classes are not equal, and 1 is what is expected
+    power = drawn * spread / (classes - 1) + 1 - drawn
+
+    def without(units):
+        index = np.unique(units, return_inverse=True)[1]
+        inside = np.zeros((index.max() + 1, classes), np.int32)
+        np.add.at(inside, (index, labels), 1)
+        left = np.maximum(counts - inside, np.minimum(1, counts)) / np.maximum(n - inside.sum(1, keepdims=True), 1)
+        return left, inside == counts, index
+
+    own, _, group = without(groups)
+    trained, absent, part = without(fold)
+    with np.errstate(invalid="ignore"):
+        ratio = np.where(absent[part], 1.0, own[group] / trained[part])  # a class that the fold's models never saw
+    lowered = probs.astype(np.float64) * np.where(ratio > 0, ratio, 1.0) ** power
+    return lowered / lowered.sum(1, keepdims=True)
 
 
-def averaging_gain(metric, weights, variants, labels, groups, k):
+def averaging_gain(metric, weights, variants, labels, groups, k, temperature=1.0):
     """What averaging k fold models of each run adds to the score of one, and its standard error: two floats.
 
     weights   {run: share}
@@ -143,20 +194,23 @@ def averaging_gain(metric, weights, variants, labels, groups, k):
     count = max(len(probs) for probs in variants.values())
     if count < 2:
         return 0.0, 0.0
-    together = _average(weights, {run: probs.mean(0) for run, probs in variants.items()})
-    alone = [_average(weights, {run: probs[i % len(probs)] for run, probs in variants.items()}) for i in range(count)]
-    factor = (k - 2) / k
+    together = _average(weights, {run: probs.mean(0) for run, probs in variants.items()}, temperature)
+    alone = [_average(weights, {run: probs[i % len(probs)] for run, probs in variants.items()}, temperature)
+             for i in range(count)]
+    return score_gain(metric, together, alone, labels, groups, (k - 2) / k)
 
-    def gain(rows):
-        return metric.score(together[rows], labels[rows]) - np.mean(
-            [metric.score(probs[rows], labels[rows]) for probs in alone])
 
-    if metric.each:
-        values = metric.each(together, labels) - np.mean([metric.each(probs, labels) for probs in alone], axis=0)
-        error = cluster_error(values, groups)
-    else:
-        error = bootstrap(gain, groups, 100).std()
-    return float(factor * gain(slice(None))), float(factor * error)
+def seeds_gain(metric, weights, plain, runs, labels, groups, k, temperature=1.0):
+    """What averaging the k fold models of S `runs` that differ in their seed adds, and its standard error: two floats.
+
+    weights  {run: share}; plain: {run: OOF [n, C]}, of all of the blend's
+
+    What the mean of S models over one of them gains is measured, 1 - 1 / S of what chance in training costs; the k S
+    fold models of the zip save 1 / S - 1 / (k S) more: (1 - 1 / k) / (S - 1) times the measured gain. That fold models
+    differ in their training images as well comes on top, and is not counted.
+    """
+    alone = [_average(weights, plain | dict.fromkeys(runs, plain[run]), temperature) for run in runs]
+    return score_gain(metric, _average(weights, plain, temperature), alone, labels, groups, (1 - 1 / k) / (len(runs) - 1))
 
 
 def train_apart(run_dir, table, views):
@@ -167,40 +221,92 @@ def train_apart(run_dir, table, views):
     models give a new one: the same recipe, other data. The result is kept in `runs/<name>/blend/`. A run that trained
     its backbone is not measured so, as that would mean k - 1 times its training.
     """
-    settings = features = None
-    record = read_json(Path(run_dir) / "run.json")
-    if table.k > 2 and record.get("frozen"):
-        from competition.recipes import Recipe
-
-        try:
-            settings = Recipe(**record["config"]["recipe"])
-        except TypeError:  # of another version
-            return None
-        plain = not (settings.frozen_copies or settings.oversample_count or settings.synthetic
-                     or "teacher" in record["config"])
-        features = _cached_features(record, settings, table) if plain else None
-    if features is None:
+    if table.k < 3:
         return None
+
+    def train(settings, features, answer):
+        probs = np.zeros((table.k - 1, len(table.labels), len(table.classes)), np.float32)
+        for fold in tqdm(range(table.k), desc=f"{run_dir.name}: what averaging gives", unit="fold", leave=False):
+            kept = np.flatnonzero(table.fold != fold)
+            inner = table.fold[kept] - (table.fold[kept] > fold)
+            each = _train_heads(settings, features, kept, table, inner)
+            asked = np.flatnonzero(table.fold == fold)
+            probs[:, asked] = answer(each, asked)
+        return probs
+
     run_dir = Path(run_dir)
-    path = run_dir.parent / oof.BLEND / f"apart-{run_dir.name}.npz"
+    return _kept_heads(run_dir, table, views, "apart", train)
+
+
+def train_loose(run_dir, table, views):
+    """OOF probabilities float32 [n, C] of heads as the run's own, but on folds that know of no groups; None as above.
+
+    An image's head has seen the other pictures of its group, but for those that fell into its fold, as each fold model
+    of the zip has when a hidden image's group has pictures in training. Kept in `runs/<name>/blend/` as well.
+    """
+    run_dir = Path(run_dir)
+
+    def train(settings, features, answer):
+        labels = table.frame["label"].to_numpy()
+        fold = assign_folds(labels, np.array(table.images), table.k, table.seed)
+        each = _train_heads(settings, features, np.arange(len(labels)), table, fold)
+        probs = np.zeros((len(labels), len(table.classes)), np.float32)
+        for number in range(table.k):
+            asked = np.flatnonzero(fold == number)
+            probs[asked] = answer([layer[number] for layer in each], asked)
+        return probs
+
+    return _kept_heads(run_dir, table, views, "loose", train)
+
+
+def _kept_heads(run_dir, table, views, what, train):
+    """train(settings, features, answer), of a run of plain heads on frozen features; else None. Kept as `what`-<run>.npz.
+
+    features  {view: float32 [n, d]}; answer(head, rows): the head's probabilities for these images, mean over `views`
+    """
+    settings, features = _plain_heads(run_dir, table)
+    if settings is None:
+        return None
+    path = run_dir.parent / oof.BLEND / f"{what}-{run_dir.name}.npz"
     key = f"{sha256_file(run_dir / 'oof.npz')} {','.join(views)}"
     if path.exists():
         with np.load(path) as saved:
             if str(saved["key"]) == key:
                 return saved["probs"]
-    probs = np.zeros((table.k - 1, len(table.labels), len(table.classes)), np.float32)
-    for fold in tqdm(range(table.k), desc=f"{run_dir.name}: what averaging gives", unit="fold", leave=False):
-        kept, asked = np.flatnonzero(table.fold != fold), np.flatnonzero(table.fold == fold)
-        pool = [np.asarray(values[kept]) for values in features.values()]
-        inner = table.fold[kept] - (table.fold[kept] > fold)
-        state = heads.start_heads(1, table.k - 1, pool[0].shape[1], len(table.classes), settings.head, settings.seed)
-        while len(state.log) < settings.frozen_epochs and not state.stopped(settings.patience).all():
-            heads.train_epoch(state, [settings], pool, pool[0], table.labels[kept], inner, range(table.k - 1))
-        for view in views:
-            each = [layer.best[0] for layer in state.layers]
-            probs[:, asked] += heads.predict_heads(each, np.asarray(features[view][asked])) / len(views)
+
+    def answer(head, rows):
+        return np.mean([heads.predict_heads(head, np.asarray(features[view][rows])) for view in views], axis=0)
+
+    probs = train(settings, features, answer)
     write_npz(path, key=np.array(key), probs=probs)
     return probs
+
+
+def _plain_heads(run_dir, table):
+    """Recipe and {view: features} of a run of plain heads on frozen features; None twice where it is anything else."""
+    record = read_json(run_dir / "run.json")
+    if not record.get("frozen") or {"splits", "teacher"} & set(record["config"]):
+        return None, None
+    from competition.recipes import Recipe
+
+    try:
+        settings = Recipe(**record["config"]["recipe"])
+    except TypeError:  # of another version
+        return None, None
+    if settings.frozen_copies or settings.oversample_count or settings.synthetic:
+        return None, None
+    features = _cached_features(record, settings, table)
+    return (settings, features) if features else (None, None)
+
+
+def _train_heads(settings, features, rows, table, fold):
+    """The heads of all of `fold` int [m] on images `rows` int [m]: a list of matrices [k, inputs + 1, outputs]."""
+    folds = range(int(fold.max()) + 1)
+    pool = [np.asarray(values[rows]) for values in features.values()]
+    state = heads.start_heads(1, len(folds), pool[0].shape[1], len(table.classes), settings.head, settings.seed)
+    while len(state.log) < settings.frozen_epochs and not state.stopped(settings.patience).all():
+        heads.train_epoch(state, [settings], pool, pool[0], table.labels[rows], fold, folds)
+    return [layer.best[0] for layer in state.layers]
 
 
 def stop_apart(run_dir, table):
@@ -215,7 +321,10 @@ def stop_apart(run_dir, table):
         return None
     probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
     for fold in range(table.k):
-        history = pd.read_csv(run_dir / f"fold_{fold}" / "history.csv")
+        path = run_dir / f"fold_{fold}" / "history.csv"
+        if not path.exists():  # of a soup or a double model
+            return None
+        history = pd.read_csv(path)
         curves.append(history[history["phase"] == history["phase"].iloc[-1]].set_index("epoch")["val_accuracy"])
     longest = max(map(len, curves))
     padded = np.stack([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves])
@@ -233,31 +342,55 @@ def stop_apart(run_dir, table):
 
 
 def print_forecast(found, classes):
-    """Three lines, and one of the classes."""
+    """Some lines: the forecast, what it is made of, its noise, what depends on what the hidden images are, classes."""
     better = {True: "", False: " (less is better)"}[METRICS[found["metric"]].sign > 0]
-    drawn = {"random": "drawn at random from the same scenes", "groups": "of new scenes"}[found["hidden"]]
-    errors = found["standard_errors"]
+    random = found["hidden"] == "random"
+    drawn = "drawn at random from the same scenes" if random else "of new scenes"
+    errors, sizes = found["standard_errors"], found["grouped_images"]
     print(f"forecast: {found['metric']} {found['expected']:.4f}{better} on a hidden test, 90 % of such tests between "
           f"{found['low']:.4f} and {found['high']:.4f} ({found['hidden_n']} images {drawn})")
     gain = f"averaging fold models {found['averaging_gain']:+.4f}"
     if missing := found.get("not_measured"):
-        gain += f" (not measured, counted as 0: {', '.join(missing)})"
+        gain += f" (not measured, counted as 0: {', '.join(missing)}; SEEDS=2 would tell)"
+    scenes = f"; other pictures of a scene in training {found['scenes']:+.4f}" * bool(sizes and random)
     print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
           f"nested OOF {found['nested']:.4f}; {gain}; stopping early {-found['early_stop']:+.4f}; "
-          f"stratified folds {-found['stratified']:+.4f}")
-    grouped = f"; {found['grouped_images']} images share {found['groups']} groups with others" * bool(
-        found["grouped_images"])
-    print(f"  noise (standard errors): hidden test {errors['hidden_noise']:.4f}, OOF {errors['oof_noise']:.4f}, gain "
-          f"{errors['gain_noise']:.4f}, folds beyond sampling {errors['fold_spread']:.4f}{grouped}")
-    if found["hidden"] == "random" and found["grouped_images"]:
-        print("  hidden images that have near-copies among the training images will score higher than this")
+          f"stratified folds {-found['stratified']:+.4f}{scenes}")
+    noise = {"hidden test": "hidden_noise", "OOF": "oof_noise", "gain": "gain_noise", "stopping early": "early_noise",
+             "scenes": "scenes_noise", "folds beyond sampling": "fold_spread"}
+    print("  noise (standard errors): " + ", ".join(f"{name} {errors[key]:.4f}" for name, key in noise.items()
+                                                    if errors[key] or not key.startswith(("early", "scenes"))))
+    if sizes:
+        measured = found.get("scenes_measured_on")
+        tell = (f"measured on {', '.join(measured)}" if measured else "not measured, as there is no run of heads whose "
+                "features are kept; more than this, if anything")
+        other = f"of new scenes (HIDDEN=groups) {found['expected'] - found['scenes']:.4f}" if random else \
+            f"drawn at random from the same scenes (HIDDEN=random) {found['expected'] + found['scenes']:.4f}"
+        print(f"  {sizes} images share {found['groups']} scenes with others; were the hidden images {other} ({tell})")
     rows = [f"{name} {row['expected']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
             for name, row in zip(classes, found["classes"])]
-    print("  accuracy of each class (nested): " + ", ".join(rows[:20]) + ", ..." * (len(rows) > 20))
+    print("  accuracy of each class: " + ", ".join(rows[:20]) + ", ..." * (len(rows) > 20))
 
 
-def _average(weights, probs):
-    return sum(weight * probs[run] for run, weight in weights.items())
+def score_gain(metric, better, others, labels, groups, factor=1.0):
+    """`factor` times by how much the score of `better` [n, C] is above (the mean of) others', and its standard error."""
+    others = others if isinstance(others, list) else [others]
+
+    def gain(rows):
+        return metric.score(better[rows], labels[rows]) - np.mean(
+            [metric.score(probs[rows], labels[rows]) for probs in others])
+
+    if metric.each:
+        values = metric.each(better, labels) - np.mean([metric.each(probs, labels) for probs in others], axis=0)
+        error = cluster_error(values, groups)
+    else:
+        error = bootstrap(gain, groups, 100).std()
+    return float(factor * gain(slice(None))), float(factor * error)
+
+
+def _average(weights, probs, temperature=1.0):
+    mean = sum(weight * probs[run] for run, weight in weights.items())
+    return mean if temperature == 1 else sharpen(mean, temperature)
 
 
 def _least_error(metric, score, n):
@@ -299,20 +432,26 @@ def _interval(metric, mean, deviation):
     return tuple(float(np.clip(value, metric.low, metric.high)) for value in bounds)
 
 
-def _each_class(probs, labels, groups, count):
-    """The recall of each class with its interval, for its share of the hidden images."""
-    rows, metric = [], METRICS["accuracy"]
+def _each_class(probs, labels, groups, count, more):
+    """The recall of each class with its interval, for its share of the hidden images; of a class without images none.
+
+    `more` is what the score of all is expected to gain besides, shared out by the classes' errors.
+    """
+    rows, right = [], METRICS["accuracy"].each(probs, labels)
+    factor = more / max(1 - right.mean(), 1e-9)
     for c in range(probs.shape[1]):
         there = labels == c
         number = int(there.sum())
-        right = metric.each(probs[there], labels[there])
-        recall = float(right.mean())
-        smooth = (right.sum() + 1) / (number + 2)
-        error = max(cluster_error(right, groups[there]), np.sqrt(smooth * (1 - smooth) / number))
+        recall = float(right[there].mean()) if number else 0.0
+        smooth = (right[there].sum() + 1) / (number + 2)
+        error = np.sqrt(smooth * (1 - smooth) / max(number, 1))
+        if number:
+            error = max(cluster_error(right[there], groups[there]), error)
         hidden = max(1.0, count * number / len(labels))
-        middle = smooth if recall in (0.0, 1.0) else recall
-        low, high = _interval(metric, middle, float(np.hypot(error, np.sqrt(smooth * (1 - smooth) / hidden))))
-        rows.append({"expected": recall, "low": low, "high": high, "images": number})
+        expected = float(np.clip(recall + factor * (1 - recall), 0, 1))
+        middle = smooth if expected in (0.0, 1.0) else expected
+        low, high = _interval(METRICS["accuracy"], middle, float(error * np.sqrt(1 + number / hidden)))
+        rows.append({"expected": expected, "low": low, "high": high, "images": number})
     return rows
 
 

@@ -45,6 +45,8 @@ LEAST_TANGENT = 0.68  # cosine in stage 2; of true pairs 99 % have 0.78 to 1, ot
 LEVELS = 0.85, 0.93, 0.97, 0.99, 2  # that a group which is too large is cut at, one after the other; no score is 2
 FEW = 10  # images, that no group is too large with as long as its class can be dealt into folds
 LEAST_SHARE = 0.75  # of one class in larger groups: copies with wrong labels are fewer
+KNIT = 0.8  # share of a group's pairs that make it one scene: of drawings and digits it was 0.01 to 0.2
+MOST = 0.5  # of a class, that such a group may hold
 LEAST_DETAIL = 1.0  # grey levels, standard deviation: what is less is mostly rounding and noise
 LEAST_SCORE = 0.76  # correlation of details in stage 3; of pairs that are none the highest seen was 0.75, two horses
 FINEST, COARSEST = 0.7, 3.0  # what is detail: pixels of a sketch, standard deviations of two Gaussians
@@ -106,7 +108,8 @@ def cut(labels, pairs, folds):
     """
     whole = pairs
     for level in LEVELS:
-        large = _too_large(labels, join(len(labels), pairs[["first", "second"]].to_numpy()), folds)
+        picture = join(len(labels), pairs[["first", "second"]].to_numpy())
+        large = _too_large(labels, picture, folds, _close_knit(picture, pairs))
         near = large[pairs["first"].to_numpy()] & (pairs["how"] == "near").to_numpy()
         if not near.any():
             break
@@ -119,22 +122,33 @@ def cut(labels, pairs, folds):
     return pairs.reset_index(drop=True)
 
 
-def _too_large(labels, picture, folds):
+def _too_large(labels, picture, folds, close):
     """bool [n]: whether the images are in a group that is no picture's copies; `picture` [n] as `join` has it.
 
     Of a class it holds more than one fold should, or it mixes classes. While all groups hold no more of a class than
-    a fold's share, the class has a group for each fold.
+    a fold's share, the class has a group for each fold. Where almost all are like all others (`close`, bool [n]) it is a
+    scene nevertheless, or one picture under several labels, unless it is most of a class or too few groups remain.
     """
     frame = pd.DataFrame({"picture": picture, "label": labels})
     counts = frame.groupby(["picture", "label"], as_index=False).size()
     of_class = counts.groupby("label")["size"].agg(["sum", "size"])
     share = of_class["sum"] / folds
     limit = share.clip(lower=FEW).where(of_class["size"] >= folds, share).clip(lower=1)
-    over = counts["size"] > counts["label"].map(limit)
+    of_scene = limit.where(of_class["size"] < folds, np.maximum(limit, MOST * of_class["sum"]))
+    knit = counts["picture"].isin(picture[close])
+    over = counts["size"] > counts["label"].map(limit).where(~knit, counts["label"].map(of_scene))
     of_picture = counts.groupby("picture")["size"].agg(["sum", "max"])
     mixed = (of_picture["sum"] > FEW) & (of_picture["max"] < LEAST_SHARE * of_picture["sum"])
+    mixed &= ~of_picture.index.isin(picture[close])
     large = {*counts["picture"][over], *of_picture.index[mixed]}
     return np.isin(picture, list(large))
+
+
+def _close_knit(picture, pairs):
+    """bool [n]: whether an image is in a group of which almost all pairs were found, as far as they were looked for."""
+    size = np.bincount(picture, minlength=len(picture))
+    found = np.bincount(picture[pairs["first"].to_numpy(int)], minlength=len(picture))
+    return ((size > 1) & (2 * found >= KNIT * size * np.minimum(size - 1, NEIGHBOURS)))[picture]
 
 
 def same(values):

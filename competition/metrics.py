@@ -107,9 +107,15 @@ def calibration_error(probs, labels, bins=15):
 
     Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017.
     """
-    sure, right = probs.max(1), probs.argmax(1) == labels
+    return float(sum(count * abs(right - sure) for count, sure, right in reliability(probs, labels, bins)) / len(labels))
+
+
+def reliability(probs, labels, bins):
+    """Of each bin of sureness from 0 to 1 [images, how sure they are on average, share that is right]; 0s if empty."""
+    sure, right = probs.max(1).astype(np.float64), probs.argmax(1) == labels
     index = np.minimum((sure * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(index, right - sure, minlength=bins)).sum() / len(labels))
+    count, *sums = (np.bincount(index, weights, bins) for weights in (None, sure, right))
+    return [[int(n), *(float(total[i] / max(n, 1)) for total in sums)] for i, n in enumerate(count)]
 
 
 def _right(probs, labels):

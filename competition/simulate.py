@@ -12,21 +12,23 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from competition import files
 from competition.blend import Chooser, group_ids
-from competition.files import InputError, csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
-from competition.folds import assign_folds, read_folds, whole_number
-from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast
+from competition.files import csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
+from competition.folds import assign_folds, default_name, make_folds, read_folds, whole_number
+from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast, score_gain
 from competition.heads import softmax
 from competition.metrics import METRICS
 from competition.oof import text_table
 
-FORMAT = 3  # raise it when a round comes out differently
+FORMAT = 4  # raise it when a round comes out differently
 FOLDS = 5
 DIMENSION = 96  # of the features that a run gets
-FRAMES = 3  # pictures of a scene, where HIDDEN=groups and the data has no groups
+FRAMES = 3  # pictures of a scene, where the data has no groups
+WRITTEN = 20  # rounds at a time
 JITTER = 0.2  # of a copy's features, in standard deviations
 ACCURACY = METRICS["accuracy"]
 
@@ -40,6 +42,11 @@ class Condition:
     label_noise: float = 0.0  # share of wrong labels, visible and hidden
     rare: bool = False  # a class has a quarter of its images, and counts four times in training
     small: bool = False  # 300 visible images
+    scenes: bool = False  # several pictures of each scene, some visible and some hidden where hidden="random"
+
+    def assumed(self, hidden):
+        """What a forecast is to assume: copies that lie in the visible part alone tell nothing of what is hidden."""
+        return "groups" if self.duplicates else hidden
 
 
 CONDITIONS = {
@@ -49,6 +56,7 @@ CONDITIONS = {
     "oversampling": Condition(rare=True),
     "15 runs": Condition(runs=15),
     "300 images": Condition(small=True),
+    "scenes": Condition(scenes=True),
 }
 
 
@@ -68,20 +76,36 @@ class Pool:
         return sha256_bytes(b"".join(np.asarray(part, np.float64).tobytes() for part in parts))
 
 
-def simulate(name=None, n=20, hidden="random", seed=0):
+def simulate(name=None, n=20, hidden="random", seed=0, data=None):
     """Play `n` rounds of each condition; prints a line for each and returns them all as a DataFrame.
 
-    name    of a fold table whose runs left features in `runs/<name>/features`; default: scikit-learn's 1797 digits
+    name    "a,b,c": fold tables; of one without features in `runs/<name>/features` these are computed, by the backbones
+            whose weights are at hand; "digits" are scikit-learn's 1797, the default
     hidden  "random": single images are hidden; "groups": whole groups, or scenes of FRAMES pictures where the data has
             no groups
     seed    of the first round; the others follow
+    data    "a.zip,b.zip": what to make fold tables of, called after it, and take these as well
 
     Every round lies in `runs/simulate/<name>-<hidden>.csv` when it is played, and is not played again. InputError for a
-    table without features.
+    table or data that cannot be read.
     """
     _, hidden = check_hidden(None, hidden)
     count, seed = whole_number("N", n, 1, 100_000), whole_number("SEED", seed, 0, 2**31)
-    pool = read_pool(name) if name else digits()
+    names = [part.strip() for part in (name or "").split(",") if part.strip()]
+    for source in [part.strip() for part in (data or "").split(",") if part.strip()]:
+        make_folds(source)
+        names.append(default_name(source))
+    rounds = [_play_all(digits() if one == "digits" else read_pool(one), count, hidden, seed)
+              for one in dict.fromkeys(names or ["digits"])]
+    rounds = pd.concat(rounds, ignore_index=True)
+    print(text_table(summarise(rounds), 2))
+    print(f"{files.RUNS / 'simulate'}/: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth, and "
+          "its standard error; a 90 % interval should hold in 90 % of the rounds")
+    return rounds
+
+
+def _play_all(pool, count, hidden, seed):
+    """`count` rounds of each condition on a pool, on all cores; those that were played before are read."""
     if hidden == "groups" and len(np.unique(pool.groups)) == len(pool.groups):
         pool = _in_scenes(pool)
     path = files.RUNS / "simulate" / f"{pool.name}-{hidden}.csv"
@@ -90,17 +114,15 @@ def simulate(name=None, n=20, hidden="random", seed=0):
     fingerprint = pool.fingerprint
     wanted = [(label, hash_json([FORMAT, fingerprint, asdict(condition)])[:16], seed + i)
               for label, condition in CONDITIONS.items() for i in range(count)]
-    for label, key, number in tqdm(wanted, desc=f"{pool.name}: competitions", leave=False):
-        if (key, number) not in known:
-            played = play(pool, CONDITIONS[label], hidden, number)
-            known[key, number] = {"data": pool.name, "condition": label, "key": key, "seed": number, **played}
+    missing = [job for job in wanted if job[1:] not in known]
+    played = Parallel(n_jobs=-1, return_as="generator")(
+        delayed(play)(pool, CONDITIONS[label], hidden, number) for label, _, number in missing)
+    bar = tqdm(played, f"{pool.name}: competitions", len(missing), leave=False)
+    for done, (found, (label, key, number)) in enumerate(zip(bar, missing), 1):
+        known[key, number] = {"data": pool.name, "condition": label, "key": key, "seed": number, **found}
+        if done % WRITTEN == 0 or done == len(missing):
             write_bytes(path, csv_bytes(pd.DataFrame(known.values())))
-    rounds = pd.DataFrame([known[key, number] for _, key, number in wanted])
-    table = summarise(rounds)
-    print(text_table(table, 2))
-    print(f"{path}: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth; a 90 % interval "
-          "should hold in 90 % of the rounds")
-    return rounds
+    return pd.DataFrame([known[key, number] for _, key, number in wanted])
 
 
 def summarise(rounds):
@@ -120,6 +142,8 @@ def summarise(rounds):
 def play(pool, condition, hidden, seed):
     """One competition, the honest and the naive way: expected, low, high, truth and held of each, as a dict."""
     random = np.random.default_rng([seed, *hash_json(asdict(condition)).encode()])  # rounds of each cell of their own
+    if condition.scenes and len(np.unique(pool.groups)) == len(pool.groups):
+        pool = _in_scenes(pool)
     visible, opened, labels, groups = _deal(pool, condition, hidden, random)
     runs = [_make_run(pool, random) for _ in range(condition.runs)]
     visible, groups, jitter = _duplicate(visible, groups, condition, random)
@@ -135,9 +159,14 @@ def play(pool, condition, hidden, seed):
         chooser = Chooser({("identity",): np.stack(oofs)}, labels[rows], fold, groups)
         return chooser, apart, lambda shares: ACCURACY.score(np.tensordot(shares, answers, 1), labels[opened])
 
+    alone, assumed = np.arange(len(visible)), condition.assumed(hidden)
     fold = assign_folds(labels[visible].astype(str), groups.astype(str), FOLDS, seed)
     chooser, apart, score = enter(visible, groups, jitter, times, fold)
-    found = forecast_round(chooser, apart, len(opened), hidden)
+    loose = None
+    if assumed == "random" and len(np.unique(groups)) < len(groups):
+        fold = assign_folds(labels[visible].astype(str), alone.astype(str), FOLDS, seed)
+        loose = enter(visible, alone, jitter, times, fold)[0].stacks[("identity",)]
+    found = forecast_round(chooser, apart, len(opened), assumed, loose)
     truth = score(chooser.shares(*chooser.choose()))
 
     # copies before the split, and a group is nothing
@@ -157,16 +186,21 @@ def play(pool, condition, hidden, seed):
     }
 
 
-def forecast_round(chooser, apart, count, hidden="random"):
-    """The forecast for the blend that a Chooser chooses; apart: of each run [k - 1, n, C] (forecast.averaging_gain)."""
+def forecast_round(chooser, apart, count, hidden="random", loose=None):
+    """The forecast for the blend that a Chooser chooses.
+
+    apart  of each run [k - 1, n, C] (forecast.averaging_gain); loose: OOF [R, n, C] on folds that know of no groups
+    """
     kind, views = chooser.choose()
     shares = chooser.shares(kind, views)
     used = np.flatnonzero(shares).tolist()
     gain = averaging_gain(chooser.metric, {i: shares[i] for i in used}, {i: apart[i] for i in used}, chooser.labels,
                           chooser.groups, chooser.parts.max() + 1)
-    in_sample = chooser.metric.score(chooser.predict(kind, views), chooser.labels)
-    return make_forecast(chooser.metric, chooser.whole(), chooser.labels, chooser.groups, chooser.parts, in_sample,
-                         count, hidden, gain)
+    plain, scenes = chooser.predict(kind, views), (0.0, 0.0)
+    if loose is not None:
+        scenes = score_gain(chooser.metric, np.tensordot(shares, loose, 1), plain, chooser.labels, chooser.groups)
+    return make_forecast(chooser.metric, chooser.whole(), chooser.labels, chooser.groups, chooser.parts,
+                         chooser.metric.score(plain, chooser.labels), count, hidden, gain, scenes=scenes)
 
 
 def train_ridge(inputs, labels, fold, times, hidden, classes, penalty=0.03, sharpness=6.0):
@@ -220,14 +254,22 @@ def digits():
 def read_pool(name):
     """The Pool of a fold table, of the features without augmentation that its frozen runs or `make rank` left."""
     table = read_folds(name)
+    features = _read_features(table)
+    if not features:
+        from competition.rank import rank
+
+        rank(table.name)
+        features = _read_features(table)
+    return Pool(table.name, features, table.labels, group_ids(table))
+
+
+def _read_features(table):
     folder, features, images = files.RUNS / table.name / "features", {}, hash_json(table.images)
     for path in sorted(folder.glob("*.json")):
         key = read_json(path)
         if key.get("view") == "identity" and key.get("images") == images and path.with_suffix(".npy").exists():
             features[f"{key['model']} {path.stem}"] = _reduce(np.load(path.with_suffix(".npy")))
-    if not features:
-        raise InputError(f"{folder}: no features, expected those of a frozen run; `make train RECIPE=quick` makes some")
-    return Pool(table.name, features, table.labels, group_ids(table))
+    return features
 
 
 def _reduce(features):

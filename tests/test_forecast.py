@@ -7,7 +7,16 @@ import pytest
 
 from competition import files
 from competition.files import InputError, write_json, write_npz
-from competition.forecast import averaging_gain, check_hidden, make_forecast, stop_apart, stratified_gain, train_apart
+from competition.forecast import (
+    averaging_gain,
+    check_hidden,
+    lower_own_class,
+    make_forecast,
+    seeds_gain,
+    stop_apart,
+    train_apart,
+    train_loose,
+)
 from competition.metrics import METRICS
 from competition.recipes import Recipe
 from test_oof import make_table, random_probs, write_run
@@ -19,6 +28,13 @@ def drawn(random, n, right):
     """Probabilities of 3 classes that are right where `right` holds, and labels."""
     labels = random.integers(0, 3, n)
     return 0.1 + 0.7 * np.eye(3)[np.where(right, labels, (labels + 1) % 3)], labels
+
+
+def stratified_gain(probs, labels, groups, fold=None):
+    """By how much stratified folds flatter, in accuracy."""
+    if fold is None:
+        fold = np.argsort(np.argsort(labels, kind="stable")) % 5
+    return ACCURACY.score(probs, labels) - ACCURACY.score(lower_own_class(probs, labels, groups, fold), labels)
 
 
 def coverage(groups_of, known, hidden="groups", rounds=300, share=0.8):
@@ -48,17 +64,20 @@ def test_groups_widen_it():
 def test_what_it_is_made_of():
     random = np.random.default_rng(0)
     probs, labels = drawn(random, 500, random.random(500) < 0.8)
-    fold = np.arange(500) % 5
-    found = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.01, 0.002), early=0.004)
+    fold = np.argsort(np.argsort(labels, kind="stable")) % 5
+    found = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.01, 0.002),
+                          early=(0.004, 0.001))
     nested = ACCURACY.score(probs, labels)
     assert found["nested"] == nested and found["optimism"] == pytest.approx(0.85 - nested)
     assert found["expected"] == pytest.approx(nested + 0.01 - 0.004)
     assert found["low"] < found["expected"] < found["high"]
     errors = found["standard_errors"]
     assert errors["hidden_noise"] == pytest.approx(np.sqrt(5) * errors["oof_noise"]) and errors["gain_noise"] == 0.002
+    assert errors["early_noise"] == 0.001 and errors["scenes_noise"] == 0
     assert errors["fold_spread"] == 0
-    assert [round(row["expected"], 9) for row in found["classes"]] == [
-        round(float((probs.argmax(1) == c)[labels == c].mean()), 9) for c in range(3)]
+    recalls = np.array([float((probs.argmax(1) == c)[labels == c].mean()) for c in range(3)])
+    expected = np.array([row["expected"] for row in found["classes"]])
+    assert (expected > recalls).all() and expected @ np.bincount(labels) / 500 == pytest.approx(found["expected"])
     larger = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 10_000)
     assert larger["high"] - larger["low"] < found["high"] - found["low"]
     order = np.argsort(np.argsort(probs.argmax(1) != labels, kind="stable"))  # all that is wrong in the last fold
@@ -86,13 +105,48 @@ def test_stratified_folds_flatter():
         probs = predict(labels + random.normal(size=60), shares)
         truth = density[np.arange(len(grid)), predict(grid, shares).argmax(1)].sum() / 3  # classes are even there
         off.append(ACCURACY.score(probs, labels) - truth)
-        found.append(stratified_gain(ACCURACY, probs, labels, np.arange(60)))
+        found.append(stratified_gain(probs, labels, np.arange(60)))
     rest = np.array(off) - found
     assert np.mean(off) > 4 * np.std(off) / np.sqrt(1500)
     assert abs(rest.mean()) < 3 * rest.std() / np.sqrt(1500)
-    twice = stratified_gain(ACCURACY, probs, labels, np.where(labels == 0, 0, np.arange(60)))
+    twice = stratified_gain(probs, labels, np.where(labels == 0, np.arange(60) // 10, np.arange(60)))
     assert twice > found[-1]  # the images of a group are left out together
-    assert stratified_gain(ACCURACY, probs, np.arange(60) % 3, np.arange(60)) == 0  # counted out, not drawn
+    assert stratified_gain(probs, np.arange(60) % 3, np.arange(60)) == 0  # counted out, not drawn
+    nearly = np.append(np.arange(58) % 3, [0, 0])
+    lowered = lower_own_class(probs, nearly, np.arange(60), np.arange(60) % 5)
+    assert 0 < np.abs(lowered - probs).max() < 0.005  # two images do not make it another case
+
+
+@pytest.mark.parametrize("sites", [5, 10, 25])
+def test_groups_of_all_classes_lose_no_class(sites):
+    """Sites, patients or cameras that have images of every class: leaving one out leaves the classes as they are."""
+    random = np.random.default_rng(1)
+    labels = random.choice(8, 1000, p=np.arange(1, 9) / 36)
+    sure = 0.3 + 0.7 * random.random(1000)[:, None]
+    probs = sure * np.eye(8)[np.where(random.random(1000) < 0.9, labels, (labels + 1) % 8)] + (1 - sure) / 8
+    groups = random.integers(0, sites, 1000)
+    assert abs(stratified_gain(probs, labels, groups, groups % 5)) < 0.01
+
+
+def test_a_class_that_lies_in_one_group_is_left_as_it_is():
+    labels, fold = np.repeat([0, 1, 2], [5, 40, 55]), np.arange(100) // 5 % 5
+    probs = np.full((100, 3), 1 / 3)
+    lowered = lower_own_class(probs, labels, np.where(labels == 0, 0, np.arange(100)), fold)
+    assert np.isfinite(lowered).all() and np.allclose(lowered.sum(1), 1)
+    assert lowered[0, 0] == pytest.approx(1 / 3, abs=0.02)  # the models of fold 0 never saw this class either
+
+
+def test_what_other_pictures_of_a_scene_tell_is_of_random_images_alone():
+    random = np.random.default_rng(0)
+    groups = np.arange(500) // 2
+    probs, labels = drawn(random, 500, random.random(500) < 0.8)
+    given = (ACCURACY, probs, labels, groups, groups % 5, 0.85, 100)
+    one, other, none = (make_forecast(*given, hidden, scenes=scenes) for hidden, scenes in (
+        ("random", (0.05, 0.01)), ("groups", (0.05, 0.01)), ("random", (0.0, 0.0))))
+    assert one["expected"] == pytest.approx(none["expected"] + 0.05) and one["scenes"] == other["scenes"] == 0.05
+    assert one["expected"] - other["expected"] == pytest.approx(0.05, abs=0.005)
+    assert one["standard_errors"]["scenes_noise"] == 0.01 and other["standard_errors"]["scenes_noise"] == 0
+    assert one["groups"] == 250 and one["grouped_images"] == 500
 
 
 def test_nothing_is_certain():
@@ -123,6 +177,20 @@ def test_the_gain_of_averaging_is_found(name):
     mixed, _ = averaging_gain(metric, {"a": 0.5, "b": 0.5}, {"a": models[5:], "b": models[:1]}, labels, alone, 5)
     assert mixed < gain  # that of b is not known, and counts as none
     assert averaging_gain(metric, {"a": 1.0}, {"a": models[:1]}, labels, alone, 5) == (0.0, 0.0)
+
+
+def test_seeds_tell_what_averaging_gives():
+    """Models whose logits carry noise of their own: of 3 for each image is told what 15 gain over 3."""
+    random, alone = np.random.default_rng(0), np.arange(30_000)
+    labels = random.integers(0, 3, 30_000)
+    odds = np.exp(1.2 * np.eye(3)[labels] + random.normal(0, 0.7, (30_000, 3)) + random.normal(0, 0.4, (15, 30_000, 3)))
+    models = odds / odds.sum(-1, keepdims=True)
+    truth = ACCURACY.score(models.mean(0), labels) - np.mean(
+        [ACCURACY.score(models[i::5].mean(0), labels) for i in range(5)])
+    plain = {f"s{i}": models[i] for i in range(3)}
+    weights = dict.fromkeys(plain, 1 / 3)
+    gain, error = seeds_gain(ACCURACY, weights, plain, list(plain), labels, alone, 5)
+    assert truth > 0.003 and gain == pytest.approx(truth, rel=0.25) and 0 < error < 0.01
 
 
 @pytest.fixture
@@ -160,6 +228,27 @@ def test_heads_that_never_saw_an_image(frozen):
     assert not np.allclose(other[:, ~held_out], probs[:, ~held_out])
 
 
+def test_heads_that_saw_the_other_pictures_of_a_scene(frozen):
+    """Labels that go by scene alone: heads on folds of scenes cannot know them, those on folds of images can."""
+    folder, table = frozen
+    scene = np.arange(90) // 3
+    place = np.random.default_rng(2).normal(size=(30, 40)).astype(np.float32)
+    np.save(folder.parent / "features" / "key.npy", place[scene])
+    tied = dataclasses.replace(table, frame=table.frame.assign(
+        label=np.array(table.classes)[np.random.default_rng(3).integers(0, 3, 30)[scene]], fold=scene % 5,
+        group=[table.images[3 * i] for i in scene]))
+    probs = train_loose(folder, tied, ["identity"])
+    assert probs.shape == (90, 3) and np.allclose(probs.sum(-1), 1, atol=1e-5)
+    assert ACCURACY.score(probs, tied.labels) > ACCURACY.score(train_apart(folder, tied, ["identity"])[0], tied.labels) + 0.2
+
+
+def test_a_tree_of_heads_is_no_plain_head(frozen):
+    folder, table = frozen
+    record = files.read_json(folder / "run.json")
+    write_json(folder / "run.json", record | {"config": record["config"] | {"splits": "a"}})
+    assert train_apart(folder, table, ["identity"]) is None and train_loose(folder, table, ["identity"]) is None
+
+
 def test_without_features_nothing_is_measured(frozen):
     folder, table = frozen
     (folder.parent / "features" / "key.npy").unlink()
@@ -182,6 +271,8 @@ def test_the_epoch_comes_from_the_other_folds(tmp_path):
             write_npz(tmp_path / f"fold_{fold}" / "epochs" / f"{epoch:03d}.npz", image=images, probs=probs)
     found = stop_apart(tmp_path, table)
     assert set(found[table.fold == 0].ravel()) == {4} and set(found[table.fold == 1].ravel()) == {3}
+    (tmp_path / "fold_1" / "history.csv").unlink()  # as of a soup
+    assert stop_apart(tmp_path, table) is None
     write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 0}}})
     assert stop_apart(tmp_path, table) is None
 

@@ -278,6 +278,15 @@ def test_a_group_too_large_keeps_its_surest_pairs():
     assert len(cut(noisy, chain, 5)) == 59  # wrong labels among the copies of one picture
 
 
+def test_a_scene_of_many_frames_is_no_drawing():
+    """Each is like each other: 30 frames of a class of 100, and 12 copies of one picture, half of them mislabelled."""
+    scene = [(i, j, 0.83) for i in range(30) for j in range(i + 1, 30)]
+    assert len(cut(["a"] * 100 + ["b"] * 100, scene, 5)) == len(scene)
+    assert len(cut(["a"] * 45 + ["b"] * 100, scene, 5)) == 0  # most of a class: it is all alike
+    copies = [(i, j, 0.9) for i in range(12) for j in range(i + 1, 12)]
+    assert len(cut(["a", "b"] * 60, copies, 5)) == len(copies)
+
+
 def test_a_small_class_keeps_a_group_for_each_fold():
     ring = [(i, (i + 1) % 8, 0.8) for i in range(7)]
     assert cut(["a"] * 8 + ["b"] * 50, ring, 5) == []

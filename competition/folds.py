@@ -106,6 +106,9 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     frame["group"] = frame["image"].to_numpy()[join(len(frame), *tied)]
     _check_classes(frame, source.classes, folds)
     frame["fold"] = assign_folds(frame["label"].to_numpy(), frame["group"].to_numpy(), folds, seed)
+    counts = pd.crosstab(frame["label"], frame["fold"]).reindex(columns=range(folds), fill_value=0)
+    if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
+        warn(f"groups of several classes leave a fold without images of {shorten(lacking)}; fewer FOLDS= would hold more")
     position = {label: i for i, label in enumerate(classes)}
     order = np.argsort([position[label] for label in frame["label"]], kind="stable")
     frame = frame.iloc[order][COLUMNS].reset_index(drop=True)

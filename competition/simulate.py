@@ -178,7 +178,7 @@ def play(pool, condition, hidden, seed):
     half = WIDE * np.sqrt(naive * (1 - naive) / len(opened))
     return {
         "images": len(visible), "hidden images": len(opened), "nested": found["nested"],
-        "gain": found["averaging_gain"],
+        "gain": found["averaging_gain"], "scenes": found["scenes"] if assumed == "random" else 0.0,
         "expected": found["expected"], "low": found["low"], "high": found["high"], "truth": truth,
         "held": found["low"] <= truth <= found["high"],
         "naive expected": naive, "naive truth": naive_truth,

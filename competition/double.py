@@ -121,7 +121,13 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     return folder
 
 
-_TOKENS = re.compile(r'"([^"]*)"|([;|,])|([^;|,"]+)')
+_TOKENS = re.compile(r'\s*"((?:[^"]|"")*)"\s*|([;|,])|([^;|,"]+)')  # a name in quotes, a sign, a plain name
+
+
+def quote_name(name):
+    """A class name as SPLITS= takes it: in double quotes, its own doubled, where it has signs or outer spaces."""
+    plain = re.fullmatch('[^;|,"]+', name) and name == name.strip()
+    return name if plain else '"' + name.replace('"', '""') + '"'
 
 
 def read_splits(text, table):
@@ -129,19 +135,21 @@ def read_splits(text, table):
 
     Each split, between semicolons, takes the classes that it names out of the group that they are in, at first all:
     they are one branch of a node, and what is left is the other. With bars it makes more than two: "A,B|C". In the end
-    every group of several classes has a node that decides between them. A class name that has one of these signs goes
-    in double quotes. Raises InputError for classes that are unknown, named twice or not in one group, and for a split
-    that leaves nothing.
+    every group of several classes has a node that decides between them. A class name that has one of these signs, a
+    quote or a space at an end goes in double quotes, its own doubled, as in a CSV. Raises InputError for classes that
+    are unknown, named twice or not in one group, for a split that leaves nothing, and for a quote that has no end.
     """
     classes, where = table.classes, files.FOLDS / f"{table.name}.csv"
-    splits, sign = [[[]]], None
+    if _TOKENS.sub("", text):
+        raise InputError(f"SPLITS={text}: a quote has no end, expected names in double quotes, their own doubled")
+    splits = [[[]]]
     for quoted, sign, plain in _TOKENS.findall(text):
         if sign == ";":
             splits.append([[]])
         elif sign == "|":
             splits[-1].append([])
         elif quoted or plain.strip():
-            splits[-1][-1].append(quoted or plain.strip())
+            splits[-1][-1].append(quoted.replace('""', '"') or plain.strip())
     groups, nodes = [tuple(classes)], []
     for split in splits if splits[-1] != [[]] or len(splits) == 1 else splits[:-1]:  # it may end with a semicolon
         named = [name for branch in split for name in branch]

@@ -27,6 +27,7 @@ from competition import files, oof, sanity
 from competition.arrays import read_memory
 from competition.backbones import OWN, at_hand, names
 from competition.blend import Chooser, group_ids, nest_parts
+from competition.double import quote_name
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.hyperresnet import FAMILY
@@ -54,7 +55,7 @@ class Effort:
 class Rung:
     """One system of the report.
 
-    model and keys may hold {backbone}, {rarest} (a class), {given} (its weight) and {count} (see `_fill`).
+    model may hold {backbone}, keys {given} (a weight for the rarest class) and {count} (of copies); see `_fill`.
     """
 
     name: str
@@ -77,6 +78,7 @@ BUDGETS = {
     "quick": {
         "pixels": Effort("quick", keys=("epochs=4",)),
         "scratch": Effort("quick", "0", ("epochs=8",)),
+        "search": Effort("quick", "0", ("image_size=32", "epochs=3")),
         "head": Effort("quick", keys=(SMALL,)),
         "coarse": Effort("quick", keys=("image_size=64", VIEW)),
         "batch": Effort("quick", keys=(SMALL,)),
@@ -88,6 +90,7 @@ BUDGETS = {
     "default": {
         "pixels": Effort("quick", keys=("epochs=4",)),
         "scratch": Effort("quick", "0"),
+        "search": Effort("quick", "0", ("image_size=32", "epochs=4")),
         "head": Effort("quick"),
         "coarse": Effort("quick", keys=(SMALL, VIEW)),
         "batch": Effort("quick"),
@@ -100,6 +103,7 @@ BUDGETS = {
     "full": {
         "pixels": Effort("quick"),
         "scratch": Effort("quick", keys=("epochs=60",)),
+        "search": Effort("quick", "0", ("epochs=60",)),
         "head": Effort("quick"),
         "coarse": Effort("quick"),
         "batch": Effort("best"),
@@ -110,12 +114,14 @@ BUDGETS = {
     },
 }
 GAN_KEYS = {"default": ["epochs=22"], "full": []}  # of the GANs themselves
+TUNER = {"quick": {"SPACE": "version=v1,v2"}, "default": {"SPACE": "version=v1,v2"}, "full": {"TRIALS": "10"}}
 
 LADDER = (
     Rung("zero inputs", "", "worse", how="zeros"),
     Rung("baseline", "zero inputs", "25 %", "pixels", "baseline"),
     Rung("scratch", "baseline", "77 % on validation", "scratch", "scratch"),
-    Rung("hyperresnet", "scratch", "no major gain, slow", "scratch", FAMILY, how="tune", budgets=("full",)),
+    Rung("scratch, as long", "baseline", "77 % on validation", "search", "scratch"),  # as one trial of the tuner
+    Rung("hyperresnet", "scratch, as long", "no major gain, slow", "search", FAMILY, how="tune"),
     # transfer learning, the backbone frozen
     Rung("head", "baseline", "VGG16 and ResNet50 best on validation, ResNet50 on test"),
     Rung("head vgg16", "head", "best on validation", "coarse", "vgg16"),
@@ -155,7 +161,7 @@ LADDER = (
           ("gridmask", "smaller gap, no gain", ("augment=hflip,vflip,shift,gridmask",)),
           ("random erasing", "smaller gap, no gain", ("augment=hflip,vflip,shift,erase",)),
       )),
-    Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double", budgets=("full",),
+    Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double",
          keys=(*SECOND, "cutmix=0.5", "class_weight=balanced")),
     *(Rung(key, "flips, shifts: second phase", "not tried", "tuned", keys=(*SECOND, key), budgets=("default", "full"))
       for key in ("ema=0.99", "layer_decay=0.8", "label_smoothing=0")),
@@ -318,19 +324,18 @@ def _train(plan, rung, result):
 
 
 def _tune(plan, rung, result):
-    """A few trials of a search; the predictions of the best, which a best of many flatters."""
-    model = plan.model(rung)
-    _call(plan, result, "tune", {"NAME": plan.table.name, "MODEL": model, "RECIPE": plan.effort(rung).recipe,
-                                 "RUN": plan.run(rung), "FOLDS_USED": "0", "TRIALS": "10"})
+    """A few trials of a search, each with the epochs, pixels and folds of its reference; the predictions of the best."""
+    options = train_options(plan, rung)
+    options |= {"ONLY_FOLD": None, "FOLDS_USED": options["ONLY_FOLD"]} | TUNER[plan.budget]
+    _call(plan, result, "tune", options)
     trials = pd.read_csv(files.RUNS / plan.table.name / "tune" / plan.run(rung) / "trials.csv")
-    best = trials[trials["state"] == "done"]["run"].iloc[0]
-    return read_held_out(files.RUNS / plan.table.name / best, plan.table)
+    done = trials[trials["state"] == "done"].sort_values(["accuracy", "log_loss"], ascending=[False, True])
+    return read_held_out(files.RUNS / plan.table.name / done["run"].iloc[0], plan.table)
 
 
 def _double(plan, rung, result):
     """The rarest class against the others, then the others among themselves."""
-    quoted = f'"{rarest(plan.table)}"' if re.search("[;|,]", rarest(plan.table)) else rarest(plan.table)
-    _call(plan, result, "double", train_options(plan, rung) | {"SPLITS": quoted})
+    _call(plan, result, "double", train_options(plan, rung) | {"SPLITS": quote_name(rarest(plan.table))})
     return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
 
 

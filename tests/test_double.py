@@ -23,8 +23,8 @@ from competition import files, train
 from competition.__main__ import main
 from competition.arrays import Rows
 from competition.blend import make_blend
-from competition.double import (build_fold_model, double, fit_recipe, name_branches, probabilities_of, read_splits,
-                                read_tree, take_part)
+from competition.double import (build_fold_model, double, fit_recipe, name_branches, probabilities_of, quote_name,
+                                read_splits, read_tree, take_part)
 from competition.files import InputError
 from competition.folds import FoldTable, make_folds, read_folds
 from competition.images import load_images
@@ -93,6 +93,14 @@ def test_names_with_signs_go_in_quotes():
         ("x; y",), ("a|b",), ("Füchse, rot", "plain name"))
 
 
+@pytest.mark.parametrize("name", ['5" pot', '"x"', '"', " a", "b ", "x; y", "a|b", ",", "plain name", "été"])
+def test_every_name_can_be_quoted(name):
+    table = table_of([name, "other", "rest"])
+    assert read_splits(quote_name(name), table).nodes[0] == ((name,), ("other", "rest"))
+    assert read_splits(f"other | {quote_name(name)} ", table).nodes[0] == (("other",), (name,), ("rest",))
+    assert quote_name("plain name") == "plain name"
+
+
 @pytest.mark.parametrize("text, message", [
     ("f", "unknown class 'f', expected classes of folds/none.csv: a, b, c, d, e"),
     ("a,a", "'a' is named twice"),
@@ -104,6 +112,7 @@ def test_names_with_signs_go_in_quotes():
     ("a; b,c; b,c", "leaves nothing"),
     ("a; a", "leaves nothing"),
     ("a; b,c; b,d", "'b' and 'd' are parted before"),
+    ('a; "b', "a quote has no end"),
 ])
 def test_what_is_no_tree_is_refused(text, message):
     with pytest.raises(InputError, match="SPLITS=") as error:

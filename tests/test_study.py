@@ -72,7 +72,8 @@ def test_each_rung_is_compared_with_one_before_it_and_has_a_run_of_its_own(budge
     plan, seen, runs = a_plan(budget), [], set()
     assert plan.rungs
     for rung in plan.rungs:
-        assert rung.how in HOW and (rung.reference in seen or seen == [] and not rung.reference), rung.name
+        assert rung.how in HOW and (rung.reference in seen or rung.name in ("zero inputs", "batch 64")), rung.name
+        assert rung.how != "soup" or set(rung.keys) < set(seen)
         assert rung.kind in BUDGETS[budget] and rung.budgets and set(rung.budgets) <= set(BUDGETS)
         assert plan.model(rung) in names()
         assert files.check_name("RUN", plan.run(rung)).startswith("study-")
@@ -99,10 +100,10 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
 
 
 def test_the_ladder_s_budgets_and_systems_are_those_of_the_report():
-    assert all(rung.report or rung.name in ("all layers", "report, first phase") for rung in LADDER)
+    assert all(rung.report or rung.name in ("all layers", "report, first phase", "head, one view") for rung in LADDER)
     keys = " ".join(key for rung in LADDER for key in rung.keys)
     for word in ("class_weight=balanced", "oversample_count", "cutmix", "mixup", "fmix", "randaugment", "gridmask",
-                 "erase", "augment_phases=full", "head="):
+                 "erase", "augment_phases=full", "head=", "plain_epochs", "progressive", "ema", "layer_decay"):
         assert word in keys
     assert {rung.how for rung in LADDER} == set(HOW)
 
@@ -180,8 +181,43 @@ def test_an_ensemble_is_the_mean_of_its_first_members_on_the_images_of_all(monke
     result = Result(pair)
     np.testing.assert_allclose(studying._blend(plan, pair, result)["identity"], expected, atol=1e-6)
     assert all(plan.run(plan.results[name].rung) in result.command for name in members)
+    assert result.where == "candidate mean, views identity, column nested"
     with pytest.raises(studying._Skipped, match="3 backbones"):
         studying._blend(plan, Rung("four", "head", "", keys=("mean", "4"), how="blend"), result)
+
+
+def test_what_averages_weights_and_what_learns_of_heads_name_their_runs(monkeypatch):
+    calls = []
+    monkeypatch.setattr(studying, "_call", lambda plan, result, verb, options: calls.append((verb, options)))
+    monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": folder.name})
+    plan = a_plan("full")
+    soup, distilled = (next(rung for rung in LADDER if rung.how == how) for how in ("soup", "distil"))
+    for rung in (soup, distilled):
+        with pytest.raises(studying._Skipped):
+            for name in (*soup.keys, "head"):
+                plan.results[name] = Result(next(rung for rung in LADDER if rung.name == name))
+            HOW[rung.how](plan, rung, Result(rung))
+    for name in (*soup.keys, *studying.MEMBERS[:4]):
+        plan.results[name] = Result(next(rung for rung in LADDER if rung.name == name), views={"identity": 0})
+    for rung in (soup, distilled):
+        assert HOW[rung.how](plan, rung, Result(rung)) == {"identity": plan.run(rung)}
+    (verb, options), (learns, taught) = calls
+    assert (verb, learns) == ("soup", "train") and options["RUNS"].split(",") == [
+        plan.run(plan.results[name].rung) for name in soup.keys]
+    assert taught["TEACHER"].split(",") == [plan.run(plan.results[name].rung) for name in studying.MEMBERS[:3]]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_photographs_larger_than_a_budget_means_are_shrunk(budget):
+    plan = a_plan(budget)
+    small = {rung.name: studying.train_options(plan, rung)["SET"] for rung in plan.rungs if rung.how in ("train", "double")}
+    plan.table = dataclasses.replace(plan.table, size=(400, 512))
+    for rung in (rung for rung in plan.rungs if rung.how in ("train", "double")):
+        keys = studying.train_options(plan, rung)["SET"]
+        recipe = read_recipe(plan.effort(rung).recipe, keys, plan.model(rung) in OWN)
+        assert budget == "full" or 0 < recipe.image_size <= 160, rung.name
+        capped = [key for key in keys if key not in small[rung.name]]
+        assert capped == ([f"image_size={plan.effort(rung).most}"] if plan.effort(rung).most else [])
 
 
 @pytest.mark.parametrize("verdicts, called, made", [
@@ -313,6 +349,7 @@ def test_what_is_written_says_it_all(played):
     text = (files.RUNS / "arten/study/study.md").read_text("utf-8")
     assert "| `make train NAME=arten MODEL=scratch RECIPE=quick RUN=study-default-scratch ONLY_FOLD=1 " in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert "`: the mean of the views identity, hflip in its fold_*/views.npz |" in text
     assert len(lines) == len(SMALL_LADDER) + 2 and len({line.replace("\\|", "").count("|") for line in lines}) == 1
     record = files.read_json("runs/arten/study/study.json")
     assert record["table"] == read_folds("arten").hash and set(record["seconds"]) == {

@@ -133,8 +133,16 @@ def read_synthetic(table, fold, n):
 
 def add_synthetic(table, images, fold, n):
     """The FoldTable (folds.add_rows) and the images (arrays.Joined) by which to train one fold with `n` generated
-    images a class, the last rows of both."""
-    made, labels = read_synthetic(table, fold, n)
+    images a class, the last rows of both.
+
+    Of a part of a table (double.take_part) they are those of its classes by the whole table's GAN, with its labels.
+    """
+    made, labels = read_synthetic(table.whole or table, fold, n)
+    if table.whole:
+        branch_of = np.full(len(table.whole.classes), -1)
+        branch_of[table.whole.labels[table.rows]] = table.labels
+        inside = branch_of[labels] >= 0
+        made, labels = made[inside], branch_of[labels[inside]]
     names = [f"{GAN}/{i}" for i in range(len(labels))]
     hashes = [files.sha256_bytes(image.tobytes()) for image in made]
     return add_rows(table, fold, names, labels, hashes), Joined(images, made)

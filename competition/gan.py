@@ -48,6 +48,7 @@ BATCH = 64  # images that are generated at once: what an image is does not depen
 LEAKY = 0.2
 SHEET = 8  # generated images a class on a sheet
 ENOUGH = 2000  # images on either side of a comparison that takes all pairs
+JUDGED = 224  # pixels a side at which larger images are compared
 DRAWS = 5  # of noise, over which what generated images teach is averaged: of one generator they were 0.16 to 0.27
 
 # The verdict. A class collapsed when its generated images lie nearer to each other than half as far as real ones do;
@@ -420,7 +421,8 @@ def _train_folds(table, settings, weights, images, records):
             pair, start = pairs[shape]
             record["config"]["shape"] = list(shape)
             _train_fold(table, settings, pair, start, fold, record, small, table.labels[rows], bar)
-            judge_with = judge_with or fuse_batchnorm(build_backbone(settings.features, table.size, None, weights))
+            side = JUDGED if max(table.size) > JUDGED else None
+            judge_with = judge_with or fuse_batchnorm(build_backbone(settings.features, table.size, side, weights))
             _judge_fold(table, settings, pair, judge_with, fold, record, small, images)
 
 
@@ -511,14 +513,16 @@ def _judge_fold(table, settings, pair, backbone, fold, record, small, images):
     def features(pictures):
         return predict(backbone, pictures)
 
-    others = [features(enlarge(generate(pair.generator, asked, random), table.size)) for _ in range(DRAWS - 1)]
+    def at_size(pictures):
+        return Rows(pictures, np.arange(len(pictures)), lambda part: enlarge(part, table.size))
+
+    others = [features(at_size(generate(pair.generator, asked, random))) for _ in range(DRAWS - 1)]
     pair.generator.set_weights(kept)
 
     # All are compared as the GAN saw them, at its own resolution and back: else a copy would differ by its blur, and
     # generated images would be told from real ones by that alone. `kid_full` is the distance to the sharp ones.
-    at_size = Rows(small, np.arange(len(small)), lambda part: enlarge(part, table.size))
-    blurred = enlarge(shrink(Rows(images, held_out), small.shape[1:3]), table.size)
-    generated, real, unseen = features(enlarge(made, table.size)), features(at_size), features(blurred)
+    blurred = shrink(Rows(images, held_out), small.shape[1:3])
+    generated, real, unseen = (features(at_size(pictures)) for pictures in (made, small, blurred))
     measures, nearest = measure(generated, asked, real, train, unseen, table.labels[held_out], random)
     taught = [_taught(again, asked, unseen, table.labels[held_out]) for again in others]
     measures["taught"] = float(np.mean([measures["taught"], *taught]))  # of one draw it is no more than luck

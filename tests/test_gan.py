@@ -258,7 +258,7 @@ def test_what_images_teach_is_a_mean_over_draws_of_noise(monkeypatch):
     said = [0.1, 0.9, *range(1, gan.DRAWS)]  # of the first draw, of the training images, of the other draws
     found = iter(said)
     monkeypatch.setattr(gan, "_taught", lambda *_: next(found))
-    frame = gan.gan("again", 0, [*TINY, "epochs=1"])
+    frame = gan.gan("again", 2, [*TINY, "epochs=1"])
     assert frame["taught"][0] == pytest.approx(np.mean([said[0], *said[2:]])) and frame["taught_real"][0] == 0.9
 
 

@@ -50,7 +50,7 @@ train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL
 double: $(READY)  ## one class against the rest, a second model for the others -- make double MODEL=efficientnet_lite0 SPLITS=Species1
 	$(TOOL) double $(call flag,model,MODEL) $(call flag,splits,SPLITS) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
-	  $(call flag,set,SET) $(call flag,memory,MEMORY)
+	  $(call flag,set,SET) $(call flag,memory,MEMORY) $(call flag,seeds,SEEDS)
 
 tune: $(READY)  ## try values of a recipe's keys -- make tune MODEL=scratch SPACE="batch_size=4,8,16,32,64"   or   TRIALS=30 MINUTES=120
 	$(TOOL) tune $(call flag,model,MODEL) $(call flag,space,SPACE) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \

@@ -102,10 +102,11 @@ def train(model, recipe, seeds, run, overrides, **options):
     train_seeds(seeds, model, recipe, run, _part(overrides), **options)
 
 
-def double(model, splits, recipe, name, weights, run, only_fold, overrides, memory):
+def double(model, splits, recipe, seeds, run, overrides, **options):
     from competition.double import double
+    from competition.train import train_seeds
 
-    double(model, splits, recipe, name, weights, run, only_fold, _part(overrides), memory)
+    train_seeds(seeds, model, recipe, run, _part(overrides), double, splits=splits, **options)
 
 
 def gan(name, only_fold, overrides):
@@ -245,6 +246,8 @@ def _parser():
         "--competition": {"metavar": "SLUG", "help": "the Kaggle competition that has the images, as in its address"},
         "--dataset": {"metavar": "OWNER/SLUG", "help": "the Kaggle dataset that has them"},
     }
+    seeds = {"default": 1, "metavar": "N", "help": "train as often, with the recipe's seed, the next, ...; the runs are "
+             "one member of the blend (default: 1)"}
     name = {"metavar": "NAME", "help": "which competition; may be left out while there is only one"}
     memory = {"metavar": "4G", "help": "what the process may take of memory; images and features that are too much "
               "for it are read from disk as they are needed (default: half of what is available)"}
@@ -293,8 +296,7 @@ def _parser():
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)
-    add("--seeds", default=1, metavar="N", help="train as often, with the recipe's seed, the next, ...; the runs are one "
-        "member of the blend (default: 1)")
+    add("--seeds", **seeds)
     add("--teacher", metavar="blend|A,B", help="learn what the fold models of the blend, or of these runs, say of the "
         "training images, besides their labels")
     add("--pseudo", metavar="IMAGES", help="a folder or zip of unlabelled images, of which the teacher's fold models "
@@ -306,7 +308,7 @@ def _parser():
     add("--model", required=True, help="a backbone: python -m competition backbones lists them")
     add("--splits", required=True, metavar="A;B,C",
         help="classes to take apart, one split after the other; A|B makes several branches at once, and names with "
-             "such signs go in double quotes")
+             "such signs go in double quotes, their own doubled")
     add("--recipe", default="quick", help="a name of competition/recipes/, or a .toml file")
     add("--name", **name)
     add("--weights", default="imagenet", help="imagenet, none, a file, or a folder of weights under Keras' own names")
@@ -315,6 +317,7 @@ def _parser():
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)
+    add("--seeds", **seeds)
 
     add = verb(tune, "try values of a recipe's keys: a sweep over lists, or a search that proposes, prunes and resumes",
                ["tune --model scratch --space batch_size=4,8,16,32,64 --folds-used 0",

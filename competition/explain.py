@@ -26,7 +26,7 @@ from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
-from competition.oof import accuracy, all_runs, read_oof, read_run_record, text_table
+from competition.oof import STUDY, accuracy, all_runs, read_oof, read_run_record, text_table
 from competition.train import build_fold_model, read_run
 
 EXPLAIN = "explain"  # the folder in the run's own
@@ -66,7 +66,7 @@ class Network:
 def explain(name=None, run=None, fold=None):
     """Write `runs/<name>/<run>/explain/explain.html` and `.csv`; returns the CSV's content, a DataFrame.
 
-    run    a finished run; default: the one of best OOF accuracy
+    run    a finished run; default: the one of best OOF accuracy, the study's left out
     fold   only the images that this fold holds out; default: all
 
     The page shows, of each class, the images of which the run was surest, right and wrong, with maps for the class that
@@ -225,7 +225,8 @@ def summarise(labels, hidden, shares, classes):
 def _best_run(table):
     folder = files.RUNS / table.name
     finished = [run for run, done in all_runs(table.name).items()
-                if done and "splits" not in read_run_record(folder / run).get("config", ())]  # they have several models
+                if done and not run.startswith(f"{STUDY}-")  # which are to be compared, not kept
+                and "splits" not in read_run_record(folder / run).get("config", ())]  # they have several models
     if not finished:
         raise InputError(f"{folder}/: no finished run, expected one of `make train MODEL=...`")
     return max(finished, key=lambda run: accuracy(read_oof(folder / run, table).mean(["identity"]), table.labels))

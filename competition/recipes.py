@@ -144,12 +144,17 @@ def read_recipe(recipe, overrides=(), from_random=False):
 
 
 def parse_override(override):
-    """ "batch_size=16" -> ("batch_size", 16): the value as TOML; what is no TOML is a plain string."""
+    """ "batch_size=16" -> ("batch_size", 16): the value as TOML; what is no TOML is a plain string.
+
+    So is the one entry of a list of class names, which may look like a number: oversample_classes=3.
+    """
     key, sign, value = override.partition("=")
     if not sign:
         raise InputError(f"--set {override}: expected key=value")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        read = tomllib.loads(f"value = {value}")["value"]
+        named = ENTRIES.get(key.strip(), POLICIES) is ANY and not isinstance(read, (str, list))
+        return key.strip(), value.strip() if named else read
     except ValueError:
         if "," in value:
             return key.strip(), [part.strip() for part in value.split(",")]
@@ -212,11 +217,11 @@ def _read_weights(where, value):
         pairs = list(value.items())
     else:
         entries = value if isinstance(value, list) else [value]
-        pairs = [str(entry).rpartition(":")[::2] for entry in entries]
+        pairs = [(name.strip(), weight) for name, _, weight in (str(entry).rpartition(":") for entry in entries)]
     weights = {}
     for name, weight in pairs:
         try:
-            weights[name.strip()] = number = float("" if isinstance(weight, bool) else weight)
+            weights[name] = number = float("" if isinstance(weight, bool) else weight)
         except (TypeError, ValueError):
             number = 0
         if not name.strip() or not 0 < number < float("inf"):

@@ -99,18 +99,19 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     return train_table(folder, table, settings, model, chosen, folds, memory, after_epoch, teaching)
 
 
-def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), **options):
-    """`train` with several seeds: the recipe's, the next, ...; returns the Runs' folders.
+def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, **options):
+    """`train`, or `how` in its place, with several seeds: the recipe's, the next, ...; returns the Runs' folders.
 
     The runs are <run>, <run>-seed1, <run>-seed2, ... and differ in nothing else, by which `make blend` knows them for
     one member. options: of `train`.
     """
     count = whole_number("SEEDS", seeds, 1, 100)
-    folders = [train(model, recipe, run=run, overrides=overrides, **options)]
+    how = how or train
+    folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]
     seed = read_recipe(recipe, overrides).seed
     for i in range(1, count):
-        folders.append(train(model, recipe, run=f"{folders[0].name}-seed{i}", overrides=[*overrides, f"seed={seed + i}"],
-                             **options))
+        folders.append(how(model, recipe=recipe, run=f"{folders[0].name}-seed{i}",
+                           overrides=[*overrides, f"seed={seed + i}"], **options))
     return folders
 
 
@@ -130,7 +131,7 @@ def train_table(folder, table, settings, model, weights, folds, memory, after_ep
     if settings.synthetic:
         from competition.gan import check_synthetic  # which imports this module
 
-        config["gan"] = check_synthetic(table, folds)
+        config["gan"] = check_synthetic(table.whole or table, folds)
     if teaching:
         config |= teaching.config
     with locked(folder):

@@ -223,6 +223,29 @@ def edges(masks):
     return np.mean([np.mean(np.diff(masks, axis=axis)) for axis in (1, 2)])
 
 
+def test_cutmix_s_labels_are_off_elsewhere_as_mix_pairs_says():
+    """keras-cv takes the patch before a border clips it for what is pasted, Keras an area between pixels; ours neither.
+
+    Images of one number each, so that the share of an image that is left can be counted.
+    """
+    keras_cv, keras = pytest.importorskip("keras_cv"), pytest.importorskip("keras")
+    import tensorflow as tf
+
+    def errors(images, labels):
+        kept = (np.asarray(images)[..., 0] == np.arange(n)[:, None, None]).mean((1, 2))
+        return np.abs(np.diag(labels) - kept)
+
+    tf.random.set_seed(0)
+    n = 1000
+    images, targets = np.ones((n, 24, 32, 3), np.float32) * np.arange(n)[:, None, None, None], np.eye(n)
+    batch = {"images": tf.constant(images, tf.float32), "labels": tf.constant(targets, tf.float32)}
+    clipped = errors(*tf.function(keras_cv.layers.CutMix(alpha=1.0, seed=1))(batch, training=True).values())
+    between = errors(*keras.layers.CutMix(factor=(1.0, 1.0), seed=1)(batch, training=True).values())
+    assert clipped.mean() == pytest.approx(0.16, abs=0.02) and clipped.max() == pytest.approx(0.66, abs=0.1)
+    assert between.mean() == pytest.approx(0.013, abs=0.004) and between.max() == pytest.approx(0.07, abs=0.02)
+    assert errors(*mix_pairs(images, targets, np.random.default_rng(0), cutmix=1)).max() < 1e-5
+
+
 @pytest.mark.parametrize("size", [(24, 32), (25, 31)])
 def test_fmix_s_blobs_are_those_of_keras_cv(size):
     """As large and as ragged, and both mix labels by the mask's mean."""

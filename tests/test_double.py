@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import files, train
+from competition import files, gan, train
 from competition.__main__ import main
 from competition.arrays import Rows
-from competition.blend import make_blend
-from competition.double import (build_fold_model, double, fit_recipe, name_branches, probabilities_of, read_splits,
-                                read_tree, take_part)
+from competition.blend import gather_seeds, make_blend
+from competition.double import (build_fold_model, double, fit_recipe, name_branches, probabilities_of, quote_name,
+                                read_splits, read_tree, take_part)
 from competition.files import InputError
 from competition.folds import FoldTable, make_folds, read_folds
 from competition.images import load_images
@@ -93,6 +93,14 @@ def test_names_with_signs_go_in_quotes():
         ("x; y",), ("a|b",), ("Füchse, rot", "plain name"))
 
 
+@pytest.mark.parametrize("name", ['5" pot', '"x"', '"', " a", "b ", "x; y", "a|b", ",", "plain name", "été"])
+def test_every_name_can_be_quoted(name):
+    table = table_of([name, "other", "rest"])
+    assert read_splits(quote_name(name), table).nodes[0] == ((name,), ("other", "rest"))
+    assert read_splits(f"other | {quote_name(name)} ", table).nodes[0] == (("other",), (name,), ("rest",))
+    assert quote_name("plain name") == "plain name"
+
+
 @pytest.mark.parametrize("text, message", [
     ("f", "unknown class 'f', expected classes of folds/none.csv: a, b, c, d, e"),
     ("a,a", "'a' is named twice"),
@@ -104,6 +112,7 @@ def test_names_with_signs_go_in_quotes():
     ("a; b,c; b,c", "leaves nothing"),
     ("a; a", "leaves nothing"),
     ("a; b,c; b,d", "'b' and 'd' are parted before"),
+    ('a; "b', "a quote has no end"),
 ])
 def test_what_is_no_tree_is_refused(text, message):
     with pytest.raises(InputError, match="SPLITS=") as error:
@@ -312,10 +321,34 @@ def test_another_tree_recipe_or_kind_of_run_is_refused(copied, monkeypatch):
         train.train("baseline", run="full", overrides=FULL)
     with pytest.raises(InputError, match="run.json: this run was begun with .*splits = None"):
         double("efficientnet_lite0", "a", run="plain", overrides=FROZEN)
-    with pytest.raises(InputError, match="synthetic is 5, expected 0"):
+    with pytest.raises(InputError, match="gan.json: no such GAN, but synthetic takes"):
         double("baseline", "a", overrides=["epochs=1", "synthetic=5"])
+    assert not Path("runs/toy/baseline-quick-double").exists()
     assert main(["double", "--model", "baseline", "--splits", "nobody"]) == 2
     assert main(["explain", "--run", "full"]) == 2
+
+
+def test_generated_images_belong_to_the_nodes_of_their_classes(monkeypatch):
+    table = table_of("abcd")
+    part = take_part(table, (("d",), ("a", "b")))
+    made, labels = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8), np.arange(8) // 2
+
+    def read_synthetic(asked, fold, n):
+        assert asked is table
+        return made, labels
+
+    monkeypatch.setattr(gan, "read_synthetic", read_synthetic)
+    more, joined = gan.add_synthetic(part, made[:len(part.labels)], 1, 2)
+    assert joined.second[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 6, 7]  # of a, b and d; none of c
+    assert [part.classes[label] for label in more.labels[-6:]] == ["a + 1 more"] * 4 + ["d"] * 2
+    assert not (more.fold[-6:] == 1).any()
+
+
+def test_seeds_are_runs_that_blend_as_one(copied):
+    options = {"run": "pair", "overrides": ["epochs=1", "batch_size=8"], "splits": "a", "how": double}
+    folders = train.train_seeds(2, "baseline", **options)
+    assert [folder.name for folder in folders] == ["pair", "pair-seed1"]
+    assert gather_seeds(folders[0].parent, ["pair", "plain", "pair-seed1"]) == [["pair", "pair-seed1"], ["plain"]]
 
 
 def test_folds_one_by_one(copied, capsys):

@@ -19,6 +19,7 @@ from PIL import Image
 
 from competition import files, gan, heads
 from competition import train as training
+from competition.double import double
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.images import load_images
@@ -242,6 +243,23 @@ def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatc
     assert np.allclose(pool[0][np.arange(-6, 0)], made.reshape(6, -1) / 127.5 - 1, atol=1e-5)
     with np.load(folder / "fold_0" / "views.npz") as saved:
         assert saved["probs"].shape[1] == (table.fold == 0).sum()
+
+
+def test_synthetic_images_join_the_nodes_of_a_double_model(record):
+    declare_good(record)
+    folder = double("baseline", '"b blue"', name="farben", only_fold=0, overrides=[
+        "synthetic=3", "epochs=1", "batch_size=4", "augment="])
+    config = files.read_json(folder / "node_0" / "run.json")["config"]
+    assert config["gan"] and config["classes"] == ["b blue", "a red"] and (folder / "fold_0" / "views.npz").exists()
+
+
+def test_what_images_teach_is_a_mean_over_draws_of_noise(monkeypatch):
+    """Of one draw it is luck: the same generator taught between 0.16 and 0.27 of the plants."""
+    said = [0.1, 0.9, *range(1, gan.DRAWS)]  # of the first draw, of the training images, of the other draws
+    found = iter(said)
+    monkeypatch.setattr(gan, "_taught", lambda *_: next(found))
+    frame = gan.gan("again", 2, [*TINY, "epochs=1"])
+    assert frame["taught"][0] == pytest.approx(np.mean([said[0], *said[2:]])) and frame["taught_real"][0] == 0.9
 
 
 def test_oblong_and_grey(table):

@@ -169,6 +169,14 @@ def test_flags_reach_the_verb(given):
         "name": "plants", "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None, "pseudo": None})]
 
 
+def test_a_double_run_has_seeds_too(given):
+    from competition.double import double
+
+    assert main("double --model vgg16 --splits a --seeds 2 --set epochs=1".split()) == 0
+    (*found, more), = given
+    assert found == ["2", "vgg16", "quick", None, ["epochs=1"], double] and more["splits"] == "a"
+
+
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
     from competition import blend
 

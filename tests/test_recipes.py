@@ -51,6 +51,19 @@ def test_quick_is_there_and_trains_heads_alone():
     assert read_recipe("quick").epochs == 0
 
 
+def test_report_is_the_original_team_s_best_model():
+    """25 epochs of a single softmax layer, then all layers at 1e-5 until they get no better; flips and shifts in both."""
+    recipe = read_recipe("report")
+    expected = {
+        "frozen_epochs": 25, "frozen_schedule": "constant", "rate": 1e-5, "schedule": "constant", "patience": 10,
+        "augment": ["hflip", "vflip", "shift"], "augment_phases": "both", "head": [], "dropout": 0.0,
+        "label_smoothing": 0.0, "batch_size": 64, "batchnorm": "frozen", "class_weight": "none", "oversample_count": 0,
+        "frozen_share": 0.0, "layer_decay": 1.0, "ema": 0.0, "mixup": 0.0, "cutmix": 0.0, "fmix": 0.0, "image_size": 0,
+    }
+    assert {key: getattr(recipe, key) for key in expected} == expected
+    assert recipe.epochs > 120 and recipe.frozen_copies, "its 120 epochs are reached, its first phase is augmented"
+
+
 def test_keys_left_out_have_their_defaults(toml):
     assert read_recipe(toml("epochs = 2")) == Recipe(epochs=2)
 
@@ -93,6 +106,12 @@ def test_the_scratch_table_counts_from_random_weights_only(toml):
     ('class_weight={ "Füchse, rot" = 3, b = 1 }', "class_weight", {"Füchse, rot": 3.0, "b": 1.0}),
     ("oversample_classes=a b, été", "oversample_classes", ["a b", "été"]),
     ("oversample_classes=Species1", "oversample_classes", ["Species1"]),
+    ("oversample_classes=3", "oversample_classes", ["3"]),
+    ("oversample_classes=1e3", "oversample_classes", ["1e3"]),
+    ("oversample_classes=true", "oversample_classes", ["true"]),
+    ("oversample_classes=2024-01-01", "oversample_classes", ["2024-01-01"]),
+    ("oversample_classes=3,4", "oversample_classes", ["3", "4"]),
+    ('class_weight={ " a " = 3 }', "class_weight", {" a ": 3.0}),
     ("head=512,256", "head", [512, 256]),
     ("head=[512, 256]", "head", [512, 256]),
     ("head=64", "head", [64]),

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
+from competition import explain as explaining
 from competition import files, oof
 from competition import study as studying
 from competition import train as training
@@ -25,6 +26,7 @@ from competition.folds import make_folds, read_folds
 from competition.recipes import Recipe, read_recipe
 from competition.study import BUDGETS, HOW, LADDER, Effort, Result, Rung, Study, compare, interval, print_command
 
+RAREST = 'b; 5" c '  # as odd as a class name may be
 RECIPE_KEYS = {field.name for field in dataclasses.fields(Recipe)}
 SMALL_LADDER = (
     Rung("zero inputs", "", "worse", how="zeros"),
@@ -33,6 +35,8 @@ SMALL_LADDER = (
     Rung("unheard of", "baseline", "", "scratch", "scratch", ("colour_blindness=1",)),
     Rung("elsewhere", "baseline", "", "pixels", "resnet152_v2"),
     Rung("too large", "baseline", "", "scratch", "scratch", ("cutmix=0.7", "mixup=0.7")),
+    Rung("double", "baseline", "", "pixels", "baseline", how="double"),
+    Rung("search", "scratch", "", "scratch", "scratch", how="tune"),
     Rung("TTA", "scratch", "marginal", keys=("identity", "hflip"), how="views"),
     Rung("TTA of nothing", "too large", "marginal", keys=("all",), how="views"),
 )
@@ -47,7 +51,7 @@ SMALL_BUDGETS = {"default": {
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("place")
     with contextlib.chdir(place):
-        make_folds(class_folders(place / "data", {"a": 9, "b c": 4, 'ö "x"': 7}, height=12, width=12), "arten", folds=2)
+        make_folds(class_folders(place / "data", {"a": 9, RAREST: 4, 'ö "x"': 7}, height=12, width=12), "arten", folds=2)
     return place
 
 
@@ -68,7 +72,8 @@ def test_each_rung_is_compared_with_one_before_it_and_has_a_run_of_its_own(budge
     plan, seen, runs = a_plan(budget), [], set()
     assert plan.rungs
     for rung in plan.rungs:
-        assert rung.how in HOW and (rung.reference in seen or seen == [] and not rung.reference), rung.name
+        assert rung.how in HOW and (rung.reference in seen or rung.name in ("zero inputs", "batch 64")), rung.name
+        assert rung.how != "soup" or set(rung.keys) < set(seen)
         assert rung.kind in BUDGETS[budget] and rung.budgets and set(rung.budgets) <= set(BUDGETS)
         assert plan.model(rung) in names()
         assert files.check_name("RUN", plan.run(rung)).startswith("study-")
@@ -95,20 +100,20 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
 
 
 def test_the_ladder_s_budgets_and_systems_are_those_of_the_report():
-    assert all(rung.report or rung.name in ("all layers", "report, first phase") for rung in LADDER)
+    assert all(rung.report or rung.name in ("all layers", "report, first phase", "head, one view") for rung in LADDER)
     keys = " ".join(key for rung in LADDER for key in rung.keys)
     for word in ("class_weight=balanced", "oversample_count", "cutmix", "mixup", "fmix", "randaugment", "gridmask",
-                 "erase", "augment_phases=full", "head="):
+                 "erase", "augment_phases=full", "head=", "plain_epochs", "progressive", "ema", "layer_decay"):
         assert word in keys
     assert {rung.how for rung in LADDER} == set(HOW)
 
 
 def test_what_depends_on_the_competition():
     plan = a_plan()  # 9, 4 and 7 images: the mean class has 6.67
-    assert studying.rarest(plan.table) == "b c"
+    assert studying.rarest(plan.table) == RAREST
     assert studying._fill(plan, "oversample_count={count}") == "oversample_count=3"  # of 6.67, one of two folds
     weights = read_recipe("quick", [studying._fill(plan, "class_weight={given}")]).class_weight
-    assert weights == {"b c": 1.7}
+    assert weights == {RAREST: 1.7}
 
 
 # ------------------------------------------------------------------------------------------------------- the figures
@@ -176,8 +181,43 @@ def test_an_ensemble_is_the_mean_of_its_first_members_on_the_images_of_all(monke
     result = Result(pair)
     np.testing.assert_allclose(studying._blend(plan, pair, result)["identity"], expected, atol=1e-6)
     assert all(plan.run(plan.results[name].rung) in result.command for name in members)
+    assert result.where == "candidate mean, views identity, column nested"
     with pytest.raises(studying._Skipped, match="3 backbones"):
         studying._blend(plan, Rung("four", "head", "", keys=("mean", "4"), how="blend"), result)
+
+
+def test_what_averages_weights_and_what_learns_of_heads_name_their_runs(monkeypatch):
+    calls = []
+    monkeypatch.setattr(studying, "_call", lambda plan, result, verb, options: calls.append((verb, options)))
+    monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": folder.name})
+    plan = a_plan("full")
+    soup, distilled = (next(rung for rung in LADDER if rung.how == how) for how in ("soup", "distil"))
+    for rung in (soup, distilled):
+        with pytest.raises(studying._Skipped):
+            for name in (*soup.keys, "head"):
+                plan.results[name] = Result(next(rung for rung in LADDER if rung.name == name))
+            HOW[rung.how](plan, rung, Result(rung))
+    for name in (*soup.keys, *studying.MEMBERS[:4]):
+        plan.results[name] = Result(next(rung for rung in LADDER if rung.name == name), views={"identity": 0})
+    for rung in (soup, distilled):
+        assert HOW[rung.how](plan, rung, Result(rung)) == {"identity": plan.run(rung)}
+    (verb, options), (learns, taught) = calls
+    assert (verb, learns) == ("soup", "train") and options["RUNS"].split(",") == [
+        plan.run(plan.results[name].rung) for name in soup.keys]
+    assert taught["TEACHER"].split(",") == [plan.run(plan.results[name].rung) for name in studying.MEMBERS[:3]]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_photographs_larger_than_a_budget_means_are_shrunk(budget):
+    plan = a_plan(budget)
+    small = {rung.name: studying.train_options(plan, rung)["SET"] for rung in plan.rungs if rung.how in ("train", "double")}
+    plan.table = dataclasses.replace(plan.table, size=(400, 512))
+    for rung in (rung for rung in plan.rungs if rung.how in ("train", "double")):
+        keys = studying.train_options(plan, rung)["SET"]
+        recipe = read_recipe(plan.effort(rung).recipe, keys, plan.model(rung) in OWN)
+        assert budget == "full" or 0 < recipe.image_size <= 160, rung.name
+        capped = [key for key in keys if key not in small[rung.name]]
+        assert capped == ([f"image_size={plan.effort(rung).most}"] if plan.effort(rung).most else [])
 
 
 @pytest.mark.parametrize("verdicts, called, made", [
@@ -225,6 +265,7 @@ def played(place):
     with contextlib.chdir(place), monkeypatch.context() as patch:
         patch.setattr(studying, "LADDER", SMALL_LADDER)
         patch.setattr(studying, "BUDGETS", SMALL_BUDGETS)
+        patch.setattr(studying, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
         patch.setattr(studying, "at_hand", lambda *_: ["efficientnet_lite0"])
         patch.setattr(training, "train", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -250,7 +291,7 @@ def test_rungs_are_done_skipped_or_failed_and_say_why(played):
     rows = played[2].set_index("rung")
     assert rows["state"].to_dict() == {
         "zero inputs": "done", "baseline": "done", "scratch": "done", "unheard of": "skipped", "elsewhere": "skipped",
-        "too large": "failed", "TTA": "done", "TTA of nothing": "skipped"}
+        "too large": "failed", "double": "done", "search": "done", "TTA": "done", "TTA of nothing": "skipped"}
     assert "no key colour_blindness" in rows["reason"]["unheard of"]
     assert "no weights of resnet152_v2 at hand" in rows["reason"]["elsewhere"]
     assert "shares up to 1" in rows["reason"]["too large"]
@@ -274,17 +315,50 @@ def test_its_figures_are_those_of_the_runs(played):
     assert (rows["low"] <= rows["accuracy"])[rows["state"] == "done"].all()
 
 
+def test_a_double_rung_takes_the_rarest_class_out_whatever_it_is_called(played):
+    rows = played[2].set_index("rung")
+    run = files.read_json("runs/arten/study-default-double/run.json")
+    assert [RAREST] in run["config"]["splits"][0]
+    assert rows["accuracy"]["double"] == pytest.approx(run["accuracy"])
+    command = shlex.split(rows["command"]["double"])
+    assert command[-1] == 'SPLITS="b; 5"" c "' and "SET=epochs=2 batch_size=8" in command
+
+
+def test_a_search_is_compared_with_as_many_epochs_on_the_same_fold(played):
+    """Each trial has the reference's recipe, epochs and fold; the best of them is the rung's figure."""
+    rows, table = played[2].set_index("rung"), read_folds("arten")
+    trials = pd.read_csv("runs/arten/tune/study-default-search/trials.csv")
+    assert len(trials) == 2 and rows["accuracy"]["search"] == pytest.approx(trials["accuracy"].max())
+    assert rows["images"]["search"] == rows["images"]["scratch"] == (table.fold == 1).sum()
+    reference = files.read_json("runs/arten/study-default-scratch/run.json")["config"]["recipe"]
+    for run in trials["run"]:
+        recipe = files.read_json(f"runs/arten/{run}/run.json")["config"]["recipe"]
+        assert {key for key in recipe if recipe[key] != reference[key]} <= {"rate"} and recipe["epochs"] == 2
+        assert [path.name for path in sorted((files.RUNS / "arten" / run).glob("fold_*"))] == ["fold_1"]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_ladder_s_search_has_a_reference_of_its_effort(budget):
+    plan = a_plan(budget)
+    rung = next(rung for rung in plan.rungs if rung.how == "tune")
+    reference = next(other for other in plan.rungs if other.name == rung.reference)
+    assert rung.kind == reference.kind and plan.effort(rung).folds == "0"
+
+
 def test_what_is_written_says_it_all(played):
     text = (files.RUNS / "arten/study/study.md").read_text("utf-8")
     assert "| `make train NAME=arten MODEL=scratch RECIPE=quick RUN=study-default-scratch ONLY_FOLD=1 " in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert "`: the mean of the views identity, hflip in its fold_*/views.npz |" in text
     assert len(lines) == len(SMALL_LADDER) + 2 and len({line.replace("\\|", "").count("|") for line in lines}) == 1
     record = files.read_json("runs/arten/study/study.json")
     assert record["table"] == read_folds("arten").hash and set(record["seconds"]) == {
-        "study-default-baseline", "study-default-scratch"}
+        "study-default-baseline", "study-default-scratch", "study-default-double", "study-default-search"}
 
 
-def test_a_blend_takes_the_study_s_runs_only_when_they_are_named(played, capsys):
+def test_explain_and_a_blend_take_the_study_s_runs_only_when_they_are_named(played, capsys):
+    with pytest.raises(InputError, match="no finished run"):
+        explaining._best_run(read_folds("arten"))
     with pytest.raises(InputError, match="no finished run"):
         make_blend("arten")
     assert re.search("left out, since they belong to the study: [0-9] run", capsys.readouterr().err)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition import files, oof, train
+from competition import device, files, oof, train
 from competition.arrays import Rows, read_memory
 from competition.backbones import network_size, pretrained, resolve_weights
 from competition.features import predict
@@ -91,6 +91,7 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     memory = read_memory(memory)
     table = read_folds(name)
     tree = read_splits(splits, table)
+    device.make_repeatable()
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
     settings = train.fit_classes(table, train.fit_to_shape(table, settings))

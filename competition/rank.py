@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from competition import files, heads, oof
+from competition import device, files, heads, oof
 from competition.arrays import Rows, read_memory
 from competition.backbones import at_hand, build_backbone, pretrained, resolve_weights
 from competition.features import BATCH, predict
@@ -43,6 +43,7 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     memory = read_memory(memory)
     table = read_folds(name)
     settings = [fit_classes(table, fit_to_shape(table, setting)) for setting in read_grid(recipe, grid)]
+    device.make_repeatable()
     chosen = _choose(models, weights)
     start_keras(settings[0].seed)
     warn_of_others(table)

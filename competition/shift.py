@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 import pandas as pd
 
-from competition import files, page
+from competition import device, files, page
 from competition.arrays import read_memory
 from competition.audit import is_written, read_scored
 from competition.backbones import build_backbone, pretrained, resolve_weights
@@ -87,7 +87,9 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     """
     memory = read_memory(memory)
     memory = replace(memory, total=memory.total // 2)  # of which training and test images take as much each
-    table, found = read_folds(name), resolve_weights(model, weights)
+    table = read_folds(name)
+    device.make_repeatable()
+    found = resolve_weights(model, weights)
     if model != "baseline" and not pretrained(model, found):
         raise InputError(f"MODEL={model}: random weights, expected pretrained ones, or baseline for plain pixels")
     scored = read_scored(table, runs) if runs or any(all_runs(table.name).values()) else None

@@ -9,7 +9,6 @@ After every epoch all that the rest depends on (weights, optimizer, best epoch, 
 was killed goes on from its last finished epoch as if nothing had happened.
 """
 
-import contextlib
 import fcntl
 import json
 import queue
@@ -83,6 +82,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     """
     memory = read_memory(memory)
     table = read_folds(name)
+    device.make_repeatable()
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
     settings = fit_classes(table, fit_to_shape(table, settings))
@@ -553,16 +553,9 @@ def start_keras(seed):
     """Seed Keras, and let TensorFlow give the same on the same CPU each time."""
     import keras
 
+    device.make_repeatable()
     keras.utils.clear_session(free_memory=False)  # names begin anew: TensorFlow orders a sum by them
     keras.utils.set_random_seed(seed)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not device.has_gpu():
-            tf.config.experimental.enable_op_determinism()
-            with contextlib.suppress(RuntimeError):  # TensorFlow has started and stays as it is
-                # two operations at a time end in either order, after which the last digits differ
-                tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch, teaching):

@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from competition.arrays import Rows
-from competition.augment import POLICIES
+from competition.augment import POLICIES, share_draws
 from competition.files import warn
 
 MOST_BYTES = 2**31  # of images on a GPU: a quarter of the memory of a small one; more stay with the processor
@@ -151,7 +151,8 @@ def draw_transforms(names, seed):
     """The policies as an albumentations.Compose that draws, from `seed`, what to do to an image, and does not do it."""
     import albumentations as A
 
-    compose = A.Compose([POLICIES[name](A) for name in names], seed=int(seed))
+    compose = A.Compose([POLICIES[name](A) for name in names])
+    share_draws(compose, seed)
     for transform in compose.transforms:
         transform.apply_with_params = lambda params, **data: data
     return compose

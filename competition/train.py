@@ -44,8 +44,8 @@ GAN = "gan"  # the folder beside the runs that keeps the GANs
 TUNE = "tune"  # the folder beside the runs that keeps what was tuned
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 GROWTH = 0.5, 0.75  # shares of the full side at which `progressive` begins; each is a graph of its own
-TRAIN_FORMAT = 4  # raise it when the same config trains to something else, so that no run ends otherwise than it began
-FEATURES_FORMAT = 4  # raise it when what a backbone makes of the same image changes
+TRAIN_FORMAT = 5  # raise it when the same config trains to something else, so that no run ends otherwise than it began
+FEATURES_FORMAT = 5  # raise it when what a backbone makes of the same image changes
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from competition import device, files, oof, train
-from competition.arrays import Rows, read_memory
+from competition.arrays import Room, Rows, read_memory
 from competition.backbones import network_size, pretrained, resolve_weights
 from competition.features import predict
 from competition.files import InputError
@@ -317,7 +317,8 @@ def _merge_folds(folder, table, settings, model, weights, memory):
     images = load_images(table, memory)
     if run.frozen:
         backbone = fuse_batchnorm(train._build_backbone(model, table, settings, weights))
-        features = train.frozen_features(table, settings, model, weights, images, backbone, memory)[0]
+        room = Room(memory and memory.features)
+        features = train.frozen_features(table, settings, model, weights, images, backbone, room)[0]
         predict_fold = _by_heads(run, settings.views, features)
     else:
         predict_fold = _by_models(run, table, settings.views, images)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from competition import device, files, page
-from competition.arrays import read_memory
+from competition.arrays import Room, read_memory
 from competition.audit import is_written, read_scored
 from competition.backbones import build_backbone, pretrained, resolve_weights
 from competition.files import InputError
@@ -312,7 +312,8 @@ def _features(table, unknown, images, model, found, memory):
         images = [load_images(part) for part in parts]
     backbone = fuse_batchnorm(
         build_backbone(model, parts[0].size, settings.image_size or None, found, settings.least_size))
-    features = [frozen_features(part, settings, model, found, pixels, backbone, memory)[0][0]
+    room = Room(memory and memory.features)
+    features = [frozen_features(part, settings, model, found, pixels, backbone, room)[0][0]
                 for part, pixels in zip(parts, images)]
     return np.concatenate([part[:] for part in features])
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from competition import files
 from competition.blend import Chooser, group_ids
+from competition.features import hash_images
 from competition.files import InputError, csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
 from competition.folds import assign_folds, read_folds, whole_number
 from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast
@@ -220,7 +221,8 @@ def digits():
 def read_pool(name):
     """The Pool of a fold table, of the features without augmentation that its frozen runs or `make rank` left."""
     table = read_folds(name)
-    folder, features, images = files.RUNS / table.name / "features", {}, hash_json(table.images)
+    folder, features = files.RUNS / table.name / "features", {}
+    images = hash_images(table.frame["sha256"].tolist())
     for path in sorted(folder.glob("*.json")):
         key = read_json(path)
         if key.get("view") == "identity" and key.get("images") == images and path.with_suffix(".npy").exists():

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from competition import blend, simulate
-from competition.files import InputError, hash_json, write_json
+from competition.features import hash_images
+from competition.files import InputError, write_json
 from competition.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
 from test_oof import make_table
 
@@ -92,7 +93,7 @@ def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
     folder, features = Path("runs/toy/features"), np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
     for name, changes in {"a": {}, "b": {"view": "hflip"}, "c": {"images": "others"}}.items():
         write_json(folder / f"{name}.json",
-                   {"view": "identity", "images": hash_json(table.images), "model": "m"} | changes)
+                   {"view": "identity", "images": hash_images(table.frame["sha256"].tolist()), "model": "m"} | changes)
         np.save(folder / f"{name}.npy", features)
     pool = simulate.read_pool("toy")
     assert list(pool.features) == ["m a"] and np.array_equal(pool.labels, table.labels)

@@ -14,12 +14,11 @@ from competition import oof
 from competition.files import RUNS
 from competition.folds import make_folds
 from competition.images import load_images
+from competition.recipes import read_recipe
 
 MODEL = "efficientnet_lite0"
 EPOCHS = 25
-COPIES = 4  # augmented copies of each image whose features the head is trained on
-SETTINGS = ("augment=hflip,vflip,shift", f"frozen_copies={COPIES}", f"frozen_epochs={EPOCHS}", "epochs=0",
-            "image_size=0", "patience=0", "views=identity")
+SETTINGS = (f"frozen_epochs={EPOCHS}", "epochs=0", "patience=0", "views=identity")  # all else is the recipe's
 FULL_SECONDS = 240  # the reference's folds run in full are as many as end within this time, at least one
 
 
@@ -36,6 +35,8 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
         loop = call_apart(run_loop, table, images, model, epochs, 0, *(
             (3, 1) if options.quick else (None, None) if options.long else (None, FULL_SECONDS)))
         what = f"{model}, {table.k} folds, {epochs} epochs"
+        shipped = read_recipe(recipe)
+        drawn = f"{shipped.frozen_copies} copies an image with {', '.join(shipped.augment)}"
         against = f"reference: bench/reference.py{', ' if loop.extrapolated else ''}{loop.extrapolated}"
         rounds = range(1 if options.quick else 3)
         places = [Path(shutil.copytree("folds", f"round_{number}/folds")).parent.absolute() for number in rounds]
@@ -43,7 +44,8 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
             seconds = [call_apart(_train, str(place), model, recipe, settings, run) for place in places]
             kept = "no features kept" if run == "first" else "features kept on disk"
             yield Figure(f"frozen phase, {kept}: {what}", "s", float(np.median(seconds)), loop.seconds, len(seconds),
-                         "<= 0.04", f"from the call of train to the OOF; {', '.join(settings)}; {against}")
+                         "<= 0.04", f"from the call of train to the OOF; {recipe}: {drawn}; {', '.join(settings)}; "
+                         f"{against}")
         ours = oof.read_oof(places[0] / RUNS / table.name / "first", table).probs[0]
     name = "frozen phase, OOF accuracy less the reference's"
     if options.quick:

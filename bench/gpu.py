@@ -6,6 +6,7 @@ It runs under the Keras backend that is installed. Without a GPU every figure is
 import contextlib
 import itertools
 import os
+import re
 import time
 from importlib.util import find_spec
 
@@ -23,8 +24,9 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 BATCH = 128
 STEPS = 30
 PEAKS = {  # dense TFLOP/s of NVIDIA's data sheets: float32 (TF32 where there is), bfloat16 (float16 on T4, V100, P100)
-    "H200": (495, 989), "H100": (495, 989), "A100": (156, 312), "L40S": (183, 362), "L4": (60, 121), "A10G": (35, 70), "A10": (62, 125),
-    "V100": (15.7, 125), "T4": (8.1, 65), "P100": (9.3, 18.7), "4090": (82.6, 165), "3090": (35.6, 71),
+    "H200": (495, 989), "H100": (495, 989), "A100": (156, 312), "L40S": (183, 362), "L4": (60, 121),
+    "A10G": (35, 70), "A10": (62, 125), "V100": (15.7, 125), "T4": (8.1, 65), "P100": (9.3, 18.7),
+    "4090": (82.6, 165), "3090": (35.6, 71),
 }
 
 
@@ -97,5 +99,5 @@ def count_flops(model):
 
 def find_peak(name, precision, flops):
     """Images a second at the device's peak; None for a device that PEAKS does not have."""
-    peak = next((peaks for gpu, peaks in PEAKS.items() if gpu in name), None)
+    peak = next((peaks for gpu, peaks in PEAKS.items() if re.search(rf"\b{gpu}\b", name)), None)
     return peak and peak[PRECISIONS.index(precision)] * 1e12 / flops

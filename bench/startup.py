@@ -13,53 +13,58 @@ from competition.files import RUNS
 from competition.folds import make_folds
 
 MODEL = "efficientnet_lite0"
-FOLDS = 10
+FOLDS, QUICK_FOLDS = 10, 5
 SETTINGS = ("least_size=0", "frozen_epochs=0", "epochs=1", "views=identity")
 TOGETHER, ALONE = "together", "alone"
 
 
 def measure(options, model=MODEL, recipe="best"):
-    """Yield the seconds to the first step of the first fold and of later ones, and how memory grows over ten folds.
+    """Yield the seconds to the first step of the first fold and of later ones, and how memory grows over ten folds (QUICK=1: five).
 
     The first fold's seconds count from the call of the toolkit's `train`, the others' from their own begin.
     Then how many values of the last fold are not, bit for bit, what they become when a process trains it alone; QUICK=1
     does not look.
     """
-    images, batch = (80, 16) if options.quick else (160, 32)
+    images, batch, folds = (40, 16, QUICK_FOLDS) if options.quick else (160, 32, FOLDS)
     with contextlib.chdir(options.work):
-        table = make_folds(copy_images(options.data, "startup", images, FOLDS), folds=FOLDS)
+        table = make_folds(copy_images(options.data, "startup", images, folds), folds=folds)
         arguments = table.name, model, recipe, (*SETTINGS, f"batch_size={batch}")
         first_steps, peaks = call_apart(_train, str(options.work), *arguments, TOGETHER, None)
         later = float(np.median(first_steps[1:]))
         what = f"{model}, {table.size[0]}x{table.size[1]}, batch {batch}"
         yield Figure("start-up: first step of fold 1", "s", first_steps[0],
                      note=f"from the call of train; {what}")
-        yield Figure("start-up: first step of folds 2 to 10", "s", later, first_steps[0], FOLDS - 1,
+        yield Figure(f"start-up: first step of folds 2 to {folds}", "s", later, first_steps[0], folds - 1,
                      note="from their own begin; reference: fold 1, which traces and compiles")
-        yield Figure("peak memory after 10 folds", "MB", peaks[-1], peaks[1], 1, "<= 1.02",
+        yield Figure(f"peak memory after {folds} folds", "MB", peaks[-1], peaks[1], 1, "<= 1.02",
                      f"reference: after 2 folds, growth {peaks[-1] - peaks[1]:.1f} MB; {what}")
-        name = "values of fold 10 that differ from those of fold 10 trained alone"
+        name = f"values of fold {folds} that differ from those of fold {folds} trained alone"
         if options.quick:
             yield Figure(name, "values", None, target="<= 0", note="QUICK=1 trains no fold alone")
             return
-        call_apart(_train, str(options.work), *arguments, ALONE, FOLDS - 1)
-        differing, compared = _compare_fold(RUNS / table.name, FOLDS - 1)
+        call_apart(_train, str(options.work), *arguments, ALONE, folds - 1)
+        differing, compared = _compare_fold(RUNS / table.name, folds - 1)
         yield Figure(name, "values", float(differing), n=compared, target="<= 0",
                      note=f"weights and predictions, n: how many were compared; {what}")
 
 
 def _train(work, name, model, recipe, overrides, run, only_fold):
-    """Train; seconds to the first step of each fold, and the peak memory of the process after each in MB."""
+    """Train; seconds to the first step of each fold, and the peak memory of the process after each in MB.
+
+    A fold ends with what it leaves: its predictions of all views and its weights.
+    """
     import_tensorflow()
     starts, first_steps, peaks = [time.perf_counter()], {}, []
-    train_fold, train_epoch = training._train_fold, training.Phase.train_epoch
+    train_fold, save_fold, train_epoch = training._train_fold, training._save_fold, training.Phase.train_epoch
 
     def noted_fold(*arguments):
         if peaks:
             starts.append(time.perf_counter())
-        result = train_fold(*arguments)
+        return train_fold(*arguments)
+
+    def noted_end(*arguments):
+        save_fold(*arguments)
         peaks.append(memory("VmHWM"))
-        return result
 
     def noted_epoch(phase, fold, epoch, steps, tick):
         def noted_tick(*values):
@@ -69,6 +74,7 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
         return train_epoch(phase, fold, epoch, steps, noted_tick)
 
     with (contextlib.chdir(work), mock.patch.object(training, "_train_fold", noted_fold),
+          mock.patch.object(training, "_save_fold", noted_end),
           mock.patch.object(training.Phase, "train_epoch", noted_epoch)):
         training.train(model, recipe, name, run=run, only_fold=only_fold, overrides=overrides)
     return list(first_steps.values()), peaks

@@ -48,6 +48,7 @@ class Setup:
     onednn: bool = True
     xla: bool = False
     threads: int = 0  # of an operation; 0: one a core
+    repeatable: bool = True  # the same each time, as the toolkit trains: train.start_keras
     batches: tuple[int, ...] = (BATCH,)
     frozen_share: float = 0.0
     cached: bool = False  # training begins at what the frozen layers made of the images
@@ -64,30 +65,33 @@ class Timing:
     n: int  # steps that were timed
 
 
+UNREPEATABLE = "op determinism off, operations side by side"
 VARIANTS = (
     {"name": "mixed_bfloat16", "precision": "mixed_bfloat16"},
     {"name": "oneDNN off", "onednn": False},
+    {"name": UNREPEATABLE, "repeatable": False},
     {"name": "first blocks frozen (frozen_share=0.08)", "frozen_share": 0.08},
     {"name": "first blocks frozen, their activations cached", "frozen_share": 0.08, "cached": True},
     {"name": "1 thread", "threads": 1},
     {"name": "XLA", "xla": True},
 )
 COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, unless LONG=1
-FIRST = ("float32", *(variant["name"] for variant in COMPARED))
+FIRST = (("float32",), ("PyTorch eager",), ("PyTorch compiled",),  # of every model, before there is no time any more
+         tuple(variant["name"] for variant in COMPARED), (UNREPEATABLE,))
 
 
 def measure(options, size=None, models=None):
     """Yield images a second in training and in prediction: a Figure a setup, beside the toolkit's default (float32).
 
-    A setup that would not end within the time there is (QUICK=1: 45 seconds, LONG=1: no limit, otherwise 7 minutes) is
+    A setup that would not end within the time there is (QUICK=1: 30 seconds, LONG=1: no limit, otherwise 7 minutes) is
     left out, and one that fails is absent; the note says so.
     """
     size = size or data_size(options)
-    most_seconds = 45 if options.quick else np.inf if options.long else 420
+    most_seconds = 30 if options.quick else np.inf if options.long else 420
     models = models or (MODELS[:1] if options.quick else (*MODELS, *FAMILIES) if options.long else MODELS)
     steps = 3 if options.quick else 5
     setups = [setup for model in models for setup in list_setups(model, size, steps, options)]
-    setups.sort(key=lambda setup: not setup.torch and setup.name not in FIRST)
+    setups.sort(key=lambda setup: next((i for i, name in enumerate(FIRST) if setup.name in name), len(FIRST)))
     base, began, longest = {}, time.perf_counter(), 0.0
     for setup in tqdm(setups, "steps", unit="setup", leave=False):
         before = time.perf_counter()
@@ -177,6 +181,8 @@ def time_keras(setup):
 
     if setup.threads:
         tf.config.threading.set_intra_op_parallelism_threads(setup.threads)
+    if setup.repeatable:
+        training.start_keras(0)
     keras.config.set_dtype_policy(setup.precision)
     whole = build_keras(setup)
     fused = fuse_batchnorm(whole)
@@ -199,6 +205,7 @@ def time_keras(setup):
 def time_backend(setup):
     """The same on another backend of Keras, as the toolkit's training calls it."""
     os.environ["KERAS_BACKEND"] = setup.backend
+    training.start_keras(0)
     whole = build_keras(setup)
     fused = fuse_batchnorm(whole)
     compile_keras(whole)

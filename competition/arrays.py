@@ -156,6 +156,28 @@ class Joined:
         return found
 
 
+class Room:
+    """What is left of a share of memory, in bytes: arrays that several callers open fit into it together."""
+
+    def __init__(self, left=None):
+        self.left = float("inf") if left is None else left
+
+    def open(self, path):
+        """The array of an .npy file: in memory while there is room, else Stored."""
+        found = open_array(path, self.left)
+        self.left -= found.nbytes if isinstance(found, np.ndarray) else 0
+        return found
+
+
+def held(array):
+    """Bytes of an array, Stored, Rows or Joined that are in memory."""
+    if isinstance(array, Rows):
+        return held(array.array)
+    if isinstance(array, Joined):
+        return held(array.first) + held(array.second)
+    return array.nbytes if isinstance(array, np.ndarray) else 0
+
+
 def open_array(path, limit):
     """The array of an .npy file: in memory where it takes up to `limit` bytes, else Stored."""
     stored = Stored(path)

@@ -5,6 +5,7 @@ killed draws the same again. The mixtures are numpy and not layers of Keras: dra
 """
 
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
@@ -31,16 +32,42 @@ POLICIES = {
 }
 
 
-def build_policy(names, seed):
-    """A function from an image (uint8 [h, w, 3]) to an augmented one of the same form; its draws follow `seed`."""
+def build_policy(names, seed=0):
+    """A function from an image (uint8 [h, w, 3]) to an augmented one of the same form.
+
+    Its draws follow `seed`, one image after another, or the seed that a call gives behind its image.
+    """
     if not names:
-        return lambda image: image
+        return lambda image, seed=None: image
     import albumentations as A
     import cv2
 
     cv2.setNumThreads(1)  # more threads for one small image only take the network's: 0.48 for 0.55 ms of CPU an image
-    compose = A.Compose([POLICIES[name](A) for name in names], seed=int(seed))
-    return lambda image: compose(image=image)["image"]
+    compose = A.Compose([POLICIES[name](A) for name in names])
+    share_draws(compose, seed)
+
+    def augment(image, seed=None):
+        if seed is not None:
+            share_draws(compose, seed)
+        return compose(image=image)["image"]
+
+    return augment
+
+
+def share_draws(transform, seed):
+    """Let an albumentations.Compose, and all that is in it, draw from one stream of random numbers.
+
+    Albumentations gives each transform a stream of its own from the same seed, so that those that draw equally often
+    draw the same: no image would be flipped one way and not the other.
+    """
+    streams = np.random.default_rng(int(seed)), Random(int(seed))
+
+    def give(transform):
+        transform.random_generator, transform.py_random = streams
+        for inner in getattr(transform, "transforms", ()):
+            give(inner)
+
+    give(transform)
 
 
 def _rand_augment(A, n, magnitude):

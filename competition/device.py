@@ -6,11 +6,14 @@ without a GPU, done to pixels by Keras operations.
 """
 
 import contextlib
+import functools
+import os
 
 import numpy as np
 
 from competition.arrays import Rows
-from competition.augment import POLICIES
+from competition.augment import POLICIES, share_draws
+from competition.files import warn
 
 MOST_BYTES = 2**31  # of images on a GPU: a quarter of the memory of a small one; more stay with the processor
 _D4 = {  # a symmetry's matrix on (x, y) from the middle of the picture, y downwards
@@ -41,6 +44,29 @@ def has_gpu():
 
         return jax.default_backend() == "gpu"
     return False
+
+
+@functools.cache
+def make_repeatable():
+    """Let TensorFlow give the same on the same CPU each time; a warning where it is too late for that.
+
+    To be called before anything builds a network, be it only to learn what its weights are called: TensorFlow starts
+    with the first one and keeps the threads that it has then.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow" or has_gpu():
+        return
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    try:
+        # two operations at a time end in either order, after which the last digits differ
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        if os.environ.get("TF_NUM_INTEROP_THREADS") != "1":
+            warn("TensorFlow was at work before in this process, with several threads: the last digits of what trains "
+                 "here may differ from run to run; expected TF_NUM_INTEROP_THREADS=1 in the environment")
 
 
 def choose_precision(wanted):
@@ -125,7 +151,8 @@ def draw_transforms(names, seed):
     """The policies as an albumentations.Compose that draws, from `seed`, what to do to an image, and does not do it."""
     import albumentations as A
 
-    compose = A.Compose([POLICIES[name](A) for name in names], seed=int(seed))
+    compose = A.Compose([POLICIES[name](A) for name in names])
+    share_draws(compose, seed)
     for transform in compose.transforms:
         transform.apply_with_params = lambda params, **data: data
     return compose

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from competition import files, oof, train
-from competition.arrays import Rows, read_memory
+from competition import device, files, oof, train
+from competition.arrays import Room, Rows, read_memory
 from competition.backbones import network_size, pretrained, resolve_weights
 from competition.features import predict
 from competition.files import InputError
@@ -92,6 +92,7 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     memory = read_memory(memory)
     table = read_folds(name)
     tree = read_splits(splits, table)
+    device.make_repeatable()
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
     settings = train.fit_classes(table, train.fit_to_shape(table, settings))
@@ -326,7 +327,8 @@ def _merge_folds(folder, table, settings, model, weights, memory):
     images = load_images(table, memory)
     if run.frozen:
         backbone = fuse_batchnorm(train._build_backbone(model, table, settings, weights))
-        features = train.frozen_features(table, settings, model, weights, images, backbone, memory)[0]
+        room = Room(memory and memory.features)
+        features = train.frozen_features(table, settings, model, weights, images, backbone, room)[0]
         predict_fold = _by_heads(run, settings.views, features)
     else:
         predict_fold = _by_models(run, table, settings.views, images)

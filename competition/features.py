@@ -1,14 +1,24 @@
 """Features of a frozen backbone: computed once for all folds, epochs and heads, and kept on disk under their key.
 
-Images and features pass through memory a batch at a time, whatever their number.
+What an image's features are depends on the image, the backbone and the view or the drawn augmentation, and on nothing
+else: neither on its label, name and place nor on the images beside it. So another fold table, or more images, take
+over what is there, and compute the rest. Images and features pass through memory a batch at a time, whatever their
+number.
 """
 
+import collections
+import functools
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
-from competition.arrays import build_array, open_array
+from competition.arrays import Room, Stored, build_array
 from competition.augment import build_policy
-from competition.files import hash_json, write_json
+from competition.files import InputError, hash_json, read_json, sha256_bytes, write_json, write_text
 from competition.views import VIEWS
 
 BATCH = 64
@@ -44,50 +54,121 @@ def use_xla():
     return keras.backend.backend() == "jax"
 
 
-def view_features(backbone, images, views, folder, key, memory=None):
+@dataclass(frozen=True)
+class Shelf:
+    """Where the features of a set of images lie, and what they depend on."""
+
+    folder: Path
+    hashes: list[str]  # of each image: the sha256 of its file
+    key: dict  # JSON-able: what features depend on besides the image and the view: backbone, weights, sizes
+    others: tuple[Path, ...] = ()  # folders of that kind whose features of the same images are taken over
+
+    @functools.cached_property
+    def names(self):
+        """What each image is known by; no two are alike: of equal images the later ones are numbered."""
+        seen, names = collections.Counter(), []
+        for digest in self.hashes:
+            names.append(f"{digest[:32]}-{seen[digest]}" if seen[digest] else digest[:32])
+            seen[digest] += 1
+        return names
+
+    @functools.cached_property
+    def images(self):
+        """The hash of all names in their order, which every key has, and the file that lists the names."""
+        return hash_json(self.names)
+
+    def find(self, key):
+        """Features of that key but for the images, an array [m, d], and int [n], where those of each image are there.
+
+        They are those which have most of the images; -1 stands for an image that they lack.
+        """
+        found = None, np.full(len(self.names), -1)
+        for path in (path for folder in sorted({self.folder, *self.others}) for path in sorted(folder.glob("*.json"))):
+            try:
+                other = read_json(path)
+                if other | {"images": self.images} != key:
+                    continue
+                names = _list_of(path.parent, other["images"]).read_text("utf-8").split()
+                array, places = Stored(path.with_suffix(".npy")), pd.Index(names).get_indexer(self.names)
+            except (InputError, OSError, ValueError, TypeError):  # removed, or not ours
+                continue
+            if len(array) == len(names) and (places >= 0).sum() > (found[1] >= 0).sum():
+                found = array, places
+        return found
+
+
+def hash_images(hashes):
+    """What the key of a set of images says of it, whose files have these sha256, in their order."""
+    return Shelf(Path(), hashes, {}).images
+
+
+def view_features(backbone, images, views, shelf, room=None):
     """Features of every TTA view of every image: a list of float32 [n, d], one a view.
 
-    images: uint8 [n, h, w, 3], an array or arrays.Stored. `key` is a JSON-able dict of all that the features depend on
-    besides the view (images, backbone, weights, sizes); a view whose file lies in `folder` under that key is read and
-    not computed. Features that together take more than their share of `memory` (arrays.Memory; None: there is no
-    limit) come as arrays.Stored.
+    images: uint8 [n, h, w, 3], an array or arrays.Stored. A view whose file lies on the shelf is read and not
+    computed. Features for which there is no `room` (arrays.Room; None: there is no limit) come as arrays.Stored.
     """
-    jobs = [(key | {"view": view}, lambda part, start, view=view: VIEWS[view](part)) for view in views]
-    return _compute(backbone, images, jobs, folder, memory)
+    jobs = [({"view": view}, lambda part, rows, view=view: VIEWS[view](part)) for view in views]
+    return _compute(backbone, images, jobs, shelf, room)
 
 
-def copy_features(backbone, images, copies, policy, seed, folder, key, memory=None):
+def copy_features(backbone, images, copies, policy, seed, shelf, room=None, versions=None):
     """Features of augmented copies of every image, drawn with the named policies: a list of float32 [n, d], one a copy.
 
-    What is drawn follows from seed, copy and row, so that it does not matter where a killed computation went on.
+    What is drawn follows from seed, copy and image, so that it does not matter where a killed computation went on, or
+    what other images there are. `versions` are those of what draws.
     """
+    augment = build_policy(policy)
 
-    def draw(part, start, copy):
-        augment = build_policy(policy, np.random.SeedSequence([seed, 1, copy, start]).generate_state(1)[0])
-        return np.stack([augment(image) for image in part])
+    def draw(part, rows, copy):
+        seeds = (sha256_bytes(f"{seed} {copy} {shelf.names[row]}".encode())[:16] for row in rows)
+        return np.stack([augment(image, int(digits, 16)) for image, digits in zip(part, seeds)])
 
     jobs = [
-        (key | {"copy": copy, "policy": policy, "seed": seed},
-         lambda part, start, copy=copy: draw(part, start, copy))
+        ({"copy": copy, "policy": policy, "seed": seed, "drawn": versions or {}},
+         lambda part, rows, copy=copy: draw(part, rows, copy))
         for copy in range(copies)
     ]
-    return _compute(backbone, images, jobs, folder, memory)
+    return _compute(backbone, images, jobs, shelf, room)
 
 
-def _compute(backbone, images, jobs, folder, memory):
-    n, d = len(images), backbone.output_shape[-1]
-    paths = [folder / f"{hash_json(key)[:16]}.npy" for key, _ in jobs]
+def _compute(backbone, images, jobs, shelf, room):
+    keys = [shelf.key | more | {"images": shelf.images} for more, _ in jobs]
+    paths = [shelf.folder / f"{hash_json(key)[:16]}.npy" for key in keys]
+    shape = len(images), backbone.output_shape[-1]
     missing = sum(not path.exists() for path in paths)
-    with tqdm(total=n * missing, desc="features", unit=" images", leave=False, disable=None) as bar:
-        for path, (key, change) in zip(paths, jobs):
-
-            def rows_from(first, change=change):
-                bar.update(first)
-                parts = (change(images[start : start + BATCH], start) for start in range(first, n, BATCH))
-                return _predict_parts(backbone, parts, BATCH, bar)
-
-            build_array(path, (n, d), np.float32, rows_from, BATCH)
+    with tqdm(total=shape[0] * missing, desc="features", unit=" images", leave=False, disable=None) as bar:
+        for path, key, (_, change) in zip(paths, keys, jobs):
+            if not path.exists():
+                kept, places = shelf.find(key)
+                rows_from = functools.partial(_rows_from, backbone, images, change, kept, places, bar)
+                build_array(path, shape, np.float32, rows_from, BATCH)
+            if not (names := _list_of(shelf.folder, shelf.images)).exists():
+                write_text(names, "\n".join(shelf.names))
             if not (record := path.with_suffix(".json")).exists():
                 write_json(record, key)
-    limit = float("inf") if memory is None else memory.features / len(paths)
-    return [open_array(path, limit) for path in paths]
+    room = room or Room()
+    return [room.open(path) for path in paths]
+
+
+def _list_of(folder, images):
+    return folder / f"{images[:16]}.txt"
+
+
+def _rows_from(backbone, images, change, kept, places, bar, first):
+    """Yield the features of the images from the row `first` on, BATCH at a time: kept ones, or else computed."""
+    bar.update(first)
+    missing = first + np.flatnonzero(places[first:] < 0)
+    batches = (missing[start : start + BATCH] for start in range(0, len(missing), BATCH))
+    parts = (change(images[rows], rows) for rows in batches)
+    fresh = itertools.chain.from_iterable(_predict_parts(backbone, parts, BATCH, bar))
+    for start in range(first, len(places), BATCH):
+        there = places[start : start + BATCH]
+        old = there >= 0
+        rows = np.empty((len(there), backbone.output_shape[-1]), np.float32)
+        if old.any():
+            rows[old] = kept[there[old]]
+            bar.update(int(old.sum()))
+        for row in np.flatnonzero(~old):
+            rows[row] = next(fresh)
+        yield rows

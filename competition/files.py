@@ -113,10 +113,11 @@ def hash_json(content):
     return sha256_bytes(json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8"))
 
 
-def versions():
-    """What was at work: Python and the libraries that results depend on, as {name: version}."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
+def versions(names=()):
+    """What was at work: the libraries of these names, or else Python and those that results depend on, as {name:
+    version} of those that are installed."""
+    found = {} if names else {"python": platform.python_version()}
+    for name in names or VERSIONED:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

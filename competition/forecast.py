@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from competition import files, heads, oof
 from competition.blend import gather_seeds, sharpen
+from competition.features import hash_images
 from competition.files import InputError, read_json, sha256_file, write_npz
 from competition.folds import assign_folds, whole_number
 from competition.metrics import METRICS, bootstrap, cluster_error, score_error
@@ -458,7 +459,7 @@ def _each_class(probs, labels, groups, count, more):
 def _cached_features(record, settings, table):
     """{view: float32 [n, d]} of a frozen run's backbone, as it keeps them; None where any is gone."""
     config, found = record["config"], {}
-    wanted = {"data": table.data_hash, "images": files.hash_json(table.images), "size": list(table.size),
+    wanted = {"images": hash_images(table.frame["sha256"].tolist()), "size": list(table.size),
               "model": config["model"], "weights": config["weights"], "image_size": settings.image_size,
               "least_size": settings.least_size}
     for path in sorted((files.RUNS / table.name / "features").glob("*.json")):

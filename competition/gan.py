@@ -32,7 +32,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from competition import files, oof
+from competition import device, files, oof
 from competition.arrays import Joined, Rows, read_memory
 from competition.backbones import build_backbone, resolve_weights
 from competition.features import predict, use_xla
@@ -89,6 +89,7 @@ def gan(name=None, only_fold=None, overrides=()):
     """
     table = read_folds(name)
     settings = read_settings(overrides)
+    device.make_repeatable()
     weights = resolve_weights(settings.features, "imagenet")
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
     with locked(files.RUNS / table.name / GAN):

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from competition import files, heads, oof
-from competition.arrays import Rows, read_memory
+from competition import device, files, heads, oof
+from competition.arrays import Room, Rows, read_memory
 from competition.backbones import at_hand, build_backbone, pretrained, resolve_weights
 from competition.features import BATCH, predict
 from competition.files import InputError
@@ -43,6 +43,7 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     memory = read_memory(memory)
     table = read_folds(name)
     settings = [fit_classes(table, fit_to_shape(table, setting)) for setting in read_grid(recipe, grid)]
+    device.make_repeatable()
     chosen = _choose(models, weights)
     start_keras(settings[0].seed)
     warn_of_others(table)
@@ -128,8 +129,9 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     recipe = settings[0]
     backbone = fuse_batchnorm(
         build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
-    features, pool = frozen_features(table, recipe, model, found, images, backbone, memory)
-    copies = copies_features(table, recipe, model, found, images, backbone, memory)
+    room = Room(memory and memory.features)
+    features, pool = frozen_features(table, recipe, model, found, images, backbone, room)
+    copies = copies_features(table, recipe, model, found, images, backbone, room)
     state = heads.start_heads(len(settings), len(folds), backbone.output_shape[-1], len(table.classes),
                               recipe.head, recipe.seed)
     while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 import pandas as pd
 
-from competition import files, page
-from competition.arrays import read_memory
+from competition import device, files, page
+from competition.arrays import Room, read_memory
 from competition.audit import is_written, read_scored
 from competition.backbones import build_backbone, pretrained, resolve_weights
 from competition.files import InputError
@@ -87,7 +87,9 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     """
     memory = read_memory(memory)
     memory = replace(memory, total=memory.total // 2)  # of which training and test images take as much each
-    table, found = read_folds(name), resolve_weights(model, weights)
+    table = read_folds(name)
+    device.make_repeatable()
+    found = resolve_weights(model, weights)
     if model != "baseline" and not pretrained(model, found):
         raise InputError(f"MODEL={model}: random weights, expected pretrained ones, or baseline for plain pixels")
     scored = read_scored(table, runs) if runs or any(all_runs(table.name).values()) else None
@@ -310,7 +312,8 @@ def _features(table, unknown, images, model, found, memory):
         images = [load_images(part) for part in parts]
     backbone = fuse_batchnorm(
         build_backbone(model, parts[0].size, settings.image_size or None, found, settings.least_size))
-    features = [frozen_features(part, settings, model, found, pixels, backbone, memory)[0][0]
+    room = Room(memory and memory.features)
+    features = [frozen_features(part, settings, model, found, pixels, backbone, room)[0][0]
                 for part, pixels in zip(parts, images)]
     return np.concatenate([part[:] for part in features])
 

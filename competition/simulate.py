@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from competition import files
 from competition.blend import Chooser, group_ids
+from competition.features import hash_images
 from competition.files import csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
 from competition.folds import assign_folds, default_name, make_folds, read_folds, whole_number
 from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast, score_gain
@@ -264,7 +265,7 @@ def read_pool(name):
 
 
 def _read_features(table):
-    folder, features, images = files.RUNS / table.name / "features", {}, hash_json(table.images)
+    folder, features, images = files.RUNS / table.name / "features", {}, hash_images(table.frame["sha256"].tolist())
     for path in sorted(folder.glob("*.json")):
         key = read_json(path)
         if key.get("view") == "identity" and key.get("images") == images and path.with_suffix(".npy").exists():

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition import files, oof, sanity
+from competition import device, files, oof, sanity
 from competition.arrays import read_memory
 from competition.backbones import OWN, at_hand, names
 from competition.blend import Chooser, group_ids, nest_parts
@@ -298,6 +298,7 @@ def _find_weights(backbone, weights):
     """{model: WEIGHTS=} of the pretrained backbones on this machine; InputError unless `backbone` is one of them."""
     if backbone not in names():
         raise InputError(f"BACKBONE={backbone}: no such backbone, `make backbones` lists them")
+    device.make_repeatable()  # the rungs train in this process
     found = dict.fromkeys(at_hand(), "imagenet")
     if weights != "imagenet":
         found |= dict.fromkeys(at_hand(weights), weights)

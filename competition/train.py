@@ -9,7 +9,6 @@ After every epoch all that the rest depends on (weights, optimizer, best epoch, 
 was killed goes on from its last finished epoch as if nothing had happened.
 """
 
-import contextlib
 import fcntl
 import json
 import queue
@@ -26,14 +25,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import device, files, heads, oof
-from competition.arrays import Joined, Rows, read_memory
+from competition.arrays import Joined, Room, Rows, held, read_memory
 from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copies
 from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
-from competition.features import copy_features, predict, use_xla, view_features
+from competition.features import Shelf, copy_features, predict, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
-from competition.images import IMAGES, load_images, warn_of_others
+from competition.images import IMAGES, IMAGES_FORMAT, load_images, warn_of_others
 from competition.recipes import MIXTURES, Recipe, read_recipe
 from competition.views import VIEWS, usable_views
 
@@ -45,8 +44,10 @@ GAN = "gan"  # the folder beside the runs that keeps the GANs
 TUNE = "tune"  # the folder beside the runs that keeps what was tuned
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 GROWTH = 0.5, 0.75  # shares of the full side at which `progressive` begins; each is a graph of its own
-TRAIN_FORMAT = 4  # raise it when the same config trains to something else, so that no run ends otherwise than it began
-FEATURES_FORMAT = 4  # raise it when what a backbone makes of the same image changes
+TRAIN_FORMAT = 5  # raise it when the same config trains to something else, so that no run ends otherwise than it began
+COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
+DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do
+FEATURES_FORMAT = 5  # raise it when what a backbone makes of the same image changes
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     """
     memory = read_memory(memory)
     table = read_folds(name)
+    device.make_repeatable()
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
     settings = fit_classes(table, fit_to_shape(table, settings))
@@ -554,16 +556,9 @@ def start_keras(seed):
     """Seed Keras, and let TensorFlow give the same on the same CPU each time."""
     import keras
 
+    device.make_repeatable()
     keras.utils.clear_session(free_memory=False)  # names begin anew: TensorFlow orders a sum by them
     keras.utils.set_random_seed(seed)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not device.has_gpu():
-            tf.config.experimental.enable_op_determinism()
-            with contextlib.suppress(RuntimeError):  # TensorFlow has started and stays as it is
-                # two operations at a time end in either order, after which the last digits differ
-                tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch, teaching):
@@ -578,7 +573,8 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
     backbone = _build_backbone(model, table, settings, weights)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
-        found = frozen_features(whole, settings, model, weights, every, fused, memory)
+        room = Room(memory and memory.features)
+        found = frozen_features(whole, settings, model, weights, every, fused, room)
         features, pool = ([table.take(part) for part in parts] for parts in found)
     if not settings.epochs:
         files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
@@ -586,15 +582,15 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
     with tqdm(total=len(folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
               bar_format=BAR) as bar:
         if settings.frozen_epochs and not (settings.synthetic or teaching):
-            copies = copies_features(table, settings, model, weights, images, fused, memory)
+            copies = copies_features(table, settings, model, weights, images, fused, room)
             _train_heads(folder, table, settings, features[0], pool, copies, folds, bar)
         elif settings.frozen_epochs:
             for fold, one in taught.items():
-                own = pool
+                own, left = pool, Room(room.left)  # what a fold's own take ends with it
                 for source, pictures, rows in one.behind:
-                    found = frozen_features(source, settings, model, weights, pictures, fused, memory)[1]
+                    found = frozen_features(source, settings, model, weights, pictures, fused, left)[1]
                     own = [Joined(values, Rows(more, rows)) for values, more in zip(own, found)]
-                copies = copies_features(one.table, settings, model, weights, one.images, fused, memory)
+                copies = copies_features(one.table, settings, model, weights, one.images, fused, left)
                 _train_heads(folder, one.table, settings, features[0], own, copies, [fold], bar, one.soft)
         if settings.epochs:
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
@@ -635,8 +631,11 @@ def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
 
         for fold in taught:
             more, joined = add_synthetic(table, images, fold, settings.synthetic)
-            taught[fold] = Taught(more, joined, behind=((more, joined.second, np.arange(len(joined.second))),))
+            made = replace(more, frame=more.frame.iloc[len(table.frame):])
+            taught[fold] = Taught(more, joined, behind=((made, joined.second, np.arange(len(joined.second))),))
     if teaching:
+        if memory:  # unlabelled images take what those of the table leave of their half
+            memory = replace(memory, total=max(0, memory.total - 2 * held(images)))
         taught = teaching.teach(folder, table, images, taught, settings, memory)
     start_keras(settings.seed)  # generators and teachers, as many as there are folds left, drew random numbers
     return taught
@@ -645,27 +644,31 @@ def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
 
 
-def frozen_features(table, settings, model, weights, images, backbone, memory=None):
+def frozen_features(table, settings, model, weights, images, backbone, room=None):
     """Features of the TTA views, a list of [n, d] (of the plain image alone where a second phase follows), and those
     to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before.
 
-    `backbone` is fused (fuse.fuse_batchnorm): features of one that is not would differ in their last digits.
+    `backbone` is fused (fuse.fuse_batchnorm): features of one that is not would differ in their last digits. What finds
+    no `room` (arrays.Room) in memory is read from disk as it is needed.
     """
-    cache, key = files.RUNS / table.name / FEATURES, _features_key(table, settings, model, weights)
+    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].tolist())
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
-    features = view_features(backbone, images, views, cache, key, memory)
+    room = room or Room()
+    features = view_features(backbone, images, views, shelf, room)
     if not settings.frozen_copies or settings.augment_phases == "full":
         return features, features
-    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, cache,
-                                   key, memory)
+    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, shelf,
+                                   room, files.versions(DRAWING))
 
 
-def _features_key(table, settings, model, weights):
-    """What the features of an image depend on, besides the view or the augmentation."""
-    return {"format": FEATURES_FORMAT, "data": table.data_hash, "images": files.hash_json(table.images),
-            "size": list(table.size),
-            "model": model, "weights": weights.sha256, "image_size": settings.image_size,
-            "least_size": settings.least_size, "versions": _versions()}
+def _shelf(table, settings, model, weights, hashes):
+    """The features.Shelf for images of these sha256; those of other fold tables, by whatever name, serve as well."""
+    from keras import backend
+
+    key = {"format": FEATURES_FORMAT, "decoded": IMAGES_FORMAT, "size": list(table.size), "model": model,
+           "weights": weights.sha256, "image_size": settings.image_size, "least_size": settings.least_size,
+           "versions": files.versions(COMPUTING) | {"backend": backend.backend()}}
+    return Shelf(files.RUNS / table.name / FEATURES, hashes, key, tuple(files.RUNS.glob(f"*/{FEATURES}")))
 
 
 def class_copies(table, settings):
@@ -675,17 +678,16 @@ def class_copies(table, settings):
     return plan_copies(table.labels, table.fold, np.array(targets))
 
 
-def copies_features(table, settings, model, weights, images, backbone, memory=None):
+def copies_features(table, settings, model, weights, images, backbone, room=None):
     """The augment.Copies with their features, augmented as the recipe says; see frozen_features."""
     copies = class_copies(table, settings)
     sources = copies.sources[len(table.labels):]
     if not len(sources):
         return copies
     general = settings.augment if settings.frozen_copies and settings.augment_phases != "full" else []
-    key = _features_key(table, settings, model, weights) | {"sources": files.hash_json(sources.tolist())}
-    half = memory and replace(memory, total=memory.total // 2)  # the images' features take the rest
+    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].to_numpy()[sources].tolist())
     features, = copy_features(backbone, Rows(images, sources), 1, [*settings.oversample_augment, *general],
-                              settings.seed, files.RUNS / table.name / FEATURES, key, half)
+                              settings.seed, shelf, room, files.versions(DRAWING))
     return replace(copies, features=features)
 
 

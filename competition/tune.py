@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition import files, heads, hyperresnet, oof
+from competition import device, files, heads, hyperresnet, oof
 from competition.arrays import read_memory
 from competition.backbones import pretrained, resolve_weights
 from competition.files import InputError
@@ -150,6 +150,7 @@ def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run
     read_memory(memory)
     trials, minutes = _read_budget("TRIALS", trials, int), _read_budget("MINUTES", minutes, float)
     table = read_folds(name)
+    device.make_repeatable()
     chosen = resolve_weights(model, weights)
     from_random = not pretrained(model, chosen)
     settings = fit_classes(table, fit_to_shape(table, read_recipe(recipe, overrides, from_random)))

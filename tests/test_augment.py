@@ -66,6 +66,14 @@ def test_flips_flip_half_of_the_images(name, axes, images):
     assert (is_flipped | (out == many).all((1, 2, 3))).all() and 0.35 < is_flipped.mean() < 0.65
 
 
+def test_policies_draw_apart_from_each_other(images):
+    """Nor one image like the next: of both flips, each of the four ways comes to a quarter."""
+    corner = np.zeros((400, 4, 4, 3), np.uint8)
+    corner[:, 0, 0] = 1
+    ways = np.unique(draw(["hflip", "vflip"], 0, corner), axis=0, return_counts=True)[1]
+    assert len(ways) == 4 and ways.min() > 70
+
+
 def test_d4_draws_all_eight_symmetries(images):
     many = np.repeat(images[:1], 100, 0)
     assert len(np.unique(draw(["d4"], 0, many), axis=0)) == 8

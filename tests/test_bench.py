@@ -15,11 +15,12 @@ import pytest
 from conftest import class_folders
 
 from bench import __main__ as program
-from bench import accuracy, finetune, frozen, gpu, startup, step
+from bench import accuracy, finetune, frozen, gpu, scale, startup, step
 from bench.figures import Figure, Options
 from bench.reference import run_loop
 from bench.tools import call_apart, copy_images, stream_apart
-from competition import files
+from competition import files, folds, images
+from competition import train as training
 from competition.folds import make_folds
 from competition.images import load_images, open_source
 
@@ -226,6 +227,21 @@ def test_startup(options, in_process, monkeypatch):
         assert startup._compare_fold(runs, 9)[0] >= saved["probs"].size
 
 
+def test_scale_goes_the_way_of_train(data, workdir, monkeypatch):
+    """By the toolkit's own training, each time from the beginning; what a stage took is told for one image."""
+    for name, value in {"SHORT": 240, "WARM_UP": 64}.items():
+        monkeypatch.setattr(scale, name, value)
+    for module, name in ((folds, "open_source"), (images, "open_source"), (images, "open_reader")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # so that they are put back
+    calls = []
+    train_table = training.train_table
+    monkeypatch.setattr(scale.training, "train_table", lambda *given: calls.append(given[1]) or train_table(*given))
+    found = scale.run(data, 120)
+    assert [len(table.frame) for table in calls] == [64, 120, 120] and [table.name for table in calls][0] == "warm"
+    assert all(0 < found[stage] < 1 for stage in (*scale.STAGES, "CPU")) and 0 < found["start"] <= found["peak"]
+    assert found["d"] == 256 and Path("runs/scale/round/fold_0/fold.json").exists()
+
+
 def test_step(options, monkeypatch):
     monkeypatch.setattr(step, "measure_setup", lambda setup: (step.time_keras(setup), ""))
     monkeypatch.setattr(step.importlib.util, "find_spec", lambda package: None)
@@ -239,20 +255,32 @@ def test_step(options, monkeypatch):
 
 def test_a_setup_that_fails_or_comes_too_late_is_absent(options, monkeypatch):
     timings = {("training", 32): step.Timing(2.0, 20.0, 3), ("prediction", 32): step.Timing(8.0, 1.0, 3)}
-    clock = iter(range(0, 10_000, 8))
+    clock = iter(range(0, 10_000, 5))
     monkeypatch.setattr(step, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     answers = iter([(timings, ""), (None, "RuntimeError: no")])
+    monkeypatch.setattr(step.importlib.util, "find_spec", lambda package: None)
     monkeypatch.setattr(step, "measure_setup", lambda setup: next(answers))
     figures = list(step.measure(options))
-    assert [figure.ours for figure in figures[:4]] == [2.0, 8.0, None, None]
-    assert figures[2].reference == 2.0 and "RuntimeError: no" in figures[2].note
-    assert all("LONG=1" in figure.note or "importable" in figure.note for figure in figures[4:])
+    assert [figure.ours for figure in figures[:2]] == [2.0, 8.0] and not any(figure.ours for figure in figures[2:])
+    assert all("PyTorch is not importable" in figure.note for figure in figures[2:6]), "they come before all variants"
+    assert figures[6].reference == 2.0 and "RuntimeError: no" in figures[6].note
+    assert all("LONG=1" in figure.note or "importable" in figure.note for figure in figures[8:])
+
+
+def test_every_model_is_compared_before_anything_else(options, monkeypatch):
+    monkeypatch.setattr(step, "lacks", lambda setup: "")
+    tried = []
+    monkeypatch.setattr(step, "measure_setup", lambda setup: tried.append((setup.model, setup.name)) or (None, "no"))
+    list(step.measure(replace(options, quick=False)))
+    wanted = [(model, name) for name in ("float32", "PyTorch eager", "PyTorch compiled") for model in step.MODELS]
+    assert tried[: len(wanted)] == wanted
+    assert len(set(tried)) == len(tried) and ("efficientnet_lite0", step.UNREPEATABLE) in tried
 
 
 def test_what_is_measured_of_a_model(options):
     names = [setup.name for setup in step.list_setups("efficientnet_lite0", (96, 96), 5, Options(Path(), Path()))]
     assert names[0] == "float32" and {"XLA", "1 thread", "oneDNN off", "mixed_bfloat16"} < set(names)
-    assert len(step.list_setups("vgg16", (96, 96), 5, Options(Path(), Path(), long=True))) == 7
+    assert len(step.list_setups("vgg16", (96, 96), 5, Options(Path(), Path(), long=True))) == 8
     from competition.backbones import names
 
     assert set(step.MODELS + step.FAMILIES) <= set(names())

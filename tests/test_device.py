@@ -1,5 +1,6 @@
 """Augmentation on the device, here the processor: what Albumentations does with the same seed, pixel by pixel."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import class_folders
+from test_backbones import save_weights
 
-from competition import device
+from competition import backbones, device
 from competition.arrays import Rows
 from competition.augment import POLICIES, build_policy
 
@@ -95,3 +98,33 @@ def test_asking_for_a_gpu_starts_nothing():
             "tf.config.threading.set_intra_op_parallelism_threads(1)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb, arguments", [
+    ("train", ["mobilenet", "--weights", "weights", "--set", "frozen_epochs=1 image_size=32"]),
+    ("rank", ["--weights", "weights", "--recipe", "tiny.toml"]),
+])
+def test_threads_are_set_before_a_backbone_is_asked_for_its_weights(verb, arguments, tmp_path):
+    """In a fresh process that has nothing in its environment: the name of Keras' file takes building a network."""
+    class_folders(tmp_path / "data", {"a": 6, "b": 6})
+    (tmp_path / "tiny.toml").write_text("frozen_epochs = 1\nimage_size = 32\n")
+    (tmp_path / "weights").mkdir()
+    save_weights(keras.applications.MobileNet(include_top=False, weights=None),
+                 tmp_path / "weights" / backbones._wanted("mobilenet").name)
+    arguments = [verb, *(["--model"] if verb == "train" else []), *arguments]
+    code = ("import sys; from competition.__main__ import main; "
+            "code = main(['folds', '--data', 'data', '--folds', '2']) or main(sys.argv[1:]); import tensorflow as tf; "
+            "print('threads', tf.config.threading.get_inter_op_parallelism_threads()); sys.exit(code)")
+    environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTEROP_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True,
+                          env=environment | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert "threads 1" in done.stdout and "TensorFlow was at work" not in done.stderr
+
+
+def test_too_late_for_that_is_said():
+    code = ("import keras; keras.layers.Dense(1).build((1, 1)); from competition import device; "
+            "device.make_repeatable(); device.make_repeatable()")
+    environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTEROP_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stderr.count("warning: TensorFlow was at work before") == 1

@@ -5,14 +5,22 @@ import os
 import numpy as np
 import pytest
 
-from competition.arrays import Memory, Rows, Stored, build_array
-from competition.features import BATCH, copy_features, predict, view_features
+from competition.arrays import Room, Rows, Stored, build_array
+from competition.features import BATCH, Shelf, copy_features, predict, view_features
+from competition.files import sha256_bytes
 from competition.views import VIEWS
 
 N = 2 * BATCH + 22
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 6, 6, 3)).astype(np.uint8)
-KEY = {"data": "x"}
-SMALL = Memory(1000, "MEMORY=1000")
+NAMES = [sha256_bytes(image.tobytes()) for image in IMAGES]
+
+
+def shelf(folder, names=NAMES, others=(), **key):
+    return Shelf(folder, names, key, others)
+
+
+def small():
+    return Room(250)
 
 
 @pytest.fixture(scope="module")
@@ -67,48 +75,89 @@ def test_predict_of_arrays_files_and_rows(backbone, stored, calls):
 
 
 def test_features_of_views(backbone, stored, tmp_path, calls):
-    held = view_features(backbone, IMAGES, ["identity", "rot90"], tmp_path / "f", KEY)
+    held = view_features(backbone, IMAGES, ["identity", "rot90"], shelf(tmp_path / "f"))
     for found, view in zip(held, ("identity", "rot90"), strict=True):
         assert type(found) is np.ndarray and found.dtype == np.float32
         np.testing.assert_array_equal(found, predict(backbone, VIEWS[view](IMAGES)))
     calls[0].clear()
-    again = view_features(backbone, stored, ["rot90", "identity"], tmp_path / "f", KEY, SMALL)
+    again = view_features(backbone, stored, ["rot90", "identity"], shelf(tmp_path / "f"), small())
     assert all(isinstance(array, Stored) for array in again) and not calls[0], "read and not computed"
     np.testing.assert_array_equal(again[0][:], held[1])
-    other = view_features(backbone, stored, ["identity"], tmp_path / "f", KEY | {"data": "y"}, SMALL)
+    other = view_features(backbone, stored, ["identity"], shelf(tmp_path / "f", data="y"), small())
     assert len(calls[0]) == 3
     np.testing.assert_array_equal(other[0][:], held[0])
 
 
 def test_what_all_features_take_counts(backbone, tmp_path):
     size = N * 5 * 4
-    for total, kind in ((8 * size, np.ndarray), (8 * size - 8, Stored)):
-        found = view_features(backbone, IMAGES, ["identity", "hflip"], tmp_path, KEY, Memory(total, ""))
-        assert [type(array) for array in found] == [kind, kind]
+    for left, kinds in ((3 * size, [np.ndarray] * 3), (3 * size - 1, [np.ndarray, np.ndarray, Stored]),
+                        (size, [np.ndarray, Stored, Stored]), (size - 1, [Stored] * 3)):
+        room = Room(left)
+        found = view_features(backbone, IMAGES, ["identity", "hflip"], shelf(tmp_path), room)
+        found += copy_features(backbone, IMAGES, 1, [], 0, shelf(tmp_path), room)
+        assert [type(array) for array in found] == kinds, "of all calls together"
+
+
+def test_what_other_images_and_tables_left_is_taken_over(backbone, tmp_path, calls):
+    """By what an image is, wherever it stands: only what nobody has is computed, and comes out the same."""
+    both = [*view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path / "a")),
+            *copy_features(backbone, IMAGES, 1, ["hflip", "light"], 0, shelf(tmp_path / "a"))]
+    order = np.random.default_rng(1).permutation(N)
+    few = order[: N // 2]
+    new = np.random.default_rng(2).integers(0, 256, (BATCH + 3, 6, 6, 3)).astype(np.uint8)
+    images = np.concatenate([IMAGES[few], new, IMAGES[few[:1]]])
+    names = [NAMES[i] for i in few] + [sha256_bytes(image.tobytes()) for image in new] + [NAMES[few[0]]]
+    for others, batches in (((tmp_path / "a",), 2), ((), 3)):
+        calls[0].clear()
+        place = shelf(tmp_path / f"b{len(others)}", names, others)
+        view, = view_features(backbone, images, ["hflip"], place)
+        assert len(calls[0]) == batches
+        copy, = copy_features(backbone, images, 1, ["hflip", "light"], 0, place)
+        np.testing.assert_array_equal(view[: len(few)], both[0][few])
+        np.testing.assert_array_equal(copy[: len(few)], both[1][few])
+        np.testing.assert_array_equal(view[len(few) : -1], predict(backbone, new[:, :, ::-1]))
+        np.testing.assert_array_equal(view[-1], view[0], "the same image twice is the same view")
+        assert (copy[-1] != copy[0]).any(), "but another draw"
+    calls[0].clear()
+    view_features(backbone, IMAGES, ["rot90"], shelf(tmp_path / "c", others=(tmp_path / "a",)))
+    view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path / "c", others=(tmp_path / "a",), weights="other"))
+    assert len(calls[0]) == 6, "of another view, or other weights, nothing is"
+
+
+def test_a_kill_amid_what_is_taken_over(backbone, tmp_path, calls):
+    view_features(backbone, IMAGES[::2], ["identity"], shelf(tmp_path, NAMES[::2]))
+    given, spy = calls
+    given.clear()
+    spy.stop_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        view_features(backbone, IMAGES, ["identity"], shelf(tmp_path))
+    spy.stop_at = None
+    found, = view_features(backbone, IMAGES, ["identity"], shelf(tmp_path))
+    np.testing.assert_array_equal(found, predict(backbone, IMAGES))
 
 
 def test_features_of_augmented_copies(backbone, stored, tmp_path, calls):
-    copies = copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, tmp_path / "a", KEY)
+    copies = copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, shelf(tmp_path / "a"))
     drawn = np.concatenate(calls[0])
     assert len(calls[0]) == 6 and (drawn[:N] != IMAGES).any((1, 2, 3)).mean() > 0.5
     assert (copies[0] != copies[1]).any()
-    limited = copy_features(backbone, stored, 2, ["hflip", "light"], 0, tmp_path / "b", KEY, SMALL)
+    limited = copy_features(backbone, stored, 2, ["hflip", "light"], 0, shelf(tmp_path / "b"), small())
     for one, two in zip(copies, limited, strict=True):
         np.testing.assert_array_equal(one, two[:])
-    other = copy_features(backbone, IMAGES, 1, ["hflip", "light"], 1, tmp_path / "a", KEY)
+    other = copy_features(backbone, IMAGES, 1, ["hflip", "light"], 1, shelf(tmp_path / "a"))
     assert (other[0] != copies[0]).any(1).mean() > 0.5, "another seed draws otherwise"
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 2, 4])
 def test_a_kill_costs_no_more_than_a_batch(backbone, tmp_path, calls, stop_at):
-    whole = copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, tmp_path / "whole", KEY)
+    whole = copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, shelf(tmp_path / "whole"))
     given, spy = calls
     given.clear()
     spy.stop_at = stop_at
     with pytest.raises(KeyboardInterrupt):
-        copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, tmp_path / "killed", KEY)
+        copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, shelf(tmp_path / "killed"))
     spy.stop_at = None
-    killed = copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, tmp_path / "killed", KEY)
+    killed = copy_features(backbone, IMAGES, 2, ["hflip", "light"], 0, shelf(tmp_path / "killed"))
     assert len(given) == 6, "nothing was computed twice"
     for one, two in zip(whole, killed, strict=True):
         np.testing.assert_array_equal(one, two)
@@ -127,6 +176,6 @@ def test_images_are_asked_for_by_the_batch(backbone, tmp_path):
             self.parts.append(len(IMAGES[rows]))
             return IMAGES[rows]
 
-    view_features(backbone, Asked(), ["identity", "hflip"], tmp_path, KEY, SMALL)
-    copy_features(backbone, Asked(), 1, [], 0, tmp_path, KEY, SMALL)
+    view_features(backbone, Asked(), ["identity", "hflip"], shelf(tmp_path), small())
+    copy_features(backbone, Asked(), 1, [], 0, shelf(tmp_path), small())
     assert Asked.parts == 3 * [BATCH, BATCH, 22]

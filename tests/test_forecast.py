@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from competition import files
+from competition.features import hash_images
 from competition.files import InputError, write_json, write_npz
 from competition.forecast import (
     averaging_gain,
@@ -205,8 +206,9 @@ def frozen(tmp_path, monkeypatch):
     features = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
     features[:, :3] += 2 * np.eye(3)[table.labels]
     cache = files.RUNS / "toy" / "features"
-    write_json(cache / "key.json", {"data": table.data_hash, "images": files.hash_json(table.images),
-                                    "size": [8, 8], "model": "m", "weights": "w", "image_size": 0, "least_size": 0, "view": "identity"})
+    write_json(cache / "key.json", {"data": table.data_hash, "images": hash_images(table.frame["sha256"].tolist()),
+                                    "size": [8, 8], "model": "m", "weights": "w", "image_size": 0, "least_size": 0,
+                                    "view": "identity"})
     np.save(cache / "key.npy", features)
     return folder, table
 

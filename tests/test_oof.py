@@ -25,6 +25,7 @@ def make_table(classes=("a", "b", "c"), n=30, name="toy", **changes):
             "image": [f"{classes[label]}/bild {i:04}.png" for i, label in enumerate(labels)],
             "label": [classes[label] for label in labels],
             "fold": np.arange(n) % 5,
+            "sha256": [f"{i:064x}" for i in range(n)],
         }
     )
     table = FoldTable(name=name, frame=frame, classes=classes, size=(8, 8), data="/data", seed=0,

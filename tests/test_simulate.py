@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from competition import blend, simulate
-from competition.files import InputError, hash_json, write_json
+from competition.features import hash_images
+from competition.files import InputError, write_json
 from competition.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
 from test_oof import make_table
 
@@ -120,7 +121,7 @@ def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
     def compute(name):
         for file, changes in {"a": {}, "b": {"view": "hflip"}, "c": {"images": "others"}}.items():
             write_json(folder / f"{file}.json",
-                       {"view": "identity", "images": hash_json(table.images), "model": "m"} | changes)
+                       {"view": "identity", "images": hash_images(table.frame["sha256"].tolist()), "model": "m"} | changes)
             np.save(folder / f"{file}.npy", features)
 
     monkeypatch.setattr("competition.rank.rank", compute)

@@ -65,6 +65,12 @@ def inside(place, monkeypatch):
     monkeypatch.chdir(place)
 
 
+def forget_features():
+    """Those of all tables, as each takes over what others have of its images: tests draw other pixels for them."""
+    for folder in Path("runs").glob("*/features"):
+        shutil.rmtree(folder)
+
+
 def train(model, **options):
     return training.train(model, "tiny.toml", **options)
 
@@ -481,11 +487,11 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
 
         monkeypatch.setitem(POLICIES, "erase", lambda A: A.CoarseDropout(fill=0, p=0.5))
     monkeypatch.setattr(training, "load_images", lambda table, memory: marked)
-    shutil.rmtree("runs/arten/features", ignore_errors=True)
+    forget_features()
     for fold in range(3):  # the heads of several folds would learn side by side
         run = train("baseline", name="arten", run=f"marked-{len(overrides)}", only_fold=fold,
                     overrides=[*BOTH, *overrides])
-    shutil.rmtree("runs/arten/features")
+    forget_features()
 
     held_out = []
     for trained, validated in by_epoch(batches):
@@ -507,7 +513,7 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
 def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_pretrained):
     runs = []
     for memory in ("1G", "0.001M"):
-        shutil.rmtree("runs/arten/features", ignore_errors=True)
+        forget_features()
         name = f"{memory}-{overrides[0].replace('=', '-')}"
         runs.append(train("baseline", name="arten", run=name, overrides=[*BOTH, *overrides], memory=memory))
     same_run(*runs)
@@ -519,9 +525,9 @@ def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch)
     """The row's number is written into the image: rows are of the training folds, each with its own label."""
     numbered = np.full((33, 16, 16, 3), 7, np.uint8) * np.arange(1, 34, dtype=np.uint8)[:, None, None, None]
     monkeypatch.setattr(training, "load_images", lambda table, memory: numbered)
-    shutil.rmtree("runs/arten/features", ignore_errors=True)
+    forget_features()
     train("baseline", name="arten", run="numbered", only_fold=2, overrides=[*BOTH, "frozen_epochs=3", "epochs=5"])
-    shutil.rmtree("runs/arten/features")
+    forget_features()
     expected = set(np.flatnonzero(table.fold != 2))
     for part in (slice(0, 3), slice(3, 8)):
         seen = []
@@ -547,9 +553,9 @@ def marked(table, monkeypatch):
     monkeypatch.setitem(POLICIES, "hflip", lambda A: A.InvertImg(p=1))
     monkeypatch.setitem(POLICIES, "vflip", lambda A: A.VerticalFlip(p=1))
     monkeypatch.setattr(training, "load_images", lambda table, memory: images)
-    shutil.rmtree("runs/arten/features", ignore_errors=True)
+    forget_features()
     yield
-    shutil.rmtree("runs/arten/features")
+    forget_features()
 
 
 def read_marks(inputs):
@@ -663,11 +669,11 @@ def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, m
     histories, weights = [], []
     for name, given in (("clean", images), ("poisoned", poisoned)):
         monkeypatch.setattr(training, "load_images", lambda table, memory, given=given: given)
-        shutil.rmtree("runs/arten/features", ignore_errors=True)
+        forget_features()
         run = train("baseline", name="arten", run=name, only_fold=0, overrides=[*BOTH, "mixup=0.5"])
         histories.append(pd.read_csv(run / "fold_0/history.csv"))
         weights.append(build_fold_model(read_run(run, table), table, 0).get_weights())
-    shutil.rmtree("runs/arten/features")
+    forget_features()
     for column in ("loss", "accuracy"):
         assert histories[0][column].tolist() == histories[1][column].tolist()
     assert (histories[0]["val_loss"] != histories[1]["val_loss"]).all(), "the poison was there"

@@ -84,8 +84,9 @@ class Answers:
 class RehearsalError(Exception):
     """A zip does not do what it must; one line.
 
-    broke  "zip" (cannot be unpacked), "network", "write", "time", "memory", "crash" (the process dies), "error" (an
-           exception), "answer" (what it returns is not what it should be)
+    broke  "zip" (cannot be unpacked), "network", "process" (it starts one), "write", "read" (a file of this machine),
+           "time", "memory", "crash" (the process dies), "error" (an exception), "answer" (what it returns is not what it
+           should be)
     stage  "unpack", "start", "import" (of model.py), "load" (making the object), "predict", "predict_proba", "end"
     job    number of the Job at work, or None
     error  of "error": {"type": name of the exception, "text": its message, "trace": the traceback}
@@ -99,9 +100,10 @@ class RehearsalError(Exception):
 def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions()):
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
-    images is uint8 [n, h, w, 3]. The process starts in an empty folder, which is HOME as well; a socket or a change
-    below the zip's folder fails, and so does the rehearsal, even where the code goes on. Where this machine allows it
-    (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
+    images is uint8 [n, h, w, 3]. The process starts in an empty folder, which is HOME as well; a socket, a process that
+    the zip's code starts, a change below the zip's folder or reading a file of this machine fails, and so does the
+    rehearsal, even where the code goes on. Where this machine allows it (`unshare`) the process has no network at all.
+    Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,22 +222,30 @@ def _without_network():
 
 
 def _list_files(folder):
-    """{path: what shows that a file was changed} of all files below a folder."""
-    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    """{path: what shows that it was changed} of all files and folders below a folder."""
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) * path.is_file()
+            for path in sorted(folder.rglob("*"))}
+
+
+# what a process may not do, in the order in which it is told: kind in `tried`, what of it
+FORBIDDEN = {
+    "network": lambda what: f"it opens a socket{f' ({what})' * bool(what)}, where scorers have no network",
+    "process": lambda what: f"it starts a process ({what}), which a scorer may not allow, and which would not be seen here",
+    "write": lambda what: f"it writes to {what} in its own folder, which scorers keep read-only",
+    "read": lambda what: f"it reads {what}, which the scorer does not have",
+}
 
 
 def _judge(found, before, after):
     """Raise the RehearsalError that a process' `found.json` calls for, and the files before and after it; or none."""
     where = found["stage"], found["job"], found["error"]
     tried = {kind: what for kind, what in reversed(found["tried"])}  # the first of each kind
-    if "network" in tried:
-        whom = f" ({tried['network']})" if tried["network"] else ""
-        raise RehearsalError(f"it opens a socket{whom}, where scorers have no network", "network", *where)
     changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-    if "write" in tried or changed:
-        path = tried.get("write") or min(changed)
-        raise RehearsalError(f"it writes to {path} in its own folder, which scorers keep read-only", "write", *where)
+    if changed:
+        tried.setdefault("write", min(changed))
+    for kind, line in FORBIDDEN.items():
+        if kind in tried:
+            raise RehearsalError(line(tried[kind]), kind, *where)
     if error := found["error"]:
         text = (error["text"].strip().splitlines() or [""])[0]
         doing = {"import": "importing model.py", "load": "making its object", "predict": "predicting",
@@ -284,7 +294,8 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
         "images_a_second": len(images) / answers.seconds[SPEED],
         "total_seconds": answers.total_seconds,
         "peak_bytes": answers.peak_bytes,
-        "no_network": "none at all" if _without_network() else "sockets are refused",
+        "no_network": "none at all" if _without_network() else
+                      "Python's sockets are refused; those of native code would not be seen",
     }
 
 

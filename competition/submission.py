@@ -563,8 +563,8 @@ def _report(path, record):
     rows = {
         "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU, by "
                      f"{found['scorer']}",
-        "denied": f"network ({found['no_network']}), writing to its folder, this project, HOME's files: nothing asked "
-                  "for them",
+        "denied": f"network ({found['no_network']}), writing to its folder, this project, files elsewhere, processes: "
+                  "its Python code asked for none, and its files are as they were",
         "calls": ", ".join(found["calls"]) + "".join(f"; left out: {what}" for what in found["left_out"]),
         "repeated": "a second call gives the same labels, a second fresh process the same probabilities (to "
                     f"{found['processes_differ']:.1g})",

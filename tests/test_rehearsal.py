@@ -14,7 +14,7 @@ from competition.rehearsal import Answers, Conditions, Entry, Job, RehearsalErro
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), np.uint8)
 PLAIN = Job(None, "uint8", probabilities=False)
 CLASS = """
-import os, socket, subprocess, sys, time
+import ctypes, os, socket, subprocess, sys, time
 import numpy as np
 
 class model:
@@ -62,7 +62,14 @@ def test_answers(run):
     ({"load": "open(path + '/log.txt', 'w')"}, "write", "writes to log.txt in its own folder"),
     ({"load": "os.remove(path + '/weights/one.txt')"}, "write", "writes to weights/one.txt"),
     ({"load": "os.chmod(path + '/weights', 0o777);"
-              "subprocess.run(['sh', '-c', f'rm -f {path}/weights/one.txt'])"}, "write", "writes to weights/one.txt"),
+              "ctypes.CDLL(None).unlink(f'{path}/weights/one.txt'.encode())"}, "write", "writes to weights/one.txt"),
+    ({"load": "os.chmod(path, 0o777); ctypes.CDLL(None).mkdir(f'{path}/new'.encode(), 0o777)"}, "write", "writes to new"),
+    ({"load": "ctypes.CDLL(None).socket(2, 1, 0)"}, "network", r"opens a socket \(socket\)"),
+    ({"load": "import urllib3.util.connection as c; c.create_connection(('10.1.2.3', 80))"}, "network",
+     r"opens a socket \(10.1.2.3:80\)"),
+    ({"predict": "subprocess.run(['curl', 'x'])"}, "process", r"starts a process \(curl\)"),
+    ({"predict": "os.fork()"}, "process", r"starts a process \(os.fork\)"),
+    ({"load": f"open({__file__!r}).read()"}, "read", "reads .*test_rehearsal.py, which the scorer does not have"),
     ({"predict": "time.sleep(60)", "seconds": 0.5}, "time", "longer than the 0.5 s"),
     ({"load": "self.x = np.ones(10**7)", "predict": "time.sleep(60)", "memory": 60e6}, "memory", "more than the 60 MB"),
     ({"predict": "os.kill(os.getpid(), 9)"}, "crash", r"exit code -9"),
@@ -73,6 +80,16 @@ def test_what_breaks_is_named(run, what, broke, message):
     with pytest.raises(RehearsalError, match=message) as caught:
         run(**what)
     assert caught.value.broke == broke and "\n" not in str(caught.value)
+
+
+def test_what_libraries_and_the_interpreter_do_is_no_failure(run):
+    """urllib3's probe for IPv6, `uname` by platform, reading what is installed, what is not there or in HOME and TMPDIR."""
+    run(load="import platform, tempfile, traceback, urllib3.util.connection; platform.processor()\n"
+             "        open(np.__file__).read(); open('/proc/self/status').read(); open(__file__).read()\n"
+             "        open('mine', 'w').write('1'); open('mine').read(); tempfile.TemporaryFile().read()\n"
+             "        traceback.extract_stack()[0].line\n"
+             "        try: open('/nowhere/file')\n"
+             "        except FileNotFoundError: pass")
 
 
 def test_the_scorer_is_bare(run, monkeypatch):

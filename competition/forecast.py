@@ -50,7 +50,8 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random")
             _average(winner.weights, apart), labels)
     found = make_forecast(metric, chooser.whole(), labels, chooser.groups, table.fold, winner.in_sample,
                           hidden_n or len(labels) // table.k, hidden, gain, early)
-    return found | {"not_measured": unmeasured}
+    missing = [run for run, probs in stopped.items() if probs is None and stops_early(files.RUNS / table.name / run)]
+    return found | {"not_measured": unmeasured, "stop_not_measured": missing}
 
 
 def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden="random", gain=(0.0, 0.0), early=0.0):
@@ -203,19 +204,27 @@ def train_apart(run_dir, table, views):
     return probs
 
 
+def stops_early(run_dir):
+    """Whether a run's folds keep the epoch that is best on the very images that are scored: it has `patience`."""
+    config = read_json(Path(run_dir) / "run.json").get("config") or {}
+    return bool(config.get("recipe", {}).get("patience"))
+
+
 def stop_apart(run_dir, table):
-    """The OOF [n, C] (no view but the identity) of epochs that were chosen on other folds; None if none was chosen.
+    """The OOF [n, C] (no view but the identity) of epochs that were chosen on other folds.
 
     With `patience` a fold keeps the epoch that is best on the very images that are scored. Here each fold takes the
     epoch at which the others' validation accuracy is best on average (a fold that stopped before that, its last one).
+    None where none was chosen, and where the epochs are not there: a soup and a double run have none of their own, and
+    a kernel takes none along.
     """
     run_dir = Path(run_dir)
-    recipe = read_json(run_dir / "run.json").get("config", {}).get("recipe", {})
-    if not recipe.get("patience"):
+    histories = [run_dir / f"fold_{fold}" / "history.csv" for fold in range(table.k)]
+    if not stops_early(run_dir) or not all(path.exists() for path in histories):
         return None
     probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
-    for fold in range(table.k):
-        history = pd.read_csv(run_dir / f"fold_{fold}" / "history.csv")
+    for path in histories:
+        history = pd.read_csv(path)
         curves.append(history[history["phase"] == history["phase"].iloc[-1]].set_index("epoch")["val_accuracy"])
     longest = max(map(len, curves))
     padded = np.stack([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves])
@@ -242,8 +251,11 @@ def print_forecast(found, classes):
     gain = f"averaging fold models {found['averaging_gain']:+.4f}"
     if missing := found.get("not_measured"):
         gain += f" (not measured, counted as 0: {', '.join(missing)})"
+    early = f"stopping early {-found['early_stop']:+.4f}"
+    if missing := found.get("stop_not_measured"):
+        early += f" (not measured, counted as 0: {', '.join(missing)})"
     print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
-          f"nested OOF {found['nested']:.4f}; {gain}; stopping early {-found['early_stop']:+.4f}; "
+          f"nested OOF {found['nested']:.4f}; {gain}; {early}; "
           f"stratified folds {-found['stratified']:+.4f}")
     grouped = f"; {found['grouped_images']} images share {found['groups']} groups with others" * bool(
         found["grouped_images"])

@@ -432,6 +432,13 @@ def test_unfinished_run(copied):
     refused("unfinished")
 
 
+def test_predictions_from_elsewhere_have_no_models(copied):
+    """What another tool predicted can be blended; its record has no config."""
+    change_json(RUNS / "toy" / "lite" / "run.json", config=None)
+    refused("lite/run.json: found no config, expected a run of `make train`", run="lite")
+    refused("lite/run.json: found no config")
+
+
 def test_run_of_the_blend_gone_or_changed(copied):
     shutil.rmtree(RUNS / "toy" / "lite_again")
     refused("lite_again.*make blend")

@@ -17,6 +17,7 @@ SOCKETS = ("socket.__new__", "socket.connect", "socket.getaddrinfo", "socket.get
 LOCAL = 1  # socket.AF_UNIX: within the machine
 # urllib3 binds a socket when it is imported, to see whether it could; its connections come from the same file
 PROBE = os.path.join("urllib3", "util", "connection.py"), "_has_ipv6"
+LIBRARIES = ("numpy", "tensorflow", "keras", "torch", "jax", "sklearn", "PIL", "cv2")  # whose versions are told
 PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
 PROBES = ("platform.py", os.path.join("ctypes", "util.py"))  # of the standard library: ask uname, ldconfig or gcc
 NATIVE = {"network": ("socket", "connect", "sendto", "getaddrinfo", "gethostbyname"),  # functions that ctypes looks up
@@ -151,7 +152,8 @@ def run(job, found, answers):
             speed = len(batch) / max(seconds, 1e-6)
         if call["probabilities"]:
             found["stage"] = "predict_proba"
-            answers["probabilities%d" % number] = plain(network.predict_proba(batch), np)[0]
+            for turn in range(call["times"]):
+                answers["probabilities%d.%d" % (number, turn)] = plain(network.predict_proba(batch), np)[0]
     found["stage"] = "end"
     if any(name.split(".")[0] == "competition" for name in sys.modules):
         raise ImportError("the zip's code imports this project")
@@ -173,6 +175,16 @@ def memory():
         return 0
 
 
+def versions():
+    """{name: version} of this Python and of what the zip's code has imported."""
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if isinstance(version, str):
+            found[name] = version
+    return found
+
+
 def main(path):
     with open(path) as file:
         job = json.load(file)
@@ -191,7 +203,7 @@ def main(path):
         import traceback
 
         found["error"] = {"type": type(error).__name__, "text": str(error), "trace": traceback.format_exc()}
-    found["peak_bytes"] = memory()
+    found["peak_bytes"], found["versions"] = memory(), versions()
     with open(os.path.join(job["out"], "found.json"), "w") as file:
         json.dump(found, file)
     sys.stdout.flush()

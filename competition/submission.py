@@ -39,7 +39,7 @@ from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
-from competition.rehearsal import Conditions, Entry, RehearsalError, rehearse
+from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
 from competition.scorelog import log_submission
 from competition.scorers import find_python
 from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
@@ -47,7 +47,6 @@ from competition.train import build_fold_model, build_shared, read_run
 from competition.views import VIEWS
 
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
-SAMPLE = 64  # training images that a zip is rehearsed on
 OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt")
 UNSAFE = {"a Python function in its graph": b"PyFunc", "a Lambda layer": b'"class_name": "Lambda"'}
@@ -100,7 +99,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     table = read_folds(name)
     ensemble = read_ensemble(table, run)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(ensemble, table)
-    conditions = Conditions(python=find_python(scorer))
+    conditions = bounded(Conditions(python=find_python(scorer)), limits.seconds, limits.memory, count)
     path = files.SUBMISSIONS / f"{table.name}.zip"
     taken = []
 
@@ -114,6 +113,8 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     try:
         write_with(path, write)
     except RehearsalError as error:
+        checks = what_was_checked(error, min(MOST, len(table.labels)))
+        print(text_table(pd.DataFrame(checks, columns=["check", "found"])), end="\n\n")
         kept = "; the older zip of that name stays as it was" if path.exists() else ""
         raise InputError(f"{path}: not written, {error}{kept}") from None
     ensemble, found = taken
@@ -143,12 +144,14 @@ def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
         check_package(folder)
         pack(folder, path)
     found |= rehearse(path, images, expected, layout.entry, conditions)
-    return found | {"bytes": Path(path).stat().st_size,
-                    "hidden_seconds": found["load_seconds"] + count / found["images_a_second"]}
+    seconds = found["load_seconds"] + found["warm_seconds"] + count / found["images_a_second"]
+    held = count * np.prod([*table.size, 3]) * 4  # the images themselves, as float32, which the scorer has in memory
+    return found | {"bytes": Path(path).stat().st_size, "hidden_seconds": seconds,
+                    "hidden_bytes": int(found["peak_bytes"] + held)}
 
 
 def _cost(found):
-    return fitting.Cost(found["bytes"], found["hidden_seconds"], found["peak_bytes"])
+    return fitting.Cost(found["bytes"], found["hidden_seconds"], found["hidden_bytes"])
 
 
 def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted):
@@ -159,7 +162,7 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
     cost = _cost(found)
     over = "; ".join(limits.exceeded(cost)) + f" ({count} images)" * (limits.seconds is not None)
     print(f"the whole takes {over}; looking for what fits", flush=True)
-    choices = fitting.choose(ensemble, table, found["load_seconds"], cost, count)
+    choices = fitting.choose(ensemble, table, found["load_seconds"] + found["warm_seconds"], cost, count)
     fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
     fitting.show(ensemble, table, cost, choices, limits)
     if not wanted or not fits:
@@ -431,7 +434,7 @@ def pack(folder, path):
 
 # ---------------------------------------------------------------------------------------------- the same by hand
 
-def choose_sample(table, count=SAMPLE):
+def choose_sample(table, count=MOST):
     """Rows of up to `count` images, sorted, the classes in turn; the same ones each time. int64 [count]."""
     labels = table.labels
     order = np.random.RandomState(0).permutation(len(labels))
@@ -562,11 +565,11 @@ def _report(path, record):
     found = record["rehearsal"]
     rows = {
         "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU, by "
-                     f"{found['scorer']}",
+                     f"{found['scorer']} ({', '.join(f'{key} {value}' for key, value in found['versions'].items())})",
         "denied": f"network ({found['no_network']}), writing to its folder, this project, files elsewhere, processes: "
                   "its Python code asked for none, and its files are as they were",
         "calls": ", ".join(found["calls"]) + "".join(f"; left out: {what}" for what in found["left_out"]),
-        "repeated": "a second call gives the same labels, a second fresh process the same probabilities (to "
+        "repeated": "a second call and a second fresh process give the same labels and probabilities (to "
                     f"{found['processes_differ']:.1g})",
         "inside": "no pickle, Lambda or Python function, no path or user name of this machine",
         "labels": f"equal to the toolkit's own average ({found['near_ties']} near-ties left aside)",
@@ -575,9 +578,11 @@ def _report(path, record):
         "size": f"{record['bytes'] / 1e6:.1f} MB" + (
             f"; weights are float16, which changes probabilities by up to {found['float16_differs']:.1g} and "
             f"{found['float16_labels']} labels of {found['images']}" if "float16_differs" in found else ""),
-        "speed": f"{found['load_seconds']:.1f} s to load, {found['images_a_second']:.0f} images a second; "
+        "speed": f"{found['load_seconds']:.1f} s to load, {found['warm_seconds']:.1f} s more for the first call, "
+                 f"{found['images_a_second']:.0f} images a second; "
                  f"{found['hidden_seconds']:.0f} s for {found['hidden_n']} hidden images",
-        "memory": f"{found['peak_bytes'] / 1e6:.0f} MB at most",
+        "memory": f"{found['peak_bytes'] / 1e6:.0f} MB at most; {found['hidden_bytes'] / 1e6:.0f} MB with "
+                  f"{found['hidden_n']} hidden images as float32",
         "stands on": f"OOF accuracy {record['oof_accuracy']:.4f}, log-loss {record['oof_log_loss']:.4f}",
     }
     print(f"{path}: {record['source']}; views {', '.join(record['views'])}\n")

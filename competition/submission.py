@@ -14,7 +14,6 @@ taken by this toolkit from the fold models one by one.
 """
 
 import dataclasses
-import getpass
 import hashlib
 import json
 import shutil
@@ -30,6 +29,7 @@ import pandas as pd
 from competition import files
 from competition import fit as fitting
 from competition.blend import calibrate_nested, combine, make_candidates, make_chooser, read_blend, sharpen
+from competition.content import check_package
 from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
@@ -48,8 +48,6 @@ from competition.views import VIEWS
 
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
 OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
-PICKLES = (".pkl", ".pickle", ".joblib", ".pt")
-UNSAFE = {"a Python function in its graph": b"PyFunc", "a Lambda layer": b'"class_name": "Lambda"'}
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: the same content makes the same zip
 
 
@@ -141,7 +139,7 @@ def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
                   "float16_labels": int((expected.argmax(1) != exact.argmax(1)).sum())}
     with tempfile.TemporaryDirectory() as folder:
         build_package(ensemble, table, folder, layout.write_code)
-        check_package(folder)
+        check_package(folder, table.data)
         pack(folder, path)
     found |= rehearse(path, images, expected, layout.entry, conditions)
     seconds = found["load_seconds"] + found["warm_seconds"] + count / found["images_a_second"]
@@ -397,29 +395,6 @@ def _as_function(model):
     return answer
 
 
-def check_package(folder):
-    """Raise RehearsalError where a zip's content tells of this machine, or could not be loaded safely elsewhere.
-
-    Looked for, in the bytes of every file: the paths of the current and the home directory, the user's name as a part
-    of a path, pickles, and Python functions in the graph (a Lambda or tf.py_function), which only this process knows.
-    """
-    folder = Path(folder)
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # nobody has that number
-        user = ""
-    paths = {str(Path.cwd()), str(Path.home()), tempfile.gettempdir(), *(f"{sep}{user}{sep}" for sep in "/\\" if user)}
-    told = {f"the path {path}": path.encode() for path in sorted(paths) if len(path) > 1}
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        content = file.read_bytes()
-        found = [what for what, mark in {**told, **UNSAFE}.items() if mark in content]
-        if file.suffix in PICKLES or content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-            found.append("a pickle")
-        if found:
-            name = file.relative_to(folder).as_posix()
-            raise RehearsalError(f"{name} holds {found[0]}, which has no place in a submission", "zip", "unpack")
-
-
 def pack(folder, path):
     """Zip all files below `folder`, the same bytes for the same content."""
     folder = Path(folder)
@@ -571,7 +546,7 @@ def _report(path, record):
         "calls": ", ".join(found["calls"]) + "".join(f"; left out: {what}" for what in found["left_out"]),
         "repeated": "a second call and a second fresh process give the same labels and probabilities (to "
                     f"{found['processes_differ']:.1g})",
-        "inside": "no pickle, Lambda or Python function, no path or user name of this machine",
+        "inside": "no pickle, Lambda or Python function, no path of this machine or folder of its user",
         "labels": f"equal to the toolkit's own average ({found['near_ties']} near-ties left aside)",
         "probabilities": f"differ by {found['probabilities_differ']:.1g} at most (from the stored OOF: "
                          f"{found['oof_differs']:.1g})",

@@ -241,6 +241,12 @@ def test_images_that_kaggle_has_are_not_packed_and_found_again(home, tmp_path):
     assert "the training image ash tree/000.png, as it was at home, found nowhere" in done.stderr
 
 
+def test_a_payload_that_tells_of_this_machine_is_refused(home):
+    Path("mine.toml").write_text(f"batch_size = 4  # as in {home}/photos\n[scratch]\nepochs = 1\n")
+    with pytest.raises(InputError, match="toolkit.zip: not written, recipe.toml holds the path"):
+        make_training("baseline", "mine.toml", run="mine", kaggle_user="me", dataset="you/photos")
+
+
 def test_the_kernel_looks_for_images_by_name_and_content(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_script, "INPUT", tmp_path / "input")
     for folder, content in (("decoy", b"other"), ("some/deep/train", b"right")):

@@ -35,7 +35,7 @@ class Limits:
 
     megabytes: float | None = None  # 10^6 bytes of the zip
     seconds: float | None = None  # from the import of model.py to the labels of the hidden test
-    memory: float | None = None  # bytes of the process
+    memory: float | None = None  # bytes of the process, which holds the hidden test's images as well
 
     @property
     def given(self):
@@ -141,7 +141,7 @@ def weigh(ensemble, parts, k):
 def choose(ensemble, table, load_seconds, cost, count):
     """All Choices, best expected score first, that take less than an Ensemble whose rehearsal found its Cost.
 
-    load_seconds  of those seconds, what it took to load; count: images of the hidden test that the rest is for
+    load_seconds  of those seconds, what it took to load and to warm up; count: images of the hidden test that the rest is for
     """
     oofs = _read_oofs(ensemble, table)
     runs = {run: read_run(files.RUNS / table.name / run, table) for run in oofs}

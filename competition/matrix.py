@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from competition.content import check_package
 from competition.files import InputError
 from competition.folds import make_folds
 from competition.images import load_images
@@ -19,7 +20,7 @@ from competition.oof import text_table
 from competition.rehearsal import Conditions, RehearsalError, rehearse
 from competition.sample import write_sample
 from competition.scorers import find_python
-from competition.submission import average_by_hand, build_package, check_package, choose_sample, pack, read_ensemble
+from competition.submission import average_by_hand, build_package, choose_sample, pack, read_ensemble
 from competition.train import train
 
 SCORERS = ("2.12.1", "2.15.1", "current")
@@ -79,7 +80,7 @@ def _pack(family, table, work):
     images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
     expected, _ = average_by_hand(ensemble, table, images, rows)
     build_package(ensemble, table, work / "package", LAYOUT.write_code)
-    check_package(work / "package")
+    check_package(work / "package", table.data)
     pack(work / "package", work / f"{family}.zip")
     return work / f"{family}.zip", images, expected, LAYOUT.entry
 

@@ -24,6 +24,9 @@ from competition.files import InputError
 TOLERANCE = 1e-4  # of probabilities; labels may differ only where the first two classes are closer than that
 CPU = "-1"  # CUDA_VISIBLE_DEVICES of the rehearsal: the GPU's memory is this process'
 LOOK = 0.02  # seconds between two looks at how much memory the process has
+START = 120  # seconds that a process may take to import TensorFlow, on a slow machine
+MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is stopped
+MOST = 64  # images that a zip is rehearsed on
 BUDGET = 60  # seconds that the batch of 300 may take, which shows what smaller ones do as well
 SCORER = Path(__file__).with_name("scorer.py")
 
@@ -45,7 +48,7 @@ class Job:
     dtype: str
     tensor: bool = False
     probabilities: bool = True  # ask for predict_proba as well
-    times: int = 1  # calls of predict, whose answers are to be the same
+    times: int = 1  # calls of predict, and of predict_proba, whose answers are to be the same
     budget: float | None = None  # left out where the calls before say that it would take longer, in seconds
 
     def describe(self, n):
@@ -79,13 +82,16 @@ class Answers:
     load_seconds: float  # from the import of model.py to the object
     total_seconds: float  # from the start of the interpreter to its end
     peak_bytes: int  # the most memory of the process
+    probabilities_again: list = dataclasses.field(default_factory=list)  # [arrays] of the further calls, as `again`
+    versions: dict = dataclasses.field(default_factory=dict)  # of the Python and what the zip's code imported, by name
 
 
 class RehearsalError(Exception):
     """A zip does not do what it must; one line.
 
-    broke  "zip" (cannot be unpacked), "network", "write", "time", "memory", "crash" (the process dies), "error" (an
-           exception), "answer" (what it returns is not what it should be)
+    broke  "zip" (cannot be unpacked), "network", "process" (it starts one), "write", "read" (a file of this machine),
+           "time", "memory", "crash" (the process dies), "error" (an exception), "answer" (what it returns is not what it
+           should be)
     stage  "unpack", "start", "import" (of model.py), "load" (making the object), "predict", "predict_proba", "end"
     job    number of the Job at work, or None
     error  of "error": {"type": name of the exception, "text": its message, "trace": the traceback}
@@ -94,14 +100,16 @@ class RehearsalError(Exception):
     def __init__(self, line, broke="answer", stage=None, job=None, error=None):
         super().__init__(line)
         self.broke, self.stage, self.job, self.error = broke, stage, job, error
+        self.second = False  # whether it was in the second process of `rehearse`
 
 
 def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions()):
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
-    images is uint8 [n, h, w, 3]. The process starts in an empty folder, which is HOME as well; a socket or a change
-    below the zip's folder fails, and so does the rehearsal, even where the code goes on. Where this machine allows it
-    (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
+    images is uint8 [n, h, w, 3]. The process starts in an empty folder, which is HOME as well; a socket, a process that
+    the zip's code starts, a change below the zip's folder or reading a file of this machine fails, and so does the
+    rehearsal, even where the code goes on. Where this machine allows it (`unshare`) the process has no network at all.
+    Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,11 +130,12 @@ def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions())
         _judge(found, before, _list_files(folder / "zip"))
         with np.load(folder / "out" / "answers.npz") as saved:
             saved = dict(saved)
-    calls = [[saved.get(f"labels{number}.{turn}") for turn in range(job.times)] for number, job in enumerate(jobs)]
+    labels, probabilities = ([[saved.get(f"{what}{number}.{turn}") for turn in range(job.times)]
+                              for number, job in enumerate(jobs)] for what in ("labels", "probabilities"))
     return Answers(
-        [call[0] for call in calls], [call[1:] for call in calls], found["returned"],
-        [saved.get(f"probabilities{number}") for number in range(len(jobs))], found["seconds"], found["left_out"],
-        found["load_seconds"], total_seconds, max(peak, found["peak_bytes"]))
+        [call[0] for call in labels], [call[1:] for call in labels], found["returned"],
+        [call[0] for call in probabilities], found["seconds"], found["left_out"], found["load_seconds"], total_seconds,
+        max(peak, found["peak_bytes"]), [call[1:] for call in probabilities], found["versions"])
 
 
 def _unpack(zip_path, folder):
@@ -220,22 +229,30 @@ def _without_network():
 
 
 def _list_files(folder):
-    """{path: what shows that a file was changed} of all files below a folder."""
-    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    """{path: what shows that it was changed} of all files and folders below a folder."""
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) * path.is_file()
+            for path in sorted(folder.rglob("*"))}
+
+
+# what a process may not do, in the order in which it is told: kind in `tried`, what of it
+FORBIDDEN = {
+    "network": lambda what: f"it opens a socket{f' ({what})' * bool(what)}, where scorers have no network",
+    "process": lambda what: f"it starts a process ({what}), which a scorer may not allow, and which would not be seen here",
+    "write": lambda what: f"it writes to {what} in its own folder, which scorers keep read-only",
+    "read": lambda what: f"it reads {what}, which the scorer does not have",
+}
 
 
 def _judge(found, before, after):
     """Raise the RehearsalError that a process' `found.json` calls for, and the files before and after it; or none."""
     where = found["stage"], found["job"], found["error"]
     tried = {kind: what for kind, what in reversed(found["tried"])}  # the first of each kind
-    if "network" in tried:
-        whom = f" ({tried['network']})" if tried["network"] else ""
-        raise RehearsalError(f"it opens a socket{whom}, where scorers have no network", "network", *where)
     changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-    if "write" in tried or changed:
-        path = tried.get("write") or min(changed)
-        raise RehearsalError(f"it writes to {path} in its own folder, which scorers keep read-only", "write", *where)
+    if changed:
+        tried.setdefault("write", min(changed))
+    for kind, line in FORBIDDEN.items():
+        if kind in tried:
+            raise RehearsalError(line(tried[kind]), kind, *where)
     if error := found["error"]:
         text = (error["text"].strip().splitlines() or [""])[0]
         doing = {"import": "importing model.py", "load": "making its object", "predict": "predicting",
@@ -250,11 +267,28 @@ JOBS = (
     Job(0, "uint8"),
     Job(7, "float64", times=2),
     Job(37, "uint8", tensor=True, probabilities=False),
+    Job(33, "float32", probabilities=False),
     Job(None, "uint8", times=2),
     Job(300, "float32", probabilities=False, budget=BUDGET),
 )
-SPEED = 4
+SPEED = 5
 AGAIN = (Job(16, "uint8"),)  # in a second process, which must say the same as the first
+
+
+def bounded(conditions, seconds=None, memory=None, count=1):
+    """Conditions that do not wait for what hangs: a scorer's limits, with margin for what a rehearsal asks beyond them.
+
+    seconds  that loading and `count` images may take, or None; memory: bytes, or None
+
+    A zip that is over its limit by less than MARGIN times is measured still.
+    """
+    asked = sum((job.count or MOST) * (job.times + job.probabilities * job.times) for job in JOBS if not job.budget)
+    if seconds:
+        longest = START + BUDGET + MARGIN * seconds * max(1, asked / count)
+        conditions = dataclasses.replace(conditions, seconds=min(conditions.seconds, longest))
+    if memory:
+        conditions = dataclasses.replace(conditions, memory=int(min(conditions.memory, MARGIN * memory)))
+    return conditions
 
 
 def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions()):
@@ -266,12 +300,17 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
     """
     answers = run_isolated(zip_path, images, JOBS, entry, conditions)
     differences = check_answers(answers, JOBS, expected, entry)
-    again = run_isolated(zip_path, images, AGAIN, entry, conditions)
-    check_answers(again, AGAIN, expected, entry)
-    count = min(len(images), AGAIN[0].count)
-    changed = np.abs(again.probabilities[0][:count] - answers.probabilities[SPEED][:count]).max(initial=0)
-    if changed > TOLERANCE / 10:
-        raise RehearsalError(f"a second fresh process gives other probabilities (by up to {changed:.2g})")
+    try:
+        again = run_isolated(zip_path, images, AGAIN, entry, conditions)
+        check_answers(again, AGAIN, expected, entry)
+        count = min(len(images), AGAIN[0].count)
+        changed = np.abs(again.probabilities[0][:count] - answers.probabilities[SPEED][:count]).max(initial=0)
+        if changed > TOLERANCE / 10:
+            raise RehearsalError(f"a second fresh process gives other probabilities (by up to {changed:.2g})")
+    except RehearsalError as error:
+        error.second = True
+        raise
+    speed = len(images) / answers.seconds[SPEED]
     return {
         "images": len(images),
         "near_ties": int((~_clear(expected)).sum()),
@@ -281,11 +320,36 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
         "left_out": [f"{job.describe(len(images))} (it would take {late:.0f} s)"
                      for job, late in zip(JOBS, answers.left_out) if late is not None],
         "load_seconds": answers.load_seconds,
-        "images_a_second": len(images) / answers.seconds[SPEED],
+        "warm_seconds": max(0.0, answers.seconds[0] - JOBS[0].count / speed),  # what the very first call costs beyond others
+        "images_a_second": speed,
         "total_seconds": answers.total_seconds,
         "peak_bytes": answers.peak_bytes,
-        "no_network": "none at all" if _without_network() else "sockets are refused",
+        "no_network": "none at all" if _without_network() else
+                      "Python's sockets are refused; those of native code would not be seen",
+        "versions": answers.versions,
     }
+
+
+def what_was_checked(error, n):
+    """[(check, "ok", "FAILS: why" or "not reached")] of a rehearsal on n images that ended in a RehearsalError."""
+    forbidden = "network, processes, changes of its folder, files elsewhere"
+    checks = ["unpacked; no pickle, Lambda, path or user name", "a fresh process starts", "model.py is imported",
+              "its object is made", *(f"predicts {job.describe(n)}" for job in JOBS), f"nothing forbidden ({forbidden})",
+              "a second fresh process says the same"]
+    stages = {"unpack": 0, "start": 1, "import": 2, "load": 3}
+    if error.second:
+        at = len(checks) - 1
+    elif error.broke in FORBIDDEN:
+        at = len(checks) - 2
+    elif error.job is not None:
+        at = 4 + error.job
+    else:
+        at = stages.get(error.stage, 1)
+    seen = len(checks)
+    if error.broke in FORBIDDEN and not error.second:  # what came before it, by the stage that it had come to
+        seen = stages.get(error.stage, 4 + (error.job or 0) if error.stage != "end" else seen)
+    return [(check, f"FAILS: {error}" if number == at else "ok" if number < min(at, seen) else "not reached")
+            for number, check in enumerate(checks)]
 
 
 def check_answers(answers, jobs, expected, entry=Entry()):
@@ -298,26 +362,28 @@ def check_answers(answers, jobs, expected, entry=Entry()):
         rows = job.rows(len(expected))
         labels, probabilities, wanted = answers.labels[number], answers.probabilities[number], expected[rows]
         dtype, kind = answers.returned[number].split(" ", 1)
+
+        def fail(line):
+            raise RehearsalError(line, "answer", None, number)
+
         if kind != entry.returns or np.dtype(labels.dtype).kind not in "iu":
-            raise RehearsalError(f"predict returned {answers.returned[number]}, expected an integer {entry.returns}")
+            fail(f"predict returned {answers.returned[number]}, expected an integer {entry.returns}")
         if not job.probabilities:
             probabilities = wanted
         if labels.shape != wanted.shape[:1] or probabilities.shape != wanted.shape:
-            raise RehearsalError(
-                f"{what} its labels have the shape {list(labels.shape)} "
-                f"and its probabilities {list(probabilities.shape)}, expected {list(wanted.shape)}"
-            )
+            fail(f"{what} its labels have the shape {list(labels.shape)} "
+                 f"and its probabilities {list(probabilities.shape)}, expected {list(wanted.shape)}")
         if any(not np.array_equal(labels, other) for other in answers.again[number]):
-            raise RehearsalError(f"{what} a second call gives other labels")
+            fail(f"{what} a second call gives other labels")
+        further = answers.probabilities_again[number] if job.probabilities and answers.probabilities_again else []
+        if any(not np.allclose(other, probabilities, rtol=0, atol=TOLERANCE / 10, equal_nan=True) for other in further):
+            fail(f"{what} a second call gives other probabilities")
         wrong = int((labels != wanted.argmax(1))[clear[rows]].sum())
         difference = float(np.abs(probabilities - wanted).max(initial=0))
         largest = max(largest, difference)
         if wrong or not difference <= TOLERANCE:
-            raise RehearsalError(
-                f"{what} {wrong} of its labels differ from the toolkit's "
-                f"own average of the same members and views, probabilities by up to {difference:.2g} "
-                f"(allowed {TOLERANCE:g})"
-            )
+            fail(f"{what} {wrong} of its labels differ from the toolkit's own average of the same members and views, "
+                 f"probabilities by up to {difference:.2g} (allowed {TOLERANCE:g})")
     return largest
 
 

@@ -15,39 +15,88 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink")
 SOCKETS = ("socket.__new__", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 LOCAL = 1  # socket.AF_UNIX: within the machine
-PROBE = os.path.join("urllib3", "util", "connection.py")  # binds a socket when it is imported, to see whether it could
+# urllib3 binds a socket when it is imported, to see whether it could; its connections come from the same file
+PROBE = os.path.join("urllib3", "util", "connection.py"), "_has_ipv6"
+LIBRARIES = ("numpy", "tensorflow", "keras", "torch", "jax", "sklearn", "PIL", "cv2")  # whose versions are told
+PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
+PROBES = ("platform.py", os.path.join("ctypes", "util.py"))  # of the standard library: ask uname, ldconfig or gcc
+NATIVE = {"network": ("socket", "connect", "sendto", "getaddrinfo", "gethostbyname"),  # functions that ctypes looks up
+          "process": ("fork", "vfork", "system", "popen", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp")}
+# where a scorer has files of its own, beside what the interpreter came with
+SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/dev", "/run", "/var", "/opt",
+          "/snap", "/nix", "/System", "/Library", "/Applications")
 
 
 def forbid(folder, tried):
-    """Refuse sockets, and changes of files below `folder`, in this process; what was tried is added to `tried`.
+    """Refuse what a scorer does not allow `folder`'s code, in this process; what was tried is added to `tried`.
 
-    The refusals are those of a machine without network and of a read-only disk, so that code which can do without goes
-    on as it would there. Native code is not seen: the caller looks at the files afterwards.
+    That is sockets, changes of files below `folder`, reading files that lie elsewhere on this machine, and starting
+    processes, which could do all that unseen. The refusals are those of a machine without network, of a read-only disk
+    and of one that does not have the file, so that code which can do without goes on as it would there. Of native code
+    is seen what it is asked for by ctypes: the caller looks at the files afterwards, and takes the network away.
     """
+    standard = os.path.dirname(os.__file__)
+    own = [os.path.dirname(folder), os.path.abspath(__file__), standard, sys.prefix, sys.base_prefix, sys.exec_prefix]
+    there = {known for path in own + sys.path + list(SYSTEM) if path
+             for known in (os.path.abspath(path), os.path.realpath(path)) if known != os.sep}
+
+    def below(path, known):
+        return (path + os.sep).startswith(known + os.sep)
 
     def inside(path):
-        return isinstance(path, (str, bytes, os.PathLike)) and (
-            os.path.abspath(os.fsdecode(path)) + os.sep).startswith(folder + os.sep)
+        return isinstance(path, (str, bytes, os.PathLike)) and below(os.path.abspath(os.fsdecode(path)), folder)
 
-    def callers():
-        """The frames of who opens a socket: socket.py, and who called that."""
+    def elsewhere(path):
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return False
+        path = os.path.abspath(os.fsdecode(path))
+        return not any(below(name, known) for known in there for name in (path, os.path.realpath(path))) \
+            and os.path.isfile(path)
+
+    def probing():
+        """Whether it is urllib3 that opens a socket: what called is socket.py, and who called that."""
         frame = sys._getframe(2)
-        return [one for one in (frame, frame.f_back) if one]
+        return any(one.f_code.co_filename.endswith(PROBE[0]) and one.f_code.co_name == PROBE[1]
+                   for one in (frame, frame.f_back) if one)
+
+    def asked():
+        """Whether the code in `folder` asks for this itself, and not a library that it imports, or a PROBES."""
+        frame = sys._getframe(2)
+        while frame and frame.f_code.co_filename.startswith((standard + os.sep, "<frozen")) \
+                and "site-packages" not in frame.f_code.co_filename:
+            if frame.f_code.co_filename.endswith(PROBES):
+                return False
+            frame = frame.f_back
+        return bool(frame) and inside(frame.f_code.co_filename)
+
+    def name(path):
+        return os.path.relpath(os.path.abspath(os.fsdecode(path)), folder)
 
     def watch(event, args):
         if event in SOCKETS:
             local = event == "socket.__new__" and args[1] == LOCAL
-            if local or any(frame.f_code.co_filename.endswith(PROBE) for frame in callers()):
+            if local or probing():
                 return
             where = args[1] if event == "socket.connect" else args[:2] if event.startswith("socket.get") else ()
             where = where if isinstance(where, tuple) else (where,)
             tried.append(["network", ":".join(str(part) for part in where if part)])
             raise OSError(101, "Network is unreachable")
+        if event in ("ctypes.dlsym", "ctypes.dlsym/handle"):
+            for kind, functions in NATIVE.items():
+                if any(part in functions for part in args if isinstance(part, str)) and asked():
+                    tried.append([kind, next(part for part in args if part in functions)])
+                    raise OSError(1, "Operation not permitted")
+        if event in PROCESSES and asked():
+            tried.append(["process", str(args[0]) if args and isinstance(args[0], str) else event])
+            raise OSError(1, "Operation not permitted")
         if event == "open" and isinstance(args[2], int) and args[2] & WRITING and inside(args[0]) \
                 or event in CHANGES and any(map(inside, args)):
             path = next(filter(inside, args))
-            tried.append(["write", os.path.relpath(os.path.abspath(os.fsdecode(path)), folder)])
+            tried.append(["write", name(path)])
             raise OSError(30, "Read-only file system", path)
+        if event == "open" and isinstance(args[2], int) and not args[2] & WRITING and elsewhere(args[0]):
+            tried.append(["read", os.path.abspath(os.fsdecode(args[0]))])
+            raise FileNotFoundError(2, "No such file or directory", args[0])
 
     sys.addaudithook(watch)
 
@@ -103,7 +152,8 @@ def run(job, found, answers):
             speed = len(batch) / max(seconds, 1e-6)
         if call["probabilities"]:
             found["stage"] = "predict_proba"
-            answers["probabilities%d" % number] = plain(network.predict_proba(batch), np)[0]
+            for turn in range(call["times"]):
+                answers["probabilities%d.%d" % (number, turn)] = plain(network.predict_proba(batch), np)[0]
     found["stage"] = "end"
     if any(name.split(".")[0] == "competition" for name in sys.modules):
         raise ImportError("the zip's code imports this project")
@@ -125,6 +175,16 @@ def memory():
         return 0
 
 
+def versions():
+    """{name: version} of this Python and of what the zip's code has imported."""
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if isinstance(version, str):
+            found[name] = version
+    return found
+
+
 def main(path):
     with open(path) as file:
         job = json.load(file)
@@ -143,7 +203,7 @@ def main(path):
         import traceback
 
         found["error"] = {"type": type(error).__name__, "text": str(error), "trace": traceback.format_exc()}
-    found["peak_bytes"] = memory()
+    found["peak_bytes"], found["versions"] = memory(), versions()
     with open(os.path.join(job["out"], "found.json"), "w") as file:
         json.dump(found, file)
     sys.stdout.flush()

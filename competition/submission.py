@@ -14,7 +14,6 @@ taken by this toolkit from the fold models one by one.
 """
 
 import dataclasses
-import getpass
 import hashlib
 import json
 import shutil
@@ -30,6 +29,7 @@ import pandas as pd
 from competition import files
 from competition import fit as fitting
 from competition.blend import calibrate_nested, combine, make_candidates, make_chooser, read_blend, sharpen
+from competition.content import check_package
 from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
@@ -39,7 +39,7 @@ from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
-from competition.rehearsal import Conditions, Entry, RehearsalError, rehearse
+from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
 from competition.scorelog import log_submission
 from competition.scorers import find_python
 from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
@@ -47,10 +47,7 @@ from competition.train import build_fold_model, build_shared, read_run
 from competition.views import VIEWS
 
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
-SAMPLE = 64  # training images that a zip is rehearsed on
 OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
-PICKLES = (".pkl", ".pickle", ".joblib", ".pt")
-UNSAFE = {"a Python function in its graph": b"PyFunc", "a Lambda layer": b'"class_name": "Lambda"'}
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: the same content makes the same zip
 
 
@@ -100,7 +97,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     table = read_folds(name)
     ensemble = read_ensemble(table, run)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(ensemble, table)
-    conditions = Conditions(python=find_python(scorer))
+    conditions = bounded(Conditions(python=find_python(scorer)), limits.seconds, limits.memory, count)
     path = files.SUBMISSIONS / f"{table.name}.zip"
     taken = []
 
@@ -114,6 +111,8 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     try:
         write_with(path, write)
     except RehearsalError as error:
+        checks = what_was_checked(error, min(MOST, len(table.labels)))
+        print(text_table(pd.DataFrame(checks, columns=["check", "found"])), end="\n\n")
         kept = "; the older zip of that name stays as it was" if path.exists() else ""
         raise InputError(f"{path}: not written, {error}{kept}") from None
     ensemble, found = taken
@@ -140,15 +139,17 @@ def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
                   "float16_labels": int((expected.argmax(1) != exact.argmax(1)).sum())}
     with tempfile.TemporaryDirectory() as folder:
         build_package(ensemble, table, folder, layout.write_code)
-        check_package(folder)
+        check_package(folder, table.data)
         pack(folder, path)
     found |= rehearse(path, images, expected, layout.entry, conditions)
-    return found | {"bytes": Path(path).stat().st_size,
-                    "hidden_seconds": found["load_seconds"] + count / found["images_a_second"]}
+    seconds = found["load_seconds"] + found["warm_seconds"] + count / found["images_a_second"]
+    held = count * np.prod([*table.size, 3]) * 4  # the images themselves, as float32, which the scorer has in memory
+    return found | {"bytes": Path(path).stat().st_size, "hidden_seconds": seconds,
+                    "hidden_bytes": int(found["peak_bytes"] + held)}
 
 
 def _cost(found):
-    return fitting.Cost(found["bytes"], found["hidden_seconds"], found["peak_bytes"])
+    return fitting.Cost(found["bytes"], found["hidden_seconds"], found["hidden_bytes"])
 
 
 def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted):
@@ -159,7 +160,7 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
     cost = _cost(found)
     over = "; ".join(limits.exceeded(cost)) + f" ({count} images)" * (limits.seconds is not None)
     print(f"the whole takes {over}; looking for what fits", flush=True)
-    choices = fitting.choose(ensemble, table, found["load_seconds"], cost, count)
+    choices = fitting.choose(ensemble, table, found["load_seconds"] + found["warm_seconds"], cost, count)
     fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
     fitting.show(ensemble, table, cost, choices, limits)
     if not wanted or not fits:
@@ -394,29 +395,6 @@ def _as_function(model):
     return answer
 
 
-def check_package(folder):
-    """Raise RehearsalError where a zip's content tells of this machine, or could not be loaded safely elsewhere.
-
-    Looked for, in the bytes of every file: the paths of the current and the home directory, the user's name as a part
-    of a path, pickles, and Python functions in the graph (a Lambda or tf.py_function), which only this process knows.
-    """
-    folder = Path(folder)
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # nobody has that number
-        user = ""
-    paths = {str(Path.cwd()), str(Path.home()), tempfile.gettempdir(), *(f"{sep}{user}{sep}" for sep in "/\\" if user)}
-    told = {f"the path {path}": path.encode() for path in sorted(paths) if len(path) > 1}
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        content = file.read_bytes()
-        found = [what for what, mark in {**told, **UNSAFE}.items() if mark in content]
-        if file.suffix in PICKLES or content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-            found.append("a pickle")
-        if found:
-            name = file.relative_to(folder).as_posix()
-            raise RehearsalError(f"{name} holds {found[0]}, which has no place in a submission", "zip", "unpack")
-
-
 def pack(folder, path):
     """Zip all files below `folder`, the same bytes for the same content."""
     folder = Path(folder)
@@ -431,7 +409,7 @@ def pack(folder, path):
 
 # ---------------------------------------------------------------------------------------------- the same by hand
 
-def choose_sample(table, count=SAMPLE):
+def choose_sample(table, count=MOST):
     """Rows of up to `count` images, sorted, the classes in turn; the same ones each time. int64 [count]."""
     labels = table.labels
     order = np.random.RandomState(0).permutation(len(labels))
@@ -562,22 +540,24 @@ def _report(path, record):
     found = record["rehearsal"]
     rows = {
         "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU, by "
-                     f"{found['scorer']}",
-        "denied": f"network ({found['no_network']}), writing to its folder, this project, HOME's files: nothing asked "
-                  "for them",
+                     f"{found['scorer']} ({', '.join(f'{key} {value}' for key, value in found['versions'].items())})",
+        "denied": f"network ({found['no_network']}), writing to its folder, this project, files elsewhere, processes: "
+                  "its Python code asked for none, and its files are as they were",
         "calls": ", ".join(found["calls"]) + "".join(f"; left out: {what}" for what in found["left_out"]),
-        "repeated": "a second call gives the same labels, a second fresh process the same probabilities (to "
+        "repeated": "a second call and a second fresh process give the same labels and probabilities (to "
                     f"{found['processes_differ']:.1g})",
-        "inside": "no pickle, Lambda or Python function, no path or user name of this machine",
+        "inside": "no pickle, Lambda or Python function, no path of this machine or folder of its user",
         "labels": f"equal to the toolkit's own average ({found['near_ties']} near-ties left aside)",
         "probabilities": f"differ by {found['probabilities_differ']:.1g} at most (from the stored OOF: "
                          f"{found['oof_differs']:.1g})",
         "size": f"{record['bytes'] / 1e6:.1f} MB" + (
             f"; weights are float16, which changes probabilities by up to {found['float16_differs']:.1g} and "
             f"{found['float16_labels']} labels of {found['images']}" if "float16_differs" in found else ""),
-        "speed": f"{found['load_seconds']:.1f} s to load, {found['images_a_second']:.0f} images a second; "
+        "speed": f"{found['load_seconds']:.1f} s to load, {found['warm_seconds']:.1f} s more for the first call, "
+                 f"{found['images_a_second']:.0f} images a second; "
                  f"{found['hidden_seconds']:.0f} s for {found['hidden_n']} hidden images",
-        "memory": f"{found['peak_bytes'] / 1e6:.0f} MB at most",
+        "memory": f"{found['peak_bytes'] / 1e6:.0f} MB at most; {found['hidden_bytes'] / 1e6:.0f} MB with "
+                  f"{found['hidden_n']} hidden images as float32",
         "stands on": f"OOF accuracy {record['oof_accuracy']:.4f}, log-loss {record['oof_log_loss']:.4f}",
     }
     print(f"{path}: {record['source']}; views {', '.join(record['views'])}\n")

@@ -150,10 +150,16 @@ def train_table(folder, table, settings, model, weights, folds, memory, after_ep
 
 
 def read_run(run_dir, table):
-    """The Run in a folder; InputError when it is none, or belongs to another fold table or other images."""
+    """The Run in a folder; InputError when it is none, or belongs to another fold table or other images.
+
+    Predictions that were made elsewhere may have a record without a config: those have no models, and are no Run.
+    """
     path = Path(run_dir) / "run.json"
     record = oof.read_run_record(run_dir)
     oof.check_hashes(path, table, record)
+    if missing := [key for key in ("config", "frozen", "views", "finished") if record.get(key) is None]:
+        raise InputError(f"{path}: found no {', '.join(missing)}, expected a run of `make train`: predictions that come "
+                         "from elsewhere have no models to build, and can only be blended")
     return Run(Path(run_dir), Path(run_dir).name, record["config"], _read_settings(path, record["config"]),
                record["frozen"], record["views"], record["finished"])
 

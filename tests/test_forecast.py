@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from competition import files
 from competition.features import hash_images
 from competition.files import InputError, write_json, write_npz
@@ -17,6 +18,14 @@ from competition.forecast import (
     stop_apart,
     train_apart,
     train_loose,
+=======
+from competition import files, oof
+from competition.blend import make_candidates, make_chooser
+from competition.files import InputError, write_json, write_npz
+from competition.forecast import (
+    averaging_gain, check_hidden, forecast_blend, make_forecast, print_forecast, stop_apart, stops_early,
+    stratified_gain, train_apart,
+>>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
 )
 from competition.metrics import METRICS
 from competition.recipes import Recipe
@@ -273,10 +282,33 @@ def test_the_epoch_comes_from_the_other_folds(tmp_path):
             write_npz(tmp_path / f"fold_{fold}" / "epochs" / f"{epoch:03d}.npz", image=images, probs=probs)
     found = stop_apart(tmp_path, table)
     assert set(found[table.fold == 0].ravel()) == {4} and set(found[table.fold == 1].ravel()) == {3}
+<<<<<<< HEAD
     (tmp_path / "fold_1" / "history.csv").unlink()  # as of a soup
     assert stop_apart(tmp_path, table) is None
     write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 0}}})
+=======
+    (tmp_path / "fold_1" / "epochs" / "003.npz").unlink()
+>>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
     assert stop_apart(tmp_path, table) is None
+    (tmp_path / "fold_1" / "history.csv").unlink()  # as of a soup or a double run, and in a kernel
+    assert stop_apart(tmp_path, table) is None and stops_early(tmp_path)
+    write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 0}}})
+    assert stop_apart(tmp_path, table) is None and not stops_early(tmp_path)
+
+
+def test_what_stopping_early_flatters_is_said_to_be_unknown(frozen, capsys):
+    """A run with patience and no epochs on disk, such as a soup, is forecast all the same."""
+    folder, table = frozen
+    record = files.read_json(folder / "run.json")
+    record["config"]["recipe"]["patience"] = 2
+    write_json(folder / "run.json", record)
+    oofs = {"net": oof.OOF("net", ["identity"], random_probs(table)[None])}
+    chooser = make_chooser(oofs, table)
+    candidates, chosen = make_candidates(chooser, [["net"]], table.k)
+    found = forecast_blend(table, oofs, chooser, candidates[chosen])
+    assert found["stop_not_measured"] == ["net"] and found["early_stop"] == 0
+    print_forecast(found, table.classes)
+    assert "stopping early -0.0000 (not measured, counted as 0: net)" in capsys.readouterr().out
 
 
 def test_hidden_is_checked():

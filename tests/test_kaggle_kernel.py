@@ -21,7 +21,7 @@ from competition.formats.kaggle_kernel import KERNELS, fetch_wheels, make_traini
 from competition.oof import all_runs, read_oof
 from conftest import class_folders, encode, smooth
 
-SETTINGS = ["epochs=2", "rate=0.003"]
+SETTINGS = ["epochs=2", "rate=0.003", "patience=2"]  # whose epochs no kernel takes along
 
 
 def write_wheel(folder, name, code):
@@ -235,10 +235,16 @@ def test_images_that_kaggle_has_are_not_packed_and_found_again(home, tmp_path):
     with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
         assert not [name for name in archive.namelist() if name.startswith("images/")]
         job = json.loads(archive.read("toolkit-job.json"))
-    assert job["arguments"][-2:] == ["--set", SETTINGS[1]] and "--only-fold" in job["arguments"]
+    assert job["arguments"][-2:] == ["--set", SETTINGS[-1]] and "--only-fold" in job["arguments"]
     done = run_kernel(Path.cwd() / folder, tmp_path / "root")
     assert done.returncode == 1
     assert "the training image ash tree/000.png, as it was at home, found nowhere" in done.stderr
+
+
+def test_a_payload_that_tells_of_this_machine_is_refused(home):
+    Path("mine.toml").write_text(f"batch_size = 4  # as in {home}/photos\n[scratch]\nepochs = 1\n")
+    with pytest.raises(InputError, match="toolkit.zip: not written, recipe.toml holds the path"):
+        make_training("baseline", "mine.toml", run="mine", kaggle_user="me", dataset="you/photos")
 
 
 def test_the_kernel_looks_for_images_by_name_and_content(tmp_path, monkeypatch):

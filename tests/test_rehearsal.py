@@ -14,7 +14,7 @@ from competition.rehearsal import Answers, Conditions, Entry, Job, RehearsalErro
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), np.uint8)
 PLAIN = Job(None, "uint8", probabilities=False)
 CLASS = """
-import os, socket, subprocess, sys, time
+import ctypes, os, socket, subprocess, sys, time
 import numpy as np
 
 class model:
@@ -51,6 +51,7 @@ def test_answers(run):
     assert found.labels[3] is None and found.left_out[3] > 0 and found.left_out[:3] == [None] * 3
     assert found.returned[:3] == ["int64 array"] * 3
     assert found.total_seconds > found.load_seconds > 0 and found.peak_bytes > 10**7
+    assert found.versions["numpy"] == np.__version__ and "tensorflow" not in found.versions
 
 
 @pytest.mark.parametrize("what, broke, message", [
@@ -62,7 +63,14 @@ def test_answers(run):
     ({"load": "open(path + '/log.txt', 'w')"}, "write", "writes to log.txt in its own folder"),
     ({"load": "os.remove(path + '/weights/one.txt')"}, "write", "writes to weights/one.txt"),
     ({"load": "os.chmod(path + '/weights', 0o777);"
-              "subprocess.run(['sh', '-c', f'rm -f {path}/weights/one.txt'])"}, "write", "writes to weights/one.txt"),
+              "ctypes.CDLL(None).unlink(f'{path}/weights/one.txt'.encode())"}, "write", "writes to weights/one.txt"),
+    ({"load": "os.chmod(path, 0o777); ctypes.CDLL(None).mkdir(f'{path}/new'.encode(), 0o777)"}, "write", "writes to new"),
+    ({"load": "ctypes.CDLL(None).socket(2, 1, 0)"}, "network", r"opens a socket \(socket\)"),
+    ({"load": "import urllib3.util.connection as c; c.create_connection(('10.1.2.3', 80))"}, "network",
+     r"opens a socket \(10.1.2.3:80\)"),
+    ({"predict": "subprocess.run(['curl', 'x'])"}, "process", r"starts a process \(curl\)"),
+    ({"predict": "os.fork()"}, "process", r"starts a process \(os.fork\)"),
+    ({"load": f"open({__file__!r}).read()"}, "read", "reads .*test_rehearsal.py, which the scorer does not have"),
     ({"predict": "time.sleep(60)", "seconds": 0.5}, "time", "longer than the 0.5 s"),
     ({"load": "self.x = np.ones(10**7)", "predict": "time.sleep(60)", "memory": 60e6}, "memory", "more than the 60 MB"),
     ({"predict": "os.kill(os.getpid(), 9)"}, "crash", r"exit code -9"),
@@ -73,6 +81,16 @@ def test_what_breaks_is_named(run, what, broke, message):
     with pytest.raises(RehearsalError, match=message) as caught:
         run(**what)
     assert caught.value.broke == broke and "\n" not in str(caught.value)
+
+
+def test_what_libraries_and_the_interpreter_do_is_no_failure(run):
+    """urllib3's probe for IPv6, `uname` by platform, reading what is installed, what is not there or in HOME and TMPDIR."""
+    run(load="import platform, tempfile, traceback, urllib3.util.connection; platform.processor()\n"
+             "        open(np.__file__).read(); open('/proc/self/status').read(); open(__file__).read()\n"
+             "        open('mine', 'w').write('1'); open('mine').read(); tempfile.TemporaryFile().read()\n"
+             "        traceback.extract_stack()[0].line\n"
+             "        try: open('/nowhere/file')\n"
+             "        except FileNotFoundError: pass")
 
 
 def test_the_scorer_is_bare(run, monkeypatch):
@@ -124,7 +142,7 @@ def answers_as_expected(jobs=rehearsal.JOBS):
     count = len(jobs)
     return Answers(labels, [[label] * (job.times - 1) for label, job in zip(labels, jobs)], ["int64 tensor"] * count,
                    [EXPECTED[row] if job.probabilities else None for row, job in zip(rows, jobs)], [1.0] * count,
-                   [None] * count, 1.0, 2.0, 10**9)
+                   [None] * count, 1.0, 2.0, 10**9, [[EXPECTED[row]] * (job.times - 1) for row, job in zip(rows, jobs)])
 
 
 def changed(name, value, job=rehearsal.SPEED):
@@ -142,6 +160,7 @@ def test_near_ties_may_differ_in_label():
 @pytest.mark.parametrize("name, value, message", [
     ("labels", np.array([1, 0]), "as 2 uint8 array a second call gives other labels"),
     ("labels", np.array([0]), "its labels have the shape"),
+    ("probabilities_again", [EXPECTED + 2e-5], "as 2 uint8 array a second call gives other probabilities"),
     ("returned", "float32 tensor", "predict returned float32 tensor, expected an integer tensor"),
     ("returned", "int64 array", "predict returned int64 array, expected an integer tensor"),
     ("probabilities", EXPECTED + 2e-4, "by up to 0.0002"),
@@ -151,8 +170,13 @@ def test_answers_are_judged_one_by_one(name, value, message):
     found = changed(name, value)
     if name == "returned" and value.startswith("float"):
         found.labels[rehearsal.SPEED] = EXPECTED[:, 0]
-    with pytest.raises(RehearsalError, match=message):
+    if name == "probabilities":
+        found.probabilities_again[rehearsal.SPEED] = [value]
+    with pytest.raises(RehearsalError, match=message) as caught:
         check_answers(found, rehearsal.JOBS, EXPECTED)
+    checks = dict(rehearsal.what_was_checked(caught.value, 2))
+    assert checks["predicts 2 uint8 array"] == f"FAILS: {caught.value}"
+    assert checks["predicts 33 float32 array"] == "ok" and checks["predicts 300 float32 array"] == "not reached"
 
 
 def test_wrong_labels():
@@ -169,11 +193,34 @@ def test_second_process_must_say_the_same(monkeypatch):
     monkeypatch.setattr(rehearsal, "run_isolated", lambda *_: next(given))
     found = rehearsal.rehearse("a.zip", images, EXPECTED)
     assert (found["near_ties"], found["probabilities_differ"], found["processes_differ"]) == (1, 0, 0)
+    assert found["warm_seconds"] == 0.5  # of a call of one image that took 1 s, where 2 a second are usual
     assert found["calls"][:2] == ["1 float32 tensor", "0 uint8 array"] and found["images_a_second"] == 2
     second.probabilities[0][0, 0] += 5e-5
     given = iter([first, second])
     with pytest.raises(RehearsalError, match="second fresh process gives other probabilities"):
         rehearsal.rehearse("a.zip", images, EXPECTED)
+
+
+def test_what_was_checked_when_it_failed():
+    def found(*error, second=False):
+        error = RehearsalError("x", *error)
+        error.second = second
+        return [value.split(":")[0] for _, value in rehearsal.what_was_checked(error, 2)]
+
+    assert found("zip", "unpack") == ["FAILS"] + ["not reached"] * 12
+    assert found("error", "load") == ["ok"] * 3 + ["FAILS"] + ["not reached"] * 9
+    assert found("network", "end") == ["ok"] * 11 + ["FAILS", "not reached"]
+    assert found("read", "import", None) == ["ok"] * 2 + ["not reached"] * 9 + ["FAILS", "not reached"]
+    assert found("crash", None, None, None) == ["ok", "FAILS"] + ["not reached"] * 11
+    assert found(second=True) == ["ok"] * 12 + ["FAILS"]
+
+
+def test_a_scorer_s_limits_bound_the_rehearsal():
+    assert rehearsal.bounded(Conditions()) == Conditions()
+    tight = rehearsal.bounded(Conditions(), 1.0, 10**8, 10**6)
+    assert tight.seconds == rehearsal.START + rehearsal.BUDGET + rehearsal.MARGIN and tight.memory == 10**9
+    assert tight.seconds < rehearsal.bounded(Conditions(), 1.0, None, 100).seconds < 3600
+    assert rehearsal.bounded(Conditions(), 1e9, 10**12) == Conditions()
 
 
 def test_array_formats():

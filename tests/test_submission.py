@@ -18,7 +18,7 @@ from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_f
 from competition.folds import make_folds, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
-from competition.rehearsal import RehearsalError, predict_zip
+from competition.rehearsal import predict_zip
 from competition.submission import choose_sample, make_submission, pack
 from competition.views import VIEWS
 from conftest import class_folders
@@ -288,23 +288,6 @@ def test_two_processes_make_the_same_zip(tmp_path):
     assert (tmp_path / "0.zip").read_bytes() == (tmp_path / "1.zip").read_bytes()
 
 
-@pytest.mark.parametrize("name, content, found", [
-    ("model.py", f"x = '{os.path.expanduser('~')}/data'".encode(), "the path"),
-    ("SubmissionModel/saved_model.pb", b"..." + os.getcwd().encode(), "the path"),
-    ("weights.pkl", b"", "a pickle"),
-    ("weights.bin", b"\x80\x04\x95rest", "a pickle"),
-    ("SubmissionModel/saved_model.pb", b"..EagerPyFunc..", "a Python function"),
-    ("config.json", b'{"class_name": "Lambda"}', "a Lambda"),
-])
-def test_what_has_no_place_in_a_zip(tmp_path, name, content, found):
-    (tmp_path / "SubmissionModel").mkdir()
-    (tmp_path / "model.py").write_text("x = 1")
-    submission.check_package(tmp_path)
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(RehearsalError, match=f"{name} holds {found}"):
-        submission.check_package(tmp_path)
-
-
 def test_half_of_the_weights(tmp_path):
     image = keras.Input((6, 6, 3))
     model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
@@ -325,19 +308,21 @@ def test_limits_and_what_fits(copied, capsys, monkeypatch):
     def note(path, images, expected, *_):
         rehearsed.append(expected)
         return {"images": len(images), "near_ties": 0, "probabilities_differ": 0.0, "processes_differ": 0.0, "calls": [],
-                "left_out": [], "load_seconds": 2.0, "images_a_second": 10.0, "peak_bytes": 7e8, "no_network": "none"}
+                "left_out": [], "load_seconds": 1.5, "warm_seconds": 0.5, "images_a_second": 10.0, "peak_bytes": 7e8,
+                "no_network": "none", "versions": {}}
 
     monkeypatch.setattr(submission, "rehearse", note)  # what it does is tested elsewhere, and takes long
     before = (SUBMISSIONS / "toy.zip").read_bytes()
     refused("toy.zip: not written, it takes .* MB, .* over MAX_MB .*; FIT=1 takes", run="pixels", max_mb=0.04)
     refused("102.0 s, 92.0 over MAX_SECONDS", run="pixels", max_seconds=10, hidden_n=1000)
+    refused("1928.8 MB of memory, 855.1 over MAX_MEMORY", run="pixels", max_memory="1G", hidden_n=100_000)
     assert (SUBMISSIONS / "toy.zip").read_bytes() == before
     capsys.readouterr()
     make_submission(run="pixels", max_mb=0.04, fit=True)
     out = capsys.readouterr().out
     record = read_json(SUBMISSIONS / "toy.json")
     assert record["bytes"] <= 40000 and record["limits"]["megabytes"] == 0.04  # whole it takes 48512 bytes
-    assert "the whole takes" in out and "assumed" in out and len(rehearsed) == 4
+    assert "the whole takes" in out and "assumed" in out and len(rehearsed) == 5
     assert record["weights"] == "float16" and record["rehearsal"]["float16_differs"] > 0
     assert not np.array_equal(rehearsed[-1], rehearsed[-2]) and np.allclose(rehearsed[-1], rehearsed[-2], atol=0.2)
 
@@ -358,7 +343,7 @@ def test_fresh_process_does_not_know_the_project(tmp_path, monkeypatch):
         predict_zip(tmp_path / "bad.zip", np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_wrong_answers_make_no_zip(inside, monkeypatch):
+def test_wrong_answers_make_no_zip(inside, monkeypatch, capsys):
     kept = {path.name: path.read_bytes() for path in SUBMISSIONS.iterdir()}
     write_blend({"pixels": 1.0})
     build = submission.build_networks
@@ -370,6 +355,8 @@ def test_wrong_answers_make_no_zip(inside, monkeypatch):
     monkeypatch.setattr(submission, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
     with pytest.raises(InputError, match="toy.zip: not written, .* differ from the toolkit's own.*older zip"):
         make_submission()
+    out = capsys.readouterr().out
+    assert "FAILS: for images as 1 float32 tensor" in out and "not reached" in out
     assert {path.name: path.read_bytes() for path in SUBMISSIONS.iterdir()} == kept
 
 
@@ -430,6 +417,13 @@ def test_unfinished_run(copied):
     change_json(RUNS / "toy" / "lite" / "run.json", finished=False)
     refused("unfinished", run="lite")
     refused("unfinished")
+
+
+def test_predictions_from_elsewhere_have_no_models(copied):
+    """What another tool predicted can be blended; its record has no config."""
+    change_json(RUNS / "toy" / "lite" / "run.json", config=None)
+    refused("lite/run.json: found no config, expected a run of `make train`", run="lite")
+    refused("lite/run.json: found no config")
 
 
 def test_run_of_the_blend_gone_or_changed(copied):

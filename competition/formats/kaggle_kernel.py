@@ -25,11 +25,13 @@ from tqdm import tqdm
 from competition import files, oof, train
 from competition.arrays import gigabytes
 from competition.backbones import network_size, pretrained, resolve_weights
+from competition.content import check_package
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
 from competition.formats import kernel_script
 from competition.images import open_reader, shorten
 from competition.recipes import read_recipe
+from competition.rehearsal import RehearsalError
 from competition.submission import pack, read_ensemble, record_of
 
 KERNELS = Path("kernels")
@@ -155,6 +157,10 @@ def _write(slug, table, job, stage, user, competition, dataset):
         for wheel in fetch_wheels():
             _copy(wheel, temporary / "wheels" / wheel.name)
         stage(temporary)
+        try:
+            check_package(temporary, table.data, apart=("code", "wheels", "images"))
+        except RehearsalError as error:
+            raise InputError(f"{payload}: not written, {error}") from None
         write_with(payload, lambda path: pack(temporary, path))
     title = slug.replace("-", " ")
     write_json(folder / "dataset" / "dataset-metadata.json", {

@@ -39,7 +39,8 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Job:
-    """One call of a zip's code, with the first `count` images, None for all; more than there are, and they repeat."""
+    """One call of a zip's code, with `count` images from the one numbered `first` on, None for all of these; where there
+    are fewer, they repeat."""
 
     count: int | None
     dtype: str
@@ -47,14 +48,15 @@ class Job:
     probabilities: bool = True  # ask for predict_proba as well
     times: int = 1  # calls of predict, whose answers are to be the same
     budget: float | None = None  # left out where the calls before say that it would take longer, in seconds
+    first: int = 0
 
     def describe(self, n):
-        count = n if self.count is None else self.count
+        count = n - self.first if self.count is None else self.count
         return f"{count} {self.dtype} {'tensor' if self.tensor else 'array'}"
 
     def rows(self, n):
         """Which of n images it gets, int64."""
-        return np.resize(np.arange(n), n if self.count is None else self.count)
+        return np.resize(np.arange(self.first, n), n - self.first if self.count is None else self.count)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class RehearsalError(Exception):
 def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions()):
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
-    images is uint8 [n, h, w, 3]. The process starts in an empty folder, which is HOME as well; a socket or a change
+    images is uint8 [n, h, w, 3], or float for what a scorer never sends (check.py): of jobs of a float type. The process starts in an empty folder, which is HOME as well; a socket or a change
     below the zip's folder fails, and so does the rehearsal, even where the code goes on. Where this machine allows it
     (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
     """

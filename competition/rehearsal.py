@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def _unpack(zip_path, folder):
     try:
         with zipfile.ZipFile(zip_path) as archive:
             archive.extractall(folder)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
         raise RehearsalError(f"it cannot be unpacked: {error}", "zip", "unpack") from None
     for path in folder.rglob("*"):
         os.chmod(path, 0o555 if path.is_dir() else 0o444)

@@ -31,11 +31,11 @@ LAYOUTS = {layout.format: layout for layout in (codalab.LAYOUT, codabench.LAYOUT
 NOISE = 64  # images where no labelled ones are at hand
 LEAST, MOST, EACH = 200, 1000, 10  # labelled images: ten a class, within these
 FEW = 32  # of the first call, which tells the speed
-SHOWN = 128  # images that are shown in several versions
-ROOM = 5 * 10**8  # bytes of all these
-BUDGET = 120  # seconds that all labelled images may take
+ROOM = 10**9  # bytes of all versions of the images
+BUDGET = 90  # seconds that all labelled images may take, and all their versions
 SECONDS = 900  # that a whole run may take
 HIDDEN = 1000  # images of the hidden test where nothing says how many
+LOW = 0.3  # of the way from the most common class to 1: less on training images is suspicious
 SLACK = 0.02  # of labels may differ for another type or batch: near-ties
 SIZE = (96, 96)
 
@@ -89,17 +89,26 @@ BROKEN = {  # what RehearsalError.broke says: the check's name and how to mend i
     "crash": ("run", "The process died: most often memory, or a library that was built for another machine."),
 }
 
-ERRORS = (  # (what the text of an error says, what that means, how to mend it)
+_SAVED_MODEL = "Save it as a SavedModel, `model.export(\"SubmissionModel\")`, and load that with `tf.saved_model.load`"
+ERRORS = (  # (what the text of an error says, what that means, how to mend it); the first that fits
     (r"No module named '([\w.]+)'", "the scorer lacks {0}", "Do without it, or pack it; a scorer installs nothing."),
-    (r"batch_shape|Unknown layer: '?Functional|keras\.src|DTypePolicy|File format not supported|quantization_config|"
-     r"Unrecognized keyword arguments?|bad marshal data|Could not deserialize class|Unable to revive",
-     "the network was saved with another Keras than the scorer has",
-     "Save it as a SavedModel, `model.export(\"SubmissionModel\")`, and load that with `tf.saved_model.load`; or train "
-     "and save with the scorer's release of TensorFlow."),
-    (r"Unknown (layer|object|activation|loss)|custom_objects|register_keras_serializable",
+    (r"safe_mode|deserialization of a `Lambda`", "the network has a Lambda layer, which is not loaded",
+     "Replace it by a layer without Python code."),
+    (r"Could not locate (?:class|function) '(\w+)|"
+     r"Unknown (?:layer|object|activation|loss)[^:]*: '?(?!Functional|Sequential|Model\b)([\w>]+)",
      "the network has a layer of your own, whose code is not in model.py",
-     "Copy its class into model.py and give it as custom_objects; or save a SavedModel."),
-    (r"safe_mode|Lambda", "the network has a Lambda layer, which is not loaded", "Replace it by a layer without Python code."),
+     "Copy its class into model.py and give it as custom_objects. " + _SAVED_MODEL + ", which needs neither."),
+    (r"File format not supported", "Keras cannot read that file or folder", "A SavedModel, which is a folder, is loaded by "
+     "`tf.saved_model.load`; `load_model` of Keras 3 reads .keras and .h5 alone."),
+    (r"batch_shape|Unknown layer|keras\.src|DTypePolicy|quantization_config|Unrecognized keyword arguments?|"
+     r"bad marshal data|Could not deserialize class|Unable to revive",
+     "the network was saved with another Keras than the scorer has",
+     _SAVED_MODEL + "; or train and save with the scorer's release of TensorFlow."),
+    (r"objects? could not be loaded|Layer count mismatch|expected \d+ variables|Weight count mismatch|"
+     r"You are trying to load a weight file", "the weights are those of another network than model.py builds",
+     "Build exactly the network that was trained: the same layers in the same order."),
+    (r"must have the same dtype", "it computes with images of whole numbers as they come",
+     "Convert first: `X = tf.cast(X, tf.float32)`."),
     (r"_UFunc|UFuncTypeError|Cannot cast ufunc", "it computes in place on images of whole numbers",
      "Write `X = X / 255.0` in place of `X /= 255.0`, which images of type uint8 do not allow."),
     (r"allow_pickle", "a .npy file holds Python objects", "Save plain numbers, as float32."),
@@ -115,6 +124,7 @@ ERRORS = (  # (what the text of an error says, what that means, how to mend it)
      "`.numpy()`."),
     (r"name '(\w+)' is not defined", "{0} is used and defined nowhere", "Import or define it in model.py."),
 )
+PATHS = (r"filepath=(\S+?)\.?(?:\s|$)", r"name = '([^']+)'", r"at: (\S+?)/?\{", r"'([^'\n]+)'")  # in such a text
 MISSING = re.compile(r"No such file|not found|does not exist|[Uu]nable to (synchronously )?open|cannot find", re.S)
 
 
@@ -259,7 +269,7 @@ def _run(path, read, sample, python, count, limits):
         if labels is not None:
             findings += _check_repeats(answers)
             findings += _check_probes(answers, calls, labels, len(sample.images))
-            shown = min(SHOWN, int(BUDGET * speed / len(VERSIONS)))
+            shown = int(BUDGET * speed / len(VERSIONS))
             findings += _again(path, read, sample, conditions, labels, shown, calls[0][1].dtype)
         cost = Cost(0, seconds, answers.peak_bytes)
         findings += _over(Limits(seconds=limits.seconds), cost, "time",
@@ -342,8 +352,7 @@ def _where(trace):
 
 def _explain_missing(text, read):
     """What an error about a missing file means, and a remedy; None where the text names no file."""
-    match = re.search(r"(?:filepath=|name = |directory: |at: )?'?([^\s'\",{}]+\.(?:\w{2,6})|[^\s'\",{}]+/?)(?='|/?\{|, errno)", text) \
-        or re.search(r"filepath=([^\s'\"]+?)\.?\s", text) or re.search(r"['\"]([^'\"\s]+)['\"]", text)
+    match = next(filter(None, (re.search(pattern, text) for pattern in PATHS)), None)
     if not match:
         return None
     wanted = match[1].rstrip("/")
@@ -514,7 +523,7 @@ def check_truth(labels, versions, sample):
                                 f"when the images are {version.done} first", version.advice))
     elif versions:
         findings.append(Finding("preprocessing", OK, f"none of {len(versions) - 1} other ways to scale or turn the images is "
-                                "better"))
+                                "clearly better"))
     then = f"accuracy {accuracy:.2f} as sent, {cause.accuracy:.2f} when they are read so"
     low, high = labels.min(), labels.max()
     if cause.shift or low == 1 and high == count:
@@ -540,7 +549,12 @@ def check_truth(labels, versions, sample):
                                 + f": it always answers {labels[0]} ({classes[labels[0]]})" * always,
                                 "Nothing that was tried makes it better: are these the trained weights (load_weights), the "
                                 "classes of this competition, and the preprocessing of the training?"))
-    else:
-        findings.append(Finding("accuracy", OK, f"{accuracy:.2f} on {len(labels)} training images: a check, no forecast, as "
-                                "what it was trained on flatters"))
+        return findings
+    common = np.bincount(truth).max() / len(truth)
+    low = accuracy < common + LOW * (1 - common)
+    findings.append(Finding("accuracy", WARNING if low else OK, f"{accuracy:.2f} on {len(labels)} training images"
+                            + (", which is little for those" if low else
+                               ": a check, no forecast, as what it was trained on flatters"),
+                            "Compare it with what your training said: if that was much more, the preprocessing differs, or "
+                            "other weights were packed." * bool(low)))
     return findings

@@ -12,7 +12,7 @@ import numpy as np
 
 from competition.study import compare
 
-SURE = 1e-4  # p up to which a change is believed: some thirty are tried
+SURE = 3e-4  # p up to which a change is believed: some thirty are tried, so that p of all is 0.01
 GAIN = 0.05  # and by how much, at least, it must raise the accuracy
 SIMPLER = 0.02  # by how much a stranger order of the classes must be better than a common one
 CHANCE = 0.01  # p from which an accuracy is no better than guessing

@@ -298,7 +298,8 @@ def _choose_format(reading, format, layouts):
         elif "Model" in classes and not with_path:
             reading.format, reading.why = "codabench", f"its class is Model, made without a path, and it has no {METADATA}"
         else:
-            reading.why = "its class is model" if "model" in classes else "the default"
+            reading.why = "its class is model" if "model" in classes else "its class is made with a path" if with_path \
+                else "the default"
     else:
         reading.why = "the default"
     reading.entry = layouts[reading.format].entry

@@ -13,6 +13,7 @@ from competition import diagnose, files, reading
 from competition.check import check
 from competition.files import InputError
 from competition.folds import make_folds
+from competition.rehearsal import RehearsalError
 from conftest import encode
 
 CLASSES = ["oak", "ash", "yew", "elm"]  # not in alphabetical order
@@ -332,6 +333,35 @@ def test_keras_files_tell_their_version(tmp_path):
     assert reading._read_keras((tmp_path / "a.weights.h5").read_bytes())[0] is None
     assert reading.keras_of({"tensorflow": "2.15.1"})[0] == 2 and reading.keras_of({"tensorflow": "2.16.0"})[0] == 3
     assert reading.keras_of({"tensorflow": "2.16.0", "keras": "2.15.0"})[0] == 2 and reading.keras_of({}) == ()
+
+
+@pytest.mark.parametrize("text, meaning", [  # as Keras 3, Keras 2, h5py, TensorFlow and numpy word it
+    ("TypeError: Could not locate class 'Mine'. Full object config: {'module': 'keras.src', 'batch_shape': 1}", "of your own"),
+    ("ValueError: Unknown layer: 'x>Mine'. Please ensure", "of your own"),
+    ("ValueError: Unknown layer: 'Functional'. Please ensure", "another Keras"),
+    ("TypeError: Error when deserializing class 'InputLayer': Unrecognized keyword arguments: ['batch_shape']",
+     "another Keras"),
+    ("ValueError: Requested the deserialization of a `Lambda` layer. Pass safe_mode=False", "Lambda layer"),
+    ("ValueError: File format not supported: filepath=e/SubmissionModel. Keras 3 only supports", "that file or folder"),
+    ("ValueError: File not found: filepath=net.keras. Please ensure", "it opens net.keras where the scorer happens to"),
+    ("ValueError: File not found: filepath=/tmp/abc/zip/other.keras. Please ensure", "other.keras, which is not in the zip"),
+    ("FileNotFoundError: Unable to synchronously open file (unable to open file: name = 'net.keras', errno = 2, error "
+     "message = 'No such file or directory')", "it opens net.keras where the scorer"),
+    ("OSError: SavedModel file does not exist at: Sub/{saved_model.pbtxt|saved_model.pb}", "Sub, which is not in the zip"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/tmp/a/zip/deep.npy'", "which lies at sub/deep.npy in"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/srv/x.npy'", "/srv/x.npy, a path of another computer"),
+    ("ValueError: Input 0 with name 'i' is incompatible with the layer: expected shape=(None, 8, 8, 3)", "another shape"),
+    ("ValueError: A total of 2 objects could not be loaded.", "those of another network"),
+    ("AttributeError: 'numpy.ndarray' object has no attribute 'numpy'", "treated as a tensor"),
+    ("TypeError: `x` and `y` must have the same dtype, got tf.uint8 != tf.float32.", "whole numbers as they come"),
+    ("NameError: name 'np' is not defined", "np is used and defined nowhere"),
+])
+def test_errors_in_plain_words(text, meaning):
+    kind, _, message = text.partition(": ")
+    error = RehearsalError("", "error", "load", None, {"type": kind, "text": message, "trace": ""})
+    read = reading.Reading(names=["model.py", "net.keras", "sub/deep.npy"])
+    found = checking.explain(error, read)
+    assert meaning in found.found and found.advice and found.result == "FAILED"
 
 
 # ------------------------------------------------------------------------------------------------- the causes

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from competition import files, reading
-from competition.diagnose import AS_SENT, VERSIONS, describe_order, find_cause, is_chance, make_versions
+from competition.diagnose import AS_SENT, MAYBE, VERSIONS, describe_order, find_cause, is_chance, make_versions
 from competition.files import InputError, sha256_file
 from competition.fit import Cost, Limits, read_limits
 from competition.folds import parse_size, read_folds, whole_number
@@ -543,18 +543,27 @@ def check_truth(labels, versions, sample):
         findings.append(Finding("labels", OK, f"{low} to {high}, of {count} classes"))
     if any(finding.result == FAILED for finding in findings):
         return findings
-    if is_chance(labels == truth, truth):
-        always = len(np.unique(labels)) == 1
-        findings.append(Finding("accuracy", FAILED, f"{accuracy:.2f}, no better than guessing"
-                                + f": it always answers {labels[0]} ({classes[labels[0]]})" * always,
-                                "Nothing that was tried makes it better: are these the trained weights (load_weights), the "
-                                "classes of this competition, and the preprocessing of the training?"))
-        return findings
+    return findings + [_judge_accuracy(labels, versions, truth, classes)]
+
+
+def _judge_accuracy(labels, versions, truth, classes):
+    """The Finding about an accuracy that no change makes clearly better."""
+    accuracy = float(np.mean(labels == truth))
     common = np.bincount(truth).max() / len(truth)
-    low = accuracy < common + LOW * (1 - common)
-    findings.append(Finding("accuracy", WARNING if low else OK, f"{accuracy:.2f} on {len(labels)} training images"
-                            + (", which is little for those" if low else
-                               ": a check, no forecast, as what it was trained on flatters"),
-                            "Compare it with what your training said: if that was much more, the preprocessing differs, or "
-                            "other weights were packed." * bool(low)))
-    return findings
+    if accuracy >= common + LOW * (1 - common) and not is_chance(labels == truth, truth):
+        return Finding("accuracy", OK, f"{accuracy:.2f} on {len(labels)} training images: a check, no forecast, as what it "
+                       "was trained on flatters")
+    hint = ""
+    if AS_SENT in versions:
+        cause = find_cause(versions, truth[:len(versions[AS_SENT])], len(classes), MAYBE)
+        if cause.version != AS_SENT:
+            hint = f" What may be: {VERSIONS[cause.version].wrong} (accuracy {cause.accuracy:.2f} when they are " \
+                   f"{VERSIONS[cause.version].done} first, which may be luck)."
+    if is_chance(labels == truth, truth):
+        always = f": it always answers {labels[0]} ({classes[labels[0]]})" if len(np.unique(labels)) == 1 else ""
+        return Finding("accuracy", FAILED, f"{accuracy:.2f}, no better than guessing{always}",
+                       "Are these the trained weights (load_weights), the classes of this competition, and the preprocessing "
+                       f"of the training?{hint}")
+    return Finding("accuracy", WARNING, f"{accuracy:.2f} on {len(labels)} training images, which is little for those",
+                   "Compare it with what your training said: if that was much more, the preprocessing differs, or other "
+                   f"weights were packed.{hint}")

@@ -14,6 +14,7 @@ from competition.study import compare
 
 SURE = 3e-4  # p up to which a change is believed: some thirty are tried, so that p of all is 0.01
 GAIN = 0.05  # and by how much, at least, it must raise the accuracy
+MAYBE = 0.01  # p up to which a change is worth to be tried, where the accuracy is low
 SIMPLER = 0.02  # by how much a stranger order of the classes must be better than a common one
 CHANCE = 0.01  # p from which an accuracy is no better than guessing
 AS_SENT = "as sent"
@@ -83,12 +84,13 @@ class Cause:
     order: dict | None = None  # {id that it answers: class id meant}, where the classes are in another order
 
 
-def find_cause(answers, truth, classes):
+def find_cause(answers, truth, classes, sure=SURE):
     """The Cause that makes ids right far more often than as they are; accuracy as sent where none does.
 
     answers  {version: ids int [n]}, AS_SENT first, of the same images
     truth    class ids int64 [n]; at least two images a class tell an order
     classes  how many
+    sure     p up to which it is believed
     """
     right = answers[AS_SENT] == truth
     best = Cause(float(right.mean())), right
@@ -102,15 +104,15 @@ def find_cause(answers, truth, classes):
         top = max(found, key=lambda pair: pair[0].accuracy, default=None)
         if top:
             top = next(pair for pair in found if pair[0].accuracy >= top[0].accuracy - SIMPLER)
-        if top and better(top[1], best[1]):
+        if top and better(top[1], best[1], sure):
             best = top
     return best[0]
 
 
-def better(right, reference):
+def better(right, reference, sure=SURE):
     """Whether the first of two bool [n] of the same images is so far ahead that it is no luck."""
     gain, p = compare(right, reference)
-    return gain > GAIN and p < SURE
+    return gain > GAIN and p < sure
 
 
 def _readings(ids, truth, classes):

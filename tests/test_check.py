@@ -389,6 +389,18 @@ def test_causes():
     assert both.version == "bgr" and both.order[1] == 2
 
 
+def test_a_low_accuracy_names_what_may_be():
+    right = np.arange(len(TRUTH)) % 25
+    wrong = (TRUTH + 1 + np.arange(len(TRUTH)) // 4 % 3) % 4
+    sent, scaled = (np.where(right < limit, TRUTH, wrong) for limit in (10, 11))
+    sample = checking.Sample(np.zeros((len(TRUTH), 2, 2, 3), np.uint8), TRUTH, list("abcd"), "")
+    found = checking._judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
+    assert found.result == "warning" and found.found.startswith("0.40 on 160") and "What may be" not in found.advice
+    scaled = np.where(right < 12, TRUTH, wrong)
+    found = checking._judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
+    assert "What may be: model.py forgets to divide the images by 255" in found.advice
+
+
 def test_noise_has_no_cause():
     """Of ids drawn at random no change is believed, though the best of thirty always looks better."""
     for seed in range(30):

@@ -63,25 +63,26 @@ class Probe:
 
 
 _TYPES = "Convert first, whatever comes: `X = np.asarray(X).astype(\"float32\")`; then scale."
-_BATCH = "Each image must be answered by itself: no mean or deviation over the batch, no `training=True`, and no order " \
-         "of the images that is changed."
+_BATCH = "Each image must be answered by itself: no mean or deviation over the batch, no `training=True`, and no " \
+         "order of the images that is changed."
 PROBES = (
     Probe("float32 and float64", (Job(FEW, "float32"), Job(FEW, "float64")), FAILED,
           "its answers depend on the type of the numbers", _TYPES),
     Probe("one image a call", tuple(Job(1, "uint8", first=first) for first in range(8)), FAILED,
           "its answers depend on how many images come at once", _BATCH),
-    Probe("odd batch", (Job(7, "uint8"), Job(37, "uint8")), FAILED, "its answers depend on how many images come at once",
-          _BATCH),
+    Probe("odd batch", (Job(7, "uint8"), Job(37, "uint8")), FAILED,
+          "its answers depend on how many images come at once", _BATCH),
     Probe("images as a tensor", (Job(5, "float32", tensor=True),), WARNING,
           "its answers depend on whether a tensor or an array comes", _TYPES),
-    Probe("no image", (Job(0, "uint8"),), WARNING, "", "Few scorers send an empty batch; return an empty array for it."),
+    Probe("no image", (Job(0, "uint8"),), WARNING, "",
+          "Few scorers send an empty batch; return an empty array for it."),
 )
 
 BROKEN = {  # what RehearsalError.broke says: the check's name and how to mend it
     "zip": ("zip", "Make the zip again."),
-    "network": ("network", "Scorers have no network: pack what is downloaded. Keras downloads weights where a network is "
-                           "built with weights=\"imagenet\" (the default of keras.applications): say weights=None, and "
-                           "load your own."),
+    "network": ("network", "Scorers have no network: pack what is downloaded. Keras downloads weights where a network "
+                           "is built with weights=\"imagenet\" (the default of keras.applications): say weights=None, "
+                           "and load your own."),
     "write": ("files", "Scorers unpack the zip where nothing may be written. Compute it in memory, or write to "
                        "`tempfile.gettempdir()`."),
     "time": ("time", "Predict in batches and not image by image, load in __init__ and not in predict, train nothing."),
@@ -98,8 +99,8 @@ ERRORS = (  # (what the text of an error says, what that means, how to mend it);
      r"Unknown (?:layer|object|activation|loss)[^:]*: '?(?!Functional|Sequential|Model\b)([\w>]+)",
      "the network has a layer of your own, whose code is not in model.py",
      "Copy its class into model.py and give it as custom_objects. " + _SAVED_MODEL + ", which needs neither."),
-    (r"File format not supported", "Keras cannot read that file or folder", "A SavedModel, which is a folder, is loaded by "
-     "`tf.saved_model.load`; `load_model` of Keras 3 reads .keras and .h5 alone."),
+    (r"File format not supported", "Keras cannot read that file or folder", "A SavedModel, which is a folder, is "
+     "loaded by `tf.saved_model.load`; `load_model` of Keras 3 reads .keras and .h5 alone."),
     (r"batch_shape|Unknown layer|keras\.src|DTypePolicy|quantization_config|Unrecognized keyword arguments?|"
      r"bad marshal data|Could not deserialize class|Unable to revive",
      "the network was saved with another Keras than the scorer has",
@@ -136,7 +137,7 @@ def check(zip_path, format=None, name=None, scorer=None, size=None, hidden_n=Non
     """Check a zip and print a table of what was found, with a remedy for whatever is wrong. Returns the Findings.
 
     format    codalab or codabench; default: guessed from the zip
-    name      of the fold table whose images and labels it is asked about; default: the only one, or noise without labels
+    name      of the fold table whose images and labels it is asked about; default: the only one; without any, noise
     scorer    which Python runs it, as in make_submission
     size      height and width of the images, where they are noise
     hidden_n, max_mb, max_seconds, max_memory   as in make_submission
@@ -227,7 +228,8 @@ def _check_scorer(read, scorer, releases):
 
 def _over(limits, cost, check, found):
     over = limits.exceeded(cost)
-    advice = "Fewer or smaller networks, float16 weights, or one distilled network; `make submission FIT=1` finds what fits."
+    advice = "Fewer or smaller networks, float16 weights, or one distilled network; "\
+             "`make submission FIT=1` finds what fits."
     return [Finding(check, FAILED, over[0], advice) if over else Finding(check, OK, found)]
 
 
@@ -273,7 +275,8 @@ def _run(path, read, sample, python, count, limits):
             findings += _again(path, read, sample, conditions, labels, shown, calls[0][1].dtype)
         cost = Cost(0, seconds, answers.peak_bytes)
         findings += _over(Limits(seconds=limits.seconds), cost, "time",
-                          f"{answers.load_seconds:.1f} s to load, {speed:.0f} images a second: {seconds:.0f} s for {count}")
+                          f"{answers.load_seconds:.1f} s to load, {speed:.0f} images a second: "
+                          f"{seconds:.0f} s for {count}")
         findings += _over(Limits(memory=limits.memory), cost, "memory", f"{answers.peak_bytes / 1e6:.0f} MB at most")
     return findings
 
@@ -328,7 +331,8 @@ def explain(error, read):
     if error.broke != "error":
         check, advice = BROKEN[error.broke]
         if error.broke == "network" and (where := keyword(read, "weights", "imagenet")):
-            advice = f"{where} has weights=\"imagenet\", which are downloaded: say weights=None there, and load your own."
+            advice = f"{where} has weights=\"imagenet\", which are downloaded: say weights=None there, "\
+                     "and load your own."
         return Finding(check, FAILED, str(error), advice)
     kind, text, trace = (error.error[key] for key in ("type", "text", "trace"))
     first = (text.strip().splitlines() or [kind])[0][:160]
@@ -337,7 +341,8 @@ def explain(error, read):
         return Finding("files", FAILED, found[0] + where, found[1])
     for pattern, meaning, advice in ERRORS:
         if match := re.search(pattern, f"{kind}: {text}"):
-            return Finding("run", FAILED, f"{meaning.format(*match.groups())}{where}", f"{advice} Python said: {kind}: {first}")
+            return Finding("run", FAILED, f"{meaning.format(*match.groups())}{where}",
+                           f"{advice} Python said: {kind}: {first}")
     doing = {"import": "while model.py is imported", "load": "while the object is made", "predict": "in predict"}
     return Finding("run", FAILED, f"it fails {doing.get(error.stage, 'when it is run')}{where}: {kind}: {first}",
                    "Try it in a new folder and a fresh Python: "
@@ -368,7 +373,8 @@ def _explain_missing(text, read):
                 f"The file is in the zip: open it by {how.format(wanted)}.")
     if there:
         return (f"it opens {inside}, which lies at {shorten(there, 2)} in the zip", "Mend the path, or the folder.")
-    return f"it opens {inside or wanted}, which is not in the zip", f"Pack it beside model.py, and open it by {how.format(name)}."
+    return f"it opens {inside or wanted}, which is not in the zip", \
+        f"Pack it beside model.py, and open it by {how.format(name)}."
 
 
 # ------------------------------------------------------------------------------------------------------ its answers
@@ -390,8 +396,8 @@ def check_shape(labels, returned, classes, n, read):
         return failed("predict returns nothing", "Its last line must be `return ...`.")
     if labels.dtype.kind in "US":
         example = str(labels.ravel()[0]) if labels.size else ""
-        return failed(f"names such as {example!r} in place of class ids", "Return the number of the class, from 0 on, in "
-                      "the order of the competition's classes: " + (", ".join(f"{i} {name}" for i, name in enumerate(
+        return failed(f"names such as {example!r} in place of class ids", "Return the number of the class, from 0 on, "
+                      "in the order of the competition's classes: " + (", ".join(f"{i} {name}" for i, name in enumerate(
                           classes[:12])) if classes else "0, 1, 2, ..."))
     if labels.dtype.kind not in "iubf":
         return failed("no numbers", argmax)
@@ -439,8 +445,8 @@ def _check_repeats(answers):
     ids = [_as_ids(labels, FEW) for labels in (first, second)]
     changed = "" if any(one is None for one in ids) else f": {np.mean(ids[0] != ids[1]):.0%} of the labels differ"
     return [Finding("same answer twice", FAILED, f"its answer changes from call to call{changed}",
-                    "Nothing may be random in predict: no dropout or augmentation (`training=True`), no random crop, no "
-                    "shuffling; set the seeds of what must be.")]
+                    "Nothing may be random in predict: no dropout or augmentation (`training=True`), no random crop, "
+                    "no shuffling; set the seeds of what must be.")]
 
 
 def _check_probes(answers, calls, labels, n):
@@ -488,8 +494,8 @@ def _again(path, read, sample, conditions, labels, shown, dtype):
     count = min(FEW, len(labels), len(sample.images))
     if other is None or np.sum(other[:count] != labels[:count]) > max(1, SLACK * count):
         findings.append(Finding("a second process", FAILED, "a second fresh process gives other labels",
-                                "Something random is set up when the object is made, such as weights that are not loaded: "
-                                "a seed, or the load_weights, is missing."))
+                                "Something random is set up when the object is made, such as weights that are not "
+                                "loaded: a seed, or the load_weights, is missing."))
     else:
         findings.append(Finding("a second process", OK, "gives the same labels"))
     if not known:
@@ -503,8 +509,10 @@ def _again(path, read, sample, conditions, labels, shown, dtype):
 
 
 def check_truth(labels, versions, sample):
-    """Findings of class ids int64 [n] beside the Sample's labels; versions: {name of diagnose.VERSIONS: ids of the first
-    images as that leaves them}."""
+    """Findings of class ids int64 [n] beside the Sample's labels.
+
+    versions  {name of diagnose.VERSIONS: ids of the first images as that leaves them}
+    """
     truth, classes = sample.labels[:len(labels)], sample.classes
     count = len(classes)
     accuracy = float(np.mean(labels == truth))
@@ -519,25 +527,27 @@ def check_truth(labels, versions, sample):
     if cause.version != AS_SENT:
         version = VERSIONS[cause.version]
         was = float(np.mean(versions[AS_SENT] == truth[:shown]))
-        findings.append(Finding("preprocessing", FAILED, f"{version.wrong}: accuracy {was:.2f} as sent, {cause.accuracy:.2f} "
-                                f"when the images are {version.done} first", version.advice))
+        findings.append(Finding("preprocessing", FAILED, f"{version.wrong}: accuracy {was:.2f} as sent, "
+                                f"{cause.accuracy:.2f} when the images are {version.done} first", version.advice))
     elif versions:
-        findings.append(Finding("preprocessing", OK, f"none of {len(versions) - 1} other ways to scale or turn the images is "
-                                "clearly better"))
+        findings.append(Finding("preprocessing", OK, f"none of {len(versions) - 1} other ways to scale or turn the "
+                                "images is clearly better"))
     then = f"accuracy {accuracy:.2f} as sent, {cause.accuracy:.2f} when they are read so"
     low, high = labels.min(), labels.max()
     if cause.shift or low == 1 and high == count:
         by = cause.shift or 1
-        findings.append(Finding("labels", FAILED, f"the labels are off by one: each is one too {'high' if by > 0 else 'low'} "
+        findings.append(Finding("labels", FAILED, "the labels are off by one: each is one too "
+                                f"{'high' if by > 0 else 'low'} "
                                 f"(found {low} to {high}, expected 0 to {count - 1})" + f"; {then}" * bool(cause.shift),
-                                f"Class ids start with 0: return `labels {'-' if by > 0 else '+'} 1`, or take argmax of all "
-                                "outputs of the network."))
+                                f"Class ids start with 0: return `labels {'-' if by > 0 else '+'} 1`, or take argmax "
+                                "of all outputs of the network."))
     elif cause.order is not None:
         findings.append(Finding("order of classes", FAILED, f"{describe_order(cause.order, classes)}; {then}",
                                 "Number the classes as the competition does: "
                                 + ", ".join(f"{i} {name}" for i, name in enumerate(classes[:12])) + "."))
     elif low < 0 or high >= count:
-        findings.append(Finding("labels", FAILED, f"labels from {low} to {high}, expected 0 to {count - 1} ({count} classes)",
+        findings.append(Finding("labels", FAILED, f"labels from {low} to {high}, expected 0 to {count - 1} "
+                                f"({count} classes)",
                                 "Was it trained on other classes, or is an output of the network none of them?"))
     else:
         findings.append(Finding("labels", OK, f"{low} to {high}, of {count} classes"))
@@ -551,8 +561,8 @@ def _judge_accuracy(labels, versions, truth, classes):
     accuracy = float(np.mean(labels == truth))
     common = np.bincount(truth).max() / len(truth)
     if accuracy >= common + LOW * (1 - common) and not is_chance(labels == truth, truth):
-        return Finding("accuracy", OK, f"{accuracy:.2f} on {len(labels)} training images: a check, no forecast, as what it "
-                       "was trained on flatters")
+        return Finding("accuracy", OK, f"{accuracy:.2f} on {len(labels)} training images: a check, no forecast, as "
+                       "what it was trained on flatters")
     hint = ""
     if AS_SENT in versions:
         cause = find_cause(versions, truth[:len(versions[AS_SENT])], len(classes), MAYBE)
@@ -562,8 +572,8 @@ def _judge_accuracy(labels, versions, truth, classes):
     if is_chance(labels == truth, truth):
         always = f": it always answers {labels[0]} ({classes[labels[0]]})" if len(np.unique(labels)) == 1 else ""
         return Finding("accuracy", FAILED, f"{accuracy:.2f}, no better than guessing{always}",
-                       "Are these the trained weights (load_weights), the classes of this competition, and the preprocessing "
-                       f"of the training?{hint}")
+                       "Are these the trained weights (load_weights), the classes of this competition, and the "
+                       f"preprocessing of the training?{hint}")
     return Finding("accuracy", WARNING, f"{accuracy:.2f} on {len(labels)} training images, which is little for those",
-                   "Compare it with what your training said: if that was much more, the preprocessing differs, or other "
-                   f"weights were packed.{hint}")
+                   "Compare it with what your training said: if that was much more, the preprocessing differs, or "
+                   f"other weights were packed.{hint}")

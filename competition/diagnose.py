@@ -18,7 +18,7 @@ MAYBE = 0.01  # p up to which a change is worth to be tried, where the accuracy 
 SIMPLER = 0.02  # by how much a stranger order of the classes must be better than a common one
 CHANCE = 0.01  # p from which an accuracy is no better than guessing
 AS_SENT = "as sent"
-MEANS, DEVIATIONS = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # of ImageNet, as PyTorch has it
+MEANS, DEVIATIONS = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # of ImageNet, for PyTorch
 CAFFE = np.float32([103.939, 116.779, 123.68])  # of ImageNet in the order BGR
 
 
@@ -32,8 +32,8 @@ class Version:
     advice: str
 
 
-_MISSING = "Do in predict what was done to the training images, before anything else: `X = {}`. Best of all, make it a " \
-           "layer of the network, so that it cannot be forgotten."
+_MISSING = "Do in predict what was done to the training images, before anything else: `X = {}`. Best of all, make it " \
+           "a layer of the network, so that it cannot be forgotten."
 VERSIONS = {
     AS_SENT: Version(lambda x: x, "left as they are", "", ""),
     "255": Version(lambda x: x / 255, "divided by 255", "model.py forgets to divide the images by 255",
@@ -54,20 +54,19 @@ VERSIONS = {
         "model.py forgets to standardise each image", _MISSING.format("tf.image.per_image_standardization(X)")),
     "times 255": Version(lambda x: x * 255, "multiplied by 255",
                          "the images are divided by 255 twice, or the network wants 0..255",
-                         "Many networks of keras.applications scale by themselves (EfficientNet, ConvNeXt, MobileNetV3): "
-                         "take `/ 255` out of predict."),
+                         "Many networks of keras.applications scale by themselves (EfficientNet, ConvNeXt, "
+                         "MobileNetV3): take `/ 255` out of predict."),
     "back from -1..1": Version(lambda x: (x + 1) * 127.5, "scaled back from -1..1 to 0..255",
                                "the images are scaled to -1..1 twice, or the network wants 0..255",
                                "The network scales by itself: take the scaling out of predict."),
     "sides": Version(lambda x: x.swapaxes(1, 2), "turned with height and width swapped",
-                     "height and width are swapped", "Images come as [n, height, width, 3]: look for a transpose, or for "
-                     "(width, height) where (height, width) is meant."),
+                     "height and width are swapped", "Images come as [n, height, width, 3]: look for a transpose, or "
+                     "for (width, height) where (height, width) is meant."),
 }
 
 
 def make_versions(images):
-    """The images uint8 [n, h, w, 3] in all VERSIONS of the same shape, one after the other: names, float32 [V * n, h, w, 3].
-    """
+    """The images uint8 [n, h, w, 3] in all VERSIONS of the same shape: V names, float32 [V * n, h, w, 3]."""
     images = images.astype(np.float32)
     found = {name: version.change(images) for name, version in VERSIONS.items()}
     found = {name: changed for name, changed in found.items() if changed.shape == images.shape}

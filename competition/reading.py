@@ -26,7 +26,8 @@ ARCHIVES = {b"\x1f\x8b": "a .tar.gz or .gz file", b"7z\xbc\xaf": "a .7z archive"
             b"BZh": "a .bz2 file", b"\xfd7zXZ": "an .xz file", b"\x89HDF": "a Keras .h5 file", b"<!DO": "a web page",
             b"<htm": "a web page"}
 LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "__pycache__", ".ipynb_checkpoints", ".git")
-LIBRARIES = ("numpy", "tensorflow", "keras", "torch", "scipy", "sklearn", "PIL", "cv2", "pandas", *sys.stdlib_module_names)
+LIBRARIES = ("numpy", "tensorflow", "keras", "torch", "scipy", "sklearn", "PIL", "cv2", "pandas",
+             *sys.stdlib_module_names)
 HOME = re.compile(r"(/home/|/Users/|/root/|/content/|/kaggle/|/mnt/|/media/|/gdrive/|~/|[A-Za-z]:[\\/])")
 NOTEBOOK = re.compile(r"\s*[!%]\s*\w")  # a line that only a notebook understands
 FIRST_KERAS_3 = (2, 16)  # the first TensorFlow that comes with Keras 3
@@ -69,7 +70,7 @@ class Finding:
 
 @dataclass
 class Reading:
-    """What was read of a zip. `entry` is how its code wants to be called, which may differ from what the format says."""
+    """What was read of a zip. `entry` is how its code wants to be called, whatever the format says."""
 
     findings: list = field(default_factory=list)
     names: list = field(default_factory=list)  # members, as paths from the folder that holds model.py
@@ -144,7 +145,9 @@ def _check_members(reading, archive, infos):
     if damaged := archive.testzip():
         reading.add("zip", FAILED, f"the zip is damaged: {damaged} is not what was packed (checksum)",
                     "Make the zip again; it was changed or cut off on its way.", stops=True)
-    if outside := [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":"]:
+    outside = [name for name in names
+               if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":"]
+    if outside:
         reading.add("zip", FAILED, f"{outside[0]} lies outside the zip's own folder (absolute path or ..)",
                     "Pack from within the folder: `cd folder; zip -r ../mine.zip .`", stops=True)
     if back := [name for name in names if "\\" in name]:
@@ -172,8 +175,8 @@ def _find_code(reading, names):
                     f"Pack what is in the folder, and not the folder: `cd {reading.prefix.rstrip('/')}; "
                     "zip -r ../mine.zip .` The checks below are of what is in the folder.")
         return True
-    alike = [name for name in real if re.fullmatch(r"models?(\.py)?(\.txt|\.ipynb)?|.*\.py|.*\.ipynb", name.split("/")[-1],
-                                                   re.I)]
+    named = re.compile(r"models?(\.py)?(\.txt|\.ipynb)?|.*\.py|.*\.ipynb", re.I)
+    alike = [name for name in real if named.fullmatch(name.split("/")[-1])]
     alike.sort(key=lambda name: ("model" not in name.lower(), name.count("/"), name))
     if alike:
         notebook = " A notebook cannot be imported: copy the class into a file." if alike[0].endswith("ipynb") else ""
@@ -181,7 +184,8 @@ def _find_code(reading, names):
                     f"The scorer imports a file of exactly that name, in small letters.{notebook}", stops=True)
     else:
         reading.add("files at the root", FAILED, f"{CODE} is missing: found {shorten(sorted(real) or names)}",
-                    "Write one, with the class that the competition asks for; weights alone cannot be scored.", stops=True)
+                    "Write one, with the class that the competition asks for; weights alone cannot be scored.",
+                    stops=True)
     return False
 
 
@@ -228,8 +232,8 @@ def _read_code(reading, archive):
             continue
         for module, line, guarded, relative in _imports(tree):
             if relative and "/" not in name:
-                reading.add("imports", FAILED, f"{name}, line {line}: `from .{module} import ...`; {name} is no part of a "
-                            "package", "Leave out the dot.", stops=True)
+                reading.add("imports", FAILED, f"{name}, line {line}: `from .{module} import ...`; {name} is no part "
+                            "of a package", "Leave out the dot.", stops=True)
             found = [f"{module}.py"] if f"{module}.py" in reading.names else [
                 other for other in reading.names if other.startswith(f"{module}/") and other.endswith(".py")]
             waiting += found
@@ -273,7 +277,9 @@ def _imports(tree):
 
 
 def _catches_import(handler):
-    names = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)} if handler.type else {"Exception"}
+    if handler.type is None:
+        return True
+    names = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
     return bool(names & {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
 
 
@@ -296,7 +302,8 @@ def _choose_format(reading, format, layouts):
         elif "Model" in classes and "model" in classes:
             reading.format, reading.why = "codabench", f"it has the class Model and no {METADATA}"
         elif "Model" in classes and not with_path:
-            reading.format, reading.why = "codabench", f"its class is Model, made without a path, and it has no {METADATA}"
+            reading.format = "codabench"
+            reading.why = f"its class is Model, made without a path, and it has no {METADATA}"
         else:
             reading.why = "its class is model" if "model" in classes else "its class is made with a path" if with_path \
                 else "the default"
@@ -365,9 +372,9 @@ def _check_class(reading):
             return reading.add("class", FAILED, f"{CODE} has no class {name}; {has}",
                                f"Call the class `{name}`: the scorer asks for exactly that.", stops=True)
         reading.add("class", FAILED, f"found class {alike[0]}, expected class {name}: upper and lower case differ",
-                    f"FORMAT={reading.format} asks for `class {name}`; Python takes `{alike[0]}` for another one. Rename "
-                    f"it, or say FORMAT={'codabench' if name == 'model' else 'codalab'} if your competition is of that "
-                    "format.")
+                    f"FORMAT={reading.format} asks for `class {name}`; Python takes `{alike[0]}` for another one. "
+                    f"Rename it, or say FORMAT={'codabench' if name == 'model' else 'codalab'} if your competition is "
+                    "of that format.")
         name = alike[0]
     else:
         reading.add("class", OK, f"class {name} is there")
@@ -381,7 +388,8 @@ def _check_methods(reading, classes, name, wanted):
     if predict is None:
         others = [part.name for part in classes[name].body
                   if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")]
-        reading.add("predict", FAILED, f"class {name} has no predict" + (f"; it has {shorten(others)}" if others else ""),
+        reading.add("predict", FAILED, f"class {name} has no predict"
+                    + (f"; it has {shorten(others)}" if others else ""),
                     "Add `def predict(self, X):` inside the class, indented like __init__; X are the images "
                     "[n, height, width, 3], and it returns their n class ids.", stops=True)
     elif predict != "elsewhere" and not _accepts(predict, 1):
@@ -414,7 +422,8 @@ def _check_paths(reading):
                             "The scorer does not have it. Pack the file and find it by "
                             + ("the path that __init__ gets: `os.path.join(path, \"weights.h5\")`."
                                if reading.entry.with_path else
-                               "`os.path.join(os.path.dirname(os.path.abspath(__file__)), \"weights.h5\")`."), stops=True)
+                               "`os.path.join(os.path.dirname(os.path.abspath(__file__)), \"weights.h5\")`."),
+                            stops=True)
 
 
 def _texts(tree):
@@ -502,12 +511,13 @@ def check_keras(reading, versions, scorer):
         if saved[0] >= 3 > has[0]:
             reading.add("Keras files", FAILED,
                         f"{name} is a Keras 3 file (saved by {version}), and the scorer has {shown}",
-                        "Keras 2 cannot read it. Save it as a SavedModel, `model.export(\"SubmissionModel\")`, and load "
-                        "that with `tf.saved_model.load`; or train and save with the scorer's release of TensorFlow.",
+                        "Keras 2 cannot read it. Save it as a SavedModel, `model.export(\"SubmissionModel\")`, and "
+                        "load that with `tf.saved_model.load`; or train and save with the scorer's release of "
+                        "TensorFlow.",
                         stops=True)
         elif saved[0] >= 3 and not scorer:
-            reading.add("Keras files", WARNING, f"{name} is a Keras 3 file (saved by {version}): a scorer with TensorFlow "
-                        "before 2.16 cannot read it", "Ask which release the scorer has, and try it: "
+            reading.add("Keras files", WARNING, f"{name} is a Keras 3 file (saved by {version}): a scorer with "
+                        "TensorFlow before 2.16 cannot read it", "Ask which release the scorer has, and try it: "
                         "SCORER=tensorflow==2.12.1.")
         elif saved[0] < has[0]:
             reading.add("Keras files", WARNING, f"{name} was saved by Keras {version}, and the scorer has {shown}",

@@ -158,8 +158,10 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
         "np.argmax(probabilities, axis=1)"),
     "argmax over the images": (
         ({}, [(ARGMAX, "np.argmax(scores, axis=0)")], {}), "argmax over the wrong axis", "axis=1"),
-    "argmax without axis": (({}, [(ARGMAX, "np.argmax(scores)")], {}), "one number for all images: argmax without axis", ""),
-    "one-hot": (({}, [(ARGMAX, f"np.eye(4, dtype=int)[{ARGMAX}]")], {}), "one-hot rows in place of class ids", "argmax"),
+    "argmax without axis": (({}, [(ARGMAX, "np.argmax(scores)")], {}),
+        "one number for all images: argmax without axis", ""),
+    "one-hot": (({}, [(ARGMAX, f"np.eye(4, dtype=int)[{ARGMAX}]")], {}), "one-hot rows in place of class ids",
+        "argmax"),
     "max in place of argmax": (
         ({}, [(ARGMAX, "np.max(scores, axis=1) / 7.7")], {}), "max in place of argmax", "argmax"),
     "nothing is returned": (({}, [(f"return {ARGMAX}", "self.last = 1")], {}), "predict returns nothing", "return"),
@@ -168,15 +170,21 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
         "the labels are off by one: each is one too high (found 1 to 4, expected 0 to 3); accuracy 0.00 as sent, 1.00",
         "return `labels - 1`"),
     "names in place of ids": (
-        ({}, [(ARGMAX, f"np.array({CLASSES})[{ARGMAX}]")], {}), "names such as 'oak' in place of class ids", "0 oak, 1 ash"),
+        ({}, [(ARGMAX, f"np.array({CLASSES})[{ARGMAX}]")], {}), "names such as 'oak' in place of class ids",
+        "0 oak, 1 ash"),
     "classes in alphabetical order": (
-        ({}, [(ARGMAX, f"np.array([3, 0, 2, 1])[np.array([0, 1, 3, 2])[{ARGMAX}]]")], {}), "", ""),
+        ({"centres.npy": npy(CENTRES[[CLASSES.index(name) for name in sorted(CLASSES)]])}, (), {}),
+        "its classes are in alphabetical order: it answers 0 for ash, expected 1; it answers 1 for elm, expected 3; it "
+        "answers 2 for oak, expected 0; it answers 3 for yew, expected 2; accuracy 0.00 as sent, 1.00",
+        "0 oak, 1 ash, 2 yew, 3 elm"),
     "preprocessing: / 255": (
         ({"centres.npy": npy(CENTRES / 255)}, (), {}),
-        "model.py forgets to divide the images by 255: accuracy 0.25 as sent, 1.00 when the images are divided by 255 first",
+        "model.py forgets to divide the images by 255: accuracy 0.25 as sent, 1.00 when the images are divided by 255 "
+        "first",
         "`X = X / 255`"),
     "preprocessing: / 127.5 - 1": (
-        ({"centres.npy": npy(CENTRES / 127.5 - 1)}, (), {}), "model.py forgets to scale the images to -1..1", "X / 127.5 - 1"),
+        ({"centres.npy": npy(CENTRES / 127.5 - 1)}, (), {}), "model.py forgets to scale the images to -1..1",
+        "X / 127.5 - 1"),
     "preprocessing: twice / 255": (
         ({}, [('astype("float32")', 'astype("float32") / 255')], {}), "divided by 255 twice", "take `/ 255` out"),
     "preprocessing: BGR": (
@@ -186,7 +194,8 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
         ({"centres.npy": npy(CENTRES / 255)}, [(ARGMAX, ARGMAX + " + 1")], {}), "forgets to divide the images by 255",
         "the labels are off by one"),
     "weights that are not loaded": (
-        ({"centres.npy": npy(CENTRES * 0)}, (), {}), "no better than guessing: it always answers 0 (oak)", "load_weights"),
+        ({"centres.npy": npy(CENTRES * 0)}, (), {}), "no better than guessing: it always answers 0 (oak)",
+        "load_weights"),
     "an answer that changes": (
         ({}, [("mean((1, 2))", "mean((1, 2)) + np.random.normal(0, 90, (len(X), 3))")], {}),
         "its answer changes from call to call: ", "dropout"),
@@ -210,10 +219,11 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
         f"import {LACKING} (tools/__init__.py, line 1)", "installs nothing"),
     "Keras 3 file, Keras 2 scorer": (
         ({"net.keras": keras_file("3.15.1")}, (), {"scorer": "tensorflow==2.12.1"}),
-        "net.keras is a Keras 3 file (saved by 3.15.1), and the scorer has Keras 2.12.1 (TensorFlow 2.12.1)", "model.export"),
+        "net.keras is a Keras 3 file (saved by 3.15.1), and the scorer has Keras 2.12.1 (TensorFlow 2.12.1)",
+        "model.export"),
     "network": (
         ({}, [("self.centres =", "import urllib.request\n        urllib.request.urlopen('http://10.1.2.3/w')\n"
-               "        self.centres =")], {}), "opens a socket", "Scorers have no network"),
+        "        self.centres =")], {}), "opens a socket", "Scorers have no network"),
     "writing beside it": (
         ({}, [("self.centres =", "open(os.path.join(path, 'log.txt'), 'w')\n        self.centres =")], {}),
         "it writes to log.txt in its own folder", "Compute it in memory"),
@@ -230,33 +240,39 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
         ({}, [('os.path.join(path, "centres.npy")', 'r"C:\\Users\\ann\\centres.npy"')], {}),
         "is a path of your own computer", "Pack the file"),
     "model.py with another name": (
-        ({"model.py": None, "Model.py": MODEL}, (), {}), "model.py is missing: found Model.py, expected model.py", "small"),
-    "a notebook": (({"model.py": None, "model.ipynb": "{}"}, (), {}), "model.py is missing: found model.ipynb", "notebook"),
+        ({"model.py": None, "Model.py": MODEL}, (), {}), "model.py is missing: found Model.py, expected model.py",
+        "small"),
+    "a notebook": (({"model.py": None, "model.ipynb": "{}"}, (), {}), "model.py is missing: found model.ipynb",
+        "notebook"),
     "weights alone": (({"model.py": None}, (), {}), "model.py is missing: found centres.npy, metadata", "Write one"),
     "no metadata": (({"metadata": None, "metadata.txt": METADATA}, (), {}),
-                    "the file metadata is missing at the zip's root: found metadata.txt", "without an ending"),
-    "not Python": (({}, [("def predict(self, X):", "def predict(self, X)")], {}), "model.py, line 10: not Python", "Python"),
-    "a notebook's command": (({}, [("import os", "!pip install timm")], {}), "model.py, line 2: not Python", "of notebooks"),
+        "the file metadata is missing at the zip's root: found metadata.txt", "without an ending"),
+    "not Python": (({}, [("def predict(self, X):", "def predict(self, X)")], {}), "model.py, line 10: not Python",
+        "Python"),
+    "a notebook's command": (({}, [("import os", "!pip install timm")], {}), "model.py, line 2: not Python",
+        "of notebooks"),
     "predict with labels": (
         ({}, [("predict(self, X)", "predict(self, X, y)")], {}), "predict(self, X, y): expected predict(self, X)", ""),
-    "predict without self": (({}, [("predict(self, X)", "predict(X)")], {}), "predict(X): self is missing", "images alone"),
-    "no predict": (({}, [("def predict", "def forward")], {}), "class model has no predict; it has forward", "def predict"),
-    "no path": (({"model.py": BENCH}, [("class Model", "class model")], {}), "__init__(self): expected __init__(self, path)",
-                "with the path of the folder"),
-    "another class": (({}, [("class model", "class Net")], {}), "model.py has no class model; it has Net", "Call the class"),
-    "too large": (({"big.bin": np.random.default_rng(0).bytes(300_000)}, (), {"max_mb": "0.2"}), "0.1 over MAX_MB (0.2)",
-                  "FIT=1"),
-    "too slow": (({}, [("self.centres =", "import time; time.sleep(1)\n        self.centres =")], {"max_seconds": "0.5"}),
-                 "over MAX_SECONDS (0.5)", "Fewer or smaller"),
+    "predict without self": (({}, [("predict(self, X)", "predict(X)")], {}), "predict(X): self is missing",
+        "images alone"),
+    "no predict": (({}, [("def predict", "def forward")], {}), "class model has no predict; it has forward",
+        "def predict"),
+    "no path": (({"model.py": BENCH}, [("class Model", "class model")], {}),
+        "__init__(self): expected __init__(self, path)",
+        "with the path of the folder"),
+    "another class": (({}, [("class model", "class Net")], {}), "model.py has no class model; it has Net",
+        "Call the class"),
+    "too large": (({"big.bin": np.random.default_rng(0).bytes(300_000)}, (), {"max_mb": "0.2"}),
+        "0.1 over MAX_MB (0.2)", "FIT=1"),
+    "too slow": (({}, [("self.centres =", "import time; time.sleep(1)\n        self.centres =")],
+        {"max_seconds": "0.5"}),
+        "over MAX_SECONDS (0.5)", "Fewer or smaller"),
     "an exception": (({}, [("colours = ", "colours = self.nothing + ")], {}),
-                     "it fails in predict (model.py, line 12): AttributeError", "fresh Python"),
+        "it fails in predict (model.py, line 12): AttributeError", "fresh Python"),
     "images of another size": (({}, [("colours = X", "colours = X.reshape(len(X), 96, 96, 3)")], {}),
-                               "the images have another shape than the network takes (model.py, line 12)", "Resize them"),
+        "the images have another shape than the network takes (model.py, line 12)",
+        "Resize them"),
 }
-BROKEN["classes in alphabetical order"] = (
-    ({"centres.npy": npy(CENTRES[[CLASSES.index(name) for name in sorted(CLASSES)]])}, (), {}),
-    "its classes are in alphabetical order: it answers 0 for ash, expected 1; it answers 1 for elm, expected 3; it answers 2 "
-    "for oak, expected 0; it answers 3 for yew, expected 2; accuracy 0.00 as sent, 1.00", "0 oak, 1 ash, 2 yew, 3 elm")
 
 
 @pytest.mark.parametrize("mistake", BROKEN)
@@ -270,10 +286,12 @@ def test_each_mistake_is_named(mistake, inside, said, monkeypatch):
 
 def test_all_that_is_wrong_is_listed(inside, said):
     """A folder in the way does not hide that argmax is missing there, nor that metadata are."""
-    parts = {"a/model.py": MODEL.replace(ARGMAX, "scores").replace("class model", "class Model"), "a/centres.npy": npy(CENTRES)}
+    parts = {"a/model.py": MODEL.replace(ARGMAX, "scores").replace("class model", "class Model"),
+             "a/centres.npy": npy(CENTRES)}
     line, _, _ = said(parts | dict.fromkeys(PARTS), format="codalab")
     assert "4 checks failed" in line
-    assert all(words in line for words in ("inside a folder", "metadata is missing", "found class Model", "argmax is missing"))
+    assert all(words in line for words in (
+        "inside a folder", "metadata is missing", "found class Model", "argmax is missing"))
 
 
 def test_zips_that_are_none(inside, said, tmp_path):
@@ -283,13 +301,15 @@ def test_zips_that_are_none(inside, said, tmp_path):
     spoilt[at:at + 9] = b"damaged!!"
     for content, words in (
         (whole[: len(whole) // 2], "the zip is damaged or cut off"), (bytes(spoilt), "the zip is damaged"),
-        (b"\x1f\x8b" + bytes(99), "this is no zip, it is a .tar.gz"), (b"", "an empty file"), (b"hello", "something else"),
+        (b"\x1f\x8b" + bytes(99), "this is no zip, it is a .tar.gz"), (b"", "an empty file"),
+        (b"hello", "something else"),
     ):
         path = tmp_path / "bad.zip"
         path.write_bytes(content)
         line, out, _ = said(path=path)
         assert words in line and "not run" in out
-    for name, words in (("../model.py", "lies outside the zip's own folder"), ("model\\model.py", "written with \\ in place")):
+    for name, words in (("../model.py", "lies outside the zip's own folder"),
+                        ("model\\model.py", "written with \\ in place")):
         assert words in said({name: "x"})[0]
 
 
@@ -336,7 +356,8 @@ def test_keras_files_tell_their_version(tmp_path):
 
 
 @pytest.mark.parametrize("text, meaning", [  # as Keras 3, Keras 2, h5py, TensorFlow and numpy word it
-    ("TypeError: Could not locate class 'Mine'. Full object config: {'module': 'keras.src', 'batch_shape': 1}", "of your own"),
+    ("TypeError: Could not locate class 'Mine'. Full object config: {'module': 'keras.src', 'batch_shape': 1}",
+     "of your own"),
     ("ValueError: Unknown layer: 'x>Mine'. Please ensure", "of your own"),
     ("ValueError: Unknown layer: 'Functional'. Please ensure", "another Keras"),
     ("TypeError: Error when deserializing class 'InputLayer': Unrecognized keyword arguments: ['batch_shape']",
@@ -344,13 +365,16 @@ def test_keras_files_tell_their_version(tmp_path):
     ("ValueError: Requested the deserialization of a `Lambda` layer. Pass safe_mode=False", "Lambda layer"),
     ("ValueError: File format not supported: filepath=e/SubmissionModel. Keras 3 only supports", "that file or folder"),
     ("ValueError: File not found: filepath=net.keras. Please ensure", "it opens net.keras where the scorer happens to"),
-    ("ValueError: File not found: filepath=/tmp/abc/zip/other.keras. Please ensure", "other.keras, which is not in the zip"),
+    ("ValueError: File not found: filepath=/tmp/abc/zip/other.keras. Please ensure",
+     "other.keras, which is not in the zip"),
     ("FileNotFoundError: Unable to synchronously open file (unable to open file: name = 'net.keras', errno = 2, error "
      "message = 'No such file or directory')", "it opens net.keras where the scorer"),
-    ("OSError: SavedModel file does not exist at: Sub/{saved_model.pbtxt|saved_model.pb}", "Sub, which is not in the zip"),
+    ("OSError: SavedModel file does not exist at: Sub/{saved_model.pbtxt|saved_model.pb}",
+     "Sub, which is not in the zip"),
     ("FileNotFoundError: [Errno 2] No such file or directory: '/tmp/a/zip/deep.npy'", "which lies at sub/deep.npy in"),
     ("FileNotFoundError: [Errno 2] No such file or directory: '/srv/x.npy'", "/srv/x.npy, a path of another computer"),
-    ("ValueError: Input 0 with name 'i' is incompatible with the layer: expected shape=(None, 8, 8, 3)", "another shape"),
+    ("ValueError: Input 0 with name 'i' is incompatible with the layer: expected shape=(None, 8, 8, 3)",
+     "another shape"),
     ("ValueError: A total of 2 objects could not be loaded.", "those of another network"),
     ("AttributeError: 'numpy.ndarray' object has no attribute 'numpy'", "treated as a tensor"),
     ("TypeError: `x` and `y` must have the same dtype, got tf.uint8 != tf.float32.", "whole numbers as they come"),
@@ -395,7 +419,7 @@ def test_a_low_accuracy_names_what_may_be():
     sent, scaled = (np.where(right < limit, TRUTH, wrong) for limit in (10, 11))
     sample = checking.Sample(np.zeros((len(TRUTH), 2, 2, 3), np.uint8), TRUTH, list("abcd"), "")
     found = checking._judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
-    assert found.result == "warning" and found.found.startswith("0.40 on 160") and "What may be" not in found.advice
+    assert found.result == "warning" and found.found.startswith("0.44 on 160") and "What may be" not in found.advice
     scaled = np.where(right < 12, TRUTH, wrong)
     found = checking._judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
     assert "What may be: model.py forgets to divide the images by 255" in found.advice

@@ -121,6 +121,8 @@ ERRORS = (  # (what the text of an error says, what that means, how to mend it);
      "Resize them in predict, `tf.image.resize(X, (height, width))`, or check the size of the competition's images."),
     (r"MemoryError|ResourceExhausted|OOM|Unable to allocate", "there is not enough memory",
      "Predict in batches of 32, and keep one network in memory."),
+    (r"requires grad|device type tensor", "a tensor of PyTorch is returned that is still at work",
+     "Predict within `with torch.no_grad():`, and return `labels.cpu().numpy()`."),
     (r"has no attribute 'numpy'|numpy\(\)", "an array is treated as a tensor", "Take `np.asarray(...)` in place of "
      "`.numpy()`."),
     (r"name '(\w+)' is not defined", "{0} is used and defined nowhere", "Import or define it in model.py."),
@@ -207,7 +209,8 @@ def _hidden_n(record, sample):
 def _check_scorer(read, scorer, releases):
     """The scorer's Python, built where it has to be; what it lacks becomes Findings. None where it is not needed."""
     if releases and not read.stopped:  # what the names of the releases tell needs no environment
-        check_keras(read, dict(release.split("==") for release in releases), scorer)
+        check_keras(read, {re.sub(r"\[.*|-cpu$|-intel$", "", name): version for name, version in (
+            release.split("==") for release in releases)}, scorer)
     if read.stopped and releases:
         return None
     try:
@@ -234,8 +237,8 @@ def _over(limits, cost, check, found):
 
 
 def _show(path, read, sample, scorer, record):
-    print(f"{path}: checked as FORMAT={read.format} ({read.why}), by {scorer or 'the project’s own Python'}, on "
-          f"{sample.where}\n")
+    by = scorer or "the project's own Python"
+    print(f"{path}: checked as FORMAT={read.format} ({read.why}), by {by}, on {sample.where}\n")
     print(text_table(pd.DataFrame([{"check": one.check, "result": one.result, "found": one.found}
                                    for one in read.findings])))
     for one in read.findings:
@@ -269,6 +272,7 @@ def _run(path, read, sample, python, count, limits):
         findings += check_shape(answers.labels[main], answers.returned[main], sample.classes, asked, read)
         labels = _as_ids(answers.labels[main], asked)
         if labels is not None:
+            labels = labels[:len(sample.images)]  # a few are asked for more often than there are
             findings += _check_repeats(answers)
             findings += _check_probes(answers, calls, labels, len(sample.images))
             shown = int(BUDGET * speed / len(VERSIONS))

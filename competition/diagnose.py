@@ -159,8 +159,9 @@ def describe_order(order, classes):
 
 
 def is_chance(right, truth):
-    """Whether an accuracy is no better than always saying the most common class; right bool [n]."""
+    """Whether an accuracy is hardly better than always saying the most common class, and no surer; right bool [n]."""
     from scipy.stats import binomtest
 
     chance = np.bincount(truth).max() / len(truth)
-    return binomtest(int(right.sum()), len(right), chance, alternative="greater").pvalue > CHANCE
+    p = binomtest(int(right.sum()), len(right), chance, alternative="greater").pvalue
+    return right.mean() < chance + GAIN and p > CHANCE

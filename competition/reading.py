@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
@@ -225,7 +226,8 @@ def _read_code(reading, archive):
         data = archive.read(reading.prefix + name)
         try:
             reading.code[name] = data.decode("utf-8-sig")
-            reading.trees[name] = tree = ast.parse(data, name)
+            with warnings.catch_warnings(action="ignore"):  # of Python about the code
+                reading.trees[name] = tree = ast.parse(data, name)
         except (SyntaxError, ValueError) as error:
             reading.code.setdefault(name, "")
             _add_syntax_error(reading, name, error)

@@ -103,9 +103,9 @@ def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions())
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
     images is uint8 [n, h, w, 3], or float for what a scorer never sends, as check.py does. The process starts in an
-    empty folder, which is HOME as well; a socket or a change
-    below the zip's folder fails, and so does the rehearsal, even where the code goes on. Where this machine allows it
-    (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
+    empty folder, which is HOME as well; a socket or a change below the zip's folder fails, and so does the rehearsal,
+    even where the code goes on. Where this machine allows it (`unshare`) the process has no network at all. Raises
+    RehearsalError, which says what broke.
     """
     jobs = list(jobs)
     with tempfile.TemporaryDirectory() as folder:

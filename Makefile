@@ -15,7 +15,7 @@ TO_PREDICT = $(call flag,test,TEST) $(call flag,sample,SAMPLE) $(call switch,pro
   $(call flag,memory,MEMORY)
 ON_KAGGLE = $(call flag,kaggle-user,KAGGLE_USER) $(call flag,competition,COMPETITION) $(call flag,dataset,DATASET)
 
-.PHONY: help setup demo test folds look sanity train double tune gan rank study explain audit shift soup blend simulate submission score matrix predict kernel take backbones bench
+.PHONY: help setup demo test folds look sanity train double tune gan rank study explain audit shift soup blend simulate submission check score matrix predict kernel take backbones bench
 
 help:  ## print the targets (this page)
 	@awk -F '  ## ' '/^[a-z]+:.*  ## / { split($$1, t, ":"); split($$2, d, " -- "); \
@@ -92,6 +92,11 @@ submission: $(READY)  ## pack and rehearse the zip -- make submission   or   mak
 	$(TOOL) submission $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(ON_KAGGLE) \
 	  $(call flag,scorer,SCORER) $(call flag,hidden-n,HIDDEN_N) $(call flag,max-mb,MAX_MB) \
 	  $(call flag,max-seconds,MAX_SECONDS) $(call flag,max-memory,MAX_MEMORY) $(call switch,fit,FIT)
+
+check: $(READY)  ## say what is wrong with any zip, and how to mend it -- make check ZIP=mine.zip   or   make check ZIP=mine.zip SCORER=tensorflow==2.12.1
+	$(TOOL) check $(call flag,zip,ZIP) $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,scorer,SCORER) \
+	  $(call flag,size,SIZE) $(call flag,hidden-n,HIDDEN_N) $(call flag,max-mb,MAX_MB) $(call flag,max-seconds,MAX_SECONDS) \
+	  $(call flag,max-memory,MAX_MEMORY)
 
 score: $(READY)  ## write down the score that came back, beside its forecast -- make score ZIP=submissions/plants.zip PHASE=final VALUE=0.871
 	$(TOOL) score $(call flag,zip,ZIP) $(call flag,phase,PHASE) $(call flag,value,VALUE)

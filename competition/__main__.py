@@ -165,6 +165,12 @@ def submission(format, name, run, **options):
     formats.make(format, name, run, **options)
 
 
+def check(zip, **options):
+    from competition.check import check
+
+    check(zip, **options)
+
+
 def score(zip, phase, value):
     from competition.scorelog import score
 
@@ -426,6 +432,19 @@ def _parser():
 
     for flag, described in on_kaggle.items():
         add(flag, **described)
+
+    add = verb(check, "say what is wrong with a submission's zip, whoever made it, and how to mend it",
+               ["check --zip submissions/plants.zip", "check --zip mine.zip --format codabench --scorer tensorflow==2.12.1"])
+    add("--zip", required=True, help="any zip with a model.py")
+    add("--format", metavar="codalab|codabench", help="what its scorer asks for (default: guessed from the zip)")
+    add("--name", metavar="NAME", help="the competition whose training images it is asked about (default: the only one, or "
+        "without any, images of noise)")
+    add("--scorer", metavar="tensorflow==2.12.1", help="the scorer's releases, or its Python (default: the project's own)")
+    add("--size", help="HEIGHTxWIDTH or one number, of the images (default: the competition's, or 96)")
+    add("--hidden-n", "--hidden_n", metavar="N", help="images of the hidden test, to forecast the seconds")
+    add("--max-mb", "--max_mb", metavar="N", help="MB (10^6 bytes) that the zip may have")
+    add("--max-seconds", "--max_seconds", metavar="N", help="that it may take for HIDDEN_N images, loading included")
+    add("--max-memory", "--max_memory", metavar="4G", help="that its process may take")
 
     add = verb(score, "write down the score that came back for a zip, beside its forecast",
                ["score", "score --zip submissions/plants.zip --phase final --value 0.871"])

@@ -57,7 +57,6 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
     stopped = {run: stop_apart(folder / run, table) for run in winner.weights}
     if any(probs is not None for probs in stopped.values()):
         as_is = {run: oofs[run].mean(["identity"]) for run in winner.weights}
-<<<<<<< HEAD
         elsewhere = {run: as_is[run] if stopped[run] is None else stopped[run] for run in winner.weights}
         early = score_gain(metric, *(_average(winner.weights, probs, temperature) for probs in (as_is, elsewhere)),
                            labels, groups)
@@ -75,16 +74,8 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
                           metric.score(sharpen(chooser.predict(winner.kind, tuple(winner.views)), temperature), labels),
                           hidden_n or len(labels) // table.k, hidden,
                           (gain[:, 0].sum(), np.hypot.reduce(gain[:, 1])), early, scenes)
-    return found | {"not_measured": unmeasured, "scenes_measured_on": heads_of}
-=======
-        apart = {run: as_is[run] if stopped[run] is None else stopped[run] for run in winner.weights}
-        early = metric.score(_average(winner.weights, as_is), labels) - metric.score(
-            _average(winner.weights, apart), labels)
-    found = make_forecast(metric, chooser.whole(), labels, chooser.groups, table.fold, winner.in_sample,
-                          hidden_n or len(labels) // table.k, hidden, gain, early)
-    missing = [run for run, probs in stopped.items() if probs is None and stops_early(files.RUNS / table.name / run)]
-    return found | {"not_measured": unmeasured, "stop_not_measured": missing}
->>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
+    missing = [run for run, probs in stopped.items() if probs is None and stops_early(folder / run)]
+    return found | {"not_measured": unmeasured, "scenes_measured_on": heads_of, "stop_not_measured": missing}
 
 
 def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden="random", gain=(0.0, 0.0),
@@ -293,7 +284,6 @@ def _kept_heads(run_dir, table, views, what, train):
     return probs
 
 
-<<<<<<< HEAD
 def _plain_heads(run_dir, table):
     """Recipe and {view: features} of a run of plain heads on frozen features; None twice where it is anything else."""
     record = read_json(run_dir / "run.json")
@@ -319,12 +309,12 @@ def _train_heads(settings, features, rows, table, fold):
     while len(state.log) < settings.frozen_epochs and not state.stopped(settings.patience).all():
         heads.train_epoch(state, [settings], pool, pool[0], table.labels[rows], fold, folds)
     return [layer.best[0] for layer in state.layers]
-=======
+
+
 def stops_early(run_dir):
     """Whether a run's folds keep the epoch that is best on the very images that are scored: it has `patience`."""
     config = read_json(Path(run_dir) / "run.json").get("config") or {}
     return bool(config.get("recipe", {}).get("patience"))
->>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
 
 
 def stop_apart(run_dir, table):
@@ -340,14 +330,7 @@ def stop_apart(run_dir, table):
     if not stops_early(run_dir) or not all(path.exists() for path in histories):
         return None
     probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
-<<<<<<< HEAD
-    for fold in range(table.k):
-        path = run_dir / f"fold_{fold}" / "history.csv"
-        if not path.exists():  # of a soup or a double model
-            return None
-=======
     for path in histories:
->>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
         history = pd.read_csv(path)
         curves.append(history[history["phase"] == history["phase"].iloc[-1]].set_index("epoch")["val_accuracy"])
     longest = max(map(len, curves))
@@ -375,11 +358,13 @@ def print_forecast(found, classes):
           f"{found['low']:.4f} and {found['high']:.4f} ({found['hidden_n']} images {drawn})")
     gain = f"averaging fold models {found['averaging_gain']:+.4f}"
     if missing := found.get("not_measured"):
-<<<<<<< HEAD
         gain += f" (not measured, counted as 0: {', '.join(missing)}; SEEDS=2 would tell)"
+    early = f"stopping early {-found['early_stop']:+.4f}"
+    if missing := found.get("stop_not_measured"):
+        early += f" (not measured, counted as 0: {', '.join(missing)})"
     scenes = f"; other pictures of a scene in training {found['scenes']:+.4f}" * bool(sizes and random)
     print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
-          f"nested OOF {found['nested']:.4f}; {gain}; stopping early {-found['early_stop']:+.4f}; "
+          f"nested OOF {found['nested']:.4f}; {gain}; {early}; "
           f"stratified folds {-found['stratified']:+.4f}{scenes}")
     noise = {"hidden test": "hidden_noise", "OOF": "oof_noise", "gain": "gain_noise", "stopping early": "early_noise",
              "scenes": "scenes_noise", "folds beyond sampling": "fold_spread"}
@@ -392,21 +377,6 @@ def print_forecast(found, classes):
         other = f"of new scenes (HIDDEN=groups) {found['expected'] - found['scenes']:.4f}" if random else \
             f"drawn at random from the same scenes (HIDDEN=random) {found['expected'] + found['scenes']:.4f}"
         print(f"  {sizes} images share {found['groups']} scenes with others; were the hidden images {other} ({tell})")
-=======
-        gain += f" (not measured, counted as 0: {', '.join(missing)})"
-    early = f"stopping early {-found['early_stop']:+.4f}"
-    if missing := found.get("stop_not_measured"):
-        early += f" (not measured, counted as 0: {', '.join(missing)})"
-    print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
-          f"nested OOF {found['nested']:.4f}; {gain}; {early}; "
-          f"stratified folds {-found['stratified']:+.4f}")
-    grouped = f"; {found['grouped_images']} images share {found['groups']} groups with others" * bool(
-        found["grouped_images"])
-    print(f"  noise (standard errors): hidden test {errors['hidden_noise']:.4f}, OOF {errors['oof_noise']:.4f}, gain "
-          f"{errors['gain_noise']:.4f}, folds beyond sampling {errors['fold_spread']:.4f}{grouped}")
-    if found["hidden"] == "random" and found["grouped_images"]:
-        print("  hidden images that have near-copies among the training images will score higher than this")
->>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
     rows = [f"{name} {row['expected']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
             for name, row in zip(classes, found["classes"])]
     print("  accuracy of each class: " + ", ".join(rows[:20]) + ", ..." * (len(rows) > 20))

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Job:
-    """One call of a zip's code, with the first `count` images, None for all; more than there are, and they repeat."""
+    """One call of a zip's code, with `count` images from the one numbered `first` on, None for all of these; where there
+    are fewer, they repeat."""
 
     count: int | None
     dtype: str
@@ -50,14 +52,15 @@ class Job:
     probabilities: bool = True  # ask for predict_proba as well
     times: int = 1  # calls of predict, and of predict_proba, whose answers are to be the same
     budget: float | None = None  # left out where the calls before say that it would take longer, in seconds
+    first: int = 0
 
     def describe(self, n):
-        count = n if self.count is None else self.count
+        count = n - self.first if self.count is None else self.count
         return f"{count} {self.dtype} {'tensor' if self.tensor else 'array'}"
 
     def rows(self, n):
         """Which of n images it gets, int64."""
-        return np.resize(np.arange(n), n if self.count is None else self.count)
+        return np.resize(np.arange(self.first, n), n - self.first if self.count is None else self.count)
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,10 @@ class RehearsalError(Exception):
 def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions()):
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
-    images is uint8 [n, h, w, 3]. The process starts in an empty folder, which is HOME as well; a socket, a process that
-    the zip's code starts, a change below the zip's folder or reading a file of this machine fails, and so does the
-    rehearsal, even where the code goes on. Where this machine allows it (`unshare`) the process has no network at all.
-    Raises RehearsalError, which says what broke.
+    images is uint8 [n, h, w, 3], or float for what a scorer never sends, as check.py does. The process starts in an
+    empty folder, which is HOME as well; a socket, a process that the zip's code starts, a change below the zip's folder
+    or reading a file of this machine fails, and so does the rehearsal, even where the code goes on. Where this machine
+    allows it (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +145,7 @@ def _unpack(zip_path, folder):
     try:
         with zipfile.ZipFile(zip_path) as archive:
             archive.extractall(folder)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
         raise RehearsalError(f"it cannot be unpacked: {error}", "zip", "unpack") from None
     for path in folder.rglob("*"):
         os.chmod(path, 0o555 if path.is_dir() else 0o444)

@@ -132,7 +132,9 @@ def run(job, found, answers):
     for number, call in enumerate(job["jobs"]):
         found["stage"] = "predict"
         found["job"] = number
-        batch = images if call["count"] is None else np.resize(images, (call["count"],) + images.shape[1:])
+        batch = images[call["first"]:]
+        if call["count"] is not None:
+            batch = np.resize(batch, (call["count"],) + batch.shape[1:])
         if call["budget"] and speed and len(batch) / speed > call["budget"]:
             found["left_out"][number] = len(batch) / speed
             continue

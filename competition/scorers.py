@@ -34,16 +34,27 @@ def find_python(scorer=None):
         if not os.access(scorer, os.X_OK) or Path(scorer).is_dir():
             raise InputError(f"SCORER={scorer}: no such program, expected a Python interpreter, or tensorflow==2.12.1")
         return os.path.abspath(scorer)
-    releases = [part for part in re.split(r"[\s,]+(?![^\[]*\])", scorer.strip()) if part]
-    if not releases or not all(map(RELEASE.fullmatch, releases)):
-        raise InputError(f"SCORER={scorer}: expected releases such as tensorflow==2.12.1 or "
-                         "tensorflow==2.12.1,numpy==1.23.5, or the path of a Python interpreter")
+    releases = read_releases(scorer)
     python = ".".join(platform.python_version_tuple()[:2])
     folder = (FOLDER / f"{'-'.join(sorted(releases))}-py{python}").absolute()
     found = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not (folder / READY).exists():
         _build(folder, found, releases, scorer, python)
     return str(found)
+
+
+def read_releases(scorer):
+    """The releases that SCORER= names, ["tensorflow==2.12.1", ...]; none of a path, or of no scorer.
+
+    InputError for what is neither releases nor a path.
+    """
+    if not scorer or os.sep in scorer:
+        return []
+    releases = [part for part in re.split(r"[\s,]+(?![^\[]*\])", scorer.strip()) if part]
+    if not releases or not all(map(RELEASE.fullmatch, releases)):
+        raise InputError(f"SCORER={scorer}: expected releases such as tensorflow==2.12.1 or "
+                         "tensorflow==2.12.1,numpy==1.23.5, or the path of a Python interpreter")
+    return releases
 
 
 def _build(folder, interpreter, releases, scorer, python):

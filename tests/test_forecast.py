@@ -5,27 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from competition import files
+from competition import files, oof
+from competition.blend import make_candidates, make_chooser
 from competition.features import hash_images
 from competition.files import InputError, write_json, write_npz
 from competition.forecast import (
-    averaging_gain,
-    check_hidden,
-    lower_own_class,
-    make_forecast,
-    seeds_gain,
-    stop_apart,
-    train_apart,
-    train_loose,
-=======
-from competition import files, oof
-from competition.blend import make_candidates, make_chooser
-from competition.files import InputError, write_json, write_npz
-from competition.forecast import (
-    averaging_gain, check_hidden, forecast_blend, make_forecast, print_forecast, stop_apart, stops_early,
-    stratified_gain, train_apart,
->>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
+    averaging_gain, check_hidden, forecast_blend, lower_own_class, make_forecast, print_forecast, seeds_gain, stop_apart,
+    stops_early, train_apart, train_loose,
 )
 from competition.metrics import METRICS
 from competition.recipes import Recipe
@@ -282,13 +268,7 @@ def test_the_epoch_comes_from_the_other_folds(tmp_path):
             write_npz(tmp_path / f"fold_{fold}" / "epochs" / f"{epoch:03d}.npz", image=images, probs=probs)
     found = stop_apart(tmp_path, table)
     assert set(found[table.fold == 0].ravel()) == {4} and set(found[table.fold == 1].ravel()) == {3}
-<<<<<<< HEAD
-    (tmp_path / "fold_1" / "history.csv").unlink()  # as of a soup
-    assert stop_apart(tmp_path, table) is None
-    write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 0}}})
-=======
     (tmp_path / "fold_1" / "epochs" / "003.npz").unlink()
->>>>>>> e2c78c6e467b464233824d0316b6c7eea50eb730
     assert stop_apart(tmp_path, table) is None
     (tmp_path / "fold_1" / "history.csv").unlink()  # as of a soup or a double run, and in a kernel
     assert stop_apart(tmp_path, table) is None and stops_early(tmp_path)

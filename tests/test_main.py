@@ -16,7 +16,7 @@ from competition.files import InputError
 
 ROOT = Path(files.__file__).parent.parent
 VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup",
-         "blend", "simulate", "submission", "score", "matrix", "predict", "kernel", "take")
+         "blend", "simulate", "submission", "check", "score", "matrix", "predict", "kernel", "take")
 
 
 def tool(*arguments, folder=ROOT):
@@ -88,6 +88,8 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
      ["default: efficientnet_lite0", "default: imagenet"]),
     ("submission", ["--format", "--name", "--run", "--test", "--kaggle-user", "--scorer", "--hidden-n", "--max-mb",
                     "--max-seconds", "--max-memory", "--fit"], ["default: codalab", "default: the project's own"]),
+    ("check", ["--zip", "--format", "--name", "--scorer", "--size", "--hidden-n", "--max-mb", "--max-seconds", "--max-memory"],
+     ["default: guessed from the zip", "default: the project's own"]),
     ("score", ["--zip", "--phase", "--value"], ["default: print"]),
     ("matrix", ["--scorers", "--families", "--folder"], ["default: 2.12.1,2.15.1,current"]),
     ("predict", ["--name", "--run", "--test", "--sample", "--probabilities", "--memory"], []),
@@ -268,6 +270,10 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     ("submission SCORER=tensorflow==2.12.1 MAX_MB=100 MAX_SECONDS=60 MAX_MEMORY=4G HIDDEN_N=1000 FIT=1",
      "submission --scorer='tensorflow==2.12.1' --hidden-n='1000' --max-mb='100' --max-seconds='60' --max-memory='4G' "
      "--fit"),
+    ("check ZIP=a.zip", "check --zip='a.zip'"),
+    ("check ZIP=a.zip FORMAT=codabench NAME=n SCORER=s/python SIZE=96x128 HIDDEN_N=9 MAX_MB=1 MAX_SECONDS=2 MAX_MEMORY=4G",
+     "check --zip='a.zip' --format='codabench' --name='n' --scorer='s/python' --size='96x128' --hidden-n='9' --max-mb='1' "
+     "--max-seconds='2' --max-memory='4G'"),
     ("score ZIP=a.zip PHASE=final VALUE=0.8", "score --zip='a.zip' --phase='final' --value='0.8'"),
     ("matrix SCORERS=current FAMILIES=scratch", "matrix --scorers='current' --families='scratch'"),
     ("predict TEST=t RUN=a MEMORY=4G PROBABILITIES=0", "predict --run='a' --test='t' --memory='4G'"),

@@ -44,11 +44,12 @@ def run(tmp_path):
 def test_answers(run):
     found = run(load="open(path + '/weights/one.txt').read(); assert 'competition' not in sys.modules",
                 jobs=[Job(3, "float64", probabilities=False, times=2), Job(0, "uint8", probabilities=False),
-                      Job(23, "float32", probabilities=False), Job(50, "uint8", probabilities=False, budget=1e-12)])
+                      Job(23, "float32", probabilities=False), Job(4, "uint8", probabilities=False, first=8), Job(50, "uint8", probabilities=False, budget=1e-12)])
     expected = IMAGES.astype(float).mean((1, 2)).argmax(1)
     assert np.array_equal(found.labels[0], expected[:3]) and np.array_equal(found.again[0][0], expected[:3])
     assert found.labels[1].shape == (0,) and np.array_equal(found.labels[2], np.resize(expected, 23))
-    assert found.labels[3] is None and found.left_out[3] > 0 and found.left_out[:3] == [None] * 3
+    assert np.array_equal(found.labels[3], expected[[8, 9, 8, 9]]) and Job(4, "", first=8).rows(10).tolist() == [8, 9, 8, 9]
+    assert found.labels[4] is None and found.left_out[4] > 0 and found.left_out[:4] == [None] * 4
     assert found.returned[:3] == ["int64 array"] * 3
     assert found.total_seconds > found.load_seconds > 0 and found.peak_bytes > 10**7
     assert found.versions["numpy"] == np.__version__ and "tensorflow" not in found.versions
@@ -125,10 +126,15 @@ def test_it_ends_with_who_started_it(tmp_path):
 
 
 def test_no_zip(tmp_path):
-    (tmp_path / "a.zip").write_text("no zip")
-    with pytest.raises(RehearsalError, match="cannot be unpacked") as caught:
-        run_isolated(tmp_path / "a.zip", IMAGES, [PLAIN])
-    assert (caught.value.broke, caught.value.stage) == ("zip", "unpack")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.py", CLASS)
+    spoilt = bytearray((tmp_path / "a.zip").read_bytes())
+    spoilt[50:60] = b"damaged!!!"
+    for content in (b"no zip", bytes(spoilt)):
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(RehearsalError, match="cannot be unpacked") as caught:
+            run_isolated(tmp_path / "a.zip", IMAGES, [PLAIN])
+        assert (caught.value.broke, caught.value.stage) == ("zip", "unpack")
 
 
 # ------------------------------------------------------------------------------------- the answers, without a process

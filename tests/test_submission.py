@@ -14,6 +14,7 @@ import pytest
 
 from competition import submission
 from competition.blend import sharpen
+from competition.check import check
 from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
 from competition.folds import make_folds, read_folds
 from competition.fuse import fuse_batchnorm
@@ -328,6 +329,13 @@ def test_limits_and_what_fits(copied, capsys, monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------- the rehearsal
+
+
+def test_make_check_finds_nothing_wrong_with_it(inside, capsys):
+    findings = check("submissions/toy.zip")
+    assert {finding.check for finding in findings if finding.result != "ok"} == {"accuracy"}  # of toys it is low
+    out = capsys.readouterr().out
+    assert "checked as FORMAT=codalab (submissions/toy.json says so)" in out and "on 63 training images of toy" in out
 
 
 def test_fresh_process_gives_the_same_labels(inside, images, scorer):

@@ -90,7 +90,7 @@ simulate: $(READY)  ## play whole competitions: does the forecast hold? -- make 
 
 submission: $(READY)  ## pack and rehearse the zip -- make submission   or   make submission FORMAT=codabench RUN=efficientnet_lite0-best
 	$(TOOL) submission $(call flag,format,FORMAT) $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(ON_KAGGLE) \
-	  $(call flag,scorer,SCORER) $(call flag,hidden-n,HIDDEN_N) $(call flag,max-mb,MAX_MB) \
+	  $(call flag,scorer,SCORER) $(call flag,hidden-n,HIDDEN_N) $(call flag,hidden,HIDDEN) $(call flag,max-mb,MAX_MB) \
 	  $(call flag,max-seconds,MAX_SECONDS) $(call flag,max-memory,MAX_MEMORY) $(call switch,fit,FIT)
 
 check: $(READY)  ## say what is wrong with any zip, and how to mend it -- make check ZIP=mine.zip   or   make check ZIP=mine.zip SCORER=tensorflow==2.12.1

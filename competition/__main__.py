@@ -418,8 +418,9 @@ def _parser():
                ["submission", "submission --run efficientnet_lite0-best", "submission --format codabench"])
     add("--scorer", metavar="tensorflow==2.12.1", help="rehearse it with these releases, several with commas between, "
         "in an environment that is built once; or with the Python of this path (default: the project's own)")
-    add("--hidden-n", "--hidden_n", metavar="N", help="images of the hidden test, to forecast the seconds (default: as "
-        "many as the blend's forecast is for)")
+    add("--hidden-n", "--hidden_n", metavar="N", help="images of the hidden test, to forecast score and seconds (default: "
+        "as many as the blend's forecast is for)")
+    add("--hidden", metavar="random|groups", help="whether the hidden test is of the same scenes or of new ones")
     add("--max-mb", "--max_mb", metavar="N", help="MB (10^6 bytes) that the zip may have")
     add("--max-seconds", "--max_seconds", metavar="N", help="that it may take for HIDDEN_N images, loading included")
     add("--max-memory", "--max_memory", metavar="4G", help="that its process may take")

@@ -246,6 +246,28 @@ def read_blend(table):
     return record
 
 
+def forecast_again(table, record, hidden_n=None, hidden=None):
+    """The forecast of a blend (read_blend) for another hidden test; what is not given stays as the blend has it.
+
+    InputError where the runs are no longer those that were blended.
+    """
+    from competition.forecast import check_hidden, forecast_blend
+
+    made = record["forecast"] or {"hidden_n": None, "hidden": "random"}
+    hidden_n, hidden = check_hidden(hidden_n or made["hidden_n"], hidden or made["hidden"])
+    folder = files.RUNS / table.name
+    if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]) or not all(
+            (folder / run / "oof.npz").exists() for run in record["runs"]):  # a kernel has none but the members
+        return record["forecast"]
+    oofs = {run: read_oof(folder / run, table) for run in record["runs"]}
+    members = gather_seeds(folder, oofs)
+    chooser = make_chooser(oofs, table, members)
+    candidates, chosen = make_candidates(chooser, members, table.k)
+    if candidates[chosen].weights != record["weights"] or candidates[chosen].views != record["views"]:
+        raise InputError(f"{folder / BLEND / 'blend.json'}: other runs than those that were blended, run `make blend` again")
+    return forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
+
+
 def combine(oofs, weights, views):
     """Sum over runs of weight * mean over views, float32 [n, C]; summed in float64, in the weights' order.
 

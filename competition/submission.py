@@ -28,13 +28,15 @@ import pandas as pd
 
 from competition import files
 from competition import fit as fitting
-from competition.blend import calibrate_nested, combine, make_candidates, make_chooser, read_blend, sharpen
+from competition.blend import (
+    calibrate_nested, combine, forecast_again, make_candidates, make_chooser, read_blend, sharpen,
+)
 from competition.content import check_package
 from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds, whole_number
-from competition.forecast import forecast_blend, print_forecast
+from competition.forecast import check_hidden, forecast_blend, print_forecast
 from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images
@@ -75,14 +77,15 @@ class Layout:
 
 
 def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None, max_mb=None, max_seconds=None,
-                    max_memory=None, fit=False):
+                    max_memory=None, fit=False, hidden=None):
     """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
     name    of the fold table; may be left out while there is only one
     run     pack this run in place of the blend; its views are chosen as `make blend` would for it alone
     layout  of which format the zip is; default: CodaLab's
     scorer  which Python rehearses it (scorers.find_python): "tensorflow==2.12.1", or its path; default: this one
-    hidden_n  images that seconds are for; default: as many as the forecast of the score is for
+    hidden_n  images of the hidden test, for the forecasts of score and seconds; default: as many as the blend's is for
+    hidden  "random" or "groups": see forecast.make_forecast; default: as the blend has it
     max_mb, max_seconds, max_memory  what the scorer allows (fit.read_limits)
     fit     where the blend is over that, take the best that fits (competition/fit.py)
 
@@ -95,7 +98,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
         from competition.formats.codalab import LAYOUT as layout  # which imports this module
     limits = fitting.read_limits(max_mb, max_seconds, max_memory)
     table = read_folds(name)
-    ensemble = read_ensemble(table, run)
+    ensemble = read_ensemble(table, run, hidden_n, hidden)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(ensemble, table)
     conditions = bounded(Conditions(python=find_python(scorer)), limits.seconds, limits.memory, count)
     path = files.SUBMISSIONS / f"{table.name}.zip"
@@ -192,19 +195,20 @@ def _hidden_n(ensemble, table):
 # ------------------------------------------------------------------------------------------ what goes into it
 
 
-def read_ensemble(table, run=None):
-    """The Ensemble of the blend, or of one finished run; InputError as make_submission raises it."""
-    return _read_run(table, run) if run else _read_blend(table)
+def read_ensemble(table, run=None, hidden_n=None, hidden=None):
+    """The Ensemble of the blend, or of one finished run, forecast as asked; InputError as make_submission raises it."""
+    return _read_run(table, run, hidden_n, hidden) if run else _read_blend(table, hidden_n, hidden)
 
 
-def _read_blend(table):
+def _read_blend(table, hidden_n=None, hidden=None):
     record = read_blend(table)
     oofs = {run: read_oof(files.RUNS / table.name / run, table) for run in record["weights"]}
-    return _ensemble(table, "blend", oofs, record["weights"], record["views"], record.get("temperature", 1.0),
-                     record.get("forecast"))
+    return _ensemble(table, "blend", oofs, record["weights"], record["views"], record["temperature"],
+                     forecast_again(table, record, hidden_n, hidden))
 
 
-def _read_run(table, run):
+def _read_run(table, run, hidden_n=None, hidden=None):
+    hidden_n, hidden = check_hidden(hidden_n, hidden or "random")
     if run == BLEND or run not in (known := all_runs(table.name)):
         hint = "expected " + ("no RUN= for the blend" if run == BLEND else ", ".join(known) or "none yet")
         raise InputError(f"{files.RUNS / table.name / run}: no such run, {hint}")
@@ -213,7 +217,7 @@ def _read_run(table, run):
     candidates, chosen = make_candidates(chooser, [[run]], table.k)
     winner = candidates[chosen]
     temperature, _ = calibrate_nested(chooser, winner)
-    forecast = forecast_blend(table, oofs, chooser, winner)
+    forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden, temperature)
     return _ensemble(table, f"run {run}", oofs, winner.weights, winner.views, temperature, forecast)
 
 

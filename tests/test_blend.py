@@ -9,7 +9,8 @@ from PIL import Image
 
 from competition import blend
 from competition.blend import WEIGH, Candidate, Chooser, calibrate_nested, combine, explain, find_temperature
-from competition.blend import make_blend, make_candidates, nest_parts, read_blend, select_greedily, sharpen, view_sets
+from competition.blend import forecast_again, make_blend, make_candidates, nest_parts, read_blend, select_greedily
+from competition.blend import sharpen, view_sets
 from competition.files import RUNS, InputError, write_json
 from competition.folds import make_folds
 from competition.metrics import METRICS
@@ -420,3 +421,38 @@ def test_seeds_of_one_run_are_one_member(table):
     oofs = {run: read_oof(RUNS / "toy" / run, table) for run in record["weights"]}
     blended = sharpen(combine(oofs, record["weights"], record["views"]), record["temperature"])
     np.testing.assert_allclose(read_predictions(RUNS / "toy/blend", table).probs[0], blended, atol=1e-6)
+
+
+def test_another_hidden_test_is_forecast_anew(table):
+    write_runs(table, specialists(table))
+    record = make_blend()
+    assert forecast_again(table, record) == forecast_again(table, record, 120, "random") == record["forecast"]
+    larger = forecast_again(table, record, 10_000, "groups")
+    assert larger["hidden_n"] == 10_000 and larger["hidden"] == "groups"
+    assert larger["high"] - larger["low"] < record["forecast"]["high"] - record["forecast"]["low"]
+    (RUNS / table.name / "q" / "oof.npz").unlink()  # as in a kernel
+    assert forecast_again(table, record, 10_000) == record["forecast"]
+
+
+def test_a_blend_for_another_metric_is_refused(table):
+    write_runs(table, specialists(table))
+    make_blend()
+    with pytest.raises(InputError, match="a blend for accuracy, expected log_loss"):
+        read_blend(dataclasses.replace(table, metric="log_loss"))
+
+
+def test_the_temperature_is_part_of_the_forecast(table):
+    """Of probabilities that are far too sure the log-loss is forecast as the zip's will be."""
+    right = np.random.default_rng(0).random(len(table.labels)) < 0.8
+    sure = np.eye(3)[np.where(right, table.labels, (table.labels + 1) % 3)] * 0.9996 + 0.0001
+    sure = (sure / sure.sum(1, keepdims=True)).astype(np.float32)
+    oofs = {"a": OOF("a", ["identity"], sure[None])}
+    chooser = blend.make_chooser(oofs, dataclasses.replace(table, metric="log_loss"))
+    plain, tempered = (log_loss(chooser.whole(tempered), table.labels) for tempered in (False, True))
+    assert plain > 1.5 and tempered < 0.8
+
+
+def test_two_folds_of_two_sites_have_three_parts():
+    fold = np.arange(40) % 2
+    for groups in (fold, np.arange(40), np.arange(40) // 8 * 2 + fold):
+        assert len(np.unique(nest_parts(fold, groups))) >= 3

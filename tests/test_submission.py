@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from competition import submission
-from competition.blend import sharpen
+from competition.blend import FORMAT, sharpen
 from competition.check import check
 from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
 from competition.folds import make_folds, read_folds
@@ -44,8 +44,12 @@ def write_blend(weights, views=VIEWS_OF_BLEND):
     write_json(
         RUNS / "toy" / "blend" / "blend.json",
         {
+            "format": FORMAT,
+            "metric": table.metric,
             "weights": weights,
             "views": views,
+            "temperature": 1.0,
+            "forecast": None,
             "members": [{"run": run, "oof": sha256_file(RUNS / "toy" / run / "oof.npz")} for run in weights],
             "table": table.hash,
             "data": table.data_hash,

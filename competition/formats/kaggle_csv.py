@@ -19,6 +19,7 @@ from competition.double import probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, csv_bytes, hash_json, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
+from competition.forecast import print_forecast
 from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images, shorten
@@ -46,7 +47,7 @@ class Wanted:
     order: list[int]
 
 
-def make(name=None, run=None, test=None, sample=None, probabilities=False, memory=None):
+def make(name=None, run=None, test=None, sample=None, probabilities=False, memory=None, hidden=None):
     """Write `submissions/<name>.csv` of the blend or of one finished run, and its record `<name>.csv.json`.
 
     name, run      as of submission.make_submission
@@ -54,6 +55,7 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
     sample         the competition's sample_submission.csv; without it the columns are id and label, and ids are paths
     probabilities  a column a class in place of labels; a sample that has such columns gets them anyway
     memory         "4G", as for train.train
+    hidden         as of submission.make_submission; the score is forecast for as many images as there are
 
     Returns the CSV's path. InputError for what cannot be used, above all for a sample that does not fit the images or
     the classes.
@@ -62,8 +64,8 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
         raise InputError("TEST= is missing, expected the test images: a folder of them, or a zip of one")
     memory = read_memory(memory)
     table = read_folds(name)
-    ensemble = read_ensemble(table, run)
     unknown = read_test(test, table, PREDICT, fewest=1)
+    ensemble = read_ensemble(table, run, len(unknown.images), hidden)
     if sample:
         wanted = read_sample(sample, unknown, table.classes, probabilities)
     else:
@@ -305,3 +307,4 @@ def _report(path, ensemble, table, wanted, sample, probs):
     predicted = np.bincount(probs.argmax(1), minlength=len(table.classes)) / len(probs)
     shares = {"class": table.classes, "share predicted": predicted, "share in training": training}
     print(text_table(pd.DataFrame(shares), decimals=3))
+    print_forecast(ensemble.forecast, table.classes)

@@ -28,6 +28,7 @@ from competition.backbones import network_size, pretrained, resolve_weights
 from competition.content import check_package
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
+from competition.forecast import print_forecast
 from competition.formats import kernel_script
 from competition.images import open_reader, shorten
 from competition.recipes import read_recipe
@@ -47,7 +48,7 @@ make take FROM={folder}/output"""
 
 
 def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, test=None, sample=None,
-         probabilities=False):
+         probabilities=False, hidden_n=None, hidden=None):
     """Write `kernels/<name>-predict/`: a kernel that writes submission.csv of the competition's test images.
 
     name, run            as of submission.make_submission
@@ -55,11 +56,12 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     competition, dataset slugs of what has the test images on Kaggle: "plant-seedlings", or "<owner>/<dataset>"
     test, sample         what the test folder (or zip) and sample_submission.csv are called there; default "test"
     probabilities        as of kaggle_csv.make
+    hidden_n, hidden     as of submission.make_submission
 
     Returns the folder. InputError for whatever cannot be used.
     """
     table = read_folds(name)
-    ensemble = read_ensemble(table, run)
+    ensemble = read_ensemble(table, run, hidden_n, hidden)
     if not (competition or dataset):
         raise InputError("COMPETITION= is missing, expected the name that the competition with the test images has in "
                          "its address on Kaggle, or DATASET=<owner>/<dataset>")
@@ -80,6 +82,7 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     slug = _slug(table.name, "predict", run or "blend")
     folder, payload = _write(slug, table, job, stage, kaggle_user, competition, dataset)
     write_json(KERNELS / f"{slug}.json", record_of(payload, ensemble, table, "kaggle-kernel"))
+    print_forecast(ensemble.forecast, table.classes)
     print(f"{folder}: {ensemble.source}" + NEXT.format(folder=folder))
     return folder
 

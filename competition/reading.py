@@ -16,9 +16,9 @@ import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
+from competition.content import UNSAFE, is_pickle
 from competition.images import shorten
 from competition.rehearsal import Entry
-from competition.submission import PICKLES, UNSAFE
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "FAILED", "not checked"
 CODE = "model.py"
@@ -461,11 +461,11 @@ def _read_files(reading, archive):
         if name.endswith((".py", ".txt", "/")):
             continue
         data = archive.read(reading.prefix + name)
-        if PurePosixPath(name).suffix in PICKLES or data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        if is_pickle(PurePosixPath(name).name, data):
             unsafe.append(f"{name} is a pickle")
         if PurePosixPath(name).suffix in (".keras", ".h5", ".hdf5"):
             reading.keras_files[name], data = _read_keras(data)
-        unsafe += [f"{name} holds {what}" for what, mark in UNSAFE.items() if mark in data]
+        unsafe += [f"{name} holds {what}" for what, mark in UNSAFE.items() if mark.search(data)]
     if unsafe:
         reading.add("safe files", WARNING, shorten(unsafe),
                     "Such files run code when they are loaded, which some scorers refuse and other versions of the "

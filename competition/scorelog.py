@@ -1,6 +1,7 @@
-"""`submissions/log.csv`: every zip that was made with its forecast, and the scores that came back.
+"""`submissions/log.csv`: every output that was made with its forecast, and the scores that came back.
 
-A line is only ever added: one when a zip is made, one for each score. They belong together by the zip's sha256.
+A line is only ever added: one when a zip, a CSV or a kernel is made, one for each score. They belong together by the
+sha256 of that file, of a kernel by that of its dataset's toolkit.zip.
 """
 
 import csv
@@ -19,7 +20,7 @@ COLUMNS = ("date", "zip", "sha256", "metric", "forecast", "low", "high", "hidden
 
 
 def log_submission(path, record):
-    """Add a line for a zip that was made, from its record (submission.record_of); none when it is the very last one."""
+    """Add a line for what was made, from its record (submission.record_of); none when it is the very last one."""
     forecast = record["forecast"] or {}
     row = {
         "zip": Path(path).name, "sha256": record["sha256"], "metric": record["metric"],
@@ -34,7 +35,7 @@ def log_submission(path, record):
 def score(zip_path=None, phase="", value=None):
     """Add the score that came back for a zip to the log, and print the table of forecasts and scores.
 
-    zip_path  the zip that was handed in, byte for byte; None: print the table alone
+    zip_path  the zip or CSV that was handed in, byte for byte, or a kernel's toolkit.zip; None: print the table alone
     phase     what the competition calls the test; a later score of the same phase takes the place of an earlier one
     value     of the competition's metric, as a share where it is one
 
@@ -93,7 +94,7 @@ def _path():
 def _find(zip_path, rows):
     """The latest line of a zip, by its content."""
     if not Path(zip_path).is_file():
-        raise InputError(f"ZIP={zip_path}: no such file, expected the zip that was handed in")
+        raise InputError(f"ZIP={zip_path}: no such file, expected the zip or CSV that was handed in")
     sha256 = sha256_file(zip_path)
     found = [row for row in rows if row["sha256"] == sha256]
     if not found:

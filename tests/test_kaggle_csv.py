@@ -12,6 +12,7 @@ from competition.folds import FoldTable, make_folds, read_folds
 from competition.formats import kaggle_csv
 from competition.formats.kaggle_csv import Wanted, check_csv, fill, match_ids, predict_images, read_sample
 from competition.images import load_images
+from competition.scorelog import read_log
 from competition.shift import read_test
 from competition.submission import predict_folds, read_ensemble
 from conftest import class_folders, encode, smooth
@@ -71,6 +72,22 @@ def test_class_names_that_are_numbers_are_labels_and_two_classes_may_want_one_pr
         path = sample(tmp_path, f"id,{column}", *(f"{name},{value}" for name in ("1", "2", "10")))
         wanted = read_sample(path, unlabelled(), ["cat", "dog"], asked)
         assert (wanted.values, wanted.order) == ("one probability", expected)
+
+
+def test_two_classes_and_a_metric_of_probabilities(tmp_path, capsys):
+    """The usual placeholder is 0, which is no class id then."""
+    for metric, value, expected in (("auc", "0", ("one probability", [1])), ("log_loss", "1", ("one probability", [1])),
+                                    ("accuracy", "0", ("class ids", [])), ("auc", "dog", ("labels", []))):
+        path = sample(tmp_path, "id,label", *(f"{name},{value}" for name in ("1", "2", "10")))
+        wanted = read_sample(path, unlabelled(), ["cat", "dog"], metric=metric)
+        assert (wanted.values, wanted.order) == expected
+        assert ("taken for the probability of dog" in capsys.readouterr().out) == (expected[0] == "one probability")
+
+
+def test_ids_with_a_point_and_folders_with_one(tmp_path):
+    path = sample(tmp_path, "id,label", "test.v2/a/1,0.0", "test.v2/a/2,1.0", "test.v2/b/10,0.0")
+    wanted = read_sample(path, unlabelled(data="/data/test.v2"), CLASSES)
+    assert wanted.values == "class ids" and wanted.images == IMAGES
 
 
 @pytest.mark.parametrize("lines, message", [
@@ -177,6 +194,7 @@ def test_the_csv_says_what_the_fold_models_say(competition, run, monkeypatch, ca
     record = read_json(SUBMISSIONS / "toy.csv.json")
     assert record["format"] == "kaggle-csv" and record["source"] == f"run {run}"
     assert record["sha256"] == sha256_file(path)
+    assert read_log()[-1]["sha256"] == record["sha256"] and read_log()[-1]["zip"] == "toy.csv"
     assert "9 rows" in capsys.readouterr().out
 
     if run == "heads":

@@ -19,6 +19,7 @@ from competition.folds import make_folds, read_folds
 from competition.formats import kaggle_kernel, kernel_script
 from competition.formats.kaggle_kernel import KERNELS, fetch_wheels, make_training, take
 from competition.oof import all_runs, read_oof
+from competition.scorelog import read_log
 from conftest import class_folders, encode, smooth
 
 SETTINGS = ["epochs=2", "rate=0.003", "patience=2"]  # whose epochs no kernel takes along
@@ -156,7 +157,9 @@ def test_another_kernel_predicts(competition, home, tmp_path):
     there = (tmp_path / "root/working/submission.csv").read_bytes()
     here = formats.make("kaggle-csv", run="far", test=test, sample=test.parent / "sample_submission.csv")
     np.testing.assert_allclose(pd.read_csv(io.BytesIO(there)), pd.read_csv(here), atol=1e-5)
-    assert read_json(KERNELS / "toy-predict-far.json")["source"] == "run far"
+    record = read_json(KERNELS / "toy-predict-far.json")
+    assert record["source"] == "run far"
+    assert [(row["zip"], row["sha256"]) for row in read_log()][0] == ("toy-predict-far", record["sha256"])
 
 
 def parts(archive, folder, keep):

@@ -24,11 +24,13 @@ from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images, shorten
 from competition.oof import PREDICT, text_table
+from competition.scorelog import log_submission
 from competition.shift import read_test
 from competition.submission import _weight_files, read_ensemble, record_of
 from competition.train import BROKEN, build_fold_model, build_shared
 from competition.views import VIEWS
 
+OF_PROBABILITIES = ("auc", "log_loss")  # metrics that labels would spoil
 PREDICT_FORMAT = 1  # raise it when the same models say something else of the same images
 
 
@@ -67,7 +69,7 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
     unknown = read_test(test, table, PREDICT, fewest=1)
     ensemble = read_ensemble(table, run, len(unknown.images), hidden)
     if sample:
-        wanted = read_sample(sample, unknown, table.classes, probabilities)
+        wanted = read_sample(sample, unknown, table.classes, probabilities, table.metric)
     else:
         wanted = _plain(unknown.images, table.classes, probabilities)
     probs = predict_images(ensemble, table, unknown, memory)
@@ -79,9 +81,11 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
         check_csv(temporary, wanted, table.classes)
 
     write_with(path, write)
-    write_json(path.with_suffix(".csv.json"), record_of(path, ensemble, table, "kaggle-csv") | {
+    record = record_of(path, ensemble, table, "kaggle-csv") | {
         "test": unknown.data, "test_data": unknown.data_hash, "rows": len(frame), "values": wanted.values,
-        "sample": sample and sha256_file(sample)})
+        "sample": sample and sha256_file(sample)}
+    write_json(path.with_suffix(".csv.json"), record)
+    log_submission(path, record)
     _report(path, ensemble, table, wanted, sample, probs)
     return path
 
@@ -173,22 +177,23 @@ def _plain(images, classes, probabilities):
     return Wanted(columns, images, images, "probabilities" if probabilities else "labels", list(range(len(classes))))
 
 
-def read_sample(path, unknown, classes, probabilities=False):
+def read_sample(path, unknown, classes, probabilities=False, metric=None):
     """The Wanted of a sample_submission.csv for the images of a FoldTable without labels.
 
     The first column holds ids: names of images, with or without folder and ending. A column a class, by its name or
     its id, wants probabilities; one column wants labels or class ids, as the sample has them, or, of two classes, one
-    probability: that of the class that the column is called after, else of the second. InputError, naming the line,
-    for ids that are missing, doubled or no image's, and for columns and values that are none of these.
+    probability: that of the class that the column is called after, else of the second. Where the metric is one of
+    probabilities (OF_PROBABILITIES) a column of 0 and 1 holds the place of those, and no class ids. InputError, naming
+    the line, for ids that are missing, doubled or no image's, and for columns and values that are none of these.
     """
     header, rows = _read_rows(path)
     ids = [row[0] for row in rows]
     if doubled := [name for name, count in pd.Series(ids).value_counts().items() if count > 1]:
         raise InputError(f"{path}: ids more than once: {shorten(doubled)}; expected each once")
-    images = match_ids(path, ids, unknown.images, Path(unknown.data).stem)
+    images = match_ids(path, ids, unknown.images, Path(unknown.data).name.removesuffix(".zip"))
     if others := sorted(set(unknown.images) - set(images)):
         files.warn(f"{path}: {len(others)} images of {unknown.data} are not in it and are left out: {shorten(others)}")
-    values, order = _read_values(path, header[1:], rows, classes, probabilities)
+    values, order = _read_values(path, header[1:], rows, classes, probabilities, metric)
     return Wanted(header, images, ids, values, order)
 
 
@@ -232,7 +237,7 @@ def _read_rows(path):
     return header, rows
 
 
-def _read_values(path, columns, rows, classes, probabilities):
+def _read_values(path, columns, rows, classes, probabilities, metric):
     """What stands in the columns behind the ids, and the class of each, as Wanted has them."""
     numbers = [str(number) for number in range(len(classes))]
     if len(columns) > 1:
@@ -244,6 +249,12 @@ def _read_values(path, columns, rows, classes, probabilities):
                           (("no column for", missing), ("columns that are no class", unknown)) if names)
         raise InputError(f"{path}: {found}; expected ids and one column, or one for each of {len(classes)} classes")
     found = [row[1] for row in rows]
+    if all(_is_number(text) and float(text) in range(len(classes)) for text in found) and not set(found) <= set(classes):
+        found = [str(int(float(text))) for text in found]  # class ids that some tool took for numbers: 0.0
+    if len(classes) == 2 and metric in OF_PROBABILITIES and set(found) <= {*numbers, ""}:
+        column = classes.index(columns[0]) if columns[0] in classes else 1
+        print(f"{path}: {columns[0]} is taken for the probability of {classes[column]}, as the metric is {metric}")
+        return "one probability", [column]
     if len(classes) == 2 and (probabilities or not set(found) <= {*classes, *numbers, ""}):
         if bad := [n for n, text in enumerate(found) if not _is_number(text)]:
             raise InputError(f"{path}: line {bad[0] + 2}: found {found[bad[0]]!r}, expected a class "

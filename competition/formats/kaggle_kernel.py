@@ -33,6 +33,7 @@ from competition.formats import kernel_script
 from competition.images import open_reader, shorten
 from competition.recipes import read_recipe
 from competition.rehearsal import RehearsalError
+from competition.scorelog import log_submission
 from competition.submission import pack, read_ensemble, record_of
 
 KERNELS = Path("kernels")
@@ -81,7 +82,9 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
 
     slug = _slug(table.name, "predict", run or "blend")
     folder, payload = _write(slug, table, job, stage, kaggle_user, competition, dataset)
-    write_json(KERNELS / f"{slug}.json", record_of(payload, ensemble, table, "kaggle-kernel"))
+    record = record_of(payload, ensemble, table, "kaggle-kernel")
+    write_json(KERNELS / f"{slug}.json", record)
+    log_submission(slug, record)
     print_forecast(ensemble.forecast, table.classes)
     print(f"{folder}: {ensemble.source}" + NEXT.format(folder=folder))
     return folder

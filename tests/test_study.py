@@ -337,7 +337,7 @@ def test_a_search_is_compared_with_as_many_epochs_on_the_same_fold(played):
         assert [path.name for path in sorted((files.RUNS / "arten" / run).glob("fold_*"))] == ["fold_1"]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", studying.TUNER)
 def test_the_ladder_s_search_has_a_reference_of_its_effort(budget):
     plan = a_plan(budget)
     rung = next(rung for rung in plan.rungs if rung.how == "tune")

@@ -1,8 +1,8 @@
 """The study: every system of the original report, run on the same folds and compared on the same images.
 
 A rung of LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends
-and packs like others when it is named; `make blend` without RUNS= leaves it out. What a rung may take of the machine is a
-matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its command says it in full.
+and packs like others when it is named and has trained all folds; `make blend` without RUNS= leaves it out. What a rung
+may take of the machine is a matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its command says it in full.
 
 Two runs are compared on the images that both have a held-out prediction of, by McNemar's exact test: of the images on
 which they differ, does one win more often than a coin would (McNemar 1947; Psychometrika 12, 153)? Intervals of an
@@ -189,8 +189,8 @@ LADDER = (
 )
 
 # What makes a comparison less than fair.
-SHORT = ("`best` differs from `report` in pixels, epochs and rates, not in one thing, and neither trains as long as its "
-         "recipe says: `report` would for about 120 epochs at 1e-5.")
+SHORT = ("`best` differs from `report` in pixels, epochs and rates, not in one thing, and neither trains as long as "
+         "its recipe says: `report` would for about 120 epochs at 1e-5.")
 NOTES = {
     "quick": f"{SHORT} Whatever trains all layers does so for two epochs on a fold. "
              "What is left out would take half a minute to some minutes each, of ten.",
@@ -352,7 +352,7 @@ def _train(plan, rung, result):
 
 
 def _tune(plan, rung, result):
-    """A few trials of a search, each with the epochs, pixels and folds of its reference; the predictions of the best."""
+    """A few trials of a search, each with epochs, pixels and folds of its reference; the predictions of the best."""
     options = train_options(plan, rung)
     options |= {"ONLY_FOLD": None, "FOLDS_USED": options["ONLY_FOLD"]} | TUNER[plan.budget]
     _call(plan, result, "tune", options)

@@ -1,8 +1,8 @@
 """The study: every system of the original report, run on the same folds and compared on the same images.
 
 A rung of LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends
-and packs like others when it is named; `make blend` without RUNS= leaves it out. What a rung may take of the machine is a
-matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its command says it in full.
+and packs like others when it is named and has trained all folds; `make blend` without RUNS= leaves it out. What a rung
+may take of the machine is a matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its command says it in full.
 
 Two runs are compared on the images that both have a held-out prediction of, by McNemar's exact test: of the images on
 which they differ, does one win more often than a coin would (McNemar 1947; Psychometrika 12, 153)? Intervals of an
@@ -84,7 +84,6 @@ BUDGETS = {
     "quick": {
         "pixels": Effort("quick", keys=("epochs=4",), most=96),
         "scratch": Effort("quick", "0", ("epochs=8",), most=96),
-        "search": Effort("quick", "0", ("image_size=32", "epochs=3")),
         "head": Effort("quick", keys=(SMALL,)),
         "coarse": Effort("quick", keys=("image_size=64", VIEW)),
         "batch": Effort("quick", keys=(SMALL,)),
@@ -120,14 +119,16 @@ BUDGETS = {
     },
 }
 GAN_KEYS = {"default": ["epochs=22"], "full": []}  # of the GANs themselves
-TUNER = {"quick": {"SPACE": "version=v1,v2"}, "default": {"SPACE": "version=v1,v2"}, "full": {"TRIALS": "10"}}
+TUNER = {"default": {"SPACE": "version=v1,v2"}, "full": {"TRIALS": "10"}}
 
 LADDER = (
     Rung("zero inputs", "", "worse", how="zeros"),
     Rung("baseline", "zero inputs", "25 %", "pixels", "baseline"),
     Rung("scratch", "baseline", "77 % on validation", "scratch", "scratch"),
-    Rung("scratch, as long", "baseline", "77 % on validation", "search", "scratch"),  # as one trial of the tuner
-    Rung("hyperresnet", "scratch, as long", "no major gain, slow", "search", FAMILY, how="tune"),
+    Rung("scratch, as long", "baseline", "77 % on validation", "search", "scratch",  # as one trial of the tuner
+         budgets=("default", "full")),
+    Rung("hyperresnet", "scratch, as long", "no major gain, slow", "search", FAMILY, how="tune",
+         budgets=("default", "full")),
     # transfer learning, the backbone frozen
     Rung("head", "baseline", "VGG16 and ResNet50 best on validation, ResNet50 on test"),
     Rung("head, one view", "head", "", "coarse"),  # as few pixels as whatever trains all layers has
@@ -154,7 +155,7 @@ LADDER = (
     Rung("mean of 3", "head", "+3 points", keys=("mean", "3"), how="blend"),
     Rung("weighted, of 2", "head", "+3 points", keys=("greedy", "2"), how="blend"),
     Rung("weighted, of 3", "head", "+3 points", keys=("greedy", "3"), how="blend"),
-    Rung("distilled", "head", "not tried", how="distil"),
+    Rung("distilled", "head", "not tried", how="distil", budgets=("default", "full")),
     # all layers train
     Rung("all layers", "head, one view", "", "tuned", keys=PLAIN),
     Rung("flips, shifts: second phase", "all layers", "a boost", "tuned", keys=SECOND),
@@ -169,7 +170,7 @@ LADDER = (
           ("gridmask", "smaller gap, no gain", ("augment=hflip,vflip,shift,gridmask",)),
           ("random erasing", "smaller gap, no gain", ("augment=hflip,vflip,shift,erase",)),
       )),
-    Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double",
+    Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double", budgets=("default", "full"),
          keys=(*SECOND, "cutmix=0.5", "class_weight=balanced")),
     Rung("mixup, but last epoch", "mixup", "not tried", "tuned", keys=(*SECOND, "mixup=0.5", "plain_epochs=1"),
          budgets=("default", "full")),
@@ -188,10 +189,11 @@ LADDER = (
 )
 
 # What makes a comparison less than fair.
-SHORT = ("`best` differs from `report` in pixels, epochs and rates, not in one thing, and neither trains as long as its "
-         "recipe says: `report` would for about 120 epochs at 1e-5.")
+SHORT = ("`best` differs from `report` in pixels, epochs and rates, not in one thing, and neither trains as long as "
+         "its recipe says: `report` would for about 120 epochs at 1e-5.")
 NOTES = {
-    "quick": f"{SHORT} Whatever trains all layers does so for two epochs on a fold.",
+    "quick": f"{SHORT} Whatever trains all layers does so for two epochs on a fold. "
+             "What is left out would take half a minute to some minutes each, of ten.",
     "default": f"{SHORT} VGG16's heads have one view of 96 pixels, as `head, one view`; the others' two of 160.",
     "full": "`report` keeps its best epoch on the fold that it is scored on (patience), the others their last.",
 }
@@ -351,7 +353,7 @@ def _train(plan, rung, result):
 
 
 def _tune(plan, rung, result):
-    """A few trials of a search, each with the epochs, pixels and folds of its reference; the predictions of the best."""
+    """A few trials of a search, each with epochs, pixels and folds of its reference; the predictions of the best."""
     options = train_options(plan, rung)
     options |= {"ONLY_FOLD": None, "FOLDS_USED": options["ONLY_FOLD"]} | TUNER[plan.budget]
     _call(plan, result, "tune", options)

@@ -51,7 +51,8 @@ SMALL_BUDGETS = {"default": {
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("place")
     with contextlib.chdir(place):
-        make_folds(class_folders(place / "data", {"a": 9, RAREST: 4, 'ö "x"': 7}, height=12, width=12), "arten", folds=2)
+        counts = {"a": 9, RAREST: 4, 'ö "x"': 7}
+        make_folds(class_folders(place / "data", counts, height=12, width=12), "arten", folds=2)
     return place
 
 
@@ -210,9 +211,10 @@ def test_what_averages_weights_and_what_learns_of_heads_name_their_runs(monkeypa
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_photographs_larger_than_a_budget_means_are_shrunk(budget):
     plan = a_plan(budget)
-    small = {rung.name: studying.train_options(plan, rung)["SET"] for rung in plan.rungs if rung.how in ("train", "double")}
+    rungs = [rung for rung in plan.rungs if rung.how in ("train", "double")]
+    small = {rung.name: studying.train_options(plan, rung)["SET"] for rung in rungs}
     plan.table = dataclasses.replace(plan.table, size=(400, 512))
-    for rung in (rung for rung in plan.rungs if rung.how in ("train", "double")):
+    for rung in rungs:
         keys = studying.train_options(plan, rung)["SET"]
         recipe = read_recipe(plan.effort(rung).recipe, keys, plan.model(rung) in OWN)
         assert budget == "full" or 0 < recipe.image_size <= 160, rung.name
@@ -337,7 +339,7 @@ def test_a_search_is_compared_with_as_many_epochs_on_the_same_fold(played):
         assert [path.name for path in sorted((files.RUNS / "arten" / run).glob("fold_*"))] == ["fold_1"]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", studying.TUNER)
 def test_the_ladder_s_search_has_a_reference_of_its_effort(budget):
     plan = a_plan(budget)
     rung = next(rung for rung in plan.rungs if rung.how == "tune")

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import datetime
-import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -20,10 +20,12 @@ from tqdm import tqdm  # noqa: E402
 
 from bench.figures import Figure, Options  # noqa: E402
 from bench.tools import describe_gpu, measure_theme, stream_apart  # noqa: E402
-from competition import files, oof  # noqa: E402
+from competition import device, files, oof  # noqa: E402
 from competition.files import InputError  # noqa: E402
 
 THEMES = ("frozen", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")
+WITHOUT = ("gpu",)  # themes that run under whatever backend of Keras there is
+BESIDE = ("torch", "torchvision", "timm", "jax", "opencv-python-headless")  # measured beside, or drawn by
 RESULTS = Path(__file__).parent / "results.csv"
 SAMPLE = Path("sample/data")  # where `make demo` draws it too
 FAILED = "failed"
@@ -74,7 +76,13 @@ def bench(data=None, quick=False, long=False, only=None, results=RESULTS):
 
 
 def run_theme(theme, options):
-    """Yield the Figures of a theme as they come; when it fails, a last one whose note begins with "failed: "."""
+    """Yield the Figures of a theme as they come; when it fails, a last one whose note begins with "failed: ".
+
+    Without TensorFlow, which every theme but those of WITHOUT is measured with, there is one that is absent.
+    """
+    if theme not in WITHOUT and not importlib.util.find_spec("tensorflow"):
+        yield Figure(theme, "", None, note="TensorFlow is not importable, which this theme is measured with")
+        return
     try:
         yield from stream_apart(measure_theme, theme, options)
     except RuntimeError as error:
@@ -148,18 +156,19 @@ def describe_hardware():
 
 def _versions():
     """What the toolkit works with, and what it is measured beside, where that is installed."""
-    found = files.versions()
-    for name in ("torch", "jax"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return files.versions() | files.versions(BESIDE)
 
 
 def _processor():
+    """The processor's name; family and model where it says them, which tell more; and its units for bfloat16."""
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        if found := re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()):
-            return found[1]
-    return platform.processor() or platform.machine()
+        lines = (line.partition(":")[::2] for line in Path("/proc/cpuinfo").read_text().splitlines())
+        said = {key.strip(): value.strip() for key, value in lines}
+        name = said.get("model name", name)
+        if "cpu family" in said and "model" in said:
+            name += f" (family {said['cpu family']} model {said['model']})"
+    return f"{name}, {' and '.join(device.bfloat16_units()) or 'no bfloat16 units'}"
 
 
 def _describe_data(data, place):

@@ -15,7 +15,7 @@ import socket
 import urllib.parse
 import urllib.request
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -93,9 +93,11 @@ def at_hand(weights="imagenet"):
              if any(_squeeze(model.removesuffix(NOPOOL)) in name for name in there.values())]
     found = [model for model in asked if _wanted(model).name in there
              and (weights != "imagenet" or _is_whole(_wanted(model), folder / _wanted(model).name))]
-    if weights == "imagenet":
-        found += efficientnet_lite.VARIANTS
-    return {model: resolve_weights(model, weights) for model in sorted(found)}
+    resolved = {model: resolve_weights(model, weights) for model in found}
+    for model in efficientnet_lite.VARIANTS if weights == "imagenet" else ():
+        with suppress(InputError):  # of one whose package is missing
+            resolved[model] = resolve_weights(model, weights)
+    return dict(sorted(resolved.items()))
 
 
 def build_backbone(model, size, image_size=None, weights=Weights("none"), least_size=0):

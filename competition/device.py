@@ -8,6 +8,7 @@ without a GPU, done to pixels by Keras operations.
 import contextlib
 import functools
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from competition.augment import POLICIES, share_draws
 from competition.files import warn
 
 MOST_BYTES = 2**31  # of images on a GPU: a quarter of the memory of a small one; more stay with the processor
+# Backbones of large dense convolutions: a step of ResNet50 takes 0.79 to 0.86 of float32's time with AVX512-BF16, those
+# of EfficientNet-Lite0 and MobileNetV2, whose convolutions are depthwise, 1.3 to 2.2 times as long (`make bench`).
+BFLOAT16_ON_CPU = ("resnet50", "resnet101", "resnet152")
 _D4 = {  # a symmetry's matrix on (x, y) from the middle of the picture, y downwards
     "e": ((1, 0), (0, 1)),
     "r90": ((0, 1), (-1, 0)),
@@ -69,16 +73,35 @@ def make_repeatable():
                  "here may differ from run to run; expected TF_NUM_INTEROP_THREADS=1 in the environment")
 
 
-def choose_precision(wanted):
-    """ "float32" or "mixed_bfloat16": what is `wanted`, and for "auto" what trains faster here.
+def choose_precision(wanted, model):
+    """ "float32" or "mixed_bfloat16": what is `wanted`, and for "auto" what this backbone trains faster in here.
 
-    That is mixed bfloat16 on NVIDIA GPUs from compute capability 8 on (Ampere), the first with units for it. On a
-    processor that has such units (AVX512-BF16) a step of EfficientNet-Lite0 and MobileNetV2 takes longer with it, and
-    one of ResNet50 a fifth less (`make bench`), which is left to SET=precision=mixed_bfloat16.
+    That is mixed bfloat16 on NVIDIA GPUs from compute capability 8 on (Ampere), the first with units for it, and for
+    BFLOAT16_ON_CPU on a processor that has such units. Only training computes in it (train._build_scored).
     """
     if wanted != "auto":
         return wanted
-    return "mixed_bfloat16" if has_gpu() and _compute_capability() >= 8 else "float32"
+    if has_gpu():
+        quick = _compute_capability() >= 8
+    else:
+        quick = model in BFLOAT16_ON_CPU and _computes_with_onednn() and bool(bfloat16_units())
+    return "mixed_bfloat16" if quick else "float32"
+
+
+def bfloat16_units():
+    """The units for bfloat16 that this processor says it has, as Linux names them: avx512_bf16, amx_bf16."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return []
+    return [unit for unit in ("avx512_bf16", "amx_bf16") if unit in flags]
+
+
+def _computes_with_onednn():
+    """Whether it is TensorFlow with oneDNN, which uses these units; without it bfloat16 is slower than float32."""
+    import keras
+
+    return keras.backend.backend() == "tensorflow" and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
 
 
 def _compute_capability():

@@ -5,8 +5,10 @@ all folds and settings train as one program. The features are those that `make t
 """
 
 import itertools
+import re
 import time
 from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +22,11 @@ from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, warn_of_others
-from competition.recipes import read_recipe
+from competition.recipes import read_recipe, split_values
 from competition.train import copies_features, fit_classes, fit_to_shape, frozen_features, start_keras
 
 RANK_FILE = "rank.csv"
+TIMED = 5  # batches, of which the median counts
 
 
 def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None):
@@ -32,12 +35,14 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     models   "a,b,c"; default: every pretrained backbone whose weights are on this machine, nothing is downloaded
     recipe   its frozen phase is what is measured; its phase in which everything trains is left out
     weights  "imagenet", or a file or folder as for `train`
-    grid     "key=value,value key=value,...": settings of the head (heads.SWEPT), of which all combinations are tried
+    grid     "key=value,value key=value|value": settings of the head (heads.SWEPT), of which all combinations are tried;
+             bars part values that are lists themselves: "class_weight=balanced|A:3,B:2"
     memory   "4G", as for `train`
 
     A row for each backbone and setting: accuracy and log-loss of the OOF of the images as they are, size of the
-    backbone's weights in MB, ms the backbone takes for an image (a batch of 64, once it is warm), and the seconds that
-    the backbone took here in all. Raises InputError for whatever cannot be used; a backbone that is chosen by default
+    backbone's weights in MB, ms the backbone takes for an image (a batch of 64, once it is warm), and seconds: what the
+    features of all images, views and copies take at that rate, whether they were kept from before or not, and what
+    training the heads of all settings took here. Raises InputError for whatever cannot be used; a backbone that is chosen by default
     and cannot take these images is left out with a warning.
     """
     memory = read_memory(memory)
@@ -77,12 +82,12 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
 def read_grid(recipe, grid):
     """The Recipes of all combinations in `grid`, without their second phase; InputError for what is no head's key."""
     choices = []
-    for part in grid.split():
-        key, sign, values = part.partition("=")
+    for part in filter(None, re.split(r"\s+(?=\w+\s*=)", grid.strip())):
+        key, sign, values = (word.strip() for word in part.partition("="))
         if not sign or key not in heads.SWEPT:
             known = ", ".join(heads.SWEPT)
             raise InputError(f"GRID={grid}: found {part}, expected key=value,value with a key of {known}")
-        choices.append([f"{key}={value}" for value in values.split(",")])
+        choices.append([f"{key}={value}" for value in split_values(values)])
     # a recipe with a second phase trains its heads on the images as they are, see frozen_features
     first = ["epochs=0", "plain_epochs=0", "synthetic=0", *(["views=identity"] if read_recipe(recipe).epochs else [])]
     return [read_recipe(recipe, [*first, *setting]) for setting in itertools.product(*choices)]
@@ -103,14 +108,15 @@ def _choose(models, weights):
 
 def _measure(table, images, model, found, settings, memory):
     """The rows of one backbone."""
-    start = time.time()
-    backbone, probabilities = train_grid(table, images, model, found, settings, range(table.k), memory)
-    seconds = time.time() - start
+    trained = train_grid(table, images, model, found, settings, range(table.k), memory)
+    backbone, probabilities = trained.backbone, trained.probabilities
     batch = np.resize(images[: min(BATCH, len(images))], (BATCH, *table.size, 3))
-    predict(backbone, batch)
-    warm = time.perf_counter()
-    predict(backbone, batch)
-    cost = (time.perf_counter() - warm) / BATCH
+    ends = []
+    for _ in range(2 + TIMED):  # the first may trace
+        predict(backbone, batch)
+        ends.append(time.perf_counter())
+    cost = float(np.median(np.diff(ends))) / BATCH
+    seconds = trained.passes * cost + trained.seconds
     megabytes = backbone.count_params() * 4 / 1e6
     return [
         {"backbone": model, **{key: getattr(setting, key) for key in _varied(settings)},
@@ -120,11 +126,19 @@ def _measure(table, images, model, found, settings, memory):
     ]
 
 
+class Trained(NamedTuple):
+    """Heads of a grid."""
+
+    backbone: object  # fused
+    probabilities: np.ndarray  # float32 [S, n, classes] of the images as they are, each by the head that never saw it
+    passes: int  # images that the backbone has to see for the features
+    seconds: float  # that the heads took
+
+
 def train_grid(table, images, model, found, settings, folds, memory=None):
     """Train the heads of S `settings`, which differ in nothing but heads.SWEPT, on these folds at once.
 
-    Returns the fused backbone, and the probabilities float32 [S, n, classes] of the images as they are, each image's by
-    the head that never saw it; 0 where its fold is not among `folds`.
+    Returns a Trained, whose probabilities are 0 for images whose fold is not among `folds`.
     """
     recipe = settings[0]
     backbone = fuse_batchnorm(
@@ -132,6 +146,7 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     room = Room(memory and memory.features)
     features, pool = frozen_features(table, recipe, model, found, images, backbone, room)
     copies = copies_features(table, recipe, model, found, images, backbone, room)
+    before = time.perf_counter()
     state = heads.start_heads(len(settings), len(folds), backbone.output_shape[-1], len(table.classes),
                               recipe.head, recipe.seed)
     while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
@@ -140,7 +155,9 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     for place, fold in enumerate(folds):
         held_out = np.flatnonzero(table.fold == fold)
         probabilities[:, held_out] = heads.predict_heads(state.best_of(place), Rows(features[0], held_out))
-    return backbone, probabilities
+    arrays = {id(array): array for array in (*features, *pool)}
+    passes = sum(map(len, arrays.values())) + len(copies.sources) - len(table.labels)
+    return Trained(backbone, probabilities, passes, time.perf_counter() - before)
 
 
 def _varied(settings):

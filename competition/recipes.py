@@ -99,6 +99,11 @@ SHARES = (*MIXTURES, "cutmix_least", "cutmix_most", "warmup", "frozen_share", "d
 POSITIVE = ("teacher_temperature", "frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 
+def split_values(text):
+    """The values of "a,b"; of "a|b" where a value is a list itself; weights by class, "A:3,B:2", are one value."""
+    return [value.strip() for value in text.split("|" if "|" in text or ":" in text else ",")]
+
+
 def recipe_names():
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 

@@ -353,7 +353,7 @@ def _open_record(folder, table, config, settings):
         "table": table.hash,
         "data": table.data_hash,
         "versions": _versions(),
-        "precision": device.choose_precision(settings.precision),
+        "precision": device.choose_precision(settings.precision, config["model"]),
         "frozen": settings.epochs == 0,
         "views": settings.views,
         "finished": False,

@@ -32,7 +32,7 @@ from competition.files import InputError
 from competition.folds import read_folds
 from competition.images import load_images
 from competition.rank import train_grid
-from competition.recipes import Recipe, read_recipe
+from competition.recipes import Recipe, read_recipe, split_values
 from competition.train import TUNE, fit_classes, fit_to_shape, fold_numbers, locked, start_keras, train
 
 TRIALS = 20  # where neither a number nor minutes are given, and the space has no end
@@ -217,7 +217,8 @@ def _read_key(name, text, model):
     if kind in (int, float) and ":" in text:
         return _read_range(name, text, kind)
     listed = getattr(kind, "__origin__", kind) in (list, dict)
-    values = tuple(dict.fromkeys(value.strip() for value in text.split("|" if listed or "|" in text else ",")))
+    parts = text.split("|") if listed else split_values(text)
+    values = tuple(dict.fromkeys(value.strip() for value in parts))
     if name in hyperresnet.ARCHITECTURE:
         if model != hyperresnet.FAMILY:
             raise InputError(f"SPACE: {name} is a key of MODEL={hyperresnet.FAMILY} alone, found MODEL={model}")
@@ -444,7 +445,8 @@ def _sweep_heads(study, chosen, combinations):
     start_keras(study.settings.seed)
     memory = read_memory(study.memory)
     start = time.time()
-    _, probs = train_grid(table, load_images(table, memory), study.model, chosen, settings, study.folds, memory)
+    images = load_images(table, memory)
+    probs = train_grid(table, images, study.model, chosen, settings, study.folds, memory).probabilities
     used = np.concatenate([np.flatnonzero(table.fold == fold) for fold in study.folds])
     labels, seconds = _labels(study), (time.time() - start) / len(settings)
     study.trials = [

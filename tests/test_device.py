@@ -62,17 +62,24 @@ def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_th
     assert device.keep_on_device(images, ["hflip"]) is None
 
 
-@pytest.mark.parametrize("gpu, capability, wanted, found", [
-    (False, 0, "auto", "float32"),
-    (True, 7.5, "auto", "float32"),
-    (True, 8.0, "auto", "mixed_bfloat16"),
-    (True, 9.0, "float32", "float32"),
-    (False, 0, "mixed_bfloat16", "mixed_bfloat16"),
+@pytest.mark.parametrize("gpu, capability, units, wanted, model, found", [
+    (False, 0, [], "auto", "resnet50", "float32"),
+    (False, 0, ["avx512_bf16"], "auto", "resnet50", "mixed_bfloat16"),
+    (False, 0, ["avx512_bf16"], "auto", "efficientnet_lite0", "float32"),
+    (False, 0, ["avx512_bf16"], "float32", "resnet50", "float32"),
+    (True, 7.5, ["avx512_bf16"], "auto", "resnet50", "float32"),
+    (True, 8.0, [], "auto", "efficientnet_lite0", "mixed_bfloat16"),
+    (True, 9.0, [], "float32", "resnet50", "float32"),
+    (False, 0, [], "mixed_bfloat16", "scratch", "mixed_bfloat16"),
 ])
-def test_precision(monkeypatch, gpu, capability, wanted, found):
+def test_precision(monkeypatch, gpu, capability, units, wanted, model, found):
     monkeypatch.setattr(device, "has_gpu", lambda: gpu)
     monkeypatch.setattr(device, "_compute_capability", lambda: capability)
-    assert device.choose_precision(wanted) == found
+    monkeypatch.setattr(device, "bfloat16_units", lambda: units)
+    assert device.choose_precision(wanted, model) == found
+    if (gpu, wanted) == (False, "auto"):
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+        assert device.choose_precision(wanted, model) == "float32"
 
 
 def test_layers_of_a_precision():
@@ -94,7 +101,7 @@ def test_no_policy_gives_the_images():
 def test_asking_for_a_gpu_starts_nothing():
     """Threads can be set, as determinism can, only before TensorFlow has started."""
     code = ("import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; from competition import device; "
-            "device.choose_precision('auto'); import tensorflow as tf; "
+            "device.choose_precision('auto', 'resnet50'); import tensorflow as tf; "
             "tf.config.threading.set_intra_op_parallelism_threads(1)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

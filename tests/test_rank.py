@@ -63,6 +63,24 @@ def test_default_is_what_lies_on_this_machine(tmp_path, monkeypatch):
     assert list(backbones.at_hand()) == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
 
+def test_a_backbone_whose_package_is_missing_is_not_at_hand(tmp_path, monkeypatch):
+    def file_of(model):
+        if model == "efficientnet_lite1":
+            raise InputError("pip install it")
+        return plain(model)
+
+    plain = backbones.efficientnet_lite.imagenet_file
+    monkeypatch.setattr(backbones.efficientnet_lite, "imagenet_file", file_of)
+    monkeypatch.setattr(backbones, "_cache", lambda: tmp_path)
+    assert list(backbones.at_hand()) == ["efficientnet_lite0", "efficientnet_lite2"]
+
+
+def test_features_that_were_kept_do_not_make_a_backbone_cheap():
+    first, again = (rank(recipe="tiny.toml", models="efficientnet_lite2").iloc[0] for _ in range(2))
+    for row in (first, again):
+        assert row.seconds > len(read_folds().labels) * 2 * row.ms_an_image / 1000, "two views of all images"
+
+
 def test_what_cannot_take_the_images_is_left_out_unless_it_was_asked_for(monkeypatch, capsys):
     found = {"efficientnet_lite0": backbones.resolve_weights("efficientnet_lite0"),
              "xception": backbones.Weights("file", Path("x.h5"), "0")}
@@ -96,6 +114,12 @@ def test_random_weights_are_not_ranked():
         rank(models="efficientnet_lite0,scratch")
     with pytest.raises(InputError, match="expected imagenet or a folder"):
         rank(weights="nowhere")
+
+
+def test_weights_by_class_are_one_setting_of_a_grid():
+    settings = read_grid("tiny.toml", "class_weight=balanced|b c:3,ö:2 dropout=0,0.5")
+    assert [s.class_weight for s in settings[::2]] == ["balanced", {"b c": 3.0, "ö": 2.0}] and len(settings) == 4
+    assert [s.class_weight for s in read_grid("tiny.toml", "class_weight=a:3,ö:2")] == [{"a": 3.0, "ö": 2.0}]
 
 
 def test_a_grid_is_all_combinations():

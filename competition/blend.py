@@ -308,7 +308,7 @@ def gather_seeds(folder, runs):
     """Runs that differ in the recipe's seed alone are one member: lists of names, in the order of their first."""
     members = {}
     for run in runs:
-        config = read_json(folder / run / "run.json").get("config", {})
+        config = read_json(folder / run / "run.json").get("config") or {}
         recipe = config.get("recipe")  # without one, whose predictions came from elsewhere, it is one by itself
         same = hash_json(config | {"recipe": recipe | {"seed": None}}) if recipe else run
         members.setdefault(same, []).append(run)

@@ -23,7 +23,7 @@ from bench.tools import describe_gpu, measure_theme, stream_apart  # noqa: E402
 from competition import device, files, oof  # noqa: E402
 from competition.files import InputError  # noqa: E402
 
-THEMES = ("frozen", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")
+THEMES = ("frozen", "heads", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")
 WITHOUT = ("gpu",)  # themes that run under whatever backend of Keras there is
 BESIDE = ("torch", "torchvision", "timm", "jax", "opencv-python-headless")  # measured beside, or drawn by
 RESULTS = Path(__file__).parent / "results.csv"

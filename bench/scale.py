@@ -89,7 +89,7 @@ class Drawn(Source):
     pictures: tuple = ()
 
     def read(self, image):
-        return self.pictures[int(Path(image).stem) % len(self.pictures)] + image.encode()  # what follows a picture's end
+        return self.pictures[int(Path(image).stem) % len(self.pictures)] + image.encode()  # behind a picture's end
 
 
 def draw_source(data, n, few=64):
@@ -120,7 +120,7 @@ def deal(data, n):
 
 
 def run(data, n):
-    """Seconds an image of every stage and of the CPU, memory before there was a fold table and at its highest, in MB."""
+    """Seconds an image of every stage and of the CPU; MB of memory before there was a fold table, and at its highest."""
     _time_stages(_make_folds(data, WARM_UP, "warm")[0], "warm")  # what TensorFlow and the network take once
     found = {"start": memory("VmRSS")}
     table = _make_folds(data, n)[0]

@@ -19,11 +19,11 @@ TOGETHER, ALONE = "together", "alone"
 
 
 def measure(options, model=MODEL, recipe="best"):
-    """Yield the seconds to the first step of the first fold and of later ones, and how memory grows over ten folds (QUICK=1: five).
+    """Yield the seconds to the first step of the first fold and of later ones, and how memory grows over ten folds.
 
     The first fold's seconds count from the call of the toolkit's `train`, the others' from their own begin.
-    Then how many values of the last fold are not, bit for bit, what they become when a process trains it alone; QUICK=1
-    does not look.
+    Then how many values of the last fold are not, bit for bit, what they become when a process trains it alone. QUICK=1
+    trains five folds and does not look at that.
     """
     images, batch, folds = (40, 16, QUICK_FOLDS) if options.quick else (160, 32, FOLDS)
     with contextlib.chdir(options.work):

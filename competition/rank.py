@@ -147,10 +147,7 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     features, pool = frozen_features(table, recipe, model, found, images, backbone, room)
     copies = copies_features(table, recipe, model, found, images, backbone, room)
     before = time.perf_counter()
-    state = heads.start_heads(len(settings), len(folds), backbone.output_shape[-1], len(table.classes),
-                              recipe.head, recipe.seed)
-    while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
-        heads.train_epoch(state, settings, pool, features[0], table.labels, table.fold, folds, copies)
+    state = train_heads(table, settings, features[0], pool, copies, folds)
     probabilities = np.zeros((len(settings), len(table.labels), len(table.classes)), np.float32)
     for place, fold in enumerate(folds):
         held_out = np.flatnonzero(table.fold == fold)
@@ -158,6 +155,15 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     arrays = {id(array): array for array in (*features, *pool)}
     passes = sum(map(len, arrays.values())) + len(copies.sources) - len(table.labels)
     return Trained(backbone, probabilities, passes, time.perf_counter() - before)
+
+
+def train_heads(table, settings, plain, pool, copies, folds):
+    """The trained heads.Heads of S settings for these folds; plain, pool and copies as for heads.train_epoch."""
+    recipe = settings[0]
+    state = heads.start_heads(len(settings), len(folds), plain.shape[-1], len(table.classes), recipe.head, recipe.seed)
+    while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
+        heads.train_epoch(state, settings, pool, plain, table.labels, table.fold, folds, copies)
+    return state
 
 
 def _varied(settings):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from competition import arrays
-from competition.arrays import Rows, Stored, build_array, open_array, read_memory
+from competition.arrays import Joined, Room, Rows, Stored, build_array, held, open_array, read_memory
 from competition.files import InputError
 from competition.views import VIEWS
 
@@ -207,3 +207,14 @@ def test_sigkill_and_two_processes_at_once(tmp_path):
     assert worked == [[b"%d" % row for row in range(begun, 50)]], "one of them went on, the others waited for it"
     assert (np.load(path) == np.arange(50, dtype=np.uint8)[:, None]).all()
     assert os.listdir(tmp_path) == ["a.npy"]
+
+
+def test_room_is_for_all_that_is_opened_and_held_counts_what_is_in_memory(tmp_path):
+    for number in range(3):
+        build_array(tmp_path / f"{number}.npy", (4, 2), np.uint8, lambda start: [np.full((4 - start, 2), 7, np.uint8)])
+    room = Room(17)
+    found = [room.open(tmp_path / f"{number}.npy") for number in range(3)]
+    assert [type(array) for array in found] == [np.ndarray, np.ndarray, Stored] and room.left == 1
+    assert isinstance(Room().open(tmp_path / "0.npy"), np.ndarray)
+    joined = Joined(Rows(found[0], np.array([1])), Joined(found[1], found[2]))
+    assert held(joined) == 16 and held(found[2]) == 0

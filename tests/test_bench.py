@@ -1,5 +1,6 @@
 """The bench: its table and results.csv, what becomes of a theme that fails, and each measurement once on tiny data."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 from conftest import class_folders
 
 from bench import __main__ as program
-from bench import accuracy, finetune, frozen, gpu, scale, startup, step
+from bench import accuracy, finetune, frozen, gpu, heads, scale, startup, step
 from bench.figures import Figure, Options
 from bench.reference import run_loop
 from bench.tools import call_apart, copy_images, stream_apart
@@ -42,7 +43,7 @@ def options(data, tmp_path):
 @pytest.fixture
 def in_process(monkeypatch):
     """Measurements in this process, where TensorFlow is loaded already."""
-    for module in (accuracy, frozen, startup):
+    for module in (accuracy, frozen, heads, startup):
         monkeypatch.setattr(module, "call_apart", lambda function, *arguments: function(*arguments))
 
 
@@ -80,6 +81,31 @@ def test_rows_and_a_theme_that_fails_or_dies(data, workdir, monkeypatch, capfd):
     assert Path("results.csv").read_bytes().startswith(before)
     assert pd.read_csv("results.csv")["mode"].tolist() == ["quick"] * 6 + ["default"]
     assert sorted(path.name for path in Path().iterdir()) == ["results.csv"]
+
+
+def test_without_tensorflow_themes_are_absent(data, workdir, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name))
+    assert bench(data, monkeypatch, "--only", "frozen,gpu") == 0
+    rows = pd.read_csv("results.csv", dtype=str, keep_default_na=False)
+    assert rows["figure"].tolist() == ["frozen", "b"] and rows["reached"].tolist() == ["absent", "yes"]
+    assert rows["note"][0].startswith("TensorFlow is not importable")
+
+
+def test_the_processor_and_what_is_measured_beside(monkeypatch):
+    text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t: avx2 avx512_bf16\n"
+    assert {"opencv-python-headless", "keras"} < set(program._versions())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda path: text)
+        assert program._processor() == "AMD EPYC (family 25 model 17), avx512_bf16"
+        text = "model name : Neoverse\n"
+        assert program._processor() == "Neoverse, no bfloat16 units"
+
+
+@pytest.mark.parametrize("name, peak", [("NVIDIA L4", 60), ("NVIDIA L40S", 183), ("NVIDIA L40", None), ("Tesla T4", 8.1),
+                                        ("NVIDIA A100-SXM4-80GB", 156), ("NVIDIA A10G", 35)])
+def test_a_device_is_known_by_its_whole_name(name, peak):
+    assert gpu.find_peak(name, "float32", 1e12) == peak
 
 
 def test_mistakes_end_with_one_line(data, workdir, monkeypatch, capsys):
@@ -170,6 +196,12 @@ def test_frozen(options, in_process):
     assert [figure.unit for figure in figures] == ["s", "s", "accuracy"]
     assert all(figure.ours > 0 and figure.reference > 0 for figure in figures[:2]) and figures[2].ours is None
     assert "extrapolated from 1 of 5 folds, 3 of 4 epochs" in figures[0].note
+
+
+def test_heads(options, in_process):
+    ranked, grid = heads.measure(options)
+    assert ranked.ours > 0 and ranked.n == 40 and "efficientnet_lite1" not in ranked.note
+    assert grid.ours > 0 and grid.reference > 0 and grid.n == 12
 
 
 def test_finetune(options):

@@ -20,9 +20,10 @@ import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
 
-from competition import files, heads
+from competition import features, files, heads
 from competition import train as training
 from competition.__main__ import main
+from competition.arrays import Memory
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
@@ -1096,3 +1097,28 @@ def test_seeds_are_runs_that_differ_in_their_seed_alone(table):
     assert all((first != probs).any() for probs in others)
     with pytest.raises(InputError, match="SEEDS=0"):
         training.train_seeds(0, "scratch", "tiny.toml", name="arten")
+
+
+def test_other_names_and_class_orders_of_the_same_images_take_over_features(place, table, as_if_pretrained, monkeypatch):
+    make_folds(place / "Drei Arten", name="umgekehrt", folds=3, classes=table.classes[::-1])
+    overrides = [*BOTH, "epochs=0", "frozen_copies=2", "augment=hflip,light"]
+    forget_features()
+    train("baseline", name="umgekehrt", run="alone", overrides=overrides)
+    forget_features()
+    train("baseline", name="arten", run="whose-features-serve", overrides=overrides)
+    monkeypatch.setattr(features, "_predict_parts", lambda model, parts, *_: (pytest.fail("computed") for _ in parts))
+    train("baseline", name="umgekehrt", run="taken-over", overrides=overrides)
+    same_run(*(Path("runs/umgekehrt", run) for run in ("alone", "taken-over")))
+    forget_features()
+
+
+def test_unlabelled_images_take_what_the_labelled_leave_of_their_half(table):
+    class Teaching:
+        def teach(self, folder, table, images, taught, settings, memory):
+            left.append(memory.images)
+            return taught
+
+    left, images = [], np.zeros((33, 16, 16, 3), np.uint8)
+    for total in (10 * images.nbytes, images.nbytes):
+        training._taught(Path("nowhere"), table, Recipe(epochs=1), images, [0], Memory(total, ""), Teaching())
+    assert left == [4 * images.nbytes, 0]

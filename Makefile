@@ -101,8 +101,8 @@ check: $(READY)  ## say what is wrong with any zip, and how to mend it -- make c
 score: $(READY)  ## write down the score that came back, beside its forecast -- make score ZIP=submissions/plants.zip PHASE=final VALUE=0.871
 	$(TOOL) score $(call flag,zip,ZIP) $(call flag,phase,PHASE) $(call flag,value,VALUE)
 
-matrix: $(READY)  ## rehearse every backbone family with several scorers -- make matrix   or   make matrix SCORERS=current FAMILIES=resnet50
-	$(TOOL) matrix $(call flag,scorers,SCORERS) $(call flag,families,FAMILIES)
+matrix: $(READY)  ## rehearse every backbone family with several scorers, and every format -- make matrix   or   make matrix SCORERS=current FAMILIES=resnet50
+	$(TOOL) matrix $(call flag,scorers,SCORERS) $(call flag,families,FAMILIES) $(call flag,formats,FORMATS)
 
 predict: $(READY)  ## predict test images, as the sample submission has it -- make predict TEST=test.zip SAMPLE=sample_submission.csv
 	$(TOOL) predict $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT)

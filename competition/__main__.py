@@ -177,10 +177,10 @@ def score(zip, phase, value):
     score(zip, phase, value)
 
 
-def matrix(scorers, families, folder):
+def matrix(scorers, families, folder, formats):
     from competition.matrix import play
 
-    play(scorers, families, folder)
+    play(scorers, families, folder, formats)
 
 
 def predict(name, run, **options):
@@ -456,8 +456,9 @@ def _parser():
     add = verb(matrix, "rehearse a model of every backbone family with several scorers",
                ["matrix", "matrix --scorers current --families scratch,resnet50"])
     add("--scorers", metavar="A,B", help="current, or releases of TensorFlow (default: 2.12.1,2.15.1,current)")
-    add("--families", metavar="A,B", help="backbones (default: one of each family)")
-    add("--folder", default=".scorers/matrix", help="where they are trained")
+    add("--families", metavar="A,B", help="backbones, heads, hidden-layer, double, float16 (default: all, one backbone a family)")
+    add("--formats", metavar="A,B", help="codabench, kaggle-csv, kaggle-kernel, of the first family; none (default: all)")
+    add("--folder", default=".scorers/matrix", help="where they are trained, and the table lies")
 
     add = verb(predict, "write submissions/<name>.csv: what the blend, or one run, says of test images",
                ["predict --test test_images/ --sample sample_submission.csv",

@@ -26,7 +26,7 @@ ASSUMED_GAIN = 0.01  # of averaging all fold models over one, as a share of the 
 TIMED = 8  # images that a network is timed on
 BASE = 450e6  # bytes that Python and TensorFlow take by themselves, at least
 COPIES = 2  # of its weights that the loaded network has in memory
-ATTEMPTS = 5  # zips that are made to find one that fits
+ATTEMPTS = 5  # zips that are made to find one that fits; the last is the smallest
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def show(ensemble, table, cost, choices, limits):
     print("the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
           f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
           "when it is made")
-    for line in _commands(ensemble, table):
+    for line in _commands(ensemble, table, cost, choices):
         print(line)
 
 
@@ -280,8 +280,11 @@ def _row(mark, ensemble, table, cost, expected, change, limits):
     }
 
 
-def _commands(ensemble, table):
-    """What else would make it smaller, which takes training or another run: lines."""
+def _commands(ensemble, table, cost, choices):
+    """What else would make it smaller, which takes training or another run: lines, with what each would take.
+
+    What it would score nobody knows before it has an OOF, which costs one command.
+    """
     alike = {}
     for run, _ in ensemble.members:
         if not run.frozen:
@@ -289,12 +292,51 @@ def _commands(ensemble, table):
             alike.setdefault((run.config["model"], *shape), []).append(run)
     for runs in alike.values():
         if len(runs) > 1:
-            yield (f"one network in place of {len(runs)}: make soup NAME={table.name} "
-                   f"RUNS={','.join(run.name for run in runs)}, then RUN= takes it, if it holds")
+            parts = [_part(run, ensemble, table, choices) for run in runs[1:]]
+            rest = None if None in parts else Cost(*(value - sum(taken) for value, *taken in zip(
+                *map(dataclasses.astuple, (cost, *parts)))))
+            yield (f"one network in place of {len(runs)}{_taking(rest)}: make soup NAME={table.name} "
+                   f"RUNS={','.join(run.name for run in runs)}; it says whether that holds, then RUN= takes it, or make "
+                   "blend again")
     largest = max(ensemble.members, key=lambda member: member[1])[0]
     if len(ensemble.members) > 1:
-        yield (f"one network that learns what the blend says: make train NAME={table.name} "
-               f"MODEL={largest.config['model']} RECIPE=best TEACHER=blend; then it is offered here")
+        alone = _alone(largest, ensemble, choices)
+        yield (f"one network that learns what the blend says{_taking(alone)}: make train NAME={table.name} "
+               f"MODEL={largest.config['model']} RECIPE=best TEACHER=blend; then it is offered here with its own OOF")
+
+
+def _alone(run, ensemble, choices, folds=None):
+    """The Cost of one run alone with as many views, of all folds or of so many; None where that is no Choice."""
+    found = [choice.cost for choice in choices if [one.name for one, _ in choice.ensemble.members] == [run.name]
+             and not choice.ensemble.half and len(choice.ensemble.views) == len(ensemble.views)
+             and len(choice.ensemble.folds or ()) == (folds or 0)]
+    return found[0] if found else None
+
+
+def _part(run, ensemble, table, choices):
+    """What a fine-tuned run adds to the whole, Cost: k folds of what each fold beyond the first adds; None if unknown."""
+    whole, one = _alone(run, ensemble, choices), _alone(run, ensemble, choices, 1)
+    if whole is None or one is None or table.k < 2:
+        return None
+    factor = table.k / (table.k - 1)
+    return Cost(*(factor * (a - b) for a, b in zip(dataclasses.astuple(whole), dataclasses.astuple(one))))
+
+
+def _taking(cost):
+    if cost is None:
+        return ""
+    return (f" (about {cost.bytes / 1e6:.1f} MB, {cost.seconds:.1f} s, {cost.memory / 1e6:.0f} MB of memory; its score is "
+            "known when it is made)")
+
+
+def find_smallest(choices, limits):
+    """Of some Choices the one that is farthest below the limits, or least above them."""
+    def share(choice):
+        pairs = ((choice.cost.bytes / 1e6, limits.megabytes), (choice.cost.seconds, limits.seconds),
+                 (choice.cost.memory, limits.memory))
+        return max(taken / limit for taken, limit in pairs if limit is not None)
+
+    return min(choices, key=share)
 
 
 def refine(choices, choice, found):

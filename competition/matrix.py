@@ -1,23 +1,33 @@
-"""Rehearse a trained model of every backbone family with several releases of the scorer's TensorFlow.
+"""Rehearse a trained model of every backbone family with several releases of the scorer's TensorFlow, and every format.
 
 A small sample competition is drawn, each model is trained on it for a moment, from random weights, and packed; then
-each scorer's own environment runs each zip. What is proven is that the zip works there, not that it is good.
+each scorer's own environment runs each zip. What is proven is that the zip works there, not that it is good. The other
+formats are made of one family, for the project's own Python: a zip for Codabench, a CSV, and a kernel that runs in a
+folder laid out like Kaggle's.
 """
 
 import contextlib
+import csv
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from competition import files
 from competition.content import check_package
-from competition.files import InputError
+from competition.files import InputError, sha256_file
 from competition.folds import make_folds
-from competition.images import load_images
+from competition.images import load_images, open_reader
 from competition.oof import text_table
-from competition.rehearsal import Conditions, RehearsalError, rehearse
+from competition.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
 from competition.sample import write_sample
 from competition.scorers import find_python
 from competition.submission import average_by_hand, build_package, choose_sample, pack, read_ensemble
@@ -26,22 +36,49 @@ from competition.train import train
 SCORERS = ("2.12.1", "2.15.1", "current")
 FAMILIES = ("resnet50", "resnet50_v2", "vgg16", "mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
             "efficientnet_v2_b0", "efficientnet_lite0", "convnext_tiny", "scratch")
+FORMATS = ("codabench", "kaggle-csv", "kaggle-kernel")  # beside codalab, in which every family is packed
 IMAGES, SIDE, REHEARSED = 64, 32, 8
 # two epochs of all layers, fast enough for answers that differ from image to image
 BRIEFLY = ("epochs=2", "rate=0.003", "batch_size=4", "image_size=0")
+HEADS = ("frozen_epochs=5", "frozen_rate=0.03", "image_size=0")  # random weights are not worth freezing
 
 
-def play(scorers=None, families=None, folder=".scorers/matrix"):
-    """Print and return a table scorers x families, DataFrame, of what became of each zip.
+@dataclass(frozen=True)
+class Case:
+    """A network that is packed in another way than a family's plain one."""
+
+    model: str
+    settings: tuple = BRIEFLY
+    weights: str = "none"
+    double: bool = False  # the first class against the rest, then the rest among themselves
+    options: dict = field(default_factory=dict)  # fields of the Ensemble that are other ones
+
+
+CASES = {  # by the name under which they may be asked for, and stand in the table
+    "heads": Case("efficientnet_lite0", HEADS, "imagenet"),
+    "hidden-layer": Case("efficientnet_lite0", (*HEADS, "head=8"), "imagenet"),
+    "double": Case("scratch", double=True),
+    "float16": Case("scratch", options={"half": True}),
+}
+COLUMNS = ("row", "scorer", "sha256", "MB", "result")
+
+
+def play(scorers=None, families=None, folder=".scorers/matrix", formats=None):
+    """Print and return a table of what became of each zip: DataFrame, a row a family, case or format, a column a scorer.
 
     scorers   "2.12.1,current": releases of TensorFlow, each in an environment that is built once (scorers.find_python),
               and the project's own Python; default: SCORERS
-    families  "vgg16,scratch": backbones; default: FAMILIES
-    folder    where they are trained; what was trained before is not trained again
+    families  "vgg16,scratch,heads": backbones and CASES; default: FAMILIES and all CASES
+    folder    where they are trained; what was trained before is not trained again, and a zip that a scorer ran before,
+              which results.csv there says, is not run again. The table is written there as well, as matrix.md
+    formats   "codabench,kaggle-csv": of FORMATS, made of the first family; default: all, "none": none
 
-    InputError where an environment cannot be built, and, after the table, where any zip fails.
+    InputError where an environment cannot be built, and, after the table, where anything fails.
     """
-    scorers, families = _split(scorers) or list(SCORERS), _split(families) or list(FAMILIES)
+    scorers, families = _split(scorers) or list(SCORERS), _split(families) or [*FAMILIES, *CASES]
+    formats = [] if formats == "none" else _split(formats) or list(FORMATS)
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise InputError(f"FORMATS={unknown[0]}: expected some of {', '.join(FORMATS)}, or none")
     pythons = {name: find_python(None if name == "current" else name if "=" in name or "/" in name
                                  else f"tensorflow=={name}") for name in scorers}
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -51,38 +88,147 @@ def play(scorers=None, families=None, folder=".scorers/matrix"):
         table = make_folds(Path("data") / "train", name="matrix", folds=2, size=SIDE)
         for family in families:
             with tempfile.TemporaryDirectory() as work:
-                zip_path, images, expected, entry = _pack(family, table, Path(work))
-                row = {"backbone": family, "MB": f"{zip_path.stat().st_size / 1e6:.1f}"}
-                for name, python in pythons.items():
-                    start = time.time()
-                    try:
-                        found = rehearse(zip_path, images, expected, entry, Conditions(python=python))
-                        row[name] = f"ok, {found['probabilities_differ']:.0e}, {found['load_seconds']:.1f} s to load"
-                    except RehearsalError as error:
-                        row[name] = "FAILS"
-                        broken.append(f"{family} with {name}: {error}")
-                    print(f"{family} with {name}: {row[name]} ({time.time() - start:.0f} s)", flush=True)
-            rows.append(row)
-    frame = pd.DataFrame(rows)
+                packed = _pack(family, table, Path(work))
+                rows.append(_try(family, packed, pythons, broken))
+        for format in formats if "current" in pythons else ():
+            with tempfile.TemporaryDirectory() as work:
+                rows.append(_try_format(format, families[0], table, Path(work), pythons["current"], broken))
+        frame = pd.DataFrame(rows).fillna("-")
+        lines = ["", *(f"| {' | '.join(map(str, row))} |" for row in (
+            frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)))]
+        files.write_text("matrix.md", "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
+                         + "\n".join(lines) + "\n")
     print(f"\nlabels as the toolkit's, the largest difference of a probability, seconds to load\n{text_table(frame)}")
+    print(f"\n{Path(folder) / 'matrix.md'}: the same")
     if broken:
         raise InputError("; ".join(broken))
     return frame
 
 
-def _pack(family, table, work):
-    """Train a family's model, pack it as CodaLab has it: the zip, images, expected probabilities, its Entry."""
-    from competition.formats.codalab import LAYOUT
+def _try(name, packed, pythons, broken, format="codalab"):
+    """A row of the table: what each scorer made of a packed zip; what failed is added to `broken`."""
+    zip_path, images, expected, entry = packed
+    row = {"network": name, "format": format, "MB": f"{zip_path.stat().st_size / 1e6:.1f}"}
+    for scorer, python in pythons.items():
+        def run():
+            found = rehearse(zip_path, images, expected, entry, Conditions(python=python))
+            return f"ok, {found['probabilities_differ']:.0e}, {found['load_seconds']:.1f} s to load"
 
-    train(family, "quick", table.name, "none", overrides=BRIEFLY)
-    ensemble = read_ensemble(table, f"{family}-quick")
+        row[scorer] = _once(f"{name} as {format}", scorer, zip_path, run, broken)
+    return row
+
+
+def _once(row, scorer, path, run, broken):
+    """What `run` says, or FAILS; a file that was fine before is not run again. Results are written as they are made."""
+    sha256, kept = sha256_file(path), Path("results.csv")
+    before = list(csv.DictReader(kept.read_text("utf-8").splitlines())) if kept.exists() else []
+    same = [line for line in before if (line["row"], line["scorer"], line["sha256"]) == (row, scorer, sha256)]
+    if same and same[-1]["result"].startswith("ok"):
+        print(f"{row} with {scorer}: {same[-1]['result']} (as before)", flush=True)
+        return same[-1]["result"]
+    start = time.time()
+    try:
+        result = run()
+    except (RehearsalError, InputError) as error:
+        result = "FAILS"
+        broken.append(f"{row} with {scorer}: {error}")
+    print(f"{row} with {scorer}: {result} ({time.time() - start:.0f} s)", flush=True)
+    line = dict(zip(COLUMNS, (row, scorer, sha256, f"{path.stat().st_size / 1e6:.1f}", result)))
+    files.write_bytes(kept, files.csv_bytes(pd.DataFrame([*before, line], columns=list(COLUMNS))))
+    return result
+
+
+def _train(family, table):
+    """The name of a family's or a Case's run, trained now or before."""
+    case = CASES.get(family, Case(family))
+    run = f"{family}-quick"
+    if case.double:
+        from competition.double import double
+
+        double(case.model, table.classes[0], "quick", table.name, case.weights, run, overrides=case.settings)
+    else:
+        train(case.model, "quick", table.name, case.weights, run, overrides=case.settings)
+    return run, case
+
+
+def _pack(family, table, work, layout=None):
+    """Train a family's or a Case's model and pack it: the zip, images, expected probabilities, its Entry."""
+    if layout is None:
+        from competition.formats.codalab import LAYOUT as layout
+    from competition.submission import average_halved
+
+    run, case = _train(family, table)
+    ensemble = dataclasses.replace(read_ensemble(table, run), **case.options)
     rows = choose_sample(table, REHEARSED)
     images = load_images(dataclasses.replace(table, frame=table.frame.iloc[rows]))
     expected, _ = average_by_hand(ensemble, table, images, rows)
-    build_package(ensemble, table, work / "package", LAYOUT.write_code)
+    if ensemble.half:
+        expected = average_halved(ensemble, table, images)
+    build_package(ensemble, table, work / "package", layout.write_code)
     check_package(work / "package", table.data)
     pack(work / "package", work / f"{family}.zip")
-    return work / f"{family}.zip", images, expected, LAYOUT.entry
+    return work / f"{family}.zip", images, expected, layout.entry
+
+
+# ------------------------------------------------------------------------------------------------- the other formats
+
+
+def _try_format(format, family, table, work, python, broken):
+    """A row of the table: what became of another format than CodaLab's, with the project's own Python."""
+    if format == "codabench":
+        from competition.formats.codabench import LAYOUT
+
+        return _try(family, _pack(family, table, work, LAYOUT), {"current": python}, broken, format)
+    run, _ = _train(family, table)
+    rows = choose_sample(table, REHEARSED)
+    expected, _ = average_by_hand(read_ensemble(table, run), table,
+                                  load_images(dataclasses.replace(table, frame=table.frame.iloc[rows])), rows)
+    test = work / "input" / "competition" / "test"
+    test.mkdir(parents=True)
+    reader = open_reader(table.data, table.root)
+    for number, row in enumerate(rows):  # their names are their order
+        image = table.images[row]
+        (test / f"{number:03}{Path(image).suffix}").write_bytes(reader.read(image))
+    path, write = (_csv if format == "kaggle-csv" else _kernel)(run, test, work)
+
+    def compare():
+        found = pd.read_csv(write())[table.classes].to_numpy()
+        difference = float(np.abs(found - expected).max())
+        if not difference <= TOLERANCE:
+            raise InputError(f"probabilities differ by up to {difference:.2g}")
+        return f"ok, {difference:.0e}"
+
+    result = _once(f"{family} as {format}", "current", path, compare, broken)
+    return {"network": family, "format": format, "MB": f"{path.stat().st_size / 1e6:.1f}", "current": result}
+
+
+def _csv(run, test, work):
+    from competition import formats
+
+    path = formats.make("kaggle-csv", "matrix", run, test=test, probabilities=True)
+    return path, lambda: path
+
+
+def _kernel(run, test, work):
+    """A kernel's payload, and a function that runs the kernel below `work` in place of /kaggle: its submission.csv."""
+    from competition import formats
+
+    folder = formats.make("kaggle-kernel", "matrix", run, kaggle_user="me", competition="some", probabilities=True)
+    payload = folder / "dataset" / "toolkit.zip"
+
+    def run_it():
+        place = work / "input" / "files"
+        place.mkdir()
+        shutil.copy(payload, place)
+        kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+        done = subprocess.run([sys.executable, folder.absolute() / "kernel.py"], cwd=work, capture_output=True, text=True,
+                              errors="replace", env=kept | {"KAGGLE_ROOT": str(work), "HOME": str(work),
+                                                            "CUDA_VISIBLE_DEVICES": "-1"})
+        if done.returncode:
+            raise InputError(f"the kernel fails: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        return work / "working" / "submission.csv"
+
+    return payload, run_it
 
 
 def _split(names):

@@ -31,6 +31,7 @@ from competition import fit as fitting
 from competition.blend import (
     calibrate_nested, combine, forecast_again, make_candidates, make_chooser, read_blend, sharpen,
 )
+from competition.canonical import normalise
 from competition.content import check_package
 from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
@@ -169,8 +170,10 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
     if not wanted or not fits:
         hint = "FIT=1 takes the best that fits" if fits else "nothing that was found fits, raise a limit"
         raise InputError(f"{files.SUBMISSIONS / table.name}.zip: not written, it takes {over}; {hint}")
-    for _ in range(fitting.ATTEMPTS):
-        choice = fits[0]
+    for attempt in range(fitting.ATTEMPTS):
+        smallest = fitting.find_smallest(choices, limits)
+        fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
+        choice = fits[0] if fits and attempt < fitting.ATTEMPTS - 1 else smallest
         found = prove(choice.ensemble, table, path, layout, conditions, count)
         over = limits.exceeded(_cost(found))
         if not over:
@@ -181,11 +184,11 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
                 forecast = forecast | shifted | {"fit": moved}
             return dataclasses.replace(choice.ensemble, forecast=forecast), found
         print(f"what was to fit takes {'; '.join(over)}; trying what is smaller", flush=True)
-        choices = fitting.refine(choices, choice, _cost(found))
-        fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
-        if not fits:
+        if choice is smallest:
             break
-    raise InputError(f"{files.SUBMISSIONS / table.name}.zip: not written, nothing that was tried fits: {'; '.join(over)}")
+        choices = fitting.refine(choices, choice, _cost(found))
+    raise InputError(f"{files.SUBMISSIONS / table.name}.zip: not written, the smallest that was found does not fit: "
+                     f"{'; '.join(over)}")
 
 
 def _hidden_n(ensemble, table):
@@ -359,19 +362,7 @@ def export(networks, views, size, path, temperature=1.0, half=False):
 
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures=serve)
-    _normalise(Path(path))
-
-
-def _normalise(folder):
-    """Make the SavedModel's files depend on nothing but what is in it, so that each process writes the same bytes.
-
-    `fingerprint.pb` holds a random number; nothing needs it. How a protobuf orders its maps is up to the process.
-    """
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    (folder / "fingerprint.pb").unlink(missing_ok=True)
-    file = folder / "saved_model.pb"
-    file.write_bytes(saved_model_pb2.SavedModel.FromString(file.read_bytes()).SerializeToString(deterministic=True))
+    normalise(Path(path))
 
 
 def _stored(values, half):
@@ -454,8 +445,9 @@ def average_halved(ensemble, table, images):
     """The ensemble's probabilities of images uint8 [n, h, w, 3] with weights that are rounded to float16, by Keras."""
     total = 0.0
     for network in build_networks(ensemble, table):
-        for weights in network.members:
-            network.model.set_weights([_stored(values, True).astype(values.dtype) for values in weights])
+        stacks = [_stored(np.stack(values), True).astype(values[0].dtype) for values in zip(*network.members)]
+        for weights in zip(*stacks):
+            network.model.set_weights(weights)
             seen = [predict(network.model, VIEWS[view](images)) for view in ensemble.views]
             total = total + np.mean(seen, axis=0, dtype=np.float64)
     return sharpen(total, ensemble.temperature)

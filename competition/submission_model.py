@@ -27,13 +27,13 @@ class model:
         """Probabilities, float32 tensor [n, classes].
 
         `X` is an array or tensor [n, height, width, 3] of any numeric type, raw RGB 0..255; a single image
-        [height, width, 3] is taken as n = 1. Images of another size than the network's are resized as in
+        [height, width, 3] is taken as n = 1, grey ones [n, height, width, 1] or [n, height, width] as RGB. Images of another size than the network's are resized as in
         training: bicubic, antialiased, rounded (on average 0.2 grey levels from what Pillow gives).
         """
         X = X if tf.is_tensor(X) else np.asarray(X)
-        if len(X.shape) == 3 and X.shape[2] == 3:
-            X = X[None]
-        if len(X.shape) != 4 or X.shape[3] != 3:
+        if len(X.shape) == 3:
+            X = X[None] if X.shape[2] in (1, 3) else X[..., None]
+        if len(X.shape) != 4 or X.shape[3] not in (1, 3):
             raise ValueError(f"X has the shape {tuple(X.shape)}, expected (n, height, width, 3)")
         n = X.shape[0]
         starts = range(0, max(n, 1), self.batch)
@@ -44,6 +44,7 @@ class model:
         """Up to `batch` images, then black ones: float32 [batch, height, width, 3] at the network's size."""
         images = images if tf.is_tensor(images) else images.astype(np.float32)
         images = tf.cast(images, tf.float32)
+        images = tf.repeat(images, 3 // images.shape[3], axis=3)
         images = tf.pad(images, [[0, self.batch - images.shape[0]], [0, 0], [0, 0], [0, 0]])
         if tuple(images.shape[1:3]) == self.size:
             return images

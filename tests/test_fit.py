@@ -107,6 +107,26 @@ def test_table_shows_what_fits(chosen, capsys):
     assert "0.0200 better than one, as measured" in out and "TEACHER=blend" in out
 
 
+def test_what_takes_training_is_offered_with_its_cost(chosen):
+    whole, table, cost, choices = chosen
+    (distilled,) = fit._commands(whole, table, cost, choices)
+    seconds = 5 + N * 0.14 * 0.05 / (5 * 0.01 + 0.02)  # that of `fine` alone
+    assert f", {seconds:.1f} s," in distilled and "its score is known when it is made" in distilled
+    part = fit._part(whole.members[0][0], whole, table, choices)
+    assert part.seconds == pytest.approx(seconds - 5) and part.bytes == pytest.approx(cost.bytes * 5 / 9.015)
+    twice = dataclasses.replace(whole, members=[whole.members[0]] * 2)
+    soup, _ = fit._commands(twice, table, cost, choices)
+    assert "make soup" in soup and f"{(cost.bytes - part.bytes) / 1e6:.1f} MB, {cost.seconds - part.seconds:.1f} s" in soup
+    assert all("known when" not in line for line in fit._commands(twice, table, cost, []))
+
+
+def test_the_smallest_is_the_farthest_below_the_limits(chosen):
+    *_, choices = chosen
+    smallest = fit.find_smallest(choices, Limits(seconds=1))
+    assert smallest.cost.seconds == min(choice.cost.seconds for choice in choices)
+    assert fit.find_smallest(choices, Limits(megabytes=1)).ensemble.half
+
+
 def test_estimates_learn_from_a_rehearsal(chosen):
     *_, choices = chosen
     first = choices[0]

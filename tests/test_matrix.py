@@ -8,24 +8,32 @@ pytest.importorskip("tensorflow")
 
 
 def test_one_column(workdir, monkeypatch, capsys):
-    """The project's own Python on two families; then the same once more with a zip that fails, nothing trained anew."""
-    frame = matrix.play("current", "scratch,mobilenet", "models")
-    assert frame["backbone"].tolist() == ["scratch", "mobilenet"] and frame["current"].str.startswith("ok, ").all()
-    assert (frame["MB"].astype(float) > 0).all() and not (workdir / "submissions").exists()
-    capsys.readouterr()
+    """The project's own Python; then the same once more with a zip that fails, nothing trained or run anew."""
+    frame = matrix.play("current", "scratch,hidden-layer", "models", "codabench,kaggle-csv")
+    assert frame["network"].tolist() == ["scratch", "hidden-layer", "scratch", "scratch"]
+    assert frame["format"].tolist() == ["codalab", "codalab", "codabench", "kaggle-csv"]
+    assert frame["current"].str.startswith("ok, ").all()
+    assert (frame["MB"].iloc[:3].astype(float) > 0).all() and not (workdir / "submissions").exists()
+    assert (workdir / "models" / "matrix.md").read_text().count("| ok, ") == 4
+    assert "as before" not in capsys.readouterr().out
 
     def fail(*_):
         raise RehearsalError("it opens a socket")
 
     monkeypatch.setattr(matrix, "rehearse", fail)
-    with pytest.raises(InputError, match="scratch with current: it opens a socket"):
-        matrix.play("current", "scratch", "models")
+    assert matrix.play("current", "scratch", "models", "none")["current"].str.startswith("ok, ").all()
     out = capsys.readouterr().out
-    assert "finished before, nothing to do" in out and "FAILS" in out
+    assert "finished before, nothing to do" in out and "as before" in out
+    (workdir / "models" / "results.csv").unlink()
+    with pytest.raises(InputError, match="scratch as codalab with current: it opens a socket"):
+        matrix.play("current", "scratch", "models", "none")
+    assert "FAILS" in capsys.readouterr().out
 
 
 def test_names(workdir):
     with pytest.raises(InputError, match="SCORER=tensorflow==0.0.0.0|expected releases"):
         matrix.play("a b", "scratch", "models")
+    with pytest.raises(InputError, match="FORMATS=zip: expected some of codabench"):
+        matrix.play("current", "scratch", "models", "zip")
     assert matrix._split(" a, b,") == ["a", "b"] and matrix._split(None) == []
     assert {"scratch", "convnext_tiny", "vgg16"} < set(matrix.FAMILIES) and matrix.SCORERS[-1] == "current"

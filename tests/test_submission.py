@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from competition import submission
+from competition import fit, submission
 from competition.blend import FORMAT, sharpen
 from competition.check import check
 from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
@@ -196,9 +197,17 @@ def test_any_numeric_type(scorer, images, dtype):
 def test_other_shapes(scorer, images):
     assert scorer.predict(images[3]).shape == (1,)
     assert np.array_equal(scorer.predict(images[3]), scorer.predict(images[3:4]))
-    for shape in ((2, 32, 32), (2, 32, 32, 4), (32, 32), (0,)):
+    for shape in ((2, 32, 32, 4), (32, 32), (0,)):
         with pytest.raises(ValueError, match="expected .n, height, width, 3"):
             scorer.predict(np.zeros(shape))
+
+
+def test_grey_images(scorer, images):
+    grey = images[:5, :, :, :1]
+    expected = scorer.predict_proba(grey.repeat(3, 3))
+    for given in (grey, grey[..., 0], tf.constant(grey)):
+        assert np.array_equal(scorer.predict_proba(given), expected)
+    assert scorer.predict(grey[0]).shape == (1,) and scorer.predict_proba(grey[:0]).shape == (0, 3)
 
 
 def test_other_sizes_are_resized_as_in_training(scorer, images):
@@ -272,23 +281,40 @@ def test_same_content_makes_the_same_zip(tmp_path):
 EXPORT = """
 import sys
 from pathlib import Path
-import keras, numpy as np
-from competition import submission
-image = keras.Input((6, 6, 3))
-model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
-weights = [np.ones(value.shape, np.float32) for value in model.get_weights()]
+import keras, numpy as np, tensorflow as tf
+from keras import layers
+from competition import content, submission
+
+def make(units):
+    image = keras.Input((6, 6, 3))
+    inner = keras.Sequential([layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization(), layers.ReLU()])
+    found = layers.Dense(units, "softmax")(layers.GlobalAveragePooling2D()(inner(image)))
+    return keras.Model(image, keras.ops.sum(keras.ops.stack([found, found], 1) * 0.5, axis=1))
+
+if sys.argv[3] == "later":  # a process that has done other things before
+    for _ in range(7):
+        make(5)(np.zeros((1, 6, 6, 3)))
+        tf.function(lambda x: x + 1)(tf.zeros(3))
+    keras.layers.Dense(2)(np.zeros((1, 2)))
+networks = [submission.Network(model := make(3), [[np.ones(value.shape, np.float32) for value in model.get_weights()]] * 2)
+            for _ in range(2)]
 folder = Path(sys.argv[1])
-submission.export([submission.Network(model, [weights] * 2)], ["identity", "hflip"], (6, 6), folder / "SubmissionModel")
-submission.check_package(folder)
+submission.export(networks, ["identity", "hflip"], (6, 6), folder / "SubmissionModel", half=True)
+content.check_package(folder)
 submission.pack(folder, sys.argv[2])
+images = np.random.RandomState(0).uniform(0, 1, (16, 6, 6, 3)).astype(np.float32)
+loaded = tf.saved_model.load(str(folder / "SubmissionModel"))
+assert loaded.serve(images).shape == (16, 3)
+assert np.allclose(list(loaded.signatures["serving_default"](tf.constant(images)).values())[0], loaded.serve(images))
 """
 
 
 def test_two_processes_make_the_same_zip(tmp_path):
-    started = [subprocess.Popen([sys.executable, "-c", EXPORT, str(tmp_path / f"{i}"), str(tmp_path / f"{i}.zip")],
+    """Whatever they did before: Keras numbers its layers, TensorFlow its functions."""
+    started = [subprocess.Popen([sys.executable, "-c", EXPORT, str(tmp_path / f"{i}"), str(tmp_path / f"{i}.zip"), when],
                                 env=os.environ | {"PYTHONHASHSEED": str(i + 1),
                                                   "PYTHONPATH": str(submission.Path(submission.__file__).parents[1])})
-               for i in range(2)]
+               for i, when in enumerate(("at once", "later"))]
     assert [process.wait() for process in started] == [0, 0]
     assert (tmp_path / "0.zip").read_bytes() == (tmp_path / "1.zip").read_bytes()
 
@@ -330,6 +356,49 @@ def test_limits_and_what_fits(copied, capsys, monkeypatch):
     assert "the whole takes" in out and "assumed" in out and len(rehearsed) == 5
     assert record["weights"] == "float16" and record["rehearsal"]["float16_differs"] > 0
     assert not np.array_equal(rehearsed[-1], rehearsed[-2]) and np.allclose(rehearsed[-1], rehearsed[-2], atol=0.2)
+
+
+def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
+    """Estimates that are far too low, each of another cut, so that refining them does not help."""
+    whole = submission.Ensemble("blend", [], ["identity"], None)
+    choices = [fit.Choice(dataclasses.replace(whole, source=str(n)), 0.9 - n / 100, fit.Cost(9e5 - n, 1, 1), ())
+               for n in range(20)]
+    monkeypatch.setattr(fit, "choose", lambda *_: choices)
+    monkeypatch.setattr(fit, "refine", lambda choices, choice, _: [other for other in choices if other is not choice])
+    monkeypatch.setattr(fit, "show", lambda *_: None)
+    tried = []
+
+    def prove(ensemble, *_):
+        tried.append(ensemble.source)
+        size = smallest if ensemble.source == "19" else 2e6
+        return {"bytes": size, "hidden_seconds": 1, "hidden_bytes": 1}
+
+    monkeypatch.setattr(submission, "prove", prove)
+    found = {"bytes": 9e6, "hidden_seconds": 1, "hidden_bytes": 1, "load_seconds": 1, "warm_seconds": 0}
+    given = whole, SimpleNamespace(name="toy"), None, None, None, 1, fit.Limits(megabytes=1), found, True
+    smallest = 1e5
+    assert submission._fit(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
+    smallest = 2e6
+    with pytest.raises(InputError, match="the smallest that was found does not fit: 2.0 MB"):
+        submission._fit(*given)
+
+
+def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
+    """One member's weight that float16 cannot hold keeps that of all in float32, in the zip and in what it is compared to."""
+    image = keras.Input((6, 6, 3))
+    model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
+    random = np.random.default_rng(0)
+    members = [[random.normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()] for _ in range(2)]
+    members[1][0][0] = 1e5
+    network = submission.Network(model, members)
+    images = random.uniform(0, 1, (submission.ROWS, 6, 6, 3)).astype(np.float32)
+    submission.export([network], ["identity"], (6, 6), tmp_path / "net", half=True)
+    monkeypatch.setattr(submission, "build_networks", lambda *_: [network])
+    ensemble = submission.Ensemble("blend", [], ["identity"], None, half=True)
+    expected = submission.average_halved(ensemble, None, images)
+    loaded = tf.saved_model.load(str(tmp_path / "net"))
+    found = loaded.serve(images).numpy()
+    np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected / expected.sum(1, keepdims=True), atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- the rehearsal

@@ -362,10 +362,11 @@ def print_forecast(found, classes):
     early = f"stopping early {-found['early_stop']:+.4f}"
     if missing := found.get("stop_not_measured"):
         early += f" (not measured, counted as 0: {', '.join(missing)})"
+    fit = f"; made to fit {found['fit']:+.4f} (the best of many, which flatters a little)" if "fit" in found else ""
     scenes = f"; other pictures of a scene in training {found['scenes']:+.4f}" * bool(sizes and random)
     print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
           f"nested OOF {found['nested']:.4f}; {gain}; {early}; "
-          f"stratified folds {-found['stratified']:+.4f}{scenes}")
+          f"stratified folds {-found['stratified']:+.4f}{scenes}{fit}")
     noise = {"hidden test": "hidden_noise", "OOF": "oof_noise", "gain": "gain_noise", "stopping early": "early_noise",
              "scenes": "scenes_noise", "folds beyond sampling": "fold_spread"}
     print("  noise (standard errors): " + ", ".join(f"{name} {errors[key]:.4f}" for name, key in noise.items()

@@ -41,6 +41,7 @@ from competition.forecast import check_hidden, forecast_blend, print_forecast
 from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images
+from competition.metrics import find_metric
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
 from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
 from competition.scorelog import log_submission
@@ -180,7 +181,9 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
             forecast = choice.ensemble.forecast
             if forecast:
                 moved = choice.expected - forecast["expected"]
-                shifted = {key: float(forecast[key] + moved) for key in ("expected", "low", "high")}
+                bounds = find_metric(table.metric)
+                shifted = {key: float(np.clip(forecast[key] + moved, bounds.low, bounds.high))
+                           for key in ("expected", "low", "high")}
                 forecast = forecast | shifted | {"fit": moved}
             return dataclasses.replace(choice.ensemble, forecast=forecast), found
         print(f"what was to fit takes {'; '.join(over)}; trying what is smaller", flush=True)

@@ -120,9 +120,14 @@ def deal(data, n):
 
 
 def run(data, n):
-    """Seconds an image of every stage and of the CPU; MB of memory before there was a fold table, and at its highest."""
-    _time_stages(_make_folds(data, WARM_UP, "warm")[0], "warm")  # what TensorFlow and the network take once
-    found = {"start": memory("VmRSS")}
+    """Seconds an image of every stage and of the CPU; MB of memory before there was a fold table, the network
+    of the measured run included, and at its highest.
+    """
+    few, after = _make_folds(data, WARM_UP, "warm")[0], []
+    for _ in range(2):  # what TensorFlow takes once; then what each network that is traced takes
+        _time_stages(few, "warm")
+        after.append(memory("VmRSS"))
+    found = {"start": after[1] + after[1] - after[0]}
     table = _make_folds(data, n)[0]
     rounds = [_time_stages(table, "round")]
     found["peak"] = memory("VmHWM")  # before further rounds, which trace anew, and of which large sets have none

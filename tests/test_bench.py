@@ -269,8 +269,8 @@ def test_scale_goes_the_way_of_train(data, workdir, monkeypatch):
     train_table = training.train_table
     monkeypatch.setattr(scale.training, "train_table", lambda *given: calls.append(given[1]) or train_table(*given))
     found = scale.run(data, 120)
-    assert [len(table.frame) for table in calls] == [64, 120, 120] and [table.name for table in calls][0] == "warm"
-    assert all(0 < found[stage] < 1 for stage in (*scale.STAGES, "CPU")) and 0 < found["start"] <= found["peak"]
+    assert [len(table.frame) for table in calls] == [64, 64, 120, 120] and [table.name for table in calls][0] == "warm"
+    assert all(0 < found[stage] < 1 for stage in (*scale.STAGES, "CPU")) and found["start"] > 0 < found["peak"]
     assert found["d"] == 256 and Path("runs/scale/round/fold_0/fold.json").exists()
 
 

@@ -392,7 +392,8 @@ def select_greedily(probs, labels, picks=PICKS, metric=METRICS["accuracy"]):
     scores best; then the run that helps most is added, again and again, until the bag holds `picks`. The best
     bag on the way counts, the smallest of equals. Ties in the score go by log-loss, then to the first run.
     """
-    count, score = len(probs), metric.objective().quality
+    count, objective = len(probs), metric.objective()
+    score = objective.quality
     order = sorted(range(count), key=lambda i: score(probs[i], labels), reverse=True)
     bag = np.zeros(probs.shape[1:])
     best = None
@@ -404,12 +405,11 @@ def select_greedily(probs, labels, picks=PICKS, metric=METRICS["accuracy"]):
     picked = best[1].copy()
     bag = np.tensordot(picked, probs, 1)
     for size in range(picked.sum() + 1, picks + 1):
-        qualities = [score((bag + run) / size, labels) for run in probs]
-        i = max(range(count), key=qualities.__getitem__)
+        i, quality = objective.pick([(bag + run) / size for run in probs], labels)
         bag += probs[i]
         picked[i] += 1
-        if qualities[i] > best[0]:
-            best = qualities[i], picked.copy()
+        if quality > best[0]:
+            best = quality, picked.copy()
     return best[1]
 
 

@@ -31,6 +31,14 @@ class Metric:
         """Greater is better: the score with its sign, ties by log-loss."""
         return self.sign * self.score(probs, labels), -log_loss(probs, labels)
 
+    def pick(self, candidates, labels):
+        """The place of the best of `candidates`, and its quality; the first of equals. Log-loss where scores tie alone."""
+        scores = [self.sign * self.score(probs, labels) for probs in candidates]
+        tied = [i for i, score in enumerate(scores) if score == max(scores)]
+        losses = [-log_loss(candidates[i], labels) for i in tied]
+        best = max(range(len(tied)), key=losses.__getitem__)
+        return tied[best], (scores[tied[best]], losses[best])
+
     def objective(self):
         """The metric that a search over weights can afford: itself, but log-loss in place of AUC."""
         return METRICS["log_loss"] if self.name == "auc" else self

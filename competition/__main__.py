@@ -351,7 +351,7 @@ def _parser():
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="replace a setting of competition/gan.py; may be repeated, or hold several with spaces between")
 
-    add = verb(rank, "rank backbones by the OOF accuracy of a head on their frozen features",
+    add = verb(rank, "rank backbones by the OOF score of a head on their frozen features",
                ["rank", "rank --weights weights/",
                 "rank --models efficientnet_lite0 --grid frozen_rate=3e-4,1e-3"])
     add("--name", **name)

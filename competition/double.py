@@ -30,6 +30,7 @@ from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
 from competition.heads import predict_heads
 from competition.images import load_images
+from competition.metrics import find_metric
 from competition.recipes import read_recipe
 from competition.views import VIEWS
 
@@ -105,7 +106,8 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
         check_synthetic(table, folds)  # refuses before a run is begun
     parts = [take_part(table, node) for node in tree.nodes]
     config = {"model": model, "weights": chosen.sha256, "recipe": asdict(settings), "classes": table.classes,
-              "size": list(table.size), "folds": table.k, "splits": _lists(tree.nodes)}
+              "size": list(table.size), "folds": table.k, "splits": _lists(tree.nodes),
+              **find_metric(table.metric).chooses(settings.patience)}
     with train.locked(folder):
         record = train._open_record(folder, table, config, settings)
         for number, part in enumerate(parts):
@@ -182,7 +184,8 @@ def read_splits(text, table):
 def take_part(table, node):
     """The part of a FoldTable that a node trains on: the images of its classes, its branches their labels.
 
-    Raises InputError where a fold holds out none of them, or leaves none of a branch to train on.
+    Branches are no grades: where the table is scored by quadratic_kappa, accuracy chooses the epochs of a part. Raises
+    InputError where a fold holds out none of them, or leaves none of a branch to train on.
     """
     branch_of = {name: label for label, branch in zip(name_branches(node, table.classes), node) for name in branch}
     rows = np.flatnonzero(table.frame["label"].isin(branch_of))
@@ -198,7 +201,8 @@ def take_part(table, node):
                              "would do (make folds FOLDS=)")
     classes = list(dict.fromkeys(branch_of.values()))
     hashes = {key: files.hash_json([getattr(table, key), node]) for key in ("hash", "data_hash")}
-    return replace(table, frame=frame, classes=classes, whole=table, rows=rows, **hashes)
+    metric = "accuracy" if table.metric == "quadratic_kappa" else table.metric
+    return replace(table, frame=frame, classes=classes, whole=table, rows=rows, metric=metric, **hashes)
 
 
 def name_branches(node, classes):

@@ -17,7 +17,7 @@ from competition.blend import gather_seeds, sharpen
 from competition.features import hash_images
 from competition.files import InputError, read_json, sha256_file, write_npz
 from competition.folds import assign_folds, whole_number
-from competition.metrics import METRICS, bootstrap, cluster_error, score_error
+from competition.metrics import METRICS, bootstrap, chosen_by, cluster_error, score_error
 
 FORMAT = 2  # of a forecast's dict
 LEVEL = 0.9
@@ -226,12 +226,12 @@ def train_apart(run_dir, table, views):
     if table.k < 3:
         return None
 
-    def train(settings, features, answer):
+    def train(settings, features, metric, answer):
         probs = np.zeros((table.k - 1, len(table.labels), len(table.classes)), np.float32)
         for fold in tqdm(range(table.k), desc=f"{run_dir.name}: what averaging gives", unit="fold", leave=False):
             kept = np.flatnonzero(table.fold != fold)
             inner = table.fold[kept] - (table.fold[kept] > fold)
-            each = _train_heads(settings, features, kept, table, inner)
+            each = _train_heads(settings, features, kept, table, inner, metric)
             asked = np.flatnonzero(table.fold == fold)
             probs[:, asked] = answer(each, asked)
         return probs
@@ -248,10 +248,10 @@ def train_loose(run_dir, table, views):
     """
     run_dir = Path(run_dir)
 
-    def train(settings, features, answer):
+    def train(settings, features, metric, answer):
         labels = table.frame["label"].to_numpy()
         fold = assign_folds(labels, np.array(table.images), table.k, table.seed)
-        each = _train_heads(settings, features, np.arange(len(labels)), table, fold)
+        each = _train_heads(settings, features, np.arange(len(labels)), table, fold, metric)
         probs = np.zeros((len(labels), len(table.classes)), np.float32)
         for number in range(table.k):
             asked = np.flatnonzero(fold == number)
@@ -262,9 +262,12 @@ def train_loose(run_dir, table, views):
 
 
 def _kept_heads(run_dir, table, views, what, train):
-    """train(settings, features, answer), of a run of plain heads on frozen features; else None. Kept as `what`-<run>.npz.
+    """train(settings, features, metric, answer), of a run of plain heads on frozen features; else None.
 
-    features  {view: float32 [n, d]}; answer(head, rows): the head's probabilities for these images, mean over `views`
+    features  {view: float32 [n, d]}; metric: the Metric by which the run chose its epochs; answer(head, rows): the
+              head's probabilities for these images, mean over `views`
+
+    Kept as `what`-<run>.npz.
     """
     settings, features = _plain_heads(run_dir, table)
     if settings is None:
@@ -279,7 +282,7 @@ def _kept_heads(run_dir, table, views, what, train):
     def answer(head, rows):
         return np.mean([heads.predict_heads(head, np.asarray(features[view][rows])) for view in views], axis=0)
 
-    probs = train(settings, features, answer)
+    probs = train(settings, features, chosen_by(read_json(run_dir / "run.json")["config"]), answer)
     write_npz(path, key=np.array(key), probs=probs)
     return probs
 
@@ -301,13 +304,13 @@ def _plain_heads(run_dir, table):
     return (settings, features) if features else (None, None)
 
 
-def _train_heads(settings, features, rows, table, fold):
+def _train_heads(settings, features, rows, table, fold, metric):
     """The heads of all of `fold` int [m] on images `rows` int [m]: a list of matrices [k, inputs + 1, outputs]."""
     folds = range(int(fold.max()) + 1)
     pool = [np.asarray(values[rows]) for values in features.values()]
     state = heads.start_heads(1, len(folds), pool[0].shape[1], len(table.classes), settings.head, settings.seed)
     while len(state.log) < settings.frozen_epochs and not state.stopped(settings.patience).all():
-        heads.train_epoch(state, [settings], pool, pool[0], table.labels[rows], fold, folds)
+        heads.train_epoch(state, [settings], pool, pool[0], table.labels[rows], fold, folds, metric=metric)
     return [layer.best[0] for layer in state.layers]
 
 
@@ -321,18 +324,23 @@ def stop_apart(run_dir, table):
     """The OOF [n, C] (no view but the identity) of epochs that were chosen on other folds.
 
     With `patience` a fold keeps the epoch that is best on the very images that are scored. Here each fold takes the
-    epoch at which the others' validation accuracy is best on average (a fold that stopped before that, its last one).
-    None where none was chosen, and where the epochs are not there: a soup and a double run have none of their own, and
-    a kernel takes none along.
+    epoch at which the others' validation score is best on average (a fold that stopped before that, its last one), in
+    the metric by which the run chose. None where none was chosen, and where the epochs are not there: a soup and a
+    double run have none of their own, and a kernel takes none along.
     """
     run_dir = Path(run_dir)
     histories = [run_dir / f"fold_{fold}" / "history.csv" for fold in range(table.k)]
     if not stops_early(run_dir) or not all(path.exists() for path in histories):
         return None
+    metric = chosen_by(read_json(run_dir / "run.json")["config"])
     probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
     for path in histories:
         history = pd.read_csv(path)
-        curves.append(history[history["phase"] == history["phase"].iloc[-1]].set_index("epoch")["val_accuracy"])
+        last = history[history["phase"] == history["phase"].iloc[-1]]
+        try:
+            curves.append(pd.Series(metric.sign * oof.epoch_scores(path.parent, last, table, metric), last["epoch"]))
+        except FileNotFoundError:
+            return None
     longest = max(map(len, curves))
     padded = np.stack([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves])
     for fold, curve in enumerate(curves):

@@ -14,6 +14,7 @@ import numpy as np
 from competition import oof
 from competition.arrays import Rows
 from competition.augment import draw_numbers, plan_copies
+from competition.metrics import METRICS
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # Adam: Kingma and Ba 2015, with Keras' epsilon
 SWEPT = ("frozen_rate", "frozen_weight_decay", "dropout", "label_smoothing", "class_weight")  # what a grid may vary
@@ -37,7 +38,7 @@ class Heads(Layer):
     """
 
     best_epoch: np.ndarray  # int64 [S, F], 1-based
-    best_score: np.ndarray  # float64 [S, F, 2]: its validation accuracy, and minus its validation loss
+    best_score: np.ndarray  # float64 [S, F, 2]: Metric.quality of its validation predictions
     log: np.ndarray  # float64 [epochs done, S, F, 4]: loss, accuracy, validation loss, validation accuracy
     hidden: tuple = ()  # Layers, from the features on
 
@@ -88,7 +89,8 @@ def read_heads(arrays):
     return Heads(*(arrays[f.name] for f in fields(Heads) if f.name != "hidden"), tuple(hidden))
 
 
-def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None, soft=None):
+def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None, soft=None,
+                metric=METRICS["accuracy"]):
     """Train every head for one more epoch, in place; the validation probabilities, for each fold float32 [S, n_f, C].
 
     heads     Heads of S settings x F folds
@@ -98,6 +100,7 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=Non
     labels    int [n]; fold_of: int [n], the fold in which an image is held out; folds: F numbers of folds to train
     copies    augment.Copies, with their features, to train on as well
     soft      float32 [n, C]: what to learn of an image in place of its label (train.Taught)
+    metric    metrics.Metric: whose validation score tells the best epoch, where the recipe has `patience`
 
     What is drawn follows from seed, fold and epoch alone. A head that has stopped goes on, but its best stays.
     """
@@ -145,7 +148,7 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=Non
             if inputs:
                 slope = slope @ np.swapaxes(layer.weights[..., :-1, :], -1, -2) * (found[..., :-1] > 0) / (1 - dropout)
             _adamw(layer, gradient, now, decay, done)
-    return _validate(heads, recipe.patience, sums / steps, plain, labels, fold_of, folds)
+    return _validate(heads, recipe.patience, sums / steps, plain, labels, fold_of, folds, metric)
 
 
 def predict_heads(head, features):
@@ -239,23 +242,23 @@ def _adamw(layer, gradient, rate, decay, done):
     layer.weights -= scale * layer.mean / (np.sqrt(layer.square) + np.float32(EPSILON))
 
 
-def _validate(heads, patience, means, plain, labels, fold_of, folds):
+def _validate(heads, patience, means, plain, labels, fold_of, folds, metric):
     """Score the heads on their validation images, note it, keep what is best; the probabilities."""
     going = ~heads.stopped(patience)
     held_out = [Rows(plain, np.flatnonzero(fold_of == fold)) for fold in folds]
     probabilities = [predict_heads([layer.weights[:, f] for layer in heads.layers], features)
                      for f, features in enumerate(held_out)]
-    row = np.empty((*going.shape, 4))
+    row, score = np.empty((*going.shape, 4)), np.empty((*going.shape, 2))
     row[..., :2] = np.moveaxis(means, 0, -1)
     for f, fold in enumerate(folds):
         truth = labels[fold_of == fold]
-        row[:, f, 2] = [oof.log_loss(probs, truth) for probs in probabilities[f]]
+        score[:, f] = [metric.quality(probs, truth) for probs in probabilities[f]]
+        row[:, f, 2] = -score[:, f, 1]
         row[:, f, 3] = [oof.accuracy(probs, truth) for probs in probabilities[f]]
     heads.log = np.append(heads.log, row[None], 0)
-    score = np.stack([row[..., 3], -row[..., 2]], -1)
     old = heads.best_score
     better = (score[..., 0] > old[..., 0]) | ((score[..., 0] == old[..., 0]) & (score[..., 1] > old[..., 1]))
-    kept = going & (better | (not patience))
+    kept = going & (better | (heads.best_epoch == 0) | (not patience))  # the first, whatever it is worth
     heads.best_score[kept], heads.best_epoch[kept] = score[kept], len(heads.log)
     for layer in heads.layers:
         layer.best[kept] = layer.weights[kept]

@@ -43,12 +43,40 @@ class Metric:
         """The metric that a search over weights can afford: itself, but log-loss in place of AUC."""
         return METRICS["log_loss"] if self.name == "auc" else self
 
+    @property
+    def besides(self):
+        """The columns that tables have of it besides accuracy: its name, none where that is accuracy itself."""
+        return [] if self.name == "accuracy" else [self.name]
+
+    def beside(self, probs, labels):
+        """{name: score} of these columns."""
+        return {name: self.score(probs, labels) for name in self.besides}
+
+    def chooses(self, patience):
+        """What the config of a run says of it, {} or {"metric": name}: where it chooses an epoch it is part of it."""
+        return {"metric": name for name in self.besides if patience}
+
+    def sort(self, frame):
+        """A DataFrame with its column and log_loss, the best row first, ties by log_loss; the index goes along."""
+        ascending = {self.name: self.sign < 0} | {"log_loss": True}
+        return frame.sort_values(list(ascending), ascending=list(ascending.values()), kind="stable")
+
 
 def find_metric(name):
     """The Metric of that name; InputError for an unknown one."""
     if name not in METRICS:
         raise InputError(f"METRIC={name}: expected one of {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def chosen_by(config):
+    """The Metric by which the run of this config, a dict or None, chose its epochs; InputError for an unknown one."""
+    return find_metric((config or {}).get("metric", "accuracy"))
+
+
+def say_scores(scores):
+    """{name: score} as text behind other figures; nothing for none."""
+    return "".join(f", {name} {score:.4f}" for name, score in scores.items())
 
 
 def cluster_error(values, groups):
@@ -166,9 +194,11 @@ def _kappa(matrix):
 
 
 def _auc(probs, labels):
-    """Mean over the classes of the area under the curve of one class against the rest."""
+    """Mean over the classes of the area under the curve of one class against the rest; NaN where training diverged."""
     from sklearn.metrics import roc_auc_score
 
+    if not np.isfinite(probs).all():
+        return float("nan")
     there = [c for c in range(probs.shape[1]) if 0 < (labels == c).sum() < len(labels)]
     return float(np.mean([roc_auc_score(labels == c, probs[:, c]) for c in there])) if there else 0.5
 

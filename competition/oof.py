@@ -148,6 +148,25 @@ def check_hashes(path, table, record, classes=None):
             raise InputError(f"{path}: made on {what} (hash {found}), expected {table.name}'s ({expected})")
 
 
+def epoch_scores(fold_dir, history, table, metric, known=None):
+    """The score by `metric` (metrics.Metric) on the validation images after each epoch: float64 [epochs].
+
+    history   rows of the fold's history.csv, a DataFrame; where the accuracy is asked for, it is the one there
+    known     {path: score} of epochs that were scored before; grows
+
+    FileNotFoundError where the predictions of an epoch are gone, KeyError where they are of other images.
+    """
+    if not metric.besides:
+        return history["val_accuracy"].to_numpy()
+    known, label_of = {} if known is None else known, dict(zip(table.images, table.labels))
+    paths = [Path(fold_dir) / "epochs" / f"{epoch:03d}.npz" for epoch in history.get("epoch", [])]
+    for path in paths:
+        if path not in known:
+            with np.load(path) as saved:
+                known[path] = metric.score(saved["probs"], np.array([label_of[i] for i in saved["image"].tolist()]))
+    return np.array([known[path] for path in paths])
+
+
 def accuracy(probs, labels):
     """Share of images whose most probable class, the first of equals, is right; probs [n, C], labels int."""
     return float(np.mean(probs.argmax(1) == labels))

@@ -1,4 +1,4 @@
-"""Rank backbones, and settings of their heads, by the OOF accuracy of a head on their frozen features.
+"""Rank backbones, and settings of their heads, by the OOF score of a head on their frozen features.
 
 A first answer in minutes to which backbones are worth fine-tuning: each sees every image once a view, and the heads of
 all folds and settings train as one program. The features are those that `make train RECIPE=quick` takes as well.
@@ -22,6 +22,7 @@ from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, warn_of_others
+from competition.metrics import find_metric
 from competition.recipes import read_recipe, split_values
 from competition.train import copies_features, fit_classes, fit_to_shape, frozen_features, start_keras
 
@@ -30,7 +31,7 @@ TIMED = 5  # batches, of which the median counts
 
 
 def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None):
-    """Print the backbones by OOF accuracy, write that table as `runs/<name>/rank.csv` and `.json`, return it.
+    """Print the backbones by OOF score, write that table as `runs/<name>/rank.csv` and `.json`, return it.
 
     models   "a,b,c"; default: every pretrained backbone whose weights are on this machine, nothing is downloaded
     recipe   its frozen phase is what is measured; its phase in which everything trains is left out
@@ -39,11 +40,12 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
              bars part values that are lists themselves: "class_weight=balanced|A:3,B:2"
     memory   "4G", as for `train`
 
-    A row for each backbone and setting: accuracy and log-loss of the OOF of the images as they are, size of the
-    backbone's weights in MB, ms the backbone takes for an image (a batch of 64, once it is warm), and seconds: what the
-    features of all images, views and copies take at that rate, whether they were kept from before or not, and what
-    training the heads of all settings took here. Raises InputError for whatever cannot be used; a backbone that is chosen by default
-    and cannot take these images is left out with a warning.
+    A row for each backbone and setting, the best first by the table's metric: accuracy, the metric where that is
+    another, and log-loss of the OOF of the images as they are, size of the backbone's weights in MB, ms the backbone
+    takes for an image (a batch of 64, once it is warm), and seconds: what the features of all images, views and copies
+    take at that rate, whether they were kept from before or not, and what training the heads of all settings took here.
+    Raises InputError for whatever cannot be used; a backbone that is chosen by default and cannot take these images is
+    left out with a warning.
     """
     memory = read_memory(memory)
     table = read_folds(name)
@@ -65,7 +67,8 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
                 files.warn(f"{model} is left out: {error}")
     if not rows:
         raise InputError(f"WEIGHTS={weights}: no backbone that takes images of {table.size[0]}x{table.size[1]}")
-    frame = pd.DataFrame(rows).sort_values(["accuracy", "log_loss"], ascending=[False, True], ignore_index=True)
+    metric = find_metric(table.metric)
+    frame = metric.sort(pd.DataFrame(rows)).reset_index(drop=True)
     path = files.RUNS / table.name / RANK_FILE
     files.write_bytes(path, files.csv_bytes(frame))
     files.write_json(path.with_suffix(".json"), {
@@ -75,7 +78,8 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     })
     print("\n" + oof.text_table(frame))
     noise = 100 * np.sqrt(frame["accuracy"][0] * (1 - frame["accuracy"][0]) / len(table.labels))
-    print(f"\n{path}: OOF accuracy of frozen backbones, standard error {noise:.1f} points; the best of many flatters")
+    error = f"standard error {'of accuracy ' * len(metric.besides)}{noise:.1f} points"
+    print(f"\n{path}: OOF {metric.name} of frozen backbones, {error}; the best of many flatters")
     return frame
 
 
@@ -120,7 +124,8 @@ def _measure(table, images, model, found, settings, memory):
     megabytes = backbone.count_params() * 4 / 1e6
     return [
         {"backbone": model, **{key: getattr(setting, key) for key in _varied(settings)},
-         "accuracy": oof.accuracy(probs, table.labels), "log_loss": oof.log_loss(probs, table.labels),
+         "accuracy": oof.accuracy(probs, table.labels),
+         **find_metric(table.metric).beside(probs, table.labels), "log_loss": oof.log_loss(probs, table.labels),
          "weights_mb": megabytes, "ms_an_image": 1000 * cost, "seconds": seconds}
         for setting, probs in zip(settings, probabilities)
     ]
@@ -159,10 +164,11 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
 
 def train_heads(table, settings, plain, pool, copies, folds):
     """The trained heads.Heads of S settings for these folds; plain, pool and copies as for heads.train_epoch."""
-    recipe = settings[0]
+    recipe, metric = settings[0], find_metric(table.metric)
     state = heads.start_heads(len(settings), len(folds), plain.shape[-1], len(table.classes), recipe.head, recipe.seed)
     while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
-        heads.train_epoch(state, settings, pool, plain, table.labels, table.fold, folds, copies)
+        heads.train_epoch(state, settings, pool, plain, table.labels, table.fold, folds, copies,
+                          metric=metric)
     return state
 
 

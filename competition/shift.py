@@ -24,6 +24,7 @@ from competition.folds import FoldTable, default_name, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import check, in_threads, load_images, open_unlabelled, shorten
 from competition.look import KINDS, Measures, draw_rows, draw_spread, measure
+from competition.metrics import METRICS, find_metric
 from competition.oof import all_runs, text_table
 from competition.recipes import read_recipe
 from competition.sanity import shrunk
@@ -63,9 +64,9 @@ class Told:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy as it is and weighted, each with its standard error, their difference, and how many images that is."""
+    """A score as it is and weighted, each with its standard error, their difference, and how many images that is."""
 
-    accuracy: float
+    plain: float
     error: float
     weighted: float
     weighted_error: float
@@ -78,7 +79,7 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     """Compare the images of `test`, a folder or zip, with the training images; write `runs/<name>/shift/<test>/`.
 
     model, weights   the frozen backbone, as for `train`; "baseline" compares pixels and needs no weights
-    runs             "a,b,c": whose OOF accuracy is weighted, as of `audit`; where no run is finished, nobody's
+    runs             "a,b,c": whose OOF score is weighted, as of `audit`; where no run is finished, nobody's
     memory           "4G", as for `train`
 
     Writes shift.html, shift.csv (a row an image: set, image, width, height, Measures, log-odds, weight, which training
@@ -108,19 +109,20 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     }
     differences = compare(statistics, is_test)
     weight = weigh(told["features"].logits, is_test)
-    right = scored and (scored.probs.argmax(1) == table.labels).astype(float)
-    score = weigh_score(right, weight) if scored else None
+    metric = weighted_metric(table)
+    score = weigh_score(metric.each(scored.probs, table.labels), weight) if scored else None
     verdict = say_verdict(told, differences)
 
     record = {
         "format": SHIFT_FORMAT, "verdict": verdict, "test": unknown.data, "images": [len(part) for part in images],
         "told": {key: {"auc": one.auc, "interval": list(one.interval), "verdict": one.word}
                  for key, one in told.items()},
-        "score": score and asdict(score), "predictions": scored and scored.name, "oof": scored and scored.hashes,
+        "score": score and {metric.name if key == "plain" else key: value for key, value in asdict(score).items()},
+        "predictions": scored and scored.name, "oof": scored and scored.hashes,
         "copies": {image: table.images[row] for image, row in zip(unknown.images, copies) if row >= 0},
         "test_data": unknown.data_hash, "table": table.hash, "data": table.data_hash, "classes": table.classes,
         "model": model, "weights": found.sha256, "versions": files.versions(),
-    }
+    } | {"metric": name for name in find_metric(table.metric).besides}
     _print(table, unknown, told, differences, score, scored, record)
     if is_written(folder, "shift", record):
         print(f"{folder / 'shift.html'}: made of these images already, nothing to do")
@@ -257,8 +259,14 @@ def weigh(logits, is_test):
     return np.clip(weight / weight.mean(), 1 / CLIP, CLIP)
 
 
+def weighted_metric(table):
+    """The table's Metric where it is the mean of a figure an image, which weights can move; else accuracy."""
+    metric = find_metric(table.metric)
+    return metric if metric.each else METRICS["accuracy"]
+
+
 def weigh_score(right, weight):
-    """The Score of images that are `right`, float [n] of 0 and 1, with the `weight`s [n] of the test's kind.
+    """The Score of a figure an image, float [n] (of accuracy 0 and 1), with the `weight`s [n] of the test's kind.
 
     Errors are those of a ratio of sums, linearised (Owen 2013, "Monte Carlo theory, methods and examples", 9.2).
     """
@@ -318,13 +326,16 @@ def _features(table, unknown, images, model, found, memory):
     return np.concatenate([part[:] for part in features])
 
 
-def _sentences(score, scored_name, record):
+def _sentences(score, scored_name, record, table):
+    name = weighted_metric(table).name
     if score:
-        yield (f"accuracy of {scored_name}: {score.accuracy:.4f} +- {score.error:.4f}; weighted towards the test "
+        yield (f"{name} of {scored_name}: {score.plain:.4f} +- {score.error:.4f}; weighted towards the test "
                f"{score.weighted:.4f} +- {score.weighted_error:.4f}, a change of {score.change:+.4f} +- "
                f"{score.change_error:.4f}; effective sample size {score.effective:.0f} of {record['images'][0]}")
         if score.effective < record["images"][0] / 10:
-            yield "the test lies where hardly any training images are: the weighted accuracy says little"
+            yield f"the test lies where hardly any training images are: the weighted {name} says little"
+        if name != table.metric:
+            yield f"{table.metric} is no mean of a figure an image, so that the accuracy is weighted in its place"
     else:
         yield "no finished run, hence no score to weight"
     if copies := record["copies"]:
@@ -341,14 +352,14 @@ def _print(table, unknown, told, differences, score, scored, record):
     print(f"{table.name}: {len(table.frame)} training images, {len(unknown.frame)} test images of {unknown.data}\n")
     print(text_table(_told_table(told), 3), end="\n\n")
     print(text_table(differences.head(8), 3), end="\n\n")
-    for line in (record["verdict"], *_sentences(score, scored and scored.name, record)):
+    for line in (record["verdict"], *_sentences(score, scored and scored.name, record, table)):
         print(line)
 
 
 def _parts(table, unknown, frame, told, differences, score, record):
     n, logits = len(table.frame), told["features"].logits
     yield record["verdict"]
-    yield from _sentences(score, record["predictions"], record)
+    yield from _sentences(score, record["predictions"], record, table)
     yield page.table(_told_table(told).to_dict("records"), 3)
     yield page.table(differences.to_dict("records"), 3)
     order = np.argsort(-logits[n:], kind="stable")

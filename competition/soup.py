@@ -15,12 +15,14 @@ import numpy as np
 
 from competition import files, oof
 from competition.arrays import Rows, read_memory
-from competition.blend import _choose_runs
+from competition.blend import _choose_runs, group_ids
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import read_folds
+from competition.forecast import score_gain
 from competition.heads import softmax
 from competition.images import load_images
+from competition.metrics import find_metric
 from competition.train import (
     MODEL_FILE, Progress, _finish, _fold_dir, _is_done, _is_whole, _open_record, _report, _run_name, _save_fold,
     build_logits, locked, read_run, start_keras,
@@ -108,12 +110,21 @@ def average(weights):
 def _judge(folder, table, members):
     """A line that says whether the soup holds: no more than a standard error behind the best of its members."""
     found = {path.name: oof.read_oof(path, table).probs[0] for path in (folder, *(member.dir for member in members))}
-    right = {run: probs.argmax(1) == table.labels for run, probs in found.items()}
-    best = max(members, key=lambda member: right[member.name].mean()).name
-    differences = right[best].astype(float) - right[folder.name]  # on the same images, as in blend.compare
-    behind, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
-    blended = oof.accuracy(np.mean([found[member.name] for member in members], axis=0), table.labels)
+    metric = find_metric(table.metric)
+    score = {run: metric.score(probs, table.labels) for run, probs in found.items()}
+    best = max(members, key=lambda member: metric.sign * score[member.name]).name
+    behind, error = _behind(metric, found[folder.name], found[best], table)
+    blended = metric.score(np.mean([found[member.name] for member in members], axis=0), table.labels)
     verdict = "holds" if behind <= error else "does not hold: the weights are too far apart, blend these runs instead"
-    return (f"soup of {', '.join(member.name for member in members)}: OOF accuracy {right[folder.name].mean():.4f}, "
-            f"{-behind:+.4f} +- {error:.4f} to the best of them ({best}, {right[best].mean():.4f}); their mean "
+    return (f"soup of {', '.join(member.name for member in members)}: OOF {metric.name} {score[folder.name]:.4f}, "
+            f"{-metric.sign * behind:+.4f} +- {error:.4f} to the best of them ({best}, {score[best]:.4f}); their mean "
             f"prediction, at {len(members)} times the cost, {blended:.4f}. It {verdict}")
+
+
+def _behind(metric, probs, best, table):
+    """By how much the score of `probs` [n, C] is worse than that of `best`, on the same images; its standard error."""
+    if metric.each:
+        differences = metric.sign * (metric.each(best, table.labels) - metric.each(probs, table.labels))
+        return differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
+    gain, error = score_gain(metric, best, probs, table.labels, group_ids(table))
+    return metric.sign * gain, error

@@ -31,7 +31,7 @@ from competition.double import quote_name
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.hyperresnet import FAMILY
-from competition.metrics import find_metric
+from competition.metrics import METRICS, find_metric, say_scores
 from competition.recipes import Recipe
 from competition.sample import write_sample
 from competition.train import BROKEN, locked
@@ -336,7 +336,8 @@ def _climb(plan):
             result.seconds = seconds.setdefault(run, round(taken, 1)) if rung.how in RUNS else round(taken, 1)
         frame = _write(plan, seconds)
         row = frame.iloc[-1]
-        outcome = f"accuracy {row['accuracy']:.4f}, {row['seconds']:.0f} s" if result.views else result.reason
+        scores = say_scores({name: row[name] for name in find_metric(plan.table.metric).besides})
+        outcome = f"accuracy {row['accuracy']:.4f}{scores}, {row['seconds']:.0f} s" if result.views else result.reason
         print(f"[{number}/{len(plan.rungs)}] {rung.name}: {result.state}, {outcome}\n  {result.command}", flush=True)
     print(f"\n{_describe(plan)}\n\n{oof.text_table(_show(frame))}\n\n{_explain(plan, frame)}\n"
           f"{plan.folder}/study.md: the same with the command of each rung")
@@ -359,7 +360,7 @@ def _tune(plan, rung, result):
     _call(plan, result, "tune", options)
     trials = pd.read_csv(files.RUNS / plan.table.name / "tune" / plan.run(rung) / "trials.csv")
     result.where = "the best of its trials"
-    done = trials[trials["state"] == "done"].sort_values(["accuracy", "log_loss"], ascending=[False, True])
+    done = find_metric(plan.table.metric).sort(trials[trials["state"] == "done"])
     return read_held_out(files.RUNS / plan.table.name / done["run"].iloc[0], plan.table)
 
 
@@ -583,9 +584,10 @@ def compare(right, reference):
 
 def score(plan, result):
     """The row of a rung, a dict; empty figures are NaN."""
-    table, rung = plan.table, result.rung
+    table, rung, metric = plan.table, result.rung, find_metric(plan.table.metric)
     row = {"rung": rung.name, "state": result.state, "accuracy": math.nan, "low": math.nan, "high": math.nan,
-           "reference": rung.reference, "difference": math.nan, "p": math.nan, "rarest": math.nan, "images": 0,
+           **dict.fromkeys(metric.besides, math.nan), "reference": rung.reference, "difference": math.nan,
+           "p": math.nan, "rarest": math.nan, "images": 0,
            "seconds": result.seconds, "report": rung.report, "command": result.command, "where": result.where,
            "reason": result.reason}
     if not result.views:
@@ -594,6 +596,7 @@ def score(plan, result):
     rare = known & (table.labels == table.classes.index(rarest(table)))
     row["accuracy"], row["images"] = float(right[known].mean()), int(known.sum())
     row["low"], row["high"] = interval(right[known])
+    row |= metric.beside(result.probs[known], table.labels[known])
     row["rarest"] = float(right[rare].mean()) if rare.any() else math.nan
     reference = plan.results.get(rung.reference)
     if reference and reference.views and (both := known & _known(reference.probs)).any():
@@ -614,6 +617,8 @@ def _show(frame):
                      for good, value, state in zip(done, frame["accuracy"], frame["state"])],
         f"{CONFIDENCE:.0%}": [text("{:.3f}-{:.3f}".format(low, high), high)
                               for low, high in zip(frame["low"], frame["high"])],
+        **{name: frame[name].map(partial(text, "{:.3f}")) for metric in METRICS.values() for name in metric.besides
+           if name in frame},
         "beside": frame["reference"],
         "difference": frame["difference"].map(partial(text, "{:+.3f}")),
         "p": [("<0.001" if p < 0.001 else f"{p:.3f}") if p == p else "" for p in frame["p"]],
@@ -628,7 +633,9 @@ def _show(frame):
 def _describe(plan):
     table = plan.table
     return (f"{table.name}: {len(table.labels)} images in {len(table.classes)} classes, {table.k} folds; "
-            f"BACKBONE={plan.backbone}, budget {plan.budget}; rarest class {rarest(table)}")
+            f"BACKBONE={plan.backbone}, budget {plan.budget}; rarest class {rarest(table)}"
+            + "".join(f"; scored by {name}, beside which interval, difference and p are of accuracy"
+                      for name in find_metric(table.metric).besides))
 
 
 def _explain(plan, frame):

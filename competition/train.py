@@ -33,6 +33,7 @@ from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
 from competition.images import IMAGES, IMAGES_FORMAT, load_images, warn_of_others
+from competition.metrics import find_metric, say_scores
 from competition.recipes import MIXTURES, Recipe, read_recipe
 from competition.views import VIEWS, usable_views
 
@@ -129,7 +130,7 @@ def train_table(folder, table, settings, model, weights, folds, memory, after_ep
         "classes": table.classes,
         "size": list(table.size),
         "folds": table.k,
-    }
+    } | find_metric(table.metric).chooses(settings.patience)
     if settings.synthetic:
         from competition.gan import check_synthetic  # which imports this module
 
@@ -490,7 +491,7 @@ class Progress:
 
     epoch: int = 0  # finished epochs of the second phase
     best_epoch: int = 0  # of that phase, 1-based
-    best_score: tuple = (-1.0, 0.0)  # validation accuracy, then minus the validation loss
+    best_score: tuple = (-1.0, 0.0)  # Metric.quality of its validation predictions
     history: tuple = ()  # a dict an epoch, over all phases
 
 
@@ -717,11 +718,11 @@ def _train_heads(folder, table, settings, plain, pool, copies, folds, bar, soft=
 
 def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, copies, bar, soft):
     """Train the heads of these folds together, from their state on."""
-    images = np.array(table.images)
+    images, metric = np.array(table.images), find_metric(table.metric)
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
         probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds, copies,
-                                          soft)
+                                          soft, metric)
         for f, fold in enumerate(folds):
             if not stopped[f]:
                 _write_epoch(_fold_dir(folder, fold), len(state.log), images[table.fold == fold], probabilities[f][0])
@@ -730,7 +731,7 @@ def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool,
         for f, fold in enumerate(folds):
             _write_history(_fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
         bar.set_postfix_str(f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
-                            f"val {state.best_score[0, :, 0].mean():.3f}", refresh=False)
+                            f"val {metric.sign * state.best_score[0, :, 0].mean():.3f}", refresh=False)
         bar.update(0 if settings.epochs else len(folds))
     for f, fold in enumerate(folds):
         history = _heads_history(state, seconds, f, settings)
@@ -839,7 +840,7 @@ def _draw_on_device(settings, policy, images):
 def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoch):
     """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress."""
     held_out = table.fold == fold
-    labels, names = table.labels[held_out], np.array(table.images)[held_out]
+    labels, names, metric = table.labels[held_out], np.array(table.images)[held_out], find_metric(table.metric)
     validation = Rows(images, np.flatnonzero(held_out))
     steps = _steps(table, fold, settings)
     progress, variables, best = _read_state(directory) or (Progress(), phase.start, [])
@@ -853,20 +854,21 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
 
         def tick(share, loss, accuracy):
             bar.update(min(share, bar.total - bar.n))  # sums of shares may come to a little more than 1
-            bar.set_postfix_str(f"fold {fold} loss {loss:.3f} acc {accuracy:.3f} "
-                                f"val {max(progress.best_score[0], 0):.3f}", refresh=False)
+            reached = metric.sign * progress.best_score[0] if progress.best_epoch else 0
+            bar.set_postfix_str(f"fold {fold} loss {loss:.3f} acc {accuracy:.3f} val {reached:.3f}", refresh=False)
 
         before = time.time()
         loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)
         going = phase.average()
         probabilities = _probabilities(phase.model, validation)
-        scores = oof.accuracy(probabilities, labels), oof.log_loss(probabilities, labels)
+        quality = metric.quality(probabilities, labels)
         progress.epoch += 1
-        if not settings.patience or (scores[0], -scores[1]) > tuple(progress.best_score):
-            progress.best_epoch, progress.best_score = progress.epoch, (scores[0], -scores[1])
+        if not settings.patience or not progress.best_epoch or quality > tuple(progress.best_score):
+            progress.best_epoch, progress.best_score = progress.epoch, quality
             best = phase.read_model() if settings.patience else []
         phase.write(going)
-        row = _history_row(len(progress.history) + 1, "full", loss, accuracy, *scores[::-1], time.time() - before)
+        row = _history_row(len(progress.history) + 1, "full", loss, accuracy, -quality[1],
+                           oof.accuracy(probabilities, labels), time.time() - before)
         progress.history = (*progress.history, row)
         _write_epoch(directory, row["epoch"], names, probabilities)
         _write_state(directory, progress, phase.read(), best)
@@ -953,13 +955,17 @@ def _finish(folder, table, settings, record):
             for view, values in zip(saved["views"], saved["probs"]):
                 probs[str(view)][table.fold == fold] = values
     record = record | {"finished": True, "accuracy": oof.accuracy(probs["identity"], table.labels)}
+    for name, score in find_metric(table.metric).beside(probs["identity"], table.labels).items():
+        record |= {"metric": name, "score": score}
     oof.write_oof(folder, table, probs)
     files.write_json(folder / "run.json", record)
 
 
 def _report(folder, table, done):
     """Print a table of the folds that are done, and of a finished run the accuracy a class and the confusion matrix."""
-    rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json") for fold in done]
+    metric = find_metric(table.metric)
+    rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json")
+            | metric.beside(_read_fold(folder, fold), table.labels[table.fold == fold]) for fold in done]
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
     by_class = pd.DataFrame(_class_accuracies(folder, table, done), columns=["fold", *table.classes])
@@ -969,22 +975,26 @@ def _report(folder, table, done):
         print(f"folds still to train before there is an OOF: {', '.join(missing)}")
         return
     probabilities = oof.read_oof(folder, table).probs[0]
-    predicted = probabilities.argmax(1)
+    predicted, scored = probabilities.argmax(1), say_scores(metric.beside(probabilities, table.labels))
     confusion = oof.confusion(probabilities, table.labels)
     matrix = pd.DataFrame(confusion, index=table.classes, columns=table.classes)
     matrix.insert(0, "accuracy", oof.per_class_accuracy(probabilities, table.labels), allow_duplicates=True)
     matrix.index.name = "true \\ predicted"
     print("\n" + matrix.to_string(float_format="{:.3f}".format))
     print(f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
-          f"{oof.log_loss(probabilities, table.labels):.4f}, {frame['seconds'].sum():.0f} s of epochs")
+          f"{oof.log_loss(probabilities, table.labels):.4f}{scored}, {frame['seconds'].sum():.0f} s of epochs")
 
 
 def _class_accuracies(folder, table, done):
     """A row for each finished fold: the accuracy of each class among the images that it held out."""
     for fold in done:
-        with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
-            accuracies = oof.per_class_accuracy(saved["probs"][0], table.labels[table.fold == fold])
-        yield fold, *accuracies
+        yield fold, *oof.per_class_accuracy(_read_fold(folder, fold), table.labels[table.fold == fold])
+
+
+def _read_fold(folder, fold):
+    """What a finished fold predicts of the images that it held out, as they are: float32 [n_f, C]."""
+    with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
+        return saved["probs"][0]
 
 
 # ------------------------------------------------------------------------------------------------------ small helpers

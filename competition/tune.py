@@ -6,7 +6,8 @@ tried lies in one file of our own beside the runs, from which each proposal is m
 on with the trial that it was at, and proposes what it would have proposed. Of settings of a frozen backbone's head all
 combinations are trained at once, as `make rank` does, and the best becomes a run.
 
-The best of many flatters. By how much is estimated as in Tsamardinos, Greasidou and Borboudakis 2018 (Machine Learning
+The best is that of the table's metric, which prunes as well. The best of many flatters. By how much is estimated, where
+the metric is the mean of a figure an image, as in Tsamardinos, Greasidou and Borboudakis 2018 (Machine Learning
 107, "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation"), which takes no training
 and, unlike a correction by folds (Tibshirani and Tibshirani 2009), works with a single fold as well.
 """
@@ -20,6 +21,7 @@ import re
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from competition.backbones import pretrained, resolve_weights
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.images import load_images
+from competition.metrics import find_metric, say_scores
 from competition.rank import train_grid
 from competition.recipes import Recipe, read_recipe, split_values
 from competition.train import TUNE, fit_classes, fit_to_shape, fold_numbers, locked, start_keras, train
@@ -72,10 +75,19 @@ class Trial:
     number: int
     params: dict
     state: str = "running"  # then "done", "pruned", or "failed", which the next command tries again
-    steps: list = field(default_factory=list)  # of each epoch its number over all folds, and the accuracy so far
+    steps: list = field(default_factory=list)  # of each epoch its number over all folds, and the score so far
     accuracy: float | None = None
     log_loss: float | None = None
     seconds: float = 0.0
+    score: float | None = None  # in the table's metric, where that is not accuracy
+
+    def quality(self, metric):
+        """Greater is better: the score in the table's metric with its sign, ties by log-loss."""
+        return metric.sign * (self.score if metric.besides else self.accuracy), -self.log_loss
+
+    def record(self):
+        """What study.json holds of it, without a score of its own where accuracy is the metric."""
+        return {key: value for key, value in asdict(self).items() if key != "score" or value is not None}
 
 
 @dataclass
@@ -94,6 +106,10 @@ class Study:
     folds: list[int]
     memory: str | None
     trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def metric(self):
+        return find_metric(self.table.metric)
 
     @property
     def path(self):
@@ -267,11 +283,13 @@ def _open(study, chosen):
     config = {"model": study.model, "weights": chosen.sha256, "recipe": asdict(study.settings),
               "space": [asdict(key) for key in study.keys], "folds": study.folds, "table": study.table.hash,
               "data": study.table.data_hash}
+    config |= study.metric.chooses(True)
     if not study.path.exists():
         files.write_json(study.path, config | {"trials": []})
         return
     record = files.read_json(study.path)
     try:
+        config, record = ({"metric": "accuracy"} | each for each in (config, record))
         if changed := [key for key in config if files.hash_json(record[key]) != files.hash_json(config[key])]:
             raise InputError(f"{study.path}: begun with another {', '.join(changed)}; take another name "
                              f"(RUN=), or remove {study.path.parent} and its trials, {study.folder(0)} and so on")
@@ -286,7 +304,7 @@ def _open(study, chosen):
 
 
 def _write(study):
-    files.write_json(study.path, files.read_json(study.path) | {"trials": [asdict(trial) for trial in study.trials]})
+    files.write_json(study.path, files.read_json(study.path) | {"trials": [trial.record() for trial in study.trials]})
 
 
 def _run_trials(study, sweep, limit, seconds, clock):
@@ -337,11 +355,13 @@ def _ask(study, attempt=0, params=None):
     comparable = not any(key.name == "epochs" for key in study.keys)
     pruner = (optuna.pruners.MedianPruner(FIRST, n_warmup_steps=study.settings.epochs // 3) if comparable
               else optuna.pruners.NopPruner())
+    sign = study.metric.sign
     asked = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=int(seed)), pruner=pruner)
     asked.add_trials([
         optuna.trial.create_trial(
             state=states[trial.state], params=trial.params, distributions=distributions,
-            intermediate_values=dict(trial.steps), value=trial.accuracy if trial.state == "done" else None)
+            intermediate_values={step: sign * score for step, score in trial.steps},
+            value=trial.quality(study.metric)[0] if trial.state == "done" else None)
         for trial in study.trials if trial.state in states
     ])
     if params:
@@ -357,18 +377,19 @@ def _run_trial(study, trial, sweep, seconds, clock):
     spent = trial.seconds
     model, overrides = study.options(trial.params)
     folder, live, reported = study.folder(trial.number), _ask(study, params=trial.params), set()
-    epochs = read_recipe(study.recipe, overrides, study.from_random).epochs
+    epochs, metric = read_recipe(study.recipe, overrides, study.from_random).epochs, study.metric
+    score_epochs = partial(oof.epoch_scores, table=study.table, metric=metric, known={})
 
     def tick():
         trial.seconds = round(spent + clock() - start, 1)
 
     def after_epoch():
         tick()
-        trial.steps = _steps(folder, study.folds, epochs)
+        trial.steps = _steps(folder, study.folds, epochs, score_epochs)
         _write(study)
-        for step, accuracy in trial.steps:
+        for step, score in trial.steps:
             if step not in reported:
-                live.report(accuracy, step)
+                live.report(metric.sign * score, step)
         reported.update(step for step, _ in trial.steps)
         if trial.steps[-1][0] == epochs * len(study.folds):
             return  # at its end
@@ -386,11 +407,12 @@ def _run_trial(study, trial, sweep, seconds, clock):
         trial.accuracy, trial.log_loss = oof.accuracy(probs, labels), oof.log_loss(probs, labels)
         if not np.isfinite(probs).all():
             raise InputError("its training has diverged")
-        trial.state = "done"
-        outcome = f"accuracy {trial.accuracy:.4f}, log-loss {trial.log_loss:.4f}"
+        beside = metric.beside(probs, labels)
+        trial.state, trial.score = "done", beside.get(metric.name)
+        outcome = f"accuracy {trial.accuracy:.4f}, log-loss {trial.log_loss:.4f}{say_scores(beside)}"
     except _Pruned:
         trial.state = "pruned"
-        outcome = f"pruned after {len(trial.steps)} epochs, accuracy {trial.steps[-1][1]:.4f}"
+        outcome = f"pruned after {len(trial.steps)} epochs, {metric.name} {trial.steps[-1][1]:.4f}"
     except Exception as error:  # what one trial cannot do, another may: combinations of values, memory
         if not isinstance(error, InputError) and "exhausted" not in f"{type(error).__name__} {error}".lower():
             raise
@@ -402,15 +424,18 @@ def _run_trial(study, trial, sweep, seconds, clock):
     print(f"{_describe(study, trial)}: {outcome}, {trial.seconds:.0f} s", flush=True)
 
 
-def _steps(folder, folds, epochs):
-    """[step, accuracy] of each epoch of the second phase: a mean with the ends of the folds before."""
+def _steps(folder, folds, epochs, score_epochs):
+    """[step, score] of each epoch of the second phase: a mean with the ends of the folds before.
+
+    score_epochs   oof.epoch_scores of a fold's folder and rows of its history
+    """
     steps, ends = [], []
     for place, fold in enumerate(folds):
         path = folder / f"fold_{fold}" / "history.csv"
         history = pd.read_csv(path) if path.exists() else pd.DataFrame({"phase": [], "val_accuracy": []})
-        accuracies = history["val_accuracy"][history["phase"] == "full"].tolist()
-        steps += [[place * epochs + epoch, float(np.mean([*ends, value]))] for epoch, value in enumerate(accuracies, 1)]
-        ends += accuracies[-1:]
+        scores = score_epochs(path.parent, history[history["phase"] == "full"]).tolist()
+        steps += [[place * epochs + epoch, float(np.mean([*ends, value]))] for epoch, value in enumerate(scores, 1)]
+        ends += scores[-1:]
     return steps
 
 
@@ -450,12 +475,13 @@ def _sweep_heads(study, chosen, combinations):
     used = np.concatenate([np.flatnonzero(table.fold == fold) for fold in study.folds])
     labels, seconds = _labels(study), (time.time() - start) / len(settings)
     study.trials = [
-        Trial(number, params, "done", [], oof.accuracy(found, labels), oof.log_loss(found, labels), seconds)
+        Trial(number, params, "done", [], oof.accuracy(found, labels), oof.log_loss(found, labels), seconds,
+              study.metric.beside(found, labels).get(study.metric.name))
         for number, (params, found) in enumerate(zip(combinations, probs[:, used]))
     ]
     _write(study)
     frame = _report(study, [(trial, (found, labels)) for trial, found in zip(study.trials, probs[:, used])], True)
-    best = _best(study.trials)
+    best = _best(study.trials, study.metric)
     with contextlib.redirect_stdout(io.StringIO()):
         train(study.model, study.recipe, table.name, study.weights, study.folder(best.number).name,
               ",".join(map(str, study.folds)), study.options(best.params)[1], study.memory)
@@ -468,7 +494,8 @@ def _sweep_heads(study, chosen, combinations):
 def optimism(right, draws=DRAWS, seed=0):
     """By how much the accuracy of the best of T trials flatters, on the images that chose it.
 
-    right   bool [T, n]: whether a trial got an image right that it was not trained on
+    right   bool [T, n]: whether a trial got an image right that it was not trained on; or another figure an image, of
+            which more is better
 
     The bootstrap of Tsamardinos et al. 2018: of images drawn with replacement the best trial is chosen, and scored on
     the images that were not drawn; the mean of these scores is what to expect of a best one.
@@ -482,20 +509,24 @@ def optimism(right, draws=DRAWS, seed=0):
     return max(0.0, float(right.mean(1).max() - np.mean(expected))) if expected else 0.0
 
 
-def _best(trials):
-    return max(trials, key=lambda trial: (trial.accuracy, -trial.log_loss))
+def _best(trials, metric):
+    return max(trials, key=lambda trial: trial.quality(metric))
 
 
 def _report(study, found, sweep):
     """Print the table and what it means, write it, return it. found: of each trial its probabilities and labels."""
     done = [(trial, scored) for trial, scored in found if trial.state == "done"]
-    scores = ("accuracy", "log_loss", "seconds", "state")
+    metric = study.metric
+    of_metric = [name for name in metric.besides if name != "log_loss"]  # which has a column as it is
+    scores, ends = ["accuracy", "log_loss"], ["seconds", "state"]
     frame = pd.DataFrame([
-        {"run": study.folder(trial.number).name, **trial.params, **{key: getattr(trial, key) for key in scores}}
+        {"run": study.folder(trial.number).name, **trial.params, **{key: getattr(trial, key) for key in scores + ends},
+         **dict.fromkeys(of_metric, trial.score)}
         for trial in study.trials
-    ], columns=["run", *(key.name for key in study.keys), *scores]).astype({"accuracy": float, "log_loss": float})
+    ], columns=["run", *(key.name for key in study.keys), *scores, *of_metric, *ends])
+    frame = frame.astype(dict.fromkeys(scores + of_metric, float))
     if not sweep:
-        frame = frame.sort_values(["accuracy", "log_loss"], ascending=[False, True], ignore_index=True)
+        frame = metric.sort(frame).reset_index(drop=True)
     files.write_bytes(study.path.with_name("trials.csv"), files.csv_bytes(frame))
     shown = frame[frame["state"] == "done"].drop(columns="state")
     if not done:
@@ -507,17 +538,28 @@ def _report(study, found, sweep):
     print(f"\n{oof.text_table(shown.replace('', 'none'))}\n")
     states = [trial.state for trial in study.trials if trial.state != "done"]
     others = "".join(f", {states.count(state)} {state}" for state in dict.fromkeys(states))
-    best = _best([trial for trial, _ in done])
-    right = np.array([probs.argmax(1) == labels for probs, labels in (scored for _, scored in done if scored)])
+    best = _best([trial for trial, _ in done], metric)
+    reached = metric.sign * best.quality(metric)[0]
     error = math.sqrt(best.accuracy * (1 - best.accuracy) / len(_labels(study)))
-    print(f"{len(done)} trials{others}; the best: {_describe(study, best)}, accuracy {best.accuracy:.4f}, standard "
-          f"error {error:.4f}, on the {len(_labels(study))} images{folds} that chose it")
-    if len(right) > 1:
-        bias = optimism(right)
-        print(f"a best of {len(right)} flatters, this one by about {bias:.4f}: expect {best.accuracy - bias:.4f} "
-              "(bootstrap of the choice over the images)")
+    spread = f"standard error{' of accuracy' * len(metric.besides)} {error:.4f}"
+    print(f"{len(done)} trials{others}; the best: {_describe(study, best)}, {metric.name} {reached:.4f}, {spread}, "
+          f"on the {len(_labels(study))} images{folds} that chose it")
+    _report_bias(metric, reached, [scored for _, scored in done if scored])
     _report_unused(study, best)
     return frame
+
+
+def _report_bias(metric, reached, found):
+    """By how much the best of several trials flatters; found: of each trial its probabilities and labels."""
+    if len(found) < 2:
+        return
+    if not metric.each:
+        print(f"a best of {len(found)} flatters; by how much is not estimated of {metric.name}, only of accuracy and "
+              "log_loss")
+        return
+    bias = optimism(np.array([metric.sign * metric.each(probs, labels) for probs, labels in found]))
+    print(f"a best of {len(found)} flatters, this one by about {bias:.4f}: expect {reached - metric.sign * bias:.4f} "
+          "(bootstrap of the choice over the images)")
 
 
 def _report_unused(study, best):
@@ -529,8 +571,8 @@ def _report_unused(study, best):
     folder = study.folder(best.number)
     if (folder / "oof.npz").exists():
         probs, others = oof.read_oof(folder, table).probs[0], np.isin(table.fold, unused)
-        print(f"on the {others.sum()} images of the other folds, which had no say, its accuracy is "
-              f"{oof.accuracy(probs[others], table.labels[others]):.4f}")
+        print(f"on the {others.sum()} images of the other folds, which had no say, its {study.metric.name} is "
+              f"{study.metric.score(probs[others], table.labels[others]):.4f}")
         return
     model, overrides = study.options(best.params)
     weights = f" WEIGHTS={study.weights}" if study.weights != "imagenet" else ""

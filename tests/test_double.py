@@ -149,6 +149,12 @@ def test_a_part_has_the_images_of_its_classes_on_the_same_folds():
     assert len({part.hash, table.hash, take_part(table, (("b",), ("a",), ("d",))).hash}) == 3
 
 
+@pytest.mark.parametrize("metric, expected", [("quadratic_kappa", "accuracy"), ("log_loss", "log_loss")])
+def test_branches_are_no_grades(metric, expected):
+    table = dataclasses.replace(table_of("abcd"), metric=metric)
+    assert take_part(table, (("b",), ("a", "d"))).metric == expected
+
+
 def test_a_fold_without_images_of_a_branch_is_refused():
     table = table_of("abc", {"a": 1})  # the only one of fold 0
     with pytest.raises(InputError, match="folds/none.csv: fold 0 has no image of a to train on"):

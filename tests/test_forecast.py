@@ -276,6 +276,28 @@ def test_the_epoch_comes_from_the_other_folds(tmp_path):
     assert stop_apart(tmp_path, table) is None and not stops_early(tmp_path)
 
 
+def test_the_metric_that_the_run_chose_by_chooses_on_the_other_folds_too(tmp_path):
+    table = make_table(n=20)
+    table = dataclasses.replace(table, frame=table.frame.assign(fold=np.arange(20) % 2))
+    write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 1}, "metric": "log_loss"}})
+    sure = {0: [0.4, 0.9, 0.5], 1: [0.4, 0.5, 0.8]}  # of the true class, at accuracies that say otherwise
+    for fold, values in sure.items():
+        (tmp_path / f"fold_{fold}").mkdir()
+        rows = [f"{epoch},full,{accuracy}" for epoch, accuracy in enumerate([0.9, 0.5, 0.5], 1)]
+        (tmp_path / f"fold_{fold}" / "history.csv").write_text("\n".join(["epoch,phase,val_accuracy", *rows]))
+        images, labels = np.array(table.images)[table.fold == fold], table.labels[table.fold == fold]
+        for epoch, value in enumerate(values, 1):
+            probs = np.where(np.eye(3)[labels] > 0, value, (1 - value) / 2).astype(np.float32)
+            write_npz(tmp_path / f"fold_{fold}" / "epochs" / f"{epoch:03d}.npz", image=images[::-1], probs=probs[::-1])
+    true = stop_apart(tmp_path, table)[np.arange(20), table.labels]
+    np.testing.assert_allclose(true, 0.5)  # the third epoch of fold 0, the second of fold 1
+    write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 1}}})
+    np.testing.assert_allclose(stop_apart(tmp_path, table)[np.arange(20), table.labels], 0.4)
+    write_json(tmp_path / "run.json", {"config": {"recipe": {"patience": 1}, "metric": "auc"}})
+    (tmp_path / "fold_1" / "epochs" / "001.npz").unlink()
+    assert stop_apart(tmp_path, table) is None
+
+
 def test_what_stopping_early_flatters_is_said_to_be_unknown(frozen, capsys):
     """A run with patience and no epochs on disk, such as a soup, is forecast all the same."""
     folder, table = frozen

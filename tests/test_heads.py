@@ -7,6 +7,7 @@ import pytest
 
 from competition import heads, oof
 from competition.augment import draw_numbers, plan_copies
+from competition.metrics import METRICS
 from competition.recipes import Recipe
 
 RECIPE = Recipe(frozen_epochs=6, frozen_rate=0.01, frozen_schedule="one_cycle", batch_size=8, seed=5)
@@ -251,6 +252,33 @@ def test_best_epoch_counts_with_patience_and_the_last_without(task):
         held_out = task["fold_of"] == fold
         again = heads.predict_heads([state.best[0, fold]], task["plain"][held_out])
         assert oof.accuracy(again, task["labels"][held_out]) == scores[last][0] == state.best_score[0, fold, 0]
+
+
+@pytest.mark.parametrize("name", ["log_loss", "quadratic_kappa", "auc"])
+def test_the_metric_chooses_the_epoch(task, name):
+    """Labels are noise, of which metrics hold different epochs to be the best."""
+    metric, apart = METRICS[name], 0
+    task |= {"labels": np.random.default_rng(3).integers(CLASSES, size=50)}
+    wild = replace(RECIPE, frozen_epochs=30, frozen_rate=0.3, frozen_schedule="constant", patience=30)
+    state, seen = heads.start_heads(1, 4, DIMENSION, CLASSES), []
+    for _ in range(30):
+        seen.append(heads.train_epoch(state, [wild], folds=[0, 1, 2, 3], metric=metric, **task))
+    for fold in range(4):
+        labels = task["labels"][task["fold_of"] == fold]
+        scores = [metric.quality(probs[fold][0], labels) for probs in seen]
+        assert state.best_epoch[0, fold] == 1 + scores.index(max(scores))
+        assert tuple(state.best_score[0, fold]) == max(scores)
+        accuracies = [METRICS["accuracy"].quality(probs[fold][0], labels) for probs in seen]
+        apart += accuracies.index(max(accuracies)) != scores.index(max(scores))
+    assert apart, "accuracy would choose the same"
+
+
+def test_heads_that_diverge_are_kept_so_that_they_are_refused(task):
+    task |= {"plain": np.full_like(task["plain"], np.nan)}
+    state = heads.start_heads(1, 1, DIMENSION, CLASSES)
+    for _ in range(2):
+        heads.train_epoch(state, [replace(RECIPE, patience=3)], folds=[1], metric=METRICS["log_loss"], **task)
+    assert state.best_epoch[0, 0] == 1 and np.isnan(state.best_score[0, 0]).all()
 
 
 def test_class_weights():

@@ -1,10 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
 from competition.files import InputError
 from competition.metrics import METRICS, behind_best, bootstrap, calibration_error, cluster_error, find_metric
-from competition.metrics import score_error
+from competition.metrics import chosen_by, say_scores, score_error
 
 
 def some(n=200, classes=4, seed=0):
@@ -76,3 +77,23 @@ def test_calibration_error():
     labels = (random.random(20_000) > sure).astype(int)
     assert calibration_error(probs, labels) < 0.02
     assert calibration_error(np.tile([0.95, 0.05], (1000, 1)), np.arange(1000) % 2) == pytest.approx(0.45)
+
+
+def test_what_stands_beside_accuracy_and_what_a_config_says():
+    probs, labels = some()
+    accuracy, loss = METRICS["accuracy"], METRICS["log_loss"]
+    assert accuracy.besides == [] and accuracy.beside(probs, labels) == accuracy.chooses(3) == {}
+    assert say_scores({}) == "" and say_scores({"auc": 0.5}) == ", auc 0.5000"
+    assert loss.beside(probs, labels) == {"log_loss": loss.score(probs, labels)}
+    assert loss.chooses(3) == {"metric": "log_loss"} and loss.chooses(0) == {}
+    assert chosen_by(None) == chosen_by({}) == accuracy and chosen_by({"metric": "log_loss"}) == loss
+
+
+def test_tables_are_sorted_by_the_metric():
+    frame = pd.DataFrame({"accuracy": [0.8, 0.9, 0.8], "log_loss": [0.4, 0.5, 0.3], "auc": [0.7, 0.6, 0.7]})
+    for name, order in (("accuracy", [1, 2, 0]), ("log_loss", [2, 0, 1]), ("auc", [2, 0, 1])):
+        assert METRICS[name].sort(frame).index.tolist() == order, name
+
+
+def test_diverged_training_has_no_auc():
+    assert np.isnan(METRICS["auc"].score(np.full((4, 2), np.nan), np.array([0, 1, 0, 1])))

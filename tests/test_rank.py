@@ -1,6 +1,8 @@
 """Ranking: each backbone gets what a run of its own would get, and the best stands first."""
 
 import contextlib
+import dataclasses
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,19 @@ def test_a_row_is_what_a_run_would_score_and_the_grid_s_settings_stand_beside_it
         (row,) = frame[wanted].itertuples()
         assert row.accuracy == oof.accuracy(probs, read_folds().labels)
         assert row.log_loss == pytest.approx(oof.log_loss(probs, read_folds().labels), rel=1e-6)
+
+
+def test_the_metric_ranks(monkeypatch, capsys):
+    """Rates at which the most accurate head is not the surest."""
+    ranking = importlib.import_module("competition.rank")
+    table = dataclasses.replace(read_folds(), metric="log_loss")
+    monkeypatch.setattr(ranking, "read_folds", lambda name: table)
+    frame = rank(models="efficientnet_lite0", recipe="tiny.toml", grid="frozen_rate=1e-4,1e-3,0.01,0.05,0.2")
+    assert frame["log_loss"].is_monotonic_increasing and not frame["accuracy"].is_monotonic_decreasing
+    assert "OOF log_loss of frozen backbones, standard error of accuracy" in capsys.readouterr().out
+    table = dataclasses.replace(table, metric="macro_f1")
+    frame = rank(models="efficientnet_lite0", recipe="tiny.toml", grid="frozen_rate=1e-3,0.05")
+    assert frame["macro_f1"].is_monotonic_decreasing
 
 
 def test_default_is_what_lies_on_this_machine(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from competition.files import InputError
 from competition.folds import make_folds
 from competition.images import open_unlabelled
 from competition.shift import compare, measure_auc, prepare, shift, tell_apart, weigh, weigh_score
+from test_oof import write_run
 
 
 def texture(seed, light=1.0, side=16):
@@ -141,10 +142,24 @@ def test_weights_find_the_known_accuracy_of_the_test():
 
 def test_a_score_by_hand():
     score = weigh_score(np.array([1, 1, 0, 0.0]), np.array([1, 1, 3, 3.0]))
-    assert (score.accuracy, score.weighted, score.change) == (0.5, 0.25, -0.25)
+    assert (score.plain, score.weighted, score.change) == (0.5, 0.25, -0.25)
     assert score.effective == pytest.approx(64 / 20)
     assert score.error == pytest.approx(0.25)
     assert score.weighted_error == pytest.approx(np.sqrt(2 * (0.75 / 8) ** 2 + 2 * (0.25 * 3 / 8) ** 2))
+
+
+def test_the_score_that_is_weighted_is_of_the_metric_or_says_that_it_is_not(trained, capsys):
+    test = pictures(trained / "test", range(2000, 2030))
+    for metric in ("log_loss", "macro_f1", "accuracy"):
+        table = make_folds(trained / "known", folds=2, metric=metric)
+        probs = {"identity": np.where(np.eye(2)[table.labels] > 0, 0.8, 0.2).astype(np.float32)}
+        write_run(files.RUNS / "known/net", table, probs)
+        record, out = shift(test, model="baseline"), capsys.readouterr().out
+        weighed = "log_loss" if metric == "log_loss" else "accuracy"
+        assert record["score"][weighed] == pytest.approx({"log_loss": -np.log(0.8), "accuracy": 1}[weighed])
+        assert f"\n{weighed} of net: {record['score'][weighed]:.4f} +-" in out
+        assert ("macro_f1 is no mean of a figure an image" in out) == (metric == "macro_f1")
+        assert record.get("metric", "accuracy") == metric and len({"accuracy", "log_loss"} & set(record["score"])) == 1
 
 
 def test_standardised_differences_by_hand():

@@ -1,6 +1,7 @@
 """Soups: that they are the mean of their members' weights, fold by fold, and runs like any other."""
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.images import load_images
 from competition.train import build_fold_model, read_run
+from test_oof import make_table
 
 RUNS = files.RUNS / "toy"
 SETTINGS = {
@@ -125,11 +127,32 @@ def test_the_verdict(monkeypatch, tmp_path):
         return oof.OOF(path.name, ["identity"], probs[None])
 
     monkeypatch.setattr(oof, "read_oof", read_oof)
-    table = SimpleNamespace(labels=np.zeros(100, int))
+    table = SimpleNamespace(labels=np.zeros(100, int), metric="accuracy")
     members = [SimpleNamespace(name=name, dir=tmp_path / name) for name in "ba"]
     lines = {name: soup._judge(tmp_path / name, table, members) for name in ("good", "bad")}
     assert "0.7900, -0.0100 +- 0.0225 to the best of them (a, 0.8000)" in lines["good"] and "It holds" in lines["good"]
     assert "does not hold" in lines["bad"]
+
+
+def test_the_verdict_is_of_the_metric(monkeypatch, tmp_path):
+    """The more accurate member is the worse by log-loss; a soup between them is behind the other by its own loss."""
+    sure = {"right": 0.51, "sure": 0.9, "soup": 0.8}  # of the true class; "sure" gets 10 of 100 wrong
+    found = {}
+    for name, value in sure.items():
+        found[name] = np.full((100, 2), [value, 1 - value], np.float32)
+    found["sure"][:10] = [0.4, 0.6]
+    monkeypatch.setattr(oof, "read_oof", lambda path, table: oof.OOF(path.name, ["identity"], found[path.name][None]))
+    table = make_table(["a", "b"], 100, metric="log_loss")
+    table = replace(table, frame=table.frame.assign(label="a"))
+    members = [SimpleNamespace(name=name, dir=tmp_path / name) for name in ("right", "sure")]
+    line = soup._judge(tmp_path / "soup", table, members)
+    loss = oof.log_loss(found["sure"], table.labels)
+    assert f"OOF log_loss 0.2231, {0.22314 - loss:+.4f} +- " in line and f"(sure, {loss:.4f})" in line
+    assert "does not hold" in line
+    found["soup"][:5] = [0.4, 0.6]
+    line = soup._judge(tmp_path / "soup", replace(table, metric="balanced_accuracy"), members)
+    assert "OOF balanced_accuracy 0.9500, -0.0500 +- 0.0" in line and "to the best of them (right, 1.0000)" in line
+    assert "+- 0.0000" not in line
 
 
 def test_it_packs_as_a_submission(table):

@@ -23,6 +23,7 @@ from competition.backbones import OWN, names
 from competition.blend import make_blend
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
+from competition.metrics import METRICS
 from competition.recipes import Recipe, read_recipe
 from competition.study import BUDGETS, HOW, LADDER, Effort, Result, Rung, Study, compare, interval, print_command
 
@@ -148,6 +149,24 @@ def test_only_images_that_both_held_out_are_compared():
     assert (one["images"], one["accuracy"], one["rarest"]) == (n - n // 2, 1.0, 1.0)
     assert math.isnan(one["difference"]) and two["images"] == n - 2
     assert two["difference"] == -1 and two["p"] == pytest.approx(2 / 2 ** (n - n // 2 - 2)) and two["rarest"] == 0
+
+
+def test_the_metric_has_a_column_and_what_stays_of_accuracy_is_said():
+    plan = a_plan()
+    plan = dataclasses.replace(plan, table=dataclasses.replace(plan.table, metric="macro_f1"))
+    labels = plan.table.labels
+    probs = np.eye(3)[np.where(labels == labels[-1], 0, labels)]
+    plan.results = {"one": Result(Rung("one", "", ""), views={"identity": probs}),
+                    "two": Result(Rung("two", "one", ""), "skipped")}
+    frame = pd.DataFrame([studying.score(plan, result) for result in plan.results.values()])
+    assert frame["macro_f1"][0] == METRICS["macro_f1"].score(probs, labels) != frame["accuracy"][0]
+    shown = studying._show(frame)
+    assert shown["macro_f1"].tolist() == [f"{frame['macro_f1'][0]:.3f}", ""]
+    assert "scored by macro_f1, beside which interval, difference and p are of accuracy" in studying._describe(plan)
+    plan = a_plan()
+    plan.results["one"] = Result(Rung("one", "", ""), views={"identity": probs})
+    frame = pd.DataFrame([studying.score(plan, plan.results["one"])])
+    assert "macro_f1" not in [*frame, *studying._show(frame)] and "scored by" not in studying._describe(plan)
 
 
 def test_predictions_of_another_table_or_of_diverged_training_are_refused(tmp_path):

@@ -766,6 +766,37 @@ def test_early_stop_keeps_the_best_epoch(table, as_if_pretrained):
     assert stopped >= 3
 
 
+def test_the_metric_chooses_the_epoch_and_is_reported(place, as_if_pretrained, capsys):
+    """Wild rates: sure of what is wrong, so that the epochs of best accuracy and of best log-loss are others."""
+    table = make_folds(place / "Drei Arten", name="verlust", folds=3, metric="log_loss")
+    overrides = ["frozen_epochs=12", "frozen_rate=0.2", "frozen_schedule=constant", "epochs=12", "rate=0.02",
+                 "schedule=constant", "patience=12", "batch_size=8", "dropout=0"]
+    run = train("baseline", name="verlust", overrides=overrides, run="loss")
+    apart = 0
+    for fold in range(3):
+        history = pd.read_csv(run / f"fold_{fold}/history.csv")
+        for phase, rows in history.groupby("phase"):
+            apart += rows["val_loss"].idxmin() != rows["val_accuracy"].idxmax()
+        rows = history[history["phase"] == "full"]
+        best = int(rows["epoch"][rows["val_loss"].idxmin()])
+        assert files.read_json(run / f"fold_{fold}/fold.json")["best_epoch"] == best
+        kept = np.load(run / f"fold_{fold}/epochs/{best:03d}.npz")["probs"]
+        np.testing.assert_array_equal(read_oof(run, table).probs[0][table.fold == fold], kept)
+    assert apart, "accuracy would choose the same"
+    record, loss = files.read_json(run / "run.json"), log_loss(read_oof(run, table).probs[0], table.labels)
+    assert (record["config"]["metric"], record["metric"], record["score"]) == ("log_loss", "log_loss", loss)
+    assert f", log_loss {loss:.4f}, " in capsys.readouterr().out
+
+    make_folds(place / "Drei Arten", name="verlust", folds=3, force=True)  # by accuracy: another choice
+    with pytest.raises(InputError, match=r"begun with metric = log_loss \(now None\)"):
+        train("baseline", name="verlust", overrides=overrides, run="loss")
+    shutil.rmtree(run)
+    last = train("baseline", name="verlust", overrides=["epochs=1", "batch_size=8"], run="last")
+    record = files.read_json(last / "run.json")
+    assert not {"metric", "score"} & {*record, *record["config"]}
+    assert "log_loss 0." not in capsys.readouterr().out
+
+
 def test_without_patience_the_last_epoch_counts(table):
     run = train("baseline", name="arten", run="last", overrides=["epochs=4", "rate=0.1", "batch_size=8"])
     for fold in range(3):

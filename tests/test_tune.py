@@ -5,12 +5,14 @@ here.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from competition.__main__ import main
 from competition.backbones import names
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
+from competition.metrics import METRICS
 from competition.recipes import Recipe, read_recipe
 from competition.train import train
 from competition.tune import Study, Trial, auto_space, optimism, read_space, tune
@@ -228,6 +231,44 @@ def test_what_is_behind_the_median_is_pruned_and_leaves_no_half_run(fake_train, 
     assert not Path("runs/arten/pruning-005").exists() and record("pruning") == trials
 
 
+def test_the_metric_prunes_and_chooses(fake_train, monkeypatch, capsys):
+    """Each trial is as accurate as any other, but not as sure: less is better."""
+    table = dataclasses.replace(read_folds("arten"), metric="log_loss")
+    monkeypatch.setattr(tuning, "read_folds", lambda name: table)
+    sure = {"loss-002": 0.9, "loss-005": 0.4, "loss-006": 0.95}
+
+    def train(model, recipe, name, weights, run, only_fold, overrides, memory, after_epoch):
+        folder, rows = Path("runs") / name / run / "fold_0", table.fold == 0
+        value = sure.get(run, 0.8)
+        probs = np.where(np.eye(3)[table.labels[rows]] > 0, value, (1 - value) / 2).astype(np.float32)
+        for epoch in range(1, 5):
+            history = pd.DataFrame({"epoch": range(1, epoch + 1), "phase": "full", "val_accuracy": 1.0})
+            files.write_bytes(folder / "history.csv", files.csv_bytes(history))
+            files.write_npz(folder / f"epochs/{epoch:03d}.npz", image=np.array(table.images)[rows], probs=probs)
+            after_epoch()
+        files.write_npz(folder / "views.npz", probs=probs[None])
+
+    fake_train({})
+    monkeypatch.setattr(tuning, "train", train)
+    options = {"recipe": "tiny.toml", "run": "loss", "folds_used": "0", "trials": 7}
+    frame, trials = tune("baseline", "rate=1e-5:1:log", **options), record("loss")
+    assert [trial["state"] for trial in trials] == ["done"] * 5 + ["pruned", "done"]
+    assert frame["run"].tolist()[:2] == ["loss-006", "loss-002"]
+    assert trials[6]["score"] == trials[6]["log_loss"] == pytest.approx(-np.log(0.95), rel=1e-6)
+    out = capsys.readouterr().out
+    assert "pruned after 1 epochs, log_loss 0.9163" in out and ", log_loss 0.0513, standard error of accuracy" in out
+    assert "the best: loss-006" in out and "flatters, this one by about 0.0000: expect 0.0513" in out
+
+    table = dataclasses.replace(table, metric="accuracy")
+    with pytest.raises(InputError, match="begun with another metric"):
+        tune("baseline", "rate=1e-5:1:log", **options)
+    table = dataclasses.replace(table, metric="macro_f1")
+    frame = tune("baseline", "rate=1e-5:1:log", **options | {"run": "f1", "trials": 2})
+    assert list(frame)[2:] == ["accuracy", "log_loss", "macro_f1", "seconds", "state"]
+    assert (frame["macro_f1"] == 1).all()
+    assert "a best of 2 flatters; by how much is not estimated of macro_f1" in capsys.readouterr().out
+
+
 def test_a_sweep_and_different_numbers_of_epochs_are_not_pruned(fake_train):
     fake_train({f"{run}-{number:03d}": 0.1 for run in ("sweep", "epochs") for number in (5, 6)})
     options = {"recipe": "tiny.toml", "folds_used": "0"}
@@ -239,7 +280,8 @@ def test_steps_of_several_folds_follow_one_another(tmp_path):
     for fold, values in enumerate([[0.2, 0.4], [0.8]]):
         history = pd.DataFrame({"phase": ["frozen"] + ["full"] * len(values), "val_accuracy": [0.9, *values]})
         files.write_bytes(tmp_path / f"fold_{fold}/history.csv", files.csv_bytes(history))
-    assert np.allclose(tuning._steps(tmp_path, [0, 1, 2], 2), [[1, 0.2], [2, 0.4], [3, (0.4 + 0.8) / 2]])
+    scores = partial(oof.epoch_scores, table=None, metric=METRICS["accuracy"])
+    assert np.allclose(tuning._steps(tmp_path, [0, 1, 2], 2, scores), [[1, 0.2], [2, 0.4], [3, (0.4 + 0.8) / 2]])
 
 
 def test_a_trial_that_fails_does_not_end_the_others_and_is_tried_again(fake_train, monkeypatch, capsys):

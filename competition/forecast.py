@@ -69,7 +69,7 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
         heads_of = list(loose)
         if loose:
             tied = np.mean([oofs[run].mean(winner.views) for run in loose], axis=0)
-            scenes = score_gain(metric, np.mean(list(loose.values()), axis=0), tied, labels, groups)
+            scenes = scenes_gain(metric, np.mean(list(loose.values()), axis=0), tied, labels, groups)
     found = make_forecast(metric, chooser.whole(tempered=temperature != 1), labels, groups, table.fold,
                           metric.score(sharpen(chooser.predict(winner.kind, tuple(winner.views)), temperature), labels),
                           hidden_n or len(labels) // table.k, hidden,
@@ -389,6 +389,13 @@ def print_forecast(found, classes):
     rows = [f"{name} {row['expected']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
             for name, row in zip(classes, found["classes"])]
     print("  accuracy of each class: " + ", ".join(rows[:20]) + ", ..." * (len(rows) > 20))
+
+
+def scenes_gain(metric, loose, tied, labels, groups):
+    """What other pictures of a scene tell, and its standard error: probabilities [n, C] of folds that know of no groups
+    beside those of folds that do. Of images that share no group the difference is that of other folds, and left out."""
+    shared = (np.bincount(groups)[groups] > 1)[:, None]
+    return score_gain(metric, np.where(shared, loose, tied), tied, labels, groups)
 
 
 def score_gain(metric, better, others, labels, groups, factor=1.0):

@@ -20,12 +20,12 @@ from competition.blend import Chooser, group_ids
 from competition.features import hash_images
 from competition.files import csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
 from competition.folds import assign_folds, default_name, make_folds, read_folds, whole_number
-from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast, score_gain
+from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast, scenes_gain
 from competition.heads import softmax
 from competition.metrics import METRICS
 from competition.oof import text_table
 
-FORMAT = 4  # raise it when a round comes out differently
+FORMAT = 5  # raise it when a round comes out differently
 FOLDS = 5
 DIMENSION = 96  # of the features that a run gets
 FRAMES = 3  # pictures of a scene, where the data has no groups
@@ -143,7 +143,7 @@ def summarise(rounds):
 def play(pool, condition, hidden, seed):
     """One competition, the honest and the naive way: expected, low, high, truth and held of each, as a dict."""
     random = np.random.default_rng([seed, *hash_json(asdict(condition)).encode()])  # rounds of each cell of their own
-    if condition.scenes and len(np.unique(pool.groups)) == len(pool.groups):
+    if condition.scenes and hidden == "random":
         pool = _in_scenes(pool)
     visible, opened, labels, groups = _deal(pool, condition, hidden, random)
     runs = [_make_run(pool, random) for _ in range(condition.runs)]
@@ -199,7 +199,7 @@ def forecast_round(chooser, apart, count, hidden="random", loose=None):
                           chooser.groups, chooser.parts.max() + 1)
     plain, scenes = chooser.predict(kind, views), (0.0, 0.0)
     if loose is not None:
-        scenes = score_gain(chooser.metric, np.tensordot(shares, loose, 1), plain, chooser.labels, chooser.groups)
+        scenes = scenes_gain(chooser.metric, np.tensordot(shares, loose, 1), plain, chooser.labels, chooser.groups)
     return make_forecast(chooser.metric, chooser.whole(), chooser.labels, chooser.groups, chooser.parts,
                          chooser.metric.score(plain, chooser.labels), count, hidden, gain, scenes=scenes)
 

@@ -70,6 +70,8 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
         if loose:
             tied = np.mean([oofs[run].mean(winner.views) for run in loose], axis=0)
             scenes = scenes_gain(metric, np.mean(list(loose.values()), axis=0), tied, labels, groups)
+            if set(winner.weights) <= set(loose):
+                scenes = scenes[0], 0.0
     found = make_forecast(metric, chooser.whole(tempered=temperature != 1), labels, groups, table.fold,
                           metric.score(sharpen(chooser.predict(winner.kind, tuple(winner.views)), temperature), labels),
                           hidden_n or len(labels) // table.k, hidden,
@@ -88,18 +90,18 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
     hidden     "random": the hidden images are drawn one by one from the same scenes; "groups": whole new groups
     gain       of averaging k fold models over one, and its standard error (averaging_gain, seeds_gain)
     early      by how much stopping early on the scored images flatters, and its standard error
-    scenes     what training on other pictures of an image's group adds, and its standard error: only of "random"
+    scenes     what training on other pictures of an image's group adds, and the standard error of taking it from other
+               runs than those that are blended (else its noise is that of the OOF): only of "random"
 
     Groups lie in one fold, so that the OOF is that of new scenes: what their other pictures tell of a hidden image comes
-    on top where it has such pictures. What stratified folds flatter by (stratified_gain) is taken off. Where the score
-    has bounds, the interval is that of a beta distribution of the same mean and variance.
+    on top where it has such pictures. Of the same scenes the luck is the same in OOF and hidden test; of new ones images
+    of a group stand or fall together in either. What stratified folds flatter by (lower_own_class) is taken off. Where
+    the score has bounds, the interval is that of a beta distribution of the same mean and variance.
     """
     n, alone = len(labels), np.arange(len(labels))
     units = groups if hidden == "groups" else alone
     nested = metric.score(probs, labels)
     least = _least_error(metric, nested, n)
-    error = max(score_error(metric, probs, labels, groups), least)
-    spread = max(score_error(metric, probs, labels, units), least)
     scores = [metric.score(probs[fold == f], labels[fold == f]) for f in np.unique(fold)]
     lowered = lower_own_class(probs, labels, units, fold)
     stratified = metric.score(probs, labels) - metric.score(lowered, labels)
@@ -107,9 +109,12 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
     if hidden == "groups":
         scenes = scenes[0], 0.0
     expected = float(np.clip(new_scenes + scenes[0] * (hidden == "random"), metric.low, metric.high))
+    error = max(score_error(metric, probs, labels, units), least)
+    if hidden == "random" and scenes[0]:
+        error *= _narrower(metric, nested, expected)
     parts = {
         "oof_noise": error,
-        "hidden_noise": spread * np.sqrt(n / count),
+        "hidden_noise": error * np.sqrt(n / count),
         "gain_noise": gain[1],
         "early_noise": early[1],
         "scenes_noise": scenes[1],
@@ -417,6 +422,14 @@ def score_gain(metric, better, others, labels, groups, factor=1.0):
 def _average(weights, probs, temperature=1.0):
     mean = sum(weight * probs[run] for run, weight in weights.items())
     return mean if temperature == 1 else sharpen(mean, temperature)
+
+
+def _narrower(metric, score, expected):
+    """By how much the noise of a score changes from one value to another, where it has bounds: sqrt(p (1 - p))."""
+    if not np.isfinite(metric.high):
+        return 1.0
+    before, after = ((value - metric.low) / (metric.high - metric.low) for value in (score, expected))
+    return float(np.sqrt(max(after * (1 - after), 1e-4) / max(before * (1 - before), 1e-4)))
 
 
 def _least_error(metric, score, n):

@@ -199,7 +199,7 @@ def forecast_round(chooser, apart, count, hidden="random", loose=None):
                           chooser.groups, chooser.parts.max() + 1)
     plain, scenes = chooser.predict(kind, views), (0.0, 0.0)
     if loose is not None:
-        scenes = scenes_gain(chooser.metric, np.tensordot(shares, loose, 1), plain, chooser.labels, chooser.groups)
+        scenes = scenes_gain(chooser.metric, np.tensordot(shares, loose, 1), plain, chooser.labels, chooser.groups)[0], 0.0
     return make_forecast(chooser.metric, chooser.whole(), chooser.labels, chooser.groups, chooser.parts,
                          chooser.metric.score(plain, chooser.labels), count, hidden, gain, scenes=scenes)
 

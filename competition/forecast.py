@@ -22,6 +22,7 @@ from competition.metrics import METRICS, bootstrap, chosen_by, cluster_error, sc
 FORMAT = 2  # of a forecast's dict
 LEVEL = 0.9
 LEAST_WEIGHT = 0.1  # of a member whose gain from averaging is worth the minute that measuring it takes
+LEAST_GROUPED = 0.01  # of the images that share a scene: fewer do not move the score
 MOST_HEADS = 3  # runs of heads on which is measured what other pictures of a group tell
 WIDE = 1.6449  # standard deviations of a normal distribution on either side that hold 90 %
 HIDDEN = ("random", "groups")
@@ -62,7 +63,7 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
                            labels, groups)
 
     scenes, heads_of = (0.0, 0.0), []
-    if (np.bincount(groups)[groups] > 1).any():
+    if (np.bincount(groups)[groups] > 1).mean() >= LEAST_GROUPED:
         candidates = measured or [run for run in oofs if set(winner.views) <= set(oofs[run].views)]
         loose = {run: probs for run in candidates[:MOST_HEADS]
                  if (probs := train_loose(folder / run, table, winner.views)) is not None}
@@ -386,8 +387,9 @@ def print_forecast(found, classes):
                                                     if errors[key] or not key.startswith(("early", "scenes"))))
     if sizes:
         measured = found.get("scenes_measured_on")
-        tell = (f"measured on {', '.join(measured)}" if measured else "not measured, as there is no run of heads whose "
-                "features are kept; more than this, if anything")
+        few = sizes < LEAST_GROUPED * sum(row["images"] for row in found["classes"])
+        tell = (f"measured on {', '.join(measured)}" if measured else "too few to move the score" if few else
+                "not measured, as there is no run of heads whose features are kept; more than this, if anything")
         other = f"of new scenes (HIDDEN=groups) {found['expected'] - found['scenes']:.4f}" if random else \
             f"drawn at random from the same scenes (HIDDEN=random) {found['expected'] + found['scenes']:.4f}"
         print(f"  {sizes} images share {found['groups']} scenes with others; were the hidden images {other} ({tell})")

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pandas as pd
 from competition import files
 from competition.arrays import read_memory
 from competition.blend import combine, find_temperature, make_chooser, sharpen
-from competition.files import InputError
+from competition.files import InputError, read_json
 from competition.fuse import fuse_batchnorm
 from competition.metrics import find_metric
 from competition.oof import STUDY, all_runs, read_oof, text_table
@@ -280,6 +281,11 @@ def _row(mark, ensemble, table, cost, expected, change, limits):
     }
 
 
+def _accuracy(run):
+    """The accuracy of a run's OOF; 0 where its record does not say."""
+    return read_json(Path(run.dir) / "run.json").get("accuracy") or 0.0
+
+
 def _commands(ensemble, table, cost, choices):
     """What else would make it smaller, which takes training or another run: lines, with what each would take.
 
@@ -298,7 +304,7 @@ def _commands(ensemble, table, cost, choices):
             yield (f"one network in place of {len(runs)}{_taking(rest)}: make soup NAME={table.name} "
                    f"RUNS={','.join(run.name for run in runs)}; it says whether that holds, then RUN= takes it, or make "
                    "blend again")
-    largest = max(ensemble.members, key=lambda member: member[1])[0]
+    largest = max(ensemble.members, key=lambda member: (round(member[1], 6), _accuracy(member[0])))[0]
     if len(ensemble.members) > 1:
         alone = _alone(largest, ensemble, choices)
         yield (f"one network that learns what the blend says{_taking(alone)}: make train NAME={table.name} "

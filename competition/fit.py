@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -281,9 +280,10 @@ def _row(mark, ensemble, table, cost, expected, change, limits):
     }
 
 
-def _accuracy(run):
-    """The accuracy of a run's OOF; 0 where its record does not say."""
-    return read_json(Path(run.dir) / "run.json").get("accuracy") or 0.0
+def _accuracy(table, run):
+    """The accuracy of a run's OOF; 0 where its record does not say, or is not there."""
+    path = files.RUNS / table.name / run.name / "run.json"
+    return path.exists() and read_json(path).get("accuracy") or 0.0
 
 
 def _commands(ensemble, table, cost, choices):
@@ -304,7 +304,7 @@ def _commands(ensemble, table, cost, choices):
             yield (f"one network in place of {len(runs)}{_taking(rest)}: make soup NAME={table.name} "
                    f"RUNS={','.join(run.name for run in runs)}; it says whether that holds, then RUN= takes it, or make "
                    "blend again")
-    largest = max(ensemble.members, key=lambda member: (round(member[1], 6), _accuracy(member[0])))[0]
+    largest = max(ensemble.members, key=lambda member: (round(member[1], 6), _accuracy(table, member[0])))[0]
     if len(ensemble.members) > 1:
         alone = _alone(largest, ensemble, choices)
         yield (f"one network that learns what the blend says{_taking(alone)}: make train NAME={table.name} "

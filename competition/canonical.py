@@ -7,6 +7,7 @@ by how many there have been. Neither means anything: here they get numbers of th
 import re
 
 NUMBER = re.compile(r"_(\d+)$")
+KERAS = re.compile(r"functional_\d+")  # how Keras numbers its models: in the names of constants, say
 
 
 def normalise(folder):
@@ -21,8 +22,12 @@ def normalise(folder):
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for graph in model.meta_graphs:
         _number_functions(graph)
-        for function in graph.graph_def.library.function:
-            _number_nodes(function)
+        _forget_process(graph.graph_def.node)
+        renamed = {function.signature.name: _number_nodes(function) for function in graph.graph_def.library.function}
+        for node in graph.object_graph_def.nodes:
+            if node.HasField("captured_tensor"):  # what a gradient of its own (silu's, in EfficientNets) reads
+                tensor = node.captured_tensor
+                tensor.name = renamed[tensor.concrete_function](tensor.name)
     file.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -36,6 +41,8 @@ def _number_functions(graph):
     functions = sorted(library.function, key=traced)
     names = {function.signature.name: NUMBER.sub("", function.signature.name) + f"_{number}"
              for number, function in enumerate(functions)}
+    gradients = sorted(library.registered_gradients, key=lambda gradient: names[gradient.gradient_func])
+    names |= {gradient.registered_op_type: f"CustomGradient-{number}" for number, gradient in enumerate(gradients)}
     functions = [type(function).FromString(function.SerializeToString()) for function in functions]
     del library.function[:]
     library.function.extend(functions)
@@ -78,15 +85,27 @@ def _renamed(text, names):
     return names.get(text, text) if isinstance(text, str) else text
 
 
+def _forget_process(nodes):
+    """Leave out what calls of functions say of the process: its threads, and whether it has a GPU."""
+    for node in nodes:
+        if "config_proto" in node.attr:
+            node.attr["config_proto"].s = b""
+
+
 def _number_nodes(function):
-    """Name the nodes and outputs of a FunctionDef, which nobody outside knows, by their order.
+    """Name the nodes and outputs of a FunctionDef by their order; returns what renames "node:output".
 
     Variables that it has from outside are called after the object's number in the process: they lose that name.
     """
     for argument in function.arg_attr.values():
-        if argument.attr["_user_specified_name"].s.isdigit() or not argument.attr["_user_specified_name"].s:
+        name = argument.attr["_user_specified_name"].s
+        if name.isdigit() or not name or KERAS.search(name.decode()):
             del argument.attr["_user_specified_name"]
     names = {node.name: f"{node.op}_{number}" for number, node in enumerate(function.node_def)}
+    names |= {argument.name: f"captured_{number}" for number, argument in enumerate(function.signature.input_arg)
+              if KERAS.search(argument.name)}
+    for argument in function.signature.input_arg:
+        argument.name = names.get(argument.name, argument.name)
 
     def renamed(reference):
         """Of "node", "node:output:0", "^node"; the name of an argument stays."""
@@ -101,6 +120,7 @@ def _number_nodes(function):
         if "_class" in node.attr:  # "loc:@node": where it is to be placed
             places = node.attr["_class"].list.s
             places[:] = [b"loc:@" + renamed(place.decode().removeprefix("loc:@")).encode() for place in places]
+    _forget_process(function.node_def)
     outputs = [function.ret[output.name] for output in function.signature.output_arg]
     function.ret.clear()
     for number, (output, reference) in enumerate(zip(function.signature.output_arg, outputs)):
@@ -111,3 +131,4 @@ def _number_nodes(function):
     for node in controls.values():
         function.control_ret[names[node]] = names[node]
     function.signature.control_output[:] = [names[controls[key]] for key in function.signature.control_output]
+    return renamed

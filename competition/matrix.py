@@ -132,7 +132,8 @@ def _once(row, scorer, path, run, broken):
     except (RehearsalError, InputError) as error:
         result = "FAILS"
         broken.append(f"{row} with {scorer}: {error}")
-    print(f"{row} with {scorer}: {result} ({time.time() - start:.0f} s)", flush=True)
+    why = f": {broken[-1].split(': ', 1)[1]}" if result == "FAILS" else ""
+    print(f"{row} with {scorer}: {result}{why} ({time.time() - start:.0f} s)", flush=True)
     line = dict(zip(COLUMNS, (row, scorer, sha256, f"{path.stat().st_size / 1e6:.1f}", result)))
     files.write_bytes(kept, files.csv_bytes(pd.DataFrame([*before, line], columns=list(COLUMNS))))
     return result

@@ -19,7 +19,6 @@ from competition.files import InputError, read_json, sha256_file, write_npz
 from competition.folds import assign_folds, whole_number
 from competition.metrics import METRICS, bootstrap, chosen_by, cluster_error, score_error
 
-FORMAT = 2  # of a forecast's dict
 LEVEL = 0.9
 LEAST_WEIGHT = 0.1  # of a member whose gain from averaging is worth the minute that measuring it takes
 LEAST_GROUPED = 0.01  # of the images that share a scene: fewer do not move the score
@@ -124,7 +123,6 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
     low, high = _interval(metric, expected, float(np.sqrt(sum(value**2 for value in parts.values()))))
     sizes = np.bincount(groups)
     return {
-        "format": FORMAT,
         "metric": metric.name,
         "expected": expected,
         "low": low,

@@ -43,7 +43,7 @@ class Condition:
     label_noise: float = 0.0  # share of wrong labels, visible and hidden
     rare: bool = False  # a class has a quarter of its images, and counts four times in training
     small: bool = False  # 300 visible images
-    scenes: bool = False  # several pictures of each scene, some visible and some hidden where hidden="random"
+    scenes: bool = False  # played on a pool of scenes: where hidden="random", some of a scene's pictures are hidden
 
     def assumed(self, hidden):
         """What a forecast is to assume: copies that lie in the visible part alone tell nothing of what is hidden."""
@@ -109,6 +109,7 @@ def _play_all(pool, count, hidden, seed):
     """`count` rounds of each condition on a pool, on all cores; those that were played before are read."""
     if hidden == "groups" and len(np.unique(pool.groups)) == len(pool.groups):
         pool = _in_scenes(pool)
+    scenes = _in_scenes(pool) if hidden == "random" else pool
     path = files.RUNS / "simulate" / f"{pool.name}-{hidden}.csv"
     known = pd.read_csv(path).to_dict("records") if path.exists() else []
     known = {(row["key"], row["seed"]): row for row in known}
@@ -117,7 +118,8 @@ def _play_all(pool, count, hidden, seed):
               for label, condition in CONDITIONS.items() for i in range(count)]
     missing = [job for job in wanted if job[1:] not in known]
     played = Parallel(n_jobs=-1, return_as="generator")(
-        delayed(play)(pool, CONDITIONS[label], hidden, number) for label, _, number in missing)
+        delayed(play)(scenes if CONDITIONS[label].scenes else pool, CONDITIONS[label], hidden, number)
+        for label, _, number in missing)
     bar = tqdm(played, f"{pool.name}: competitions", len(missing), leave=False)
     for done, (found, (label, key, number)) in enumerate(zip(bar, missing), 1):
         known[key, number] = {"data": pool.name, "condition": label, "key": key, "seed": number, **found}
@@ -143,8 +145,6 @@ def summarise(rounds):
 def play(pool, condition, hidden, seed):
     """One competition, the honest and the naive way: expected, low, high, truth and held of each, as a dict."""
     random = np.random.default_rng([seed, *hash_json(asdict(condition)).encode()])  # rounds of each cell of their own
-    if condition.scenes and hidden == "random":
-        pool = _in_scenes(pool)
     visible, opened, labels, groups = _deal(pool, condition, hidden, random)
     runs = [_make_run(pool, random) for _ in range(condition.runs)]
     visible, groups, jitter = _duplicate(visible, groups, condition, random)

@@ -27,8 +27,9 @@ class model:
         """Probabilities, float32 tensor [n, classes].
 
         `X` is an array or tensor [n, height, width, 3] of any numeric type, raw RGB 0..255; a single image
-        [height, width, 3] is taken as n = 1, grey ones [n, height, width, 1] or [n, height, width] as RGB. Images of another size than the network's are resized as in
-        training: bicubic, antialiased, rounded (on average 0.2 grey levels from what Pillow gives).
+        [height, width, 3] is taken as n = 1, grey ones [n, height, width, 1] or [n, height, width] as RGB. Images of
+        another size than the network's are resized as in training: bicubic, antialiased, rounded (on average 0.2 grey
+        levels from what Pillow gives).
         """
         X = X if tf.is_tensor(X) else np.asarray(X)
         if len(X.shape) == 3:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from competition import files
+from competition.features import MS
 from competition.files import InputError, hash_json, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
 from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric, reliability
@@ -44,7 +45,6 @@ class Candidate:
     nested: float  # of predictions that it did not see when it was chosen
     in_sample: float  # of those that it was chosen on
     log_loss: float  # nested
-    passes: int  # of an image through a network, in the zip
     behind: float = 0.0  # the best nested score, and the standard error of that
     error: float = 0.0
 
@@ -158,8 +158,8 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     oofs = {run: _read_run(folder / run, table, asked=bool(runs)) for run in _choose_runs(table.name, runs)}
     members = gather_seeds(folder, oofs)
     chooser = make_chooser(oofs, table, members)
-    candidates, chosen = make_candidates(chooser, members, table.k)
-    winner = candidates[chosen]
+    candidates, chosen = make_candidates(chooser, members)
+    winner, networks = candidates[chosen], {run: read_networks(folder / run, table.k) for run in oofs}
 
     print(f"{table.name}: {len(oofs)} run{'s' * (len(oofs) > 1)}, {len(labels)} images; {metric.name} by views")
     print(text_table(_runs_table(members, labels, chooser.stacks, metric)), end="\n\n")
@@ -171,7 +171,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
             "nested": candidate.nested,
             "in_sample": candidate.in_sample,
             "log_loss": candidate.log_loss,
-            "passes": candidate.passes,
+            **price([networks[run] for run in candidate.weights or oofs], len(candidate.views)),
             "behind": candidate.behind,
             "standard_error": candidate.error,
             "within_noise": candidate.behind <= candidate.error,
@@ -262,7 +262,7 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     oofs = {run: read_oof(folder / run, table) for run in record["runs"]}
     members = gather_seeds(folder, oofs)
     chooser = make_chooser(oofs, table, members)
-    candidates, chosen = make_candidates(chooser, members, table.k)
+    candidates, chosen = make_candidates(chooser, members)
     if candidates[chosen].weights != record["weights"] or candidates[chosen].views != record["views"]:
         raise InputError(f"{folder / BLEND / 'blend.json'}: other runs than those that were blended, run `make blend` again")
     return forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
@@ -327,11 +327,39 @@ def make_chooser(oofs, table, members=None):
     return Chooser(stacks, table.labels, nest_parts(table.fold, groups), groups, find_metric(table.metric))
 
 
-def make_candidates(chooser, members, k):
+@dataclass(frozen=True)
+class Networks:
+    """What the zip runs of one run, for each view of an image. Runs of one key share it."""
+
+    key: str
+    passes: int  # of an image through a network
+    ms: float | None  # that these take together where the run was trained; None where its record does not say
+
+
+def read_networks(run_dir, k):
+    """The Networks of a run: k folds' models, of a double run as often as it has nodes, or the backbone that heads share."""
+    record = read_json(run_dir / "run.json")
+    config, frozen = record.get("config") or {}, bool(record.get("frozen"))
+    ends = [read_json(path) for path in sorted(run_dir.glob("fold_*/fold.json"))]
+    ms = min((end[MS] for end in ends if MS in end), default=None)
+    if frozen:
+        recipe = config["recipe"]
+        same = [config["model"], config["weights"], recipe.get("image_size"), recipe.get("least_size")]
+        return Networks(hash_json(same), 1, ms)
+    return Networks(run_dir.name, k * max(1, len(list(run_dir.glob("node_*")))), ms and k * ms)
+
+
+def price(networks, views):
+    """{"passes": of an image through a network, "ms": milliseconds that they take, None if unknown} of Networks."""
+    each = {one.key: one for one in sorted(networks, key=lambda one: -(one.ms or np.inf))}.values()  # the least of those alike
+    ms = None if any(one.ms is None for one in each) else sum(one.ms for one in each)
+    return {"passes": views * sum(one.passes for one in each), "ms": ms and round(views * ms, 1)}
+
+
+def make_candidates(chooser, members):
     """All Candidates, those that are only shown last, and the place of the one to take.
 
     members   what the chooser weighs, lists of runs, which share its weight
-    k         folds, for the passes
     """
     metric, labels, chosen = chooser.metric, chooser.labels, chooser.choose()
     best, candidates = None, []
@@ -342,8 +370,8 @@ def make_candidates(chooser, members, k):
                        for run in runs)
         weights = {run: -share for share, run in order}
         scores = metric.score(probs[i], labels), metric.score(chooser.predict(kind, views), labels)
-        candidates.append(Candidate(kind, list(views), weights, *scores, log_loss(probs[i], labels),
-                                    len(weights) * k * len(views), float(behind[i]), float(error[i])))
+        candidates.append(Candidate(kind, list(views), weights, *scores, log_loss(probs[i], labels), float(behind[i]),
+                                    float(error[i])))
         if best is None or metric.quality(probs[i], labels) > metric.quality(best, labels):
             best = probs[i]
     for kind in SHOWN if len(members) > 1 else ():
@@ -354,7 +382,6 @@ def make_candidates(chooser, members, k):
             _, noise = behind_best(metric, [best, found], labels, chooser.groups)
             candidates.append(Candidate(
                 kind, list(views), {}, metric.score(found, labels), metric.score(plain, labels), log_loss(found, labels),
-                sum(map(len, members)) * k * len(views),
                 metric.sign * (metric.score(best, labels) - metric.score(found, labels)), float(noise.max())))
     return candidates, chooser.keys.index(chosen)
 
@@ -598,6 +625,7 @@ def _candidates_table(rows, metric):
             "candidate": row["kind"],
             "views": _name_views(row["views"]),
             "passes": row["passes"],
+            "ms an image": "" if row["ms"] is None else f"{row['ms']:.1f}",
             "nested": row["nested"],
             "in-sample": row["in_sample"],
             "log-loss": row["log_loss"],

@@ -24,7 +24,7 @@ import numpy as np
 from competition import device, files, oof, train
 from competition.arrays import Room, Rows, read_memory
 from competition.backbones import network_size, pretrained, resolve_weights
-from competition.features import predict
+from competition.features import MS, predict
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
@@ -381,7 +381,15 @@ def _save_fold(run, table, fold, held_out, views):
         "accuracy": oof.accuracy(views["identity"], labels),
         "log_loss": oof.log_loss(views["identity"], labels),
         "seconds": round(sum(node["seconds"] for node in nodes), 1),
-    })
+    } | _took(run, nodes))
+
+
+def _took(run, nodes):
+    """What the networks of all nodes take for an image; nodes that are heads share one."""
+    each = [node[MS] for node in nodes if MS in node]
+    if len(each) < len(nodes):
+        return {}
+    return {MS: round(min(each) if run.frozen else sum(each), 3)}
 
 
 def _report_nodes(folder, parts):

@@ -9,6 +9,7 @@ number.
 import collections
 import functools
 import itertools
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,27 +23,32 @@ from competition.files import InputError, hash_json, read_json, sha256_bytes, wr
 from competition.views import VIEWS
 
 BATCH = 64
+MS = "ms_an_image"  # how long the network takes for an image, in milliseconds: of the record of features, no part of the key
 
 
-def predict(model, images, batch=BATCH, bar=None):
+def predict(model, images, batch=BATCH, bar=None, taken=None):
     """The model's output for images (uint8 or float32 [n, h, w, 3], or features [n, d]): float32 [n, outputs].
 
     `images` may be an array, arrays.Stored or arrays.Rows: it is asked for one batch after another. Every call of the
     network gets exactly `batch` rows, the last one padded with zeros: it is traced once, and what an image gets does
-    not depend on how many came with it.
+    not depend on how many came with it. `taken`, a list, gets the milliseconds an image of each batch.
     """
     parts = (images[start : start + batch] for start in range(0, len(images), batch))
-    rows = list(_predict_parts(model, parts, batch, bar))
+    rows = list(_predict_parts(model, parts, batch, bar, taken))
     return np.concatenate(rows) if rows else np.zeros((0, model.output_shape[-1]), np.float32)
 
 
-def _predict_parts(model, parts, batch, bar):
-    """The model's output for each of the parts, of up to `batch` rows."""
+def _predict_parts(model, parts, batch, bar, taken=None):
+    """The model's output for each of the parts, of up to `batch` rows; to `taken` the milliseconds an image are added."""
     model.jit_compile = use_xla()
     for part in parts:
         chunk = np.zeros((batch, *part.shape[1:]), np.float32)
         chunk[: len(part)] = part
-        yield np.asarray(model.predict_on_batch(chunk), np.float32)[: len(part)]
+        before = time.perf_counter()
+        rows = np.asarray(model.predict_on_batch(chunk), np.float32)[: len(part)]
+        if taken is not None:
+            taken.append(1000 * (time.perf_counter() - before) / batch)
+        yield rows
         if bar is not None:
             bar.update(len(part))
 
@@ -80,12 +86,13 @@ class Shelf:
     def find(self, key):
         """Features of that key but for the images, an array [m, d], and int [n], where those of each image are there.
 
-        They are those which have most of the images; -1 stands for an image that they lack.
+        They are those which have most of the images; -1 stands for an image that they lack. Last what an image took (MS).
         """
-        found = None, np.full(len(self.names), -1)
+        found = None, np.full(len(self.names), -1), None
         for path in (path for folder in sorted({self.folder, *self.others}) for path in sorted(folder.glob("*.json"))):
             try:
                 other = read_json(path)
+                took = other.pop(MS, None)
                 if other | {"images": self.images} != key:
                     continue
                 names = _list_of(path.parent, other["images"]).read_text("utf-8").split()
@@ -93,8 +100,18 @@ class Shelf:
             except (InputError, OSError, ValueError, TypeError):  # removed, or not ours
                 continue
             if len(array) == len(names) and (places >= 0).sum() > (found[1] >= 0).sum():
-                found = array, places
+                found = array, places, took
         return found
+
+
+def time_of(shelf):
+    """Milliseconds that the backbone of a Shelf takes for an image, the least that was seen; None where nothing tells."""
+    found = []
+    for path in shelf.folder.glob("*.json"):
+        record = read_json(path)
+        if MS in record and all(record.get(name) == value for name, value in shelf.key.items()):
+            found.append(record[MS])
+    return min(found, default=None)
 
 
 def hash_images(hashes):
@@ -139,14 +156,16 @@ def _compute(backbone, images, jobs, shelf, room):
     missing = sum(not path.exists() for path in paths)
     with tqdm(total=shape[0] * missing, desc="features", unit=" images", leave=False, disable=None) as bar:
         for path, key, (_, change) in zip(paths, keys, jobs):
+            took, taken = None, []
             if not path.exists():
-                kept, places = shelf.find(key)
-                rows_from = functools.partial(_rows_from, backbone, images, change, kept, places, bar)
+                kept, places, took = shelf.find(key)
+                rows_from = functools.partial(_rows_from, backbone, images, change, kept, places, bar, taken)
                 build_array(path, shape, np.float32, rows_from, BATCH)
             if not (names := _list_of(shelf.folder, shelf.images)).exists():
                 write_text(names, "\n".join(shelf.names))
             if not (record := path.with_suffix(".json")).exists():
-                write_json(record, key)
+                took = min(taken[1:] or taken, default=took)  # the first batch is traced
+                write_json(record, key | ({} if took is None else {MS: round(took, 3)}))
     room = room or Room()
     return [room.open(path) for path in paths]
 
@@ -155,13 +174,13 @@ def _list_of(folder, images):
     return folder / f"{images[:16]}.txt"
 
 
-def _rows_from(backbone, images, change, kept, places, bar, first):
+def _rows_from(backbone, images, change, kept, places, bar, taken, first):
     """Yield the features of the images from the row `first` on, BATCH at a time: kept ones, or else computed."""
     bar.update(first)
     missing = first + np.flatnonzero(places[first:] < 0)
     batches = (missing[start : start + BATCH] for start in range(0, len(missing), BATCH))
     parts = (change(images[rows], rows) for rows in batches)
-    fresh = itertools.chain.from_iterable(_predict_parts(backbone, parts, BATCH, bar))
+    fresh = itertools.chain.from_iterable(_predict_parts(backbone, parts, BATCH, bar, taken))
     for start in range(first, len(places), BATCH):
         there = places[start : start + BATCH]
         old = there >= 0

@@ -23,6 +23,7 @@ from competition.oof import STUDY, all_runs, read_oof, text_table
 from competition.train import build_fold_model, build_shared, read_run
 
 ASSUMED_GAIN = 0.01  # of averaging all fold models over one, as a share of the metric's range, where it is not measured
+LEAST_UNKNOWN = 0.25  # weight of members whose gain was not measured from which on that of the whole is assumed
 TIMED = 8  # images that a network is timed on
 BASE = 450e6  # bytes that Python and TensorFlow take by themselves, at least
 COPIES = 2  # of its weights that the loaded network has in memory
@@ -177,7 +178,8 @@ def averaging(ensemble, table):
     """The metric, what averaging all fold models adds to one's score, and whether that was measured."""
     metric, forecast = find_metric(table.metric), ensemble.forecast or {}
     gain = forecast.get("averaging_gain") or 0.0
-    measured = bool(gain) and not forecast.get("not_measured")
+    unknown = sum(share for run, share in ensemble.members if run.name in (forecast.get("not_measured") or ()))
+    measured = bool(gain) and unknown < LEAST_UNKNOWN
     if not measured:
         span = metric.high - metric.low if np.isfinite(metric.high - metric.low) else 1.0
         gain = metric.sign * max(metric.sign * gain, ASSUMED_GAIN * span)
@@ -256,7 +258,7 @@ def show(ensemble, table, cost, choices, limits):
                          None if start is None else choice.expected - start, limits))
     print(text_table(pd.DataFrame(rows)), end="\n\n")
     _, gain, measured = averaging(ensemble, table)
-    how = "as measured on heads" if measured else "assumed, as it was not measured"
+    how = "as measured" if measured else "assumed, as it was not measured"
     print("the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
           f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
           "when it is made")

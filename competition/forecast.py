@@ -6,6 +6,7 @@ image's OOF comes from one. The interval adds up, as variances, what chance does
 that gain, and to the hidden test.
 """
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,10 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
     gain = np.array([gain, *(seeds_gain(metric, winner.weights, plain, runs, labels, groups, table.k, temperature)
                              for runs in seeds)])
     unmeasured = [run for run in winner.weights if run not in {*measured, *sum(seeds, [])}]
+    again = {run: found for run in unmeasured if (found := trained_again(folder / run, table, winner.views))}
+    gain = np.array([*gain, *(again_gain(metric, winner.weights, plain, run, rows, others, labels, groups, table.k,
+                                         temperature) for run, (rows, others) in again.items())])
+    unmeasured = [run for run in unmeasured if run not in again]
 
     early = (0.0, 0.0)
     stopped = {run: stop_apart(folder / run, table) for run in winner.weights}
@@ -77,7 +82,8 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
                           hidden_n or len(labels) // table.k, hidden,
                           (gain[:, 0].sum(), np.hypot.reduce(gain[:, 1])), early, scenes)
     missing = [run for run, probs in stopped.items() if probs is None and stops_early(folder / run)]
-    return found | {"not_measured": unmeasured, "scenes_measured_on": heads_of, "stop_not_measured": missing}
+    return found | {"not_measured": unmeasured, "measured_on_seeds": {run: len(rows) for run, (rows, _) in again.items()},
+                    "scenes_measured_on": heads_of, "stop_not_measured": missing}
 
 
 def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden="random", gain=(0.0, 0.0),
@@ -217,6 +223,60 @@ def seeds_gain(metric, weights, plain, runs, labels, groups, k, temperature=1.0)
     """
     alone = [_average(weights, plain | dict.fromkeys(runs, plain[run]), temperature) for run in runs]
     return score_gain(metric, _average(weights, plain, temperature), alone, labels, groups, (1 - 1 / k) / (len(runs) - 1))
+
+
+def again_gain(metric, weights, plain, run, rows, others, labels, groups, k, temperature=1.0):
+    """What averaging the k fold models of a `run` adds, of which some folds were trained S - 1 times more, with other seeds.
+
+    rows    int [m], images of these folds; others: probabilities of them by the other seeds' models, [S - 1, m, C]
+
+    As seeds_gain, but one model stands behind the OOF and not S: S times as much is still to be gained.
+    """
+    names = [run, *((run, i) for i in range(len(others)))]
+    shares = weights | dict.fromkeys(names, weights[run] / len(names))
+    probs = {name: values[rows] for name, values in plain.items()} | dict(zip(names[1:], others))
+    found = seeds_gain(metric, shares, probs, names, labels[rows], groups[rows], k, temperature)
+    return tuple(len(names) * value for value in found)
+
+
+def trained_again(run_dir, table, views):
+    """Images int [m], and what models of other seeds say of them, float64 [S - 1, m, C]; None where there are none.
+
+    The images are those of all folds that each of these seeds has finished. That a run has all its folds is not needed:
+    `make train SEEDS=2 ONLY_FOLD=0`, of one fold, is what tells of averaging for a fifth of the run's time.
+    """
+    run_dir = Path(run_dir)
+    config = read_json(run_dir / "run.json").get("config") or {}
+    if not config.get("recipe"):
+        return None
+    found = []
+    for path in sorted(run_dir.parent.glob(f"{run_dir.name}-seed*/run.json")):
+        record = read_json(path)
+        other = record.get("config") or {}
+        alike = other.get("recipe") and other | {"recipe": other["recipe"] | {"seed": config["recipe"].get("seed")}} == config
+        if alike and (record.get("table"), record.get("data")) == (table.hash, table.data_hash):
+            folds = {fold: probs for fold in range(table.k)
+                     if (probs := _fold_probs(path.parent / f"fold_{fold}", table, fold, views)) is not None}
+            found += [folds] if folds else []
+    folds = sorted(set.intersection(*map(set, found))) if found else []
+    if not folds:
+        return None
+    rows = np.concatenate([np.flatnonzero(table.fold == fold) for fold in folds])
+    return rows, np.stack([np.concatenate([one[fold] for fold in folds]) for one in found])
+
+
+def _fold_probs(fold_dir, table, fold, views):
+    """What a finished fold says of its images, mean over `views`, float64 [m, C]; None where it lacks any of it."""
+    try:
+        if not (fold_dir / "fold.json").exists():
+            return None
+        with np.load(fold_dir / "views.npz") as saved:
+            if saved["image"].tolist() != [table.images[row] for row in np.flatnonzero(table.fold == fold)]:
+                return None
+            names = saved["views"].tolist()
+            return np.mean([saved["probs"][names.index(view)] for view in views], axis=0, dtype=np.float64)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def train_apart(run_dir, table, views):
@@ -368,9 +428,11 @@ def print_forecast(found, classes):
     errors, sizes = found["standard_errors"], found["grouped_images"]
     print(f"forecast: {found['metric']} {found['expected']:.4f}{better} on a hidden test, 90 % of such tests between "
           f"{found['low']:.4f} and {found['high']:.4f} ({found['hidden_n']} images {drawn})")
-    gain = f"averaging fold models {found['averaging_gain']:+.4f}"
+    notes = [f"of {run} measured on {images} images by other seeds" for run, images in
+             found.get("measured_on_seeds", {}).items()]
     if missing := found.get("not_measured"):
-        gain += f" (not measured, counted as 0: {', '.join(missing)}; SEEDS=2 would tell)"
+        notes += [f"not measured, counted as 0: {', '.join(missing)}, their `make train` with SEEDS=2 ONLY_FOLD=0 tells"]
+    gain = f"averaging fold models {found['averaging_gain']:+.4f}" + f" ({'; '.join(notes)})" * bool(notes)
     early = f"stopping early {-found['early_stop']:+.4f}"
     if missing := found.get("stop_not_measured"):
         early += f" (not measured, counted as 0: {', '.join(missing)})"

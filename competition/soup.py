@@ -16,8 +16,8 @@ import numpy as np
 from competition import files, oof
 from competition.arrays import Rows, read_memory
 from competition.blend import _choose_runs, group_ids
-from competition.features import predict
-from competition.files import InputError
+from competition.features import MS, predict
+from competition.files import InputError, read_json
 from competition.folds import read_folds
 from competition.forecast import score_gain
 from competition.heads import softmax
@@ -99,7 +99,8 @@ def _average_folds(folder, table, members, settings, images):
         held_out = np.flatnonzero(table.fold == fold)
         views = {view: softmax(predict(model, Rows(images, held_out, VIEWS[view])))[0] for view in settings.views}
         files.write_with(_fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
-        _save_fold(_fold_dir(folder, fold), table, fold, Progress(), views)
+        took = [ms for member in members if (ms := read_json(_fold_dir(member.dir, fold) / "fold.json").get(MS))]
+        _save_fold(_fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
 
 
 def average(weights):

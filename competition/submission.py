@@ -220,7 +220,7 @@ def _read_run(table, run, hidden_n=None, hidden=None):
         raise InputError(f"{files.RUNS / table.name / run}: no such run, {hint}")
     oofs = {run: read_oof(files.RUNS / table.name / run, table)}
     chooser = make_chooser(oofs, table)
-    candidates, chosen = make_candidates(chooser, [[run]], table.k)
+    candidates, chosen = make_candidates(chooser, [[run]])
     winner = candidates[chosen]
     temperature, _ = calibrate_nested(chooser, winner)
     forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden, temperature)

@@ -28,7 +28,7 @@ from competition import device, files, heads, oof
 from competition.arrays import Joined, Room, Rows, held, read_memory
 from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copies
 from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
-from competition.features import Shelf, copy_features, predict, use_xla, view_features
+from competition.features import MS, Shelf, copy_features, predict, time_of, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
@@ -605,18 +605,21 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:
+                taken = []
                 progress = _train_fold(directory, *taught[fold][:2], settings, phase, fold, bar, after_epoch)
                 held_out = np.flatnonzero(table.fold == fold)
                 if scored is not phase.model:
                     scored.set_weights(phase.model.get_weights())
-                views = {view: _probabilities(scored, Rows(images, held_out, VIEWS[view]))
+                views = {view: _probabilities(scored, Rows(images, held_out, VIEWS[view]), taken)
                          for view in settings.views}
+                took = min(taken)
                 files.write_with(directory / MODEL_FILE, phase.model.save_weights)
             else:
                 head, progress = _read_head(folder, fold), _read_head_progress(folder, fold)
                 views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
                          for i, view in enumerate(settings.views)}
-            _save_fold(directory, table, fold, progress, views)
+                took = time_of(_shelf(whole, settings, model, weights, whole.frame["sha256"].tolist()))
+            _save_fold(directory, table, fold, progress, views, took)
 
 
 class Taught(NamedTuple):
@@ -882,8 +885,8 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
     return progress
 
 
-def _probabilities(model, images):
-    return heads.softmax(predict(model, images))[0]
+def _probabilities(model, images, taken=None):
+    return heads.softmax(predict(model, images, taken=taken))[0]
 
 
 def _is_stopped(settings, progress):
@@ -930,8 +933,11 @@ def _read_state(directory):
     return progress, *groups
 
 
-def _save_fold(directory, table, fold, progress, views):
-    """Write what a finished fold leaves besides weights: its validation predictions a view, and fold.json, its end."""
+def _save_fold(directory, table, fold, progress, views, took=None):
+    """Write what a finished fold leaves besides weights: its validation predictions a view, and fold.json, its end.
+
+    took   milliseconds that its network takes for an image; None where that is not known
+    """
     held_out = table.fold == fold
     files.write_npz(directory / "views.npz", image=np.array(table.images)[held_out], views=np.array(list(views)),
                     probs=np.stack(list(views.values())))
@@ -943,7 +949,7 @@ def _save_fold(directory, table, fold, progress, views):
         "accuracy": oof.accuracy(views["identity"], labels),
         "log_loss": oof.log_loss(views["identity"], labels),
         "seconds": round(sum(row["seconds"] for row in progress.history), 1),
-    })
+    } | ({} if took is None else {MS: round(took, 3)}))
     (directory / "state.npz").unlink(missing_ok=True)
 
 

@@ -9,7 +9,9 @@ from PIL import Image
 
 from competition import blend
 from competition.blend import WEIGH, Candidate, Chooser, calibrate_nested, combine, explain, find_temperature
-from competition.blend import forecast_again, make_blend, make_candidates, nest_parts, read_blend, select_greedily
+from competition.blend import (
+    forecast_again, make_blend, make_candidates, nest_parts, price, read_blend, read_networks, select_greedily,
+)
 from competition.blend import sharpen, view_sets
 from competition.files import RUNS, InputError, write_json
 from competition.folds import make_folds
@@ -54,7 +56,7 @@ def write_runs(table, probs, finished=True):
 
 
 def candidate(kind, nested, behind=0.0, error=0.0, weights=("a",), views=("identity",)):
-    return Candidate(kind, list(views), dict.fromkeys(weights, 1 / len(weights)), nested, nested, 1.0, 5, behind, error)
+    return Candidate(kind, list(views), dict.fromkeys(weights, 1 / len(weights)), nested, nested, 1.0, behind, error)
 
 
 def noise(seed, runs=15, n=400, classes=3):
@@ -213,9 +215,9 @@ def test_the_simplest_within_noise_wins():
     _, behind, error = chooser.compare()
     assert (behind <= error).sum() > 1
     worse = chooser_of(np.stack([probs[0], predictions(labels, np.arange(1000) % 2 == 0)]), labels)
-    candidates, chosen = make_candidates(worse, [["a"], ["b"]], 4)
+    candidates, chosen = make_candidates(worse, [["a"], ["b"]])
     assert candidates[chosen].kind == "single" and candidates[chosen].weights == {"a": 1.0}
-    assert candidates[chosen].passes == 4 and {c.kind for c in candidates} == {*blend.KINDS, *blend.SHOWN}
+    assert {c.kind for c in candidates} == {*blend.KINDS, *blend.SHOWN}
 
 
 def test_why_it_was_chosen():
@@ -456,3 +458,40 @@ def test_two_folds_of_two_sites_have_three_parts():
     fold = np.arange(40) % 2
     for groups in (fold, np.arange(40), np.arange(40) // 8 * 2 + fold):
         assert len(np.unique(nest_parts(fold, groups))) >= 3
+
+
+def test_heads_that_share_a_backbone_cost_one_pass(table):
+    """Two runs of heads on one backbone, one on another, one fine-tuned, one double run; a run that says nothing."""
+    def write(run, ms=None, nodes=0, frozen=False, **config):
+        write_runs(table, {run: random_probs(table)})
+        path = RUNS / "toy" / run / "run.json"
+        record = json.loads(path.read_text())
+        record["config"] |= {"model": "net", "weights": "w", "recipe": {"image_size": 96, "seed": run} | config}
+        write_json(path, record | {"frozen": frozen})
+        for node in range(nodes):
+            (path.parent / f"node_{node}").mkdir()
+        for fold in range(table.k if ms else 0):
+            write_json(path.parent / f"fold_{fold}" / "fold.json", {"ms_an_image": ms + fold})
+        return read_networks(path.parent, table.k)
+
+    one, two = write("one", 4.0, frozen=True), write("two", 5.0, frozen=True, rate=0.1)
+    assert one.key == two.key and price([one], 2) == price([one, two], 2) == {"passes": 2, "ms": 8.0}
+    larger = write("larger", 9.0, frozen=True, image_size=160)
+    assert price([one, two, larger], 1) == {"passes": 2, "ms": 13.0}
+    fine = write("fine", 3.0)
+    assert price([fine], 1) == {"passes": table.k, "ms": 3.0 * table.k}
+    assert price([fine, one], 2) == {"passes": 2 * table.k + 2, "ms": 6.0 * table.k + 8}
+    assert price([write("double", 7.0, nodes=3)], 1) == {"passes": 3 * table.k, "ms": 7.0 * table.k}
+    assert price([fine, write("elsewhere")], 1) == {"passes": 2 * table.k, "ms": None}
+
+
+def test_what_a_candidate_costs_is_shown(table, capsys):
+    write_runs(table, {run: {view: probs for view in ("identity", "hflip")} for run, probs in specialists(table).items()})
+    for run in specialists(table):
+        for fold in range(table.k):
+            write_json(RUNS / "toy" / run / f"fold_{fold}" / "fold.json", {"ms_an_image": 2.5})
+    record = make_blend()
+    for row in record["candidates"]:
+        runs = len(row["weights"] or record["runs"])
+        assert row["passes"] == runs * table.k * len(row["views"]) and row["ms"] == 2.5 * row["passes"]
+    assert "ms an image" in capsys.readouterr().out

@@ -1,12 +1,13 @@
 """Features: the same whatever is asked for at once, kept under their key, gone on with after a kill."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 
 from competition.arrays import Room, Rows, Stored, build_array
-from competition.features import BATCH, Shelf, copy_features, predict, view_features
+from competition.features import BATCH, MS, Shelf, copy_features, predict, time_of, view_features
 from competition.files import sha256_bytes
 from competition.views import VIEWS
 
@@ -179,3 +180,16 @@ def test_images_are_asked_for_by_the_batch(backbone, tmp_path):
     view_features(backbone, Asked(), ["identity", "hflip"], shelf(tmp_path), small())
     copy_features(backbone, Asked(), 1, [], 0, shelf(tmp_path), small())
     assert Asked.parts == 3 * [BATCH, BATCH, 22]
+
+
+def test_what_an_image_takes_is_kept_and_no_part_of_the_key(backbone, calls, tmp_path):
+    assert time_of(shelf(tmp_path / "a")) is None
+    view_features(backbone, IMAGES, ["identity", "hflip"], shelf(tmp_path / "a"))
+    paths = sorted((tmp_path / "a").glob("*.json"))
+    took = [json.loads(path.read_text())[MS] for path in paths]
+    assert all(0 < ms < 1000 for ms in took) and time_of(shelf(tmp_path / "a")) == min(took)
+    assert time_of(shelf(tmp_path / "a", weights="other")) is None
+    before = len(calls[0])
+    view_features(backbone, IMAGES, ["identity"], shelf(tmp_path / "b", others=(tmp_path / "a",)))
+    assert len(calls[0]) == before, "taken over, whatever it took"
+    assert time_of(shelf(tmp_path / "b")) in took

@@ -138,7 +138,11 @@ def test_estimates_learn_from_a_rehearsal(chosen):
 
 def test_gain_that_was_not_measured_is_assumed(chosen):
     whole, table, *_ = chosen
-    forecast = whole.forecast | {"averaging_gain": 0.0, "not_measured": ["fine"]}
-    _, gain, measured = fit.averaging(dataclasses.replace(whole, forecast=forecast), table)
-    assert gain == fit.ASSUMED_GAIN and not measured
+    heaviest, lightest = (pick(whole.members, key=lambda member: member[1])[0].name for pick in (max, min))
+    for unknown, known, expected in (([heaviest], 0.0, (fit.ASSUMED_GAIN, False)), ([heaviest], 0.02, (0.02, False)),
+                                     ([lightest], 0.02, (0.02, True))):
+        members = [(run, 0.9 if run.name == heaviest else 0.1 / (len(whole.members) - 1)) for run, _ in whole.members]
+        forecast = whole.forecast | {"averaging_gain": known, "not_measured": unknown}
+        some = dataclasses.replace(whole, forecast=forecast, members=members)
+        assert fit.averaging(some, table)[1:] == expected
     assert fit.averaging(whole, table)[1:] == (0.02, True)

@@ -10,8 +10,8 @@ from competition.blend import make_candidates, make_chooser
 from competition.features import hash_images
 from competition.files import InputError, write_json, write_npz
 from competition.forecast import (
-    averaging_gain, check_hidden, forecast_blend, lower_own_class, make_forecast, print_forecast, seeds_gain, stop_apart,
-    stops_early, train_apart, train_loose,
+    again_gain, averaging_gain, check_hidden, forecast_blend, lower_own_class, make_forecast, print_forecast, seeds_gain,
+    stop_apart, stops_early, train_apart, train_loose, trained_again,
 )
 from competition.metrics import METRICS
 from competition.recipes import Recipe
@@ -189,6 +189,89 @@ def test_seeds_tell_what_averaging_gives():
     assert truth > 0.003 and gain == pytest.approx(truth, rel=0.25) and 0 < error < 0.01
 
 
+def test_one_fold_trained_again_tells_what_averaging_gives():
+    """Models whose logits carry noise of their own, in a blend with another: what 5 gain over one, from a second seed."""
+    random, alone = np.random.default_rng(0), np.arange(30_000)
+    labels = random.integers(0, 3, 30_000)
+    base = 1.2 * np.eye(3)[labels] + random.normal(0, 0.7, (30_000, 3))
+    odds = np.exp(base + random.normal(0, 0.8, (7, 30_000, 3)))
+    models = odds / odds.sum(-1, keepdims=True)
+    weights, other, rows = {"a": 0.7, "b": 0.3}, models[6], alone[:20_000]
+
+    def score(probs):
+        return ACCURACY.score(0.7 * probs + 0.3 * other, labels)
+
+    truth = score(models[:5].mean(0)) - np.mean([score(model) for model in models[:5]])
+    gain, error = again_gain(ACCURACY, weights, {"a": models[0], "b": other}, "a", rows, [models[5][rows]], labels, alone, 5)
+    assert truth > 0.01 and gain == pytest.approx(truth, rel=0.2) and 0 < error < 0.01
+
+
+@pytest.fixture
+def again(tmp_path, monkeypatch):
+    """A finished run of all folds and a second seed of which only fold 1 is done; the table."""
+    monkeypatch.chdir(tmp_path)
+    table, folder = make_table(n=90), files.RUNS / "toy"
+    probs = random_probs(table)
+    for seed, run in enumerate(["net", "net-seed1"]):
+        write_run(folder / run, table, {"identity": probs, "hflip": probs})
+        record = files.read_json(folder / run / "run.json")
+        record["config"] |= {"recipe": {"seed": seed, "rate": 1.0}}
+        write_json(folder / run / "run.json", record | {"finished": not seed})
+    write_fold(folder / "net-seed1", table, 1)
+    return folder, table
+
+
+def write_fold(run_dir, table, fold):
+    rows = np.flatnonzero(table.fold == fold)
+    probs = np.stack([random_probs(table, 7)[rows], random_probs(table, 8)[rows]])
+    write_npz(run_dir / f"fold_{fold}" / "views.npz", image=np.array(table.images)[rows], probs=probs,
+              views=np.array(["identity", "hflip"]))
+    write_json(run_dir / f"fold_{fold}" / "fold.json", {})
+
+
+def test_folds_of_another_seed_are_found(again, capsys):
+    folder, table = again
+    rows, others = trained_again(folder / "net", table, ["hflip"])
+    assert np.array_equal(rows, np.flatnonzero(table.fold == 1))
+    np.testing.assert_array_equal(others, random_probs(table, 8)[rows][None])
+    write_fold(folder / "net-seed1", table, 3)
+    rows, others = trained_again(folder / "net", table, ["identity", "hflip"])
+    assert set(table.fold[rows]) == {1, 3} and others.shape == (1, len(rows), 3)
+
+    oofs = {"net": oof.read_oof(folder / "net", table)}
+    chooser = make_chooser(oofs, table)
+    candidates, chosen = make_candidates(chooser, [["net"]])
+    found = forecast_blend(table, oofs, chooser, candidates[chosen])
+    assert found["averaging_gain"] != 0 < found["standard_errors"]["gain_noise"] and not found["not_measured"]
+    print_forecast(found, table.classes)
+    assert f"(of net measured on {len(rows)} images by other seeds)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["config", "table", "images", "unfinished", "broken", "views"])
+def test_folds_of_other_runs_tell_nothing(again, change, capsys):
+    folder, table = again
+    path, fold_dir = folder / "net-seed1" / "run.json", folder / "net-seed1" / "fold_1"
+    record = files.read_json(path)
+    if change == "config":
+        record["config"]["recipe"]["rate"] = 2.0
+    elif change == "table":
+        record["table"] = "c" * 64
+    elif change == "images":
+        write_fold(folder / "net-seed1", dataclasses.replace(table, frame=table.frame.iloc[::-1]), 1)
+    elif change == "unfinished":
+        (fold_dir / "fold.json").unlink()
+    elif change == "broken":
+        (fold_dir / "views.npz").write_bytes(b"PK")
+    write_json(path, record)
+    assert trained_again(folder / "net", table, ["vflip" if change == "views" else "identity"]) is None
+    if change == "unfinished":
+        oofs = {"net": oof.read_oof(folder / "net", table)}
+        chooser = make_chooser(oofs, table)
+        candidates, chosen = make_candidates(chooser, [["net"]])
+        print_forecast(forecast_blend(table, oofs, chooser, candidates[chosen]), table.classes)
+        assert "counted as 0: net, their `make train` with SEEDS=2 ONLY_FOLD=0 tells)" in capsys.readouterr().out
+
+
 @pytest.fixture
 def frozen(tmp_path, monkeypatch):
     """A frozen run's folder on 90 images with its features, and the table."""
@@ -306,7 +389,7 @@ def test_what_stopping_early_flatters_is_said_to_be_unknown(frozen, capsys):
     write_json(folder / "run.json", record)
     oofs = {"net": oof.OOF("net", ["identity"], random_probs(table)[None])}
     chooser = make_chooser(oofs, table)
-    candidates, chosen = make_candidates(chooser, [["net"]], table.k)
+    candidates, chosen = make_candidates(chooser, [["net"]])
     found = forecast_blend(table, oofs, chooser, candidates[chosen])
     assert found["stop_not_measured"] == ["net"] and found["early_stop"] == 0
     print_forecast(found, table.classes)

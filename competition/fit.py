@@ -291,9 +291,10 @@ def _accuracy(table, run):
 def _commands(ensemble, table, cost, choices):
     """What else would make it smaller, which takes training or another run: lines, with what each would take.
 
-    What it would score nobody knows before it has an OOF, which costs one command.
+    What it would score nobody knows before it has an OOF, which costs one command: it is likely between what is left
+    without the others and the whole.
     """
-    alike = {}
+    alike, names = {}, {run.name for run, _ in ensemble.members}
     for run, _ in ensemble.members:
         if not run.frozen:
             shape = run.recipe.image_size, run.recipe.least_size, str(run.recipe.head)
@@ -303,13 +304,15 @@ def _commands(ensemble, table, cost, choices):
             parts = [_part(run, ensemble, table, choices) for run in runs[1:]]
             rest = None if None in parts else Cost(*(value - sum(taken) for value, *taken in zip(
                 *map(dataclasses.astuple, (cost, *parts)))))
-            yield (f"one network in place of {len(runs)}{_taking(rest)}: make soup NAME={table.name} "
+            left = _expected(names - {run.name for run in runs[1:]}, ensemble, choices)
+            yield (f"one network in place of {len(runs)}{_taking(rest, left, ensemble)}: make soup NAME={table.name} "
                    f"RUNS={','.join(run.name for run in runs)}; it says whether that holds, then RUN= takes it, or make "
                    "blend again")
     largest = max(ensemble.members, key=lambda member: (round(member[1], 6), _accuracy(table, member[0])))[0]
     if len(ensemble.members) > 1:
         alone = _alone(largest, ensemble, choices)
-        yield (f"one network that learns what the blend says{_taking(alone)}: make train NAME={table.name} "
+        left = _expected({largest.name}, ensemble, choices)
+        yield (f"one network that learns what the blend says{_taking(alone, left, ensemble)}: make train NAME={table.name} "
                f"MODEL={largest.config['model']} RECIPE=best TEACHER=blend; then it is offered here with its own OOF")
 
 
@@ -318,6 +321,13 @@ def _alone(run, ensemble, choices, folds=None):
     found = [choice.cost for choice in choices if [one.name for one, _ in choice.ensemble.members] == [run.name]
              and not choice.ensemble.half and len(choice.ensemble.views) == len(ensemble.views)
              and len(choice.ensemble.folds or ()) == (folds or 0)]
+    return found[0] if found else None
+
+
+def _expected(names, ensemble, choices):
+    """The forecast of the members of these names alone, all folds and as many views; None where that is no Choice."""
+    found = [choice.expected for choice in choices if set(choice.cuts) == {"members"}
+             and {run.name for run, _ in choice.ensemble.members} == names]
     return found[0] if found else None
 
 
@@ -330,11 +340,14 @@ def _part(run, ensemble, table, choices):
     return Cost(*(factor * (a - b) for a, b in zip(dataclasses.astuple(whole), dataclasses.astuple(one))))
 
 
-def _taking(cost):
-    if cost is None:
-        return ""
-    return (f" (about {cost.bytes / 1e6:.1f} MB, {cost.seconds:.1f} s, {cost.memory / 1e6:.0f} MB of memory; its score is "
-            "known when it is made)")
+def _taking(cost, left, ensemble):
+    """What a network in place of several takes, and its forecast, from that of what is `left` without it to the whole's."""
+    parts = [] if cost is None else [f"about {cost.bytes / 1e6:.1f} MB, {cost.seconds:.1f} s, {cost.memory / 1e6:.0f} MB "
+                                     "of memory"]
+    whole = (ensemble.forecast or {}).get("expected")
+    if None not in (left, whole):
+        parts.append(f"forecast between {left:.4f}, without the others, and {whole:.4f}, the whole's")
+    return f" ({'; '.join([*parts, 'its own OOF tells when it is made'])})"
 
 
 def find_smallest(choices, limits):

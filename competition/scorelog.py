@@ -7,6 +7,7 @@ sha256 of that file, of a kernel by that of its dataset's toolkit.zip.
 import csv
 import datetime
 import io
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +31,21 @@ def log_submission(path, record):
     made = [line for line in read_log() if not line["value"]]
     if not made or any(made[-1][key] != _text(value) for key, value in row.items()):
         _add(row)
+
+
+def keep_older(path, record, fresh):
+    """Move another file than `fresh` away from `path`, with its `record`: it may have been handed in, and its score come.
+
+    It is called <name>-<the first 8 digits of its sha256>, which a line says.
+    """
+    path, record = Path(path), Path(record)
+    if not path.exists() or (sha256 := sha256_file(path)) == sha256_file(fresh):
+        return
+    kept = f"{path.stem}-{sha256[:8]}"
+    if record.exists():
+        os.replace(record, record.with_name(kept + record.name.removeprefix(path.stem)))
+    os.replace(path, path.with_name(kept + path.suffix))
+    print(f"{path.with_name(kept + path.suffix)}: what lay at {path} until now")
 
 
 def score(zip_path=None, phase="", value=None):

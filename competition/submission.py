@@ -44,7 +44,7 @@ from competition.images import load_images
 from competition.metrics import find_metric
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
 from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
-from competition.scorelog import log_submission
+from competition.scorelog import keep_older, log_submission
 from competition.scorers import find_python
 from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
 from competition.train import build_fold_model, build_shared, read_run
@@ -94,7 +94,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found; the log
     (scorelog.py) gets a line. Returns the zip's path. InputError for a blend or a run that is missing, unfinished or
     not of this fold table, and for a zip that fails its rehearsal or is over a limit: it is not kept, and an older one
-    of the same name stays.
+    of the same name stays. Otherwise the older one is kept under another name (scorelog.keep_older).
     """
     if layout is None:
         from competition.formats.codalab import LAYOUT as layout  # which imports this module
@@ -112,6 +112,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
             taken.extend(_fit(ensemble, table, temporary, layout, conditions, count, limits, found, fit))
         else:
             taken.extend((ensemble, found))
+        keep_older(path, path.with_suffix(".json"), temporary)
 
     try:
         write_with(path, write)

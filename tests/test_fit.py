@@ -111,13 +111,16 @@ def test_what_takes_training_is_offered_with_its_cost(chosen):
     whole, table, cost, choices = chosen
     (distilled,) = fit._commands(whole, table, cost, choices)
     seconds = 5 + N * 0.14 * 0.05 / (5 * 0.01 + 0.02)  # that of `fine` alone
-    assert f", {seconds:.1f} s," in distilled and "its score is known when it is made" in distilled
+    assert f", {seconds:.1f} s," in distilled and "its own OOF tells when it is made" in distilled
+    (alone,) = [choice.expected for choice in choices if choice.cuts == ("members",)
+                and [run.name for run, _ in choice.ensemble.members] == [whole.members[0][0].name]]
+    assert f"; forecast between {alone:.4f}, without the others, and 0.9000, the whole's;" in distilled
     part = fit._part(whole.members[0][0], whole, table, choices)
     assert part.seconds == pytest.approx(seconds - 5) and part.bytes == pytest.approx(cost.bytes * 5 / 9.015)
     twice = dataclasses.replace(whole, members=[whole.members[0]] * 2)
     soup, _ = fit._commands(twice, table, cost, choices)
     assert "make soup" in soup and f"{(cost.bytes - part.bytes) / 1e6:.1f} MB, {cost.seconds - part.seconds:.1f} s" in soup
-    assert all("known when" not in line for line in fit._commands(twice, table, cost, []))
+    assert all("about" not in line and "forecast" not in line for line in fit._commands(twice, table, cost, []))
 
 
 def test_the_smallest_is_the_farthest_below_the_limits(chosen):

@@ -66,3 +66,21 @@ def test_what_the_log_does_not_know(workdir):
     (SUBMISSIONS / "log.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="expected the columns date"):
         scorelog.score()
+
+
+@pytest.mark.parametrize("name, record_name", [("a.zip", "a.json"), ("a.csv", "a.csv.json")])
+def test_what_may_have_been_handed_in_is_kept(workdir, capsys, name, record_name):
+    path, fresh = make_zip(name, b"1"), workdir / "fresh"
+    record = path.with_name(record_name)
+    record.write_text("{}")
+    fresh.write_bytes(b"1")
+    scorelog.keep_older(path, record, fresh)
+    assert path.exists() and not capsys.readouterr().out, "the same once more"
+    fresh.write_bytes(b"2")
+    scorelog.keep_older(path, record, fresh)
+    kept = path.with_stem("a-6b86b273")
+    assert kept.read_bytes() == b"1" and kept.with_name(record_name.replace("a.", "a-6b86b273.")).read_text() == "{}"
+    assert not path.exists() and not record.exists() and f"{kept}: what lay at {path}" in capsys.readouterr().out
+    scorelog.score(str(kept), "final", 0.5)  # known by its content
+    assert "0.5000" in capsys.readouterr().out
+    scorelog.keep_older(path, record, fresh)  # there is none

@@ -24,7 +24,7 @@ from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images, shorten
 from competition.oof import PREDICT, text_table
-from competition.scorelog import log_submission
+from competition.scorelog import keep_older, log_submission
 from competition.shift import read_test
 from competition.submission import _weight_files, read_ensemble, record_of
 from competition.train import BROKEN, build_fold_model, build_shared
@@ -79,6 +79,7 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
     def write(temporary):
         Path(temporary).write_bytes(csv_bytes(frame))
         check_csv(temporary, wanted, table.classes)
+        keep_older(path, path.with_suffix(".csv.json"), temporary)
 
     write_with(path, write)
     record = record_of(path, ensemble, table, "kaggle-csv") | {

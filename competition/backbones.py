@@ -144,7 +144,7 @@ def build_backbone(model, size, image_size=None, weights=Weights("none"), least_
 
 def network_size(model, size, image_size=None, least_size=0):
     """The (height, width) at which a network sees images of `size`. InputError: image_size is too small."""
-    smallest = _smallest(model)
+    smallest = smallest_size(model)
     if image_size is not None:
         if image_size < smallest:
             raise InputError(f"{model}: image_size is {image_size}, expected at least {smallest}")
@@ -222,7 +222,8 @@ def _snake_case(name):
 
 
 @functools.cache
-def _smallest(model):
+@functools.cache
+def smallest_size(model):
     """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
     if _family(model) in OWN:
         return 1

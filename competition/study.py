@@ -25,7 +25,7 @@ import pandas as pd
 
 from competition import device, files, oof, sanity
 from competition.arrays import read_memory
-from competition.backbones import OWN, at_hand, names
+from competition.backbones import OWN, at_hand, names, smallest_size
 from competition.blend import Chooser, group_ids, nest_parts
 from competition.double import quote_name
 from competition.files import InputError
@@ -137,7 +137,7 @@ LADDER = (
     Rung("head resnet50", "head", "best on validation and test", model="resnet50", budgets=("default", "full")),
     Rung("head mobilenet", "head", "in the ensemble", model="mobilenet"),
     Rung("head efficientnet_lite1", "head", "not tried", model="efficientnet_lite1"),
-    Rung("head efficientnet_lite2", "head", "not tried", model="efficientnet_lite2", budgets=("quick", "full")),
+    Rung("head efficientnet_lite2", "head", "not tried", model="efficientnet_lite2"),
     Rung("layers 512, 256", "head", "no gain", keys=("head=[512, 256]",)),
     Rung("batch 64", "", "the best on test", "batch", keys=("batch_size=64",)),
     *(Rung(f"batch {size}", "batch 64", "small ones win on validation, 64 on test", "batch",
@@ -282,9 +282,8 @@ def study(name=None, backbone="efficientnet_lite0", budget="default", weights="i
     found = _find_weights(backbone, weights)
     with contextlib.ExitStack() as stack:
         if _wants_sample(name):
-            Path(SAMPLE).mkdir(exist_ok=True)
-            stack.enter_context(contextlib.chdir(SAMPLE))
-            name = make_folds(write_sample(Path("data")) / "train", name=SAMPLE).name
+            stack.enter_context(files.within(SAMPLE))
+            name = make_folds(write_sample(Path(SAMPLE) / "data") / "train", name=SAMPLE).name
         table = read_folds(name)
         plan = Study(table, backbone, budget, found, memory, {})
         stack.enter_context(locked(plan.folder))
@@ -328,11 +327,12 @@ def _climb(plan):
                 result.seconds = seconds[run] = max(taken, seconds.get(run, 0))
         except Exception as error:  # what one rung cannot do, another may: memory, a GAN that is not good, ...
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            result.state, result.reason = "failed", f"{kind}{' '.join(str(error).split())[:300]}"
+            said = " ".join(str(error).split()).replace("take another name (RUN=), or remove", "to begin anew remove")
+            result.state, result.reason = "failed", f"{kind}{said[:300]}"
         else:
             # of a run that was finished before, what it took then; of one that was killed, at least its epochs
             run = plan.run(rung)
-            taken = max(time.time() - start, _epoch_seconds(plan, run))
+            taken = max(time.time() - start, _epoch_seconds(plan, f"{run}-[0-9]*" if rung.how == "tune" else run))
             result.seconds = seconds.setdefault(run, round(taken, 1)) if rung.how in RUNS else round(taken, 1)
         frame = _write(plan, seconds)
         row = frame.iloc[-1]
@@ -460,12 +460,15 @@ def _soup(plan, rung, result):
 
 
 def train_options(plan, rung):
-    """The variables of its `make train`."""
+    """The variables of its `make train`; no network sees fewer pixels than it can."""
     effort, model = plan.effort(rung), plan.model(rung)
+    least = smallest_size(model)
+    keys = [re.sub(r"^image_size=([1-9]\d*)$", lambda size: f"image_size={max(int(size[1]), least)}", key)
+            for key in effort.keys]
     cap = (f"image_size={effort.most}",) if 0 < effort.most < max(plan.table.size) else ()
     rate = (RATES[model],) if model in RATES and effort.recipe == "best" else ()
     return {"NAME": plan.table.name, "MODEL": model, "RECIPE": effort.recipe, "RUN": plan.run(rung),
-            "ONLY_FOLD": effort.folds, "SET": [*effort.keys, *cap, *rate, *(_fill(plan, key) for key in rung.keys)]}
+            "ONLY_FOLD": effort.folds, "SET": [*keys, *cap, *rate, *(_fill(plan, key) for key in rung.keys)]}
 
 
 HOW = {"train": _train, "tune": _tune, "double": _double, "gan": _gan, "zeros": _zeros, "views": _views,
@@ -679,5 +682,6 @@ def _read_seconds(plan):
 
 
 def _epoch_seconds(plan, run):
+    """Of all folds of a run, or of runs of that pattern."""
     return sum(files.read_json(path)["seconds"]
                for path in (files.RUNS / plan.table.name / run).glob("fold_*/fold.json"))

@@ -199,7 +199,7 @@ def auto_space(model, settings):
         parts += [f"{key}={','.join(values)}" for key, values in hyperresnet.ARCHITECTURE.items()]
     rate = "rate" if settings.epochs else "frozen_rate"
     parts += [f"{rate}={getattr(settings, rate) / 10:g}:{getattr(settings, rate) * 10:g}:log", "dropout=0,0.2,0.5",
-              "label_smoothing=0,0.1"]
+              "label_smoothing=0,0.1", "head=none|256"]
     if settings.epochs:
         policies = dict.fromkeys([",".join(settings.augment) or "none", "none", "hflip", "hflip,shift"])
         parts += ["batch_size=16,32,64", f"augment={'|'.join(policies)}"]

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from competition.folds import make_folds, read_folds
 from competition.metrics import METRICS
 from competition.recipes import Recipe, read_recipe
 from competition.study import BUDGETS, HOW, LADDER, Effort, Result, Rung, Study, compare, interval, print_command
+from competition.tune import read_space
 
 RAREST = 'b; 5" c '  # as odd as a class name may be
 RECIPE_KEYS = {field.name for field in dataclasses.fields(Recipe)}
@@ -99,6 +101,59 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
         known = [key for key in options["SET"] if key.partition("=")[0] in RECIPE_KEYS]
         recipe = read_recipe(options["RECIPE"], known, plan.model(rung) in OWN)
         assert recipe.epochs + recipe.frozen_epochs
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeypatch):
+    plan, asked = a_plan(budget), []
+    plan.weights = dict.fromkeys(names(), "imagenet")
+    shape = len(plan.table.labels), len(plan.table.classes)
+    monkeypatch.setattr(studying, "read_held_out", lambda *_: {"identity": np.full(shape, 1 / shape[1])})
+    for verb in ("tune", "soup", "train"):
+        monkeypatch.setattr(f"competition.{verb}.{verb}", lambda verb=verb, **given: asked.append((verb, given)))
+    for rung in plan.rungs:
+        plan.results[rung.name] = Result(rung, views={"identity": np.full(shape, 1 / shape[1])})
+    for how, verb, most in (("tune", "tune", 1), ("soup", "soup", 1), ("distil", "train", 1), ("blend", "blend", 9)):
+        for rung in [rung for rung in plan.rungs if rung.how == how]:
+            result = plan.results[rung.name]
+            with contextlib.suppress(FileNotFoundError):  # the trials, which nobody has made
+                HOW[how](plan, rung, result)
+            make, typed, *words = shlex.split(result.command)
+            flags = [part for word in words for part in (f"--{word.partition('=')[0].lower()}", word.partition("=")[2])]
+            options = vars(_parser().parse_args([typed, *flags]))
+            assert (make, typed, options["name"]) == ("make", verb, "arten")
+            if how == "tune":
+                assert asked[-1][0] == "tune" and options["model"] == "hyperresnet" and options["folds_used"] == "0"
+                space = options["space"] if options["space"] != "auto" else "version=v1,v2"
+                assert [key.name for key in read_space(space, "hyperresnet", "quick", [], True)] == ["version"]
+            if how == "distil":
+                assert len(options["teacher"].split(",")) == 3
+    assert {rung.how for rung in plan.rungs} - {"zeros", "views", "double", "gan"} <= {"train", "tune", "soup", "distil",
+                                                                                      "blend"}
+
+
+def test_no_network_sees_fewer_pixels_than_it_can():
+    small, large = a_plan("quick"), a_plan("quick", "xception")
+    coarse = next(rung for rung in small.rungs if rung.name == "head, one view")
+    assert "image_size=64" in studying.train_options(small, coarse)["SET"]
+    assert "image_size=71" in studying.train_options(large, coarse)["SET"]
+
+
+def test_a_weighted_ensemble_weighs():
+    """The first member is right, the second says the same of every image: their mean is worse than the weighted."""
+    plan = a_plan()
+    labels, classes = plan.table.labels, len(plan.table.classes)
+    good = np.where(np.eye(classes)[labels] > 0, 0.5, 0.25)
+    poor = np.tile([0.98, 0.01, 0.01], (len(labels), 1))
+    for name, probs in (("head", good), ("head vgg16", poor)):
+        rung = next(rung for rung in LADDER if rung.name == name)
+        plan.results[name] = Result(rung, views={"identity": probs})
+
+    def right(kind):
+        rung = Rung("two", "head", "", keys=(kind, "2"), how="blend")
+        return (studying._blend(plan, rung, Result(rung))["identity"].argmax(1) == labels).mean()
+
+    assert right("greedy") == 1 > right("mean")
 
 
 def test_the_ladder_s_budgets_and_systems_are_those_of_the_report():
@@ -414,5 +469,12 @@ def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_el
     assert studying._wants_sample("sample")
     monkeypatch.chdir(tmp_path)
     assert studying._wants_sample(None) and not studying._wants_sample("arten")
+    with files.within("sample"):
+        files.write_text(files.FOLDS / "sample.json", "{}")
+    assert studying._wants_sample("sample"), "folds/ is one's own again"
+    asked = []
+    monkeypatch.setattr("competition.blend.make_blend", lambda *options: asked.append((options[0], files.RUNS)))
+    assert main(["blend", "--name", "sample"]) == main(["blend", "--name", "other"]) == 0
+    assert asked == [("sample", Path("sample/runs")), ("other", Path("runs"))]
     files.write_text("folds/sample.json", "{}")
     assert not studying._wants_sample("sample") and not studying._wants_sample(None)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +225,12 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
     "network": (
         ({}, [("self.centres =", "import urllib.request\n        urllib.request.urlopen('http://10.1.2.3/w')\n"
         "        self.centres =")], {}), "opens a socket", "Scorers have no network"),
+    "a process": (
+        ({}, [("self.centres =", "import subprocess\n        subprocess.run(['true'])\n        self.centres =")], {}),
+        "it starts a process (true), which a scorer may not allow", "Do it in Python"),
+    "a file elsewhere": (
+        ({}, [("self.centres =", f"open({str(Path(__file__).parent)!r} + '/conf' + 'test.py')\n        self.centres =")], {}),
+        "conftest.py, which the scorer does not have", "Pack the file beside model.py"),
     "writing beside it": (
         ({}, [("self.centres =", "open(os.path.join(path, 'log.txt'), 'w')\n        self.centres =")], {}),
         "it writes to log.txt in its own folder", "Compute it in memory"),

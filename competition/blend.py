@@ -8,7 +8,7 @@ Candidates are ways to weigh the runs, each with several sets of views. Among th
 best one, the simplest wins. That choice is nested as well: `Chooser.whole` makes it anew without each part.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from competition.files import InputError, hash_json, read_json, sha256_file, ver
 from competition.folds import read_folds
 from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric, reliability
 from competition.oof import BLEND, STUDY, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
+from competition.recipes import Recipe
 from competition.views import usable_views
 
 FORMAT = 2  # of blend.json
@@ -308,11 +309,20 @@ def gather_seeds(folder, runs):
     """Runs that differ in the recipe's seed alone are one member: lists of names, in the order of their first."""
     members = {}
     for run in runs:
-        config = read_json(folder / run / "run.json").get("config") or {}
-        recipe = config.get("recipe")  # without one, whose predictions came from elsewhere, it is one by itself
-        same = hash_json(config | {"recipe": recipe | {"seed": None}}) if recipe else run
-        members.setdefault(same, []).append(run)
+        members.setdefault(seedless(read_json(folder / run / "run.json")) or run, []).append(run)
     return list(members.values())
+
+
+def seedless(record):
+    """What a run was made from but for its seed, a hash; None for predictions that came from elsewhere.
+
+    Recipe keys that came after the run was made are at their default, which changes nothing.
+    """
+    config = record.get("config") or {}
+    if not config.get("recipe"):
+        return None
+    known = {field.name: field.default_factory() if field.default is MISSING else field.default for field in fields(Recipe)}
+    return hash_json(config | {"recipe": known | config["recipe"] | {"seed": None}})
 
 
 def make_chooser(oofs, table, members=None):

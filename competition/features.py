@@ -107,8 +107,11 @@ class Shelf:
 def time_of(shelf):
     """Milliseconds that the backbone of a Shelf takes for an image, the least that was seen; None where nothing tells."""
     found = []
-    for path in shelf.folder.glob("*.json"):
-        record = read_json(path)
+    for path in shelf.folder.glob("[!.]*.json"):
+        try:
+            record = read_json(path)
+        except InputError:  # removed, or not ours
+            continue
         if MS in record and all(record.get(name) == value for name, value in shelf.key.items()):
             found.append(record[MS])
     return min(found, default=None)

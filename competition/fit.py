@@ -292,7 +292,7 @@ def _commands(ensemble, table, cost, choices):
     """What else would make it smaller, which takes training or another run: lines, with what each would take.
 
     What it would score nobody knows before it has an OOF, which costs one command: it is likely between what is left
-    without the others and the whole.
+    without the others and the whole, for a soup where that holds. Heads make heads, whose backbone is one.
     """
     alike, names = {}, {run.name for run, _ in ensemble.members}
     for run, _ in ensemble.members:
@@ -305,15 +305,15 @@ def _commands(ensemble, table, cost, choices):
             rest = None if None in parts else Cost(*(value - sum(taken) for value, *taken in zip(
                 *map(dataclasses.astuple, (cost, *parts)))))
             left = _expected(names - {run.name for run in runs[1:]}, ensemble, choices)
-            yield (f"one network in place of {len(runs)}{_taking(rest, left, ensemble)}: make soup NAME={table.name} "
+            yield (f"one run in place of {len(runs)}{_taking(rest, left, ensemble)}: make soup NAME={table.name} "
                    f"RUNS={','.join(run.name for run in runs)}; it says whether that holds, then RUN= takes it, or make "
                    "blend again")
     largest = max(ensemble.members, key=lambda member: (round(member[1], 6), _accuracy(table, member[0])))[0]
     if len(ensemble.members) > 1:
         alone = _alone(largest, ensemble, choices)
         left = _expected({largest.name}, ensemble, choices)
-        yield (f"one network that learns what the blend says{_taking(alone, left, ensemble)}: make train NAME={table.name} "
-               f"MODEL={largest.config['model']} RECIPE=best TEACHER=blend; then it is offered here with its own OOF")
+        yield (f"one run that learns what the blend says{_taking(alone, left, ensemble)}: make train NAME={table.name} "
+               f"MODEL={largest.config['model']} RECIPE={'quick' if largest.frozen else 'best'} TEACHER=blend; then it is offered here with its own OOF")
 
 
 def _alone(run, ensemble, choices, folds=None):

@@ -6,6 +6,7 @@ image's OOF comes from one. The interval adds up, as variances, what chance does
 that gain, and to the hidden test.
 """
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,14 +15,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import files, heads, oof
-from competition.blend import gather_seeds, sharpen
+from competition.blend import gather_seeds, seedless, sharpen
 from competition.features import hash_images
 from competition.files import InputError, read_json, sha256_file, write_npz
 from competition.folds import assign_folds, whole_number
 from competition.metrics import METRICS, bootstrap, chosen_by, cluster_error, score_error
 
 LEVEL = 0.9
-LEAST_WEIGHT = 0.1  # of a member whose gain from averaging is worth the minute that measuring it takes
+ENOUGH, MOST_APART = 0.9, 10  # share of the weight whose gain from averaging is measured, and members at most
 LEAST_GROUPED = 0.01  # of the images that share a scene: fewer do not move the score
 MOST_HEADS = 3  # runs of heads on which is measured what other pictures of a group tell
 WIDE = 1.6449  # standard deviations of a normal distribution on either side that hold 90 %
@@ -43,8 +44,7 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
     metric, labels, groups, folder = chooser.metric, chooser.labels, chooser.groups, files.RUNS / table.name
 
     plain = {run: oofs[run].mean(winner.views) for run in winner.weights}
-    apart = {run: train_apart(folder / run, table, winner.views) for run, weight in winner.weights.items()
-             if weight >= LEAST_WEIGHT}
+    apart = {run: train_apart(folder / run, table, winner.views) for run in heaviest(winner.weights)}
     measured = [run for run, probs in apart.items() if probs is not None]
     gain = averaging_gain(metric, winner.weights, {run: probs[None] for run, probs in plain.items()}
                           | {run: apart[run] for run in measured}, labels, groups, table.k, temperature)
@@ -84,6 +84,13 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
     missing = [run for run, probs in stopped.items() if probs is None and stops_early(folder / run)]
     return found | {"not_measured": unmeasured, "measured_on_seeds": {run: len(rows) for run, (rows, _) in again.items()},
                     "scenes_measured_on": heads_of, "stop_not_measured": missing}
+
+
+def heaviest(weights):
+    """The runs {run: share} that together have ENOUGH of the weight, most first, MOST_APART at most."""
+    order = sorted(weights, key=lambda run: -weights[run])[:MOST_APART]
+    before = np.cumsum([0.0, *(weights[run] for run in order)])
+    return [run for run, share in zip(order, before) if share < ENOUGH - 1e-9]
 
 
 def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden="random", gain=(0.0, 0.0),
@@ -242,25 +249,27 @@ def again_gain(metric, weights, plain, run, rows, others, labels, groups, k, tem
 def trained_again(run_dir, table, views):
     """Images int [m], and what models of other seeds say of them, float64 [S - 1, m, C]; None where there are none.
 
-    The images are those of all folds that each of these seeds has finished. That a run has all its folds is not needed:
+    The images are those of all folds that each of these seeds has finished, or else that one of them has. That a run has all its folds is not needed:
     `make train SEEDS=2 ONLY_FOLD=0`, of one fold, is what tells of averaging for a fifth of the run's time.
     """
     run_dir = Path(run_dir)
-    config = read_json(run_dir / "run.json").get("config") or {}
-    if not config.get("recipe"):
+    same, found = seedless(read_json(run_dir / "run.json")), []
+    if not same:
         return None
-    found = []
-    for path in sorted(run_dir.parent.glob(f"{run_dir.name}-seed*/run.json")):
+    name = re.sub(r"-seed\d+$", "", run_dir.name)
+    for path in sorted(run_dir.parent.glob(f"{name}*/run.json")):
+        if path.parent == run_dir or not re.fullmatch(r"(-seed\d+)?", path.parent.name.removeprefix(name)):
+            continue
         record = read_json(path)
-        other = record.get("config") or {}
-        alike = other.get("recipe") and other | {"recipe": other["recipe"] | {"seed": config["recipe"].get("seed")}} == config
-        if alike and (record.get("table"), record.get("data")) == (table.hash, table.data_hash):
+        if seedless(record) == same and (record.get("table"), record.get("data")) == (table.hash, table.data_hash):
             folds = {fold: probs for fold in range(table.k)
                      if (probs := _fold_probs(path.parent / f"fold_{fold}", table, fold, views)) is not None}
             found += [folds] if folds else []
-    folds = sorted(set.intersection(*map(set, found))) if found else []
-    if not folds:
+    if not found:
         return None
+    if not set.intersection(*map(set, found)):  # nothing that all of them trained: the one that trained most
+        found = [max(found, key=len)]
+    folds = sorted(set.intersection(*map(set, found)))
     rows = np.concatenate([np.flatnonzero(table.fold == fold) for fold in folds])
     return rows, np.stack([np.concatenate([one[fold] for fold in folds]) for one in found])
 
@@ -431,7 +440,7 @@ def print_forecast(found, classes):
     notes = [f"of {run} measured on {images} images by other seeds" for run, images in
              found.get("measured_on_seeds", {}).items()]
     if missing := found.get("not_measured"):
-        notes += [f"not measured, counted as 0: {', '.join(missing)}, their `make train` with SEEDS=2 ONLY_FOLD=0 tells"]
+        notes += [f"not measured, counted as 0: {', '.join(missing)}, the same `make train` (or `make double`) with SEEDS=2 ONLY_FOLD=0 tells the next `make blend`"]
     gain = f"averaging fold models {found['averaging_gain']:+.4f}" + f" ({'; '.join(notes)})" * bool(notes)
     early = f"stopping early {-found['early_stop']:+.4f}"
     if missing := found.get("stop_not_measured"):

@@ -189,6 +189,9 @@ def test_what_an_image_takes_is_kept_and_no_part_of_the_key(backbone, calls, tmp
     took = [json.loads(path.read_text())[MS] for path in paths]
     assert all(0 < ms < 1000 for ms in took) and time_of(shelf(tmp_path / "a")) == min(took)
     assert time_of(shelf(tmp_path / "a", weights="other")) is None
+    for name in (".partial-x-0.json", "other.json"):  # of a write that goes on, and none of ours
+        (tmp_path / "a" / name).write_text("")
+    assert time_of(shelf(tmp_path / "a")) == min(took)
     before = len(calls[0])
     view_features(backbone, IMAGES, ["identity"], shelf(tmp_path / "b", others=(tmp_path / "a",)))
     assert len(calls[0]) == before, "taken over, whatever it took"

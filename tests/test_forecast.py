@@ -10,8 +10,8 @@ from competition.blend import make_candidates, make_chooser
 from competition.features import hash_images
 from competition.files import InputError, write_json, write_npz
 from competition.forecast import (
-    again_gain, averaging_gain, check_hidden, forecast_blend, lower_own_class, make_forecast, print_forecast, seeds_gain,
-    stop_apart, stops_early, train_apart, train_loose, trained_again,
+    again_gain, averaging_gain, check_hidden, forecast_blend, heaviest, lower_own_class, make_forecast, print_forecast,
+    seeds_gain, stop_apart, stops_early, train_apart, train_loose, trained_again,
 )
 from competition.metrics import METRICS
 from competition.recipes import Recipe
@@ -238,6 +238,19 @@ def test_folds_of_another_seed_are_found(again, capsys):
     rows, others = trained_again(folder / "net", table, ["identity", "hflip"])
     assert set(table.fold[rows]) == {1, 3} and others.shape == (1, len(rows), 3)
 
+    for fold in range(table.k):
+        write_fold(folder / "net", table, fold)
+    assert len(trained_again(folder / "net-seed1", table, ["identity"])[0]) == 90, "the first seed is one of its others"
+    (folder / "net-seed2").mkdir()
+    record = files.read_json(folder / "net-seed1" / "run.json")
+    write_json(folder / "net-seed2" / "run.json", record)
+    write_fold(folder / "net-seed2", table, 4)
+    rows, others = trained_again(folder / "net", table, ["identity"])
+    assert set(table.fold[rows]) == {1, 3} and len(others) == 1, "no fold in common: those of the one that has more"
+    write_fold(folder / "net-seed2", table, 3)
+    rows, others = trained_again(folder / "net", table, ["identity"])
+    assert set(table.fold[rows]) == {3} and len(others) == 2
+
     oofs = {"net": oof.read_oof(folder / "net", table)}
     chooser = make_chooser(oofs, table)
     candidates, chosen = make_candidates(chooser, [["net"]])
@@ -245,6 +258,20 @@ def test_folds_of_another_seed_are_found(again, capsys):
     assert found["averaging_gain"] != 0 < found["standard_errors"]["gain_noise"] and not found["not_measured"]
     print_forecast(found, table.classes)
     assert f"(of net measured on {len(rows)} images by other seeds)" in capsys.readouterr().out
+
+
+def test_a_key_that_came_later_makes_no_other_run(again):
+    folder, table = again
+    record = files.read_json(folder / "net-seed1" / "run.json")
+    record["config"]["recipe"] |= {"ema": 0.0, "head": []}  # the defaults, which the older run does not name
+    write_json(folder / "net-seed1" / "run.json", record)
+    assert trained_again(folder / "net", table, ["identity"]) is not None
+
+
+def test_the_heaviest_are_measured():
+    assert heaviest({"a": 0.05, "b": 0.6, "c": 0.35}) == ["b", "c"]
+    assert len(heaviest({f"r{i}": 1 / 8 for i in range(8)})) == 8
+    assert len(heaviest({f"r{i}": 1 / 15 for i in range(15)})) == 10
 
 
 @pytest.mark.parametrize("change", ["config", "table", "images", "unfinished", "broken", "views"])
@@ -269,7 +296,7 @@ def test_folds_of_other_runs_tell_nothing(again, change, capsys):
         chooser = make_chooser(oofs, table)
         candidates, chosen = make_candidates(chooser, [["net"]])
         print_forecast(forecast_blend(table, oofs, chooser, candidates[chosen]), table.classes)
-        assert "counted as 0: net, their `make train` with SEEDS=2 ONLY_FOLD=0 tells)" in capsys.readouterr().out
+        assert "counted as 0: net, the same `make train` (or `make double`) with SEEDS=2 ONLY_FOLD=0 tells" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -94,6 +94,8 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
         raise InputError(f"{source.data}: the data folder holds the current one, whose {files.FOLDS}/ and "
                          f"{files.RUNS}/ are written; expected data elsewhere, or another current folder")
     classes, given = _class_order(source.classes, classes)
+    if metric == "quadratic_kappa" and not given and len(classes) > 2:
+        _check_grades(classes)
 
     given_groups = read_column(source, groups) if groups else {}
 
@@ -264,6 +266,13 @@ def default_name(data, otherwise="give one with NAME="):
 
 def _paths(name):
     return files.FOLDS / f"{name}.csv", files.FOLDS / f"{name}.json"
+
+
+def _check_grades(classes):
+    """InputError unless the names say by numbers that they are in the order of grades, lowest first."""
+    if natural_order(classes) != list(classes) or not all(re.search(r"\d", name) for name in classes):
+        raise InputError(f"METRIC=quadratic_kappa: the classes would be grades in the order {shorten(classes, 60)}; "
+                         "expected CLASSES=<all of them, lowest grade first>")
 
 
 def _class_order(found, wanted):

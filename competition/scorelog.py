@@ -8,6 +8,7 @@ import csv
 import datetime
 import io
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -51,7 +52,8 @@ def keep_older(path, record, fresh):
 def score(zip_path=None, phase="", value=None):
     """Add the score that came back for a zip to the log, and print the table of forecasts and scores.
 
-    zip_path  the zip or CSV that was handed in, byte for byte, or a kernel's toolkit.zip; None: print the table alone
+    zip_path  the zip or CSV that was handed in, byte for byte, or a kernel's toolkit.zip, or the first digits of its
+              sha256, eight at least; None: print the table alone
     phase     what the competition calls the test; a later score of the same phase takes the place of an earlier one
     value     of the competition's metric, as a share where it is one
 
@@ -110,7 +112,11 @@ def _path():
 def _find(zip_path, rows):
     """The latest line of a zip, by its content."""
     if not Path(zip_path).is_file():
-        raise InputError(f"ZIP={zip_path}: no such file, expected the zip or CSV that was handed in")
+        digits = re.fullmatch(r"[0-9a-f]{8,64}", str(zip_path))
+        if digits and (found := [row for row in rows if row["sha256"].startswith(digits[0])]):
+            return found[-1]
+        raise InputError(f"ZIP={zip_path}: no such file, expected the zip or CSV that was handed in, or the first digits of "
+                         "its sha256 as the table has them")
     sha256 = sha256_file(zip_path)
     found = [row for row in rows if row["sha256"] == sha256]
     if not found:

@@ -579,3 +579,19 @@ def test_the_metric_is_recorded(workdir):
     assert read_folds().metric == "accuracy"  # as older tables say nothing
     with pytest.raises(InputError, match="METRIC=best: expected one of accuracy"):
         make_folds(data, folds=2, metric="best")
+
+
+@pytest.mark.parametrize("names, classes, good", [
+    (["bad", "good", "medium"], None, False), (["bad", "good", "medium"], "bad,medium,good", True),
+    (["1", "2", "10"], None, False), (["1", "2", "3"], None, True), (["grade 0", "grade 1", "none"], None, False),
+    (["no", "yes"], None, True),
+])
+def test_grades_are_in_an_order_that_somebody_gave(tmp_path, workdir, names, classes, good):
+    """Quadratic kappa counts how far apart two grades are."""
+    data = class_folders(tmp_path / "grades", dict.fromkeys(names, 4))
+    make_folds(data, folds=2, classes=classes)  # any other metric does without
+    if good:
+        assert make_folds(data, folds=2, classes=classes, metric="quadratic_kappa").metric == "quadratic_kappa"
+    else:
+        with pytest.raises(InputError, match="the classes would be grades in the order .*; expected CLASSES="):
+            make_folds(data, folds=2, metric="quadratic_kappa")

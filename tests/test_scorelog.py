@@ -83,4 +83,8 @@ def test_what_may_have_been_handed_in_is_kept(workdir, capsys, name, record_name
     assert not path.exists() and not record.exists() and f"{kept}: what lay at {path}" in capsys.readouterr().out
     scorelog.score(str(kept), "final", 0.5)  # known by its content
     assert "0.5000" in capsys.readouterr().out
+    scorelog.score("6b86b273", "private", 0.25)  # or by what the table shows, when the file is gone
+    assert "0.2500" in capsys.readouterr().out
+    with pytest.raises(InputError, match="ZIP=6b86b274: no such file"):
+        scorelog.score("6b86b274", "private", 0.25)
     scorelog.keep_older(path, record, fresh)  # there is none

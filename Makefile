@@ -105,7 +105,7 @@ matrix: $(READY)  ## rehearse every backbone family with several scorers, and ev
 	$(TOOL) matrix $(call flag,scorers,SCORERS) $(call flag,families,FAMILIES) $(call flag,formats,FORMATS)
 
 predict: $(READY)  ## predict test images, as the sample submission has it -- make predict TEST=test.zip SAMPLE=sample_submission.csv
-	$(TOOL) predict $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT)
+	$(TOOL) predict $(call flag,name,NAME) $(call flag,run,RUN) $(TO_PREDICT) $(call flag,hidden,HIDDEN)
 
 kernel: $(READY)  ## a kernel that trains a run on Kaggle's GPU -- make kernel MODEL=efficientnet_lite0 RECIPE=best KAGGLE_USER=me
 	$(TOOL) kernel $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \

@@ -478,6 +478,7 @@ def _parser():
                 "predict --test test.zip --probabilities"])
     add("--name", **name)
     add("--run", help="one run in place of the blend")
+    add("--hidden", metavar="random|groups", help="whether the test is of the same scenes or of new ones")
     for flag, described in to_predict.items():
         add(flag, **described)
 

@@ -19,7 +19,7 @@ import pandas as pd  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from bench.figures import Figure, Options  # noqa: E402
-from bench.tools import describe_gpu, measure_theme, stream_apart  # noqa: E402
+from bench.tools import deal, describe_gpu, measure_theme, stream_apart  # noqa: E402
 from competition import device, files, oof  # noqa: E402
 from competition.files import InputError  # noqa: E402
 
@@ -173,10 +173,8 @@ def _processor():
 
 def _describe_data(data, place):
     """Name, number of images and size; InputError here, before anything is measured, for data that cannot be used."""
-    from competition.folds import make_folds
-
     with contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
-        table = make_folds(data, name="data")
+        table = deal(data, "data")
     name = "sample" if data == SAMPLE.absolute() / "train" else data.stem
     return f"{name}, {len(table.images)} images, {len(table.classes)} classes, {table.size[0]}x{table.size[1]}"
 

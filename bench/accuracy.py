@@ -8,10 +8,9 @@ from unittest import mock
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, copy_images, import_tensorflow
+from bench.tools import call_apart, copy_images, deal, import_tensorflow
 from competition import files
 from competition import train as training
-from competition.folds import make_folds
 from competition.recipes import read_recipe
 
 MODEL = "efficientnet_lite0"
@@ -47,7 +46,7 @@ def measure(options, model=MODEL):
         return
     with contextlib.chdir(options.work):
         data = options.data if options.long else copy_images(options.data, "accuracy", IMAGES, 5)
-        table = make_folds(data, name="accuracy", folds=5)
+        table = deal(data, "accuracy")
         report = call_apart(train_until, str(options.work), model, "report", None)
         epochs = count_epochs(table, report.passes / 8)
         best = call_apart(train_until, str(options.work), model, "best", report.accuracy, (f"epochs={epochs}",))

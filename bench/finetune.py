@@ -8,9 +8,8 @@ from unittest import mock
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import copy_images, import_tensorflow
+from bench.tools import copy_images, deal, import_tensorflow
 from competition import train as training
-from competition.folds import make_folds
 
 MODEL = "efficientnet_lite0"
 FOLDS = 5
@@ -27,7 +26,7 @@ def measure(options, model=MODEL, recipe="best", overrides=("least_size=0", "fro
     """
     rounds, images = (3, 320) if options.quick else (5, 960)
     with contextlib.chdir(options.work):
-        table = make_folds(copy_images(options.data, "finetune", images, FOLDS), folds=FOLDS)
+        table = deal(copy_images(options.data, "finetune", images, FOLDS), folds=FOLDS)
         fed, ready = _time_epochs(table, model, recipe, overrides, rounds)
     shares = np.array(fed) / ready
     middle = np.argsort(shares)[len(shares) // 2]

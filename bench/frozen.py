@@ -9,10 +9,9 @@ import numpy as np
 
 from bench.figures import Figure
 from bench.reference import run_loop
-from bench.tools import call_apart, import_tensorflow
+from bench.tools import call_apart, deal, import_tensorflow
 from competition import oof
 from competition.files import RUNS
-from competition.folds import make_folds
 from competition.images import load_images
 from competition.recipes import read_recipe
 
@@ -30,7 +29,7 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
     epochs of one fold, from which no accuracy can be told; with LONG=1 all of it.
     """
     with contextlib.chdir(options.work):
-        table = make_folds(options.data, name="frozen")
+        table = deal(options.data, "frozen")
         images = load_images(table)
         loop = call_apart(run_loop, table, images, model, epochs, 0, *(
             (3, 1) if options.quick else (None, None) if options.long else (None, FULL_SECONDS)))

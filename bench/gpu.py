@@ -13,10 +13,9 @@ from importlib.util import find_spec
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import describe_gpu, import_tensorflow
+from bench.tools import deal, describe_gpu, import_tensorflow
 from competition import device
 from competition import train as training
-from competition.folds import make_folds
 
 MODELS = ("resnet50", "efficientnet_lite0")
 SIZES = (96, 224)
@@ -51,7 +50,7 @@ def measure(options):
         yield Figure(what, "s", None, note=lacks or "QUICK=1 has no time for it")
         return
     with contextlib.chdir(options.work):
-        table = make_folds(options.data, name="gpu", folds=5)
+        table = deal(options.data, "gpu")
         before = time.perf_counter()
         training.train("efficientnet_lite0", "report", "gpu")
         yield Figure(what, "s", time.perf_counter() - before, n=len(table.images), note=name)

@@ -6,8 +6,7 @@ import time
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, copy_images, import_tensorflow
-from competition.folds import make_folds
+from bench.tools import call_apart, copy_images, deal, import_tensorflow
 
 MODELS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 GRID = "frozen_rate=3e-4,1e-3,3e-3 dropout=0,0.2 class_weight=none,balanced"  # twelve settings
@@ -23,9 +22,9 @@ def measure(options, models=MODELS, recipe="quick"):
     models = models[:1] if options.quick else models
     with contextlib.chdir(options.work):
         images = copy_images(options.data, "heads", QUICK_IMAGES if options.quick else IMAGES, FOLDS)
-        table = make_folds(images, name="heads", folds=FOLDS)
+        table = deal(images, "heads", FOLDS)
         ranked, together, apart = call_apart(_time, str(options.work), models, recipe)
-    n, what = len(table.images), f"{len(table.images)} images, {FOLDS} folds, recipe {recipe}"
+    n, what = len(table.images), f"{len(table.images)} images, {table.k} folds, recipe {recipe}"
     yield Figure(f"make rank: {len(models)} backbones", "s", ranked, n=n,
                  note=f"without features from before, the import of TensorFlow left out; {', '.join(models)}; {what}")
     yield Figure("a grid of head settings as one program", "s", together, float(np.sum(apart)), len(apart), "<= 1",

@@ -175,7 +175,7 @@ def _time_stages(table, name):
           mock.patch.object(training, "_train_heads", timed("head", training._train_heads)),
           mock.patch.object(training.Phase, "train_epoch", timed("train", train_epoch, trace_step)),
           mock.patch.object(training, "_probabilities",
-                            timed("predict", training._probabilities, lambda model, images: trace(model)))):
+                            timed("predict", training._probabilities, lambda model, *_: trace(model)))):
         training.train_table(files.RUNS / table.name / name, table, RECIPE, "scratch", Weights("none"), [0],
                              read_memory(MEMORY))
     return found

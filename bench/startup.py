@@ -7,10 +7,9 @@ from unittest import mock
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, copy_images, import_tensorflow, memory
+from bench.tools import call_apart, copy_images, deal, import_tensorflow, memory
 from competition import train as training
 from competition.files import RUNS
-from competition.folds import make_folds
 
 MODEL = "efficientnet_lite0"
 FOLDS, QUICK_FOLDS = 10, 5
@@ -27,7 +26,8 @@ def measure(options, model=MODEL, recipe="best"):
     """
     images, batch, folds = (40, 16, QUICK_FOLDS) if options.quick else (160, 32, FOLDS)
     with contextlib.chdir(options.work):
-        table = make_folds(copy_images(options.data, "startup", images, folds), folds=folds)
+        table = deal(copy_images(options.data, "startup", images, folds), folds=folds)
+        folds = table.k
         arguments = table.name, model, recipe, (*SETTINGS, f"batch_size={batch}")
         first_steps, peaks = call_apart(_train, str(options.work), *arguments, TOGETHER, None)
         later = float(np.median(first_steps[1:]))

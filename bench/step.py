@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.figures import Figure
-from bench.tools import call_apart, import_tensorflow
+from bench.tools import call_apart, fit, import_tensorflow
 from competition import train as training
 from competition.backbones import Weights
 from competition.features import use_xla
@@ -107,11 +107,11 @@ def measure(options, size=None, models=None):
 
 
 def data_size(options):
-    """The (height, width) of the data's first picture."""
+    """The (height, width) of the data's first picture, of a large one made smaller."""
     from competition.images import decode, open_source
 
     source = open_source(options.data)
-    return decode(source.read(source.images[0]), source.images[0]).shape[:2]
+    return fit(decode(source.read(source.images[0]), source.images[0]).shape[:2])
 
 
 def list_setups(model, size, steps, options):

@@ -15,7 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from competition.__main__ import import_tensorflow  # noqa: F401 (without its start-up lines)
-from competition.images import open_source
+from competition.folds import make_folds
+from competition.images import decode, open_source
+
+MOST_SIDE = 224  # pixels
 
 
 def stream_apart(function, *arguments):
@@ -98,6 +101,21 @@ def describe_gpu():
         if found.returncode == 0 and found.stdout.strip():
             return ", ".join(found.stdout.strip().splitlines())
     return "no GPU"
+
+
+def deal(data, name=None, folds=5):
+    """`make folds` as far as the data allows: no more folds than the smallest class has images, two at least, and large
+    photographs brought to MOST_SIDE pixels, as the networks here would see no more of them. Returns the FoldTable."""
+    source = open_source(data)
+    few = min(collections.Counter(source.labels).values())
+    seen = decode(source.read(source.images[0]), source.images[0]).shape[:2]
+    return make_folds(data, name=name, folds=max(2, min(folds, few)), size=None if max(seen) <= MOST_SIDE else fit(seen))
+
+
+def fit(size):
+    """(height, width) of which the longer is MOST_SIDE at most."""
+    factor = min(1, MOST_SIDE / max(size))
+    return tuple(max(1, round(side * factor)) for side in size)
 
 
 def copy_images(data, folder, images, folds):

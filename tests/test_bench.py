@@ -19,7 +19,7 @@ from bench import __main__ as program
 from bench import accuracy, finetune, frozen, gpu, heads, scale, startup, step
 from bench.figures import Figure, Options
 from bench.reference import run_loop
-from bench.tools import call_apart, copy_images, stream_apart
+from bench.tools import call_apart, copy_images, deal, stream_apart
 from competition import files, folds, images
 from competition import train as training
 from competition.folds import make_folds
@@ -174,6 +174,13 @@ def test_copy_images(data, tmp_path):
     assert len(open_source(copy_images(data, tmp_path / "all", 1000, 2)).images) == 40
     few = open_source(copy_images(data, tmp_path / "few", 7, 6))
     assert [few.labels.count(label) for label in few.classes] == [6, 6], "at least as many of each class as folds"
+
+
+def test_folds_are_as_many_as_the_smallest_class_allows_and_photographs_not_too_large(tmp_path, workdir):
+    few = class_folders(tmp_path / "few", {"a": 12, "b": 3}, height=300, width=448)
+    table = deal(few, "few", 10)
+    assert (table.name, table.k, table.size) == ("few", 3, (150, 224))
+    assert deal(class_folders(tmp_path / "more", {"a": 12, "b": 6}, height=16, width=24)).size == (16, 24)
 
 
 def test_the_reference_loop(data, workdir):

@@ -15,7 +15,7 @@ import pandas as pd
 
 from competition import files
 from competition.arrays import read_memory
-from competition.blend import combine, find_temperature, make_chooser, sharpen
+from competition.blend import combine, find_temperature, group_ids, make_chooser, nest_parts, sharpen
 from competition.files import InputError, read_json
 from competition.fuse import fuse_batchnorm
 from competition.metrics import find_metric
@@ -67,6 +67,7 @@ class Choice:
     expected: float
     cost: Cost
     cuts: tuple  # which of "members", "views", "folds", "float16" it has less of
+    nested: np.ndarray | None = None  # what `expected` goes by: probabilities float32 [n, C]
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def choose(ensemble, table, load_seconds, cost, count):
 
     score_of_whole, start = None, (ensemble.forecast or {}).get("expected")
     choices = []
-    for smaller, nested in _subsets(ensemble, table, oofs, runs):
+    for smaller, probs in _subsets(ensemble, table, oofs, runs):
+        nested = float(metric.score(probs, table.labels))
         score_of_whole = nested if score_of_whole is None else score_of_whole
         for folds in _fold_counts(table.k):
             for half in (False, True):
@@ -169,9 +171,28 @@ def choose(ensemble, table, load_seconds, cost, count):
                 cuts = _cuts(ensemble, candidate)
                 taken = estimate(candidate)
                 if cuts and (taken.bytes < cost.bytes or taken.seconds < cost.seconds):
-                    choices.append(Choice(candidate, float(expected), taken, cuts))
+                    choices.append(Choice(candidate, float(expected), taken, cuts, probs))
     return sorted(choices, key=lambda choice: (-metric.sign * round(choice.expected, 6), len(choice.cuts),
                                                choice.ensemble.half, choice.cost.seconds))
+
+
+def flattery(choice, rivals, table):
+    """By how much the nested score of a Choice is too good, as it was the best of its rivals: that of what each part's
+    images would get if it were chosen on the others, less its own."""
+    metric, parts = find_metric(table.metric), nest_parts(table.fold, group_ids(table))
+    if any(one.nested is None for one in (choice, *rivals)):
+        return 0.0
+
+    def scores(rows):
+        found = {id(one.nested): metric.score(one.nested[rows], table.labels[rows]) for one in rivals}
+        return np.array([found[id(one.nested)] for one in rivals])
+
+    besides = np.array([one.expected for one in rivals]) - scores(slice(None))
+    chosen = np.empty_like(choice.nested)
+    for part in np.unique(parts):
+        best = np.argmax(metric.sign * (scores(parts != part) + besides))
+        chosen[parts == part] = rivals[best].nested[parts == part]
+    return float(metric.score(choice.nested, table.labels) - metric.score(chosen, table.labels))
 
 
 def averaging(ensemble, table):
@@ -214,7 +235,7 @@ def _read_oofs(ensemble, table):
 
 
 def _subsets(ensemble, table, oofs, runs):
-    """(Ensemble of all folds, its nested score): first the whole, then with fewer views, fewer members, single runs."""
+    """(Ensemble of all folds, its nested probabilities): first the whole, then with fewer views, fewer members, single runs."""
     members = [run for run in oofs if run in {run.name for run, _ in ensemble.members}]
     names = [members[:count] for count in range(len(members), 0, -1)]
     names += [[run] for run in oofs if run not in members[:1]]
@@ -238,7 +259,7 @@ def _subsets(ensemble, table, oofs, runs):
             yield dataclasses.replace(
                 ensemble, members=[(runs[run], weight) for run, weight in weights.items()], views=list(views),
                 temperature=temperature, oof=sharpen(combine(oofs, weights, list(views)), temperature),
-            ), float(chooser.metric.score(sharpen(nested, temperature), table.labels))
+            ), sharpen(nested, temperature)
 
 
 def show(ensemble, table, cost, choices, limits):

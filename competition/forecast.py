@@ -445,7 +445,8 @@ def print_forecast(found, classes):
     early = f"stopping early {-found['early_stop']:+.4f}"
     if missing := found.get("stop_not_measured"):
         early += f" (not measured, counted as 0: {', '.join(missing)})"
-    fit = f"; made to fit {found['fit']:+.4f} (the best of many, which flatters a little)" if "fit" in found else ""
+    fit = (f"; made to fit {found['fit']:+.4f} (that it is the best of several flatters by {found['fit_optimism']:.4f}, taken "
+           "off)" if "fit" in found else "")
     scenes = f"; other pictures of a scene in training {found['scenes']:+.4f}" * bool(sizes and random)
     print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
           f"nested OOF {found['nested']:.4f}; {gain}; {early}; "

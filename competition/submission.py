@@ -181,11 +181,12 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
         if not over:
             forecast = choice.ensemble.forecast
             if forecast:
-                moved = choice.expected - forecast["expected"]
                 bounds = find_metric(table.metric)
+                luck = max(0.0, bounds.sign * fitting.flattery(choice, fits, table)) if choice in fits else 0.0
+                moved = choice.expected - bounds.sign * luck - forecast["expected"]
                 shifted = {key: float(np.clip(forecast[key] + moved, bounds.low, bounds.high))
                            for key in ("expected", "low", "high")}
-                forecast = forecast | shifted | {"fit": moved}
+                forecast = forecast | shifted | {"fit": moved, "fit_optimism": luck}
             return dataclasses.replace(choice.ensemble, forecast=forecast), found
         print(f"what was to fit takes {'; '.join(over)}; trying what is smaller", flush=True)
         if choice is smallest:

@@ -7,7 +7,7 @@ import pytest
 
 from competition import fit
 from competition.files import InputError
-from competition.fit import Cost, Limits, Part
+from competition.fit import Choice, Cost, Limits, Part
 from competition.submission import Ensemble
 
 K, N = 5, 300
@@ -121,6 +121,22 @@ def test_what_takes_training_is_offered_with_its_cost(chosen):
     soup, _ = fit._commands(twice, table, cost, choices)
     assert "make soup" in soup and f"{(cost.bytes - part.bytes) / 1e6:.1f} MB, {cost.seconds - part.seconds:.1f} s" in soup
     assert all("about" not in line and "forecast" not in line for line in fit._commands(twice, table, cost, []))
+
+
+def test_the_best_of_many_is_known_to_flatter():
+    """Of 30 that know nothing the best looks good; what each part would get, chosen on the others, does not."""
+    random, labels = np.random.default_rng(0), np.arange(600) % 3
+    table = SimpleNamespace(metric="accuracy", labels=labels, fold=np.arange(600) // 3 % 5, frame=pd.DataFrame(
+        {"image": np.arange(600)}))
+    rivals = [Choice(None, float((probs.argmax(1) == labels).mean()) + 0.3, None, (), probs)
+              for probs in random.dirichlet(np.ones(3), (30, 600))]
+    best = max(rivals, key=lambda one: one.expected)
+    honest = best.expected - 0.3 - fit.flattery(best, rivals, table)
+    assert best.expected - 0.3 > 0.36 and honest == pytest.approx(1 / 3, abs=0.025)
+    assert fit.flattery(best, [best], table) == 0
+    better = dataclasses.replace(best, nested=np.eye(3)[labels], expected=1.0)
+    assert fit.flattery(better, [*rivals, better], table) == 0, "there is no doubt about it"
+    assert fit.flattery(best, [dataclasses.replace(best, nested=None)], table) == 0
 
 
 def test_the_smallest_is_the_farthest_below_the_limits(chosen):

@@ -29,6 +29,7 @@ FORMAT = 5  # raise it when a round comes out differently
 FOLDS = 5
 DIMENSION = 96  # of the features that a run gets
 FRAMES = 3  # pictures of a scene, where the data has no groups
+LEAST_SHARED = 0.1  # of the images are in a group with others; with fewer the data counts as one without groups
 WRITTEN = 20  # rounds at a time
 JITTER = 0.2  # of a copy's features, in standard deviations
 ACCURACY = METRICS["accuracy"]
@@ -83,7 +84,7 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None):
     name    "a,b,c": fold tables; of one without features in `runs/<name>/features` these are computed, by the backbones
             whose weights are at hand; "digits" are scikit-learn's 1797, the default
     hidden  "random": single images are hidden; "groups": whole groups, or scenes of FRAMES pictures where the data has
-            no groups
+            no groups, or next to none
     seed    of the first round; the others follow
     data    "a.zip,b.zip": what to make fold tables of, called after it, and take these as well
 
@@ -107,7 +108,7 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None):
 
 def _play_all(pool, count, hidden, seed):
     """`count` rounds of each condition on a pool, on all cores; those that were played before are read."""
-    if hidden == "groups" and len(np.unique(pool.groups)) == len(pool.groups):
+    if hidden == "groups" and (np.bincount(pool.groups)[pool.groups] > 1).mean() < LEAST_SHARED:
         pool = _in_scenes(pool)
     scenes = _in_scenes(pool) if hidden == "random" else pool
     path = files.RUNS / "simulate" / f"{pool.name}-{hidden}.csv"

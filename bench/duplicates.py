@@ -7,9 +7,11 @@ another class, which are hardly ever the same picture, and the pairs of one clas
 """
 
 import argparse
+import contextlib
 import io
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +21,8 @@ import pandas as pd
 from PIL import Image
 
 from competition.files import InputError, sha256_bytes
-from competition.groups import SIDE, SKETCH, find_groups, find_near, make_sketch, transform
+from competition.folds import make_folds
+from competition.groups import SIDE, find_groups, make_sketch, transform
 from competition.images import check_with_draft, decode, in_threads, open_source
 from competition.oof import text_table
 
@@ -133,46 +136,54 @@ def measure(data, per_kind=300, seed=0):
     return pd.DataFrame(rows), others, [(source.images[a], source.images[b]) for a, b in ties]
 
 
-def draw_sketches(n, power=1.3, seed=0):
-    """Sketches uint8 [n, SKETCH] of images that do not exist: noise over frequency to a power, as in photographs."""
-    random = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
+def draw_images(folder, n, power=1.3, seed=0):
+    """Write n JPEGs of 96 x 96 pixels to ten class folders: noise over frequency to a power, as in photographs."""
+    random, side = np.random.default_rng(seed), 96
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency[0, 0] = np.inf
-    sketches = np.full((n, SKETCH), 128, np.uint8)
-    for part in np.array_split(sketches, max(1, n // 1000)):
-        noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((len(part), SIDE, SIDE))) / frequency**power)
+    for label in range(10):
+        (Path(folder) / str(label)).mkdir(parents=True)
+    for numbers in np.array_split(np.arange(n), -(-n // 500)):
+        noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((len(numbers), side, side))) / frequency**power)
         noise *= 45 / noise.std(axis=(1, 2), keepdims=True)
-        part[:, :SIDE**2] = np.clip(128 + noise, 0, 255).reshape(len(part), -1)
-    return sketches
+        tints = random.uniform(0.7, 1.3, (len(numbers), 1, 1, 3))
+        for number, pixels in zip(numbers, np.clip(128 + noise[..., None] * tints, 0, 255).astype(np.uint8)):
+            (Path(folder) / str(number % 10) / f"{number:06}.jpg").write_bytes(encode(pixels))
 
 
-def time_search(n):
-    """Seconds that the search among n drawn images takes, the pairs it finds (there are none), peak memory in MB."""
-    sketches = draw_sketches(n)
-    started = time.perf_counter()
-    pairs = find_near(sketches)
-    return time.perf_counter() - started, len(pairs), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def time_folds(n):
+    """Seconds that `make folds` takes on n drawn images, reading included, the images that it ties (none), memory in MB."""
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
+        draw_images("drawn", n)
+        started = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            table = make_folds("drawn")
+        seconds = time.perf_counter() - started
+    tied = n - table.frame["group"].nunique()
+    return seconds, tied, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench.duplicates", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of class folders, a zip of one, or a CSV")
+    parser.add_argument("--data", type=Path, help="a folder of class folders, a zip of one, or a CSV, to plant copies in")
     parser.add_argument("--planted", type=int, default=300, help="copies of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--drawn", type=int, default=0, help="also time the search among so many drawn images: 100000")
+    parser.add_argument("--drawn", type=int, default=0, help="time make folds on so many drawn JPEGs: 100000")
     options = parser.parse_args(arguments)
     try:
-        table, others, ties = measure(options.data, options.planted, options.seed)
+        if options.data:
+            table, others, ties = measure(options.data, options.planted, options.seed)
+            print(text_table(table, 3))
+            print("\n" + ", ".join(f"{key}: {value:.4g}" for key, value in others.items()))
+            for first, second in ties:
+                print(f"  {first}  {second}")
+        if options.drawn:
+            seconds, tied, megabytes = time_folds(options.drawn)
+            print(f"make folds on {options.drawn} drawn JPEGs of 96 x 96: {seconds:.0f} s, {tied} tied, peak memory "
+                  f"{megabytes:.0f} MB")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(text_table(table, 3))
-    print("\n" + ", ".join(f"{key}: {value:.4g}" for key, value in others.items()))
-    for first, second in ties:
-        print(f"  {first}  {second}")
-    if options.drawn:
-        seconds, found, megabytes = time_search(options.drawn)
-        print(f"{options.drawn} drawn images: {seconds:.0f} s, {found} pairs, peak memory {megabytes:.0f} MB")
     return 0
 
 

@@ -7,7 +7,26 @@ from competition.rehearsal import RehearsalError
 pytest.importorskip("tensorflow")
 
 
-def test_one_column(workdir, monkeypatch, capsys):
+# the families of which `make matrix` takes one or several networks each
+COLUMN = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0", "convnext_tiny", "scratch")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("matrix")
+
+
+@pytest.mark.parametrize("family", COLUMN)
+def test_one_column(place, family, monkeypatch):
+    """Every family, trained for a moment, packed, and rehearsed by the project's own Python."""
+    assert set(COLUMN) <= set(matrix.FAMILIES)
+    monkeypatch.chdir(place)
+    frame = matrix.play("current", family, "models", "none")
+    assert frame["network"].tolist() == [family] and frame["format"].tolist() == ["codalab"]
+    assert frame["current"].str.startswith("ok, ").all()
+
+
+def test_what_was_tried_is_not_tried_again(workdir, monkeypatch, capsys):
     """The project's own Python; then the same once more with a zip that fails, nothing trained or run anew."""
     frame = matrix.play("current", "scratch,hidden-layer", "models", "codabench,kaggle-csv")
     assert frame["network"].tolist() == ["scratch", "hidden-layer", "scratch", "scratch"]

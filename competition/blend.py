@@ -189,6 +189,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     plain = combine(oofs, winner.weights, winner.views)
     probs = sharpen(plain, temperature)
     forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden, temperature)
+    forecast["left_out"] = count_left_out(table.name, oofs)
     print(_describe_calibration(temperature, calibration))
     print(text_table(_reliability_table(calibration)))
     print_forecast(forecast, table.classes)
@@ -266,7 +267,8 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     candidates, chosen = make_candidates(chooser, members)
     if candidates[chosen].weights != record["weights"] or candidates[chosen].views != record["views"]:
         raise InputError(f"{folder / BLEND / 'blend.json'}: other runs than those that were blended, run `make blend` again")
-    return forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
+    forecast = forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
+    return forecast | {"left_out": count_left_out(table.name, oofs)}
 
 
 def combine(oofs, weights, views):
@@ -581,6 +583,11 @@ def _read_run(folder, table, asked):
         return read_oof(folder, table)
     except InputError as error:
         raise error if asked else InputError(f"{error}; RUNS=<those to blend> leaves this one out") from None
+
+
+def count_left_out(name, runs):
+    """How many finished runs there are besides `runs` and the study's: nobody can know why they were left out."""
+    return sum(finished and run not in runs and not run.startswith(f"{STUDY}-") for run, finished in all_runs(name).items())
 
 
 def _choose_runs(name, runs):

@@ -463,6 +463,8 @@ def print_forecast(found, classes):
         other = f"of new scenes (HIDDEN=groups) {found['expected'] - found['scenes']:.4f}" if random else \
             f"drawn at random from the same scenes (HIDDEN=random) {found['expected'] + found['scenes']:.4f}"
         print(f"  {sizes} images share {found['groups']} scenes with others; were the hidden images {other} ({tell})")
+    if left := found.get("left_out"):
+        print(f"  {left} other finished runs were left out by hand: if their scores were why, this is too good by what that gained")
     rows = [f"{name} {row['expected']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
             for name, row in zip(classes, found["classes"])]
     print("  accuracy of each class: " + ", ".join(rows[:20]) + ", ..." * (len(rows) > 20))

@@ -29,7 +29,7 @@ import pandas as pd
 from competition import files
 from competition import fit as fitting
 from competition.blend import (
-    calibrate_nested, combine, forecast_again, make_candidates, make_chooser, read_blend, sharpen,
+    calibrate_nested, combine, count_left_out, forecast_again, make_candidates, make_chooser, read_blend, sharpen,
 )
 from competition.canonical import normalise
 from competition.content import check_package
@@ -226,6 +226,7 @@ def _read_run(table, run, hidden_n=None, hidden=None):
     winner = candidates[chosen]
     temperature, _ = calibrate_nested(chooser, winner)
     forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden, temperature)
+    forecast["left_out"] = count_left_out(table.name, oofs)
     return _ensemble(table, f"run {run}", oofs, winner.weights, winner.views, temperature, forecast)
 
 

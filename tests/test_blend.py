@@ -495,3 +495,11 @@ def test_what_a_candidate_costs_is_shown(table, capsys):
         runs = len(row["weights"] or record["runs"])
         assert row["passes"] == runs * table.k * len(row["views"]) and row["ms"] == 2.5 * row["passes"]
     assert "ms an image" in capsys.readouterr().out
+
+
+def test_runs_that_are_left_out_by_hand_are_said(table, capsys):
+    write_runs(table, specialists(table))
+    write_runs(table, {"study-default-head": random_probs(table, 5)})
+    assert make_blend("toy")["forecast"]["left_out"] == 0 and "left out by hand" not in capsys.readouterr().out
+    assert make_blend("toy", "p,q")["forecast"]["left_out"] == len(specialists(table)) - 2
+    assert "other finished runs were left out by hand" in capsys.readouterr().out

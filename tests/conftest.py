@@ -12,6 +12,16 @@ import pytest
 from PIL import Image
 
 
+# Files that take a minute or more, the longest first: what is begun last ends alone.
+LONG = ("matrix", "demo", "train", "submission", "prediction", "bench", "double", "kaggle_kernel", "rehearsal", "check",
+        "study", "tune", "gan", "teach", "simulate")
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 def smooth(seed=0, height=24, width=32):
     """uint8 [height, width, 3], different for each seed, smooth enough to survive a lossy format."""
     y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]

@@ -18,12 +18,15 @@ def test_race_takes_medians_and_refuses_other_labels(monkeypatch):
 
     monkeypatch.setattr(prediction.rehearsal, "run_isolated", run)
     other = labels
-    speeds, starts = prediction._race(("ours", "reference"), np.zeros((10, 4, 4, 3)), 3)
-    assert speeds == [5.0, 2.0] and starts == [3.0, 10.0]
+    speeds, starts, ties = prediction._race(("ours", "reference"), np.zeros((10, 4, 4, 3)), 3)
+    assert speeds == [5.0, 2.0] and starts == [3.0, 10.0] and ties == 0
     other = labels[::-1]
     seconds = iter([(1.0, 1.0, 1.0)] * 2)
     with pytest.raises(RuntimeError, match="10 of 10 labels differ"):
         prediction._race(("ours", "reference"), np.zeros((10, 4, 4, 3)), 3)
+    labels = np.arange(100)
+    seconds, other = iter([(1.0, 1.0, 1.0)] * 2), np.where(labels == 7, 0, labels)
+    assert prediction._race(("ours", "reference"), np.zeros((100, 4, 4, 3)), 1)[2] == 1, "a near tie"
 
 
 def test_both_zips_answer_alike(tmp_path, workdir, monkeypatch):

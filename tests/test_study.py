@@ -455,9 +455,15 @@ def test_what_it_cannot_use_is_refused(options, words):
 
 def test_flags_name_one_budget(monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(studying, "study", lambda *options: asked.append(options))
+    states = iter([["done"], ["done", "skipped"], ["done", "failed"]])
+
+    def study(*options):
+        asked.append(options)
+        return pd.DataFrame({"state": next(states)})
+
+    monkeypatch.setattr(studying, "study", study)
     for flags in ([], ["--quick"], ["--budget", "full", "--backbone", "vgg16", "--name", "n"]):
-        assert main(["study", *flags]) == 0
+        assert main(["study", *flags]) == int("--budget" in flags), "1 where a rung failed"
     assert [options[:3] for options in asked] == [(None, "efficientnet_lite0", "default"),
                                                   (None, "efficientnet_lite0", "quick"), ("n", "vgg16", "full")]
     assert main(["study", "--quick", "--budget", "full"]) == 2

@@ -73,7 +73,7 @@ VARIANTS = (
     {"name": "first blocks frozen (frozen_share=0.08)", "frozen_share": 0.08},
     {"name": "first blocks frozen, their activations cached", "frozen_share": 0.08, "cached": True},
     {"name": "1 thread", "threads": 1},
-    {"name": "XLA", "xla": True},
+    {"name": "XLA, op determinism off", "xla": True, "repeatable": False},  # Keras compiles none with it
 )
 COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, unless LONG=1
 FIRST = (("float32",), ("PyTorch eager",), ("PyTorch compiled",),  # of every model, before there is no time any more

@@ -543,7 +543,8 @@ def check_truth(labels, versions, sample):
                                 "images is clearly better"))
     then = f"accuracy {accuracy:.2f} as sent, {cause.accuracy:.2f} when they are read so"
     low, high = labels.min(), labels.max()
-    if cause.shift or low == 1 and high == count:
+    fits = 0 <= low - cause.shift and high - cause.shift < count  # else it answers for other classes
+    if cause.shift and fits or low == 1 and high == count:
         by = cause.shift or 1
         findings.append(Finding("labels", FAILED, "the labels are off by one: each is one too "
                                 f"{'high' if by > 0 else 'low'} "

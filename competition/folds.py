@@ -138,6 +138,8 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     note = _write(name, content, record, force)
     table = read_folds(name)
     _report(table, given, note)
+    if left := record["conflicts_left_out"]:
+        print(f"{left} images of pictures that are there under several labels were left out (DROP_CONFLICTS=1)")
     if groups:
         print(f"images of one {groups} share a fold: {len(set(given_groups.values()) - {''})} different ones")
     write_report(table, everything, pairs)

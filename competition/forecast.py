@@ -154,8 +154,7 @@ def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden=
         "folds": scores,
         "groups": int((sizes > 1).sum()),
         "grouped_images": int(sizes[sizes > 1].sum()),
-        "classes": _each_class(lowered, labels, units, count,
-                               expected - (nested - stratified) if metric.name == "accuracy" else 0.0),
+        "classes": _each_class(lowered, labels, units, count, metric, expected - (nested - stratified)),
     }
 
 
@@ -545,13 +544,15 @@ def _interval(metric, mean, deviation):
     return tuple(float(np.clip(value, metric.low, metric.high)) for value in bounds)
 
 
-def _each_class(probs, labels, groups, count, more):
+def _each_class(probs, labels, groups, count, metric, more):
     """The recall of each class with its interval, for its share of the hidden images; of a class without images none.
 
-    `more` is what the score of all is expected to gain besides, shared out by the classes' errors.
+    `more` is what the score of all is expected to gain besides, shared out by the classes' errors where it is accuracy or
+    its mean over the classes; no other metric says what a class gains.
     """
     rows, right = [], METRICS["accuracy"].each(probs, labels)
-    factor = more / max(1 - right.mean(), 1e-9)
+    mean = {"accuracy": right.mean(), "balanced_accuracy": METRICS["balanced_accuracy"].score(probs, labels)}
+    factor = more / max(1 - mean[metric.name], 1e-9) if metric.name in mean else 0.0
     for c in range(probs.shape[1]):
         there = labels == c
         number = int(there.sum())

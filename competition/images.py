@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from competition import files
 from competition.arrays import build_array, gigabytes, open_array
-from competition.files import InputError, hash_json, sha256_bytes, warn
+from competition.files import InputError, hash_json, read_json, sha256_bytes, warn
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -239,6 +239,9 @@ def warn_of_others(table):
         others = sorted(set(open_source(table.data).images) - set(table.frame["image"]))
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell
         return
+    record = files.FOLDS / f"{table.name}.json"
+    if others and record.exists() and len(others) <= read_json(record).get("conflicts_left_out", 0):
+        return  # as was asked for
     if others:
         warn(f"{table.data}: {len(others)} images are not in the fold table, which was made before they came, or "
              f"without them: {shorten(others)}")

@@ -77,7 +77,7 @@ class Reading:
     names: list = field(default_factory=list)  # members, as paths from the folder that holds model.py
     prefix: str = ""  # that folder, "" or "folder/"
     format: str = "codalab"
-    why: str = "FORMAT="  # why it is taken to be of that format
+    why: str = "the default"  # why it is taken to be of that format
     entry: Entry = Entry()
     trees: dict = field(default_factory=dict)  # {name: ast} of model.py and the modules of the zip that it imports
     code: dict = field(default_factory=dict)  # {name: text} of the same
@@ -294,7 +294,7 @@ def _is_main(node):
 def _choose_format(reading, format, layouts):
     """The format asked for, or the one that the zip looks most like, and why."""
     if format:
-        reading.format = format
+        reading.format, reading.why = format, "FORMAT="
     elif CODE in reading.trees:
         classes = _classes(reading.trees[CODE])
         made = _method(classes, "Model", "__init__") if "Model" in classes else None

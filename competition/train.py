@@ -857,8 +857,8 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
 
         def tick(share, loss, accuracy):
             bar.update(min(share, bar.total - bar.n))  # sums of shares may come to a little more than 1
-            reached = metric.sign * progress.best_score[0] if progress.best_epoch else 0
-            bar.set_postfix_str(f"fold {fold} loss {loss:.3f} acc {accuracy:.3f} val {reached:.3f}", refresh=False)
+            reached = f" val {metric.sign * progress.best_score[0]:.3f}" if progress.best_epoch else ""
+            bar.set_postfix_str(f"fold {fold} loss {loss:.3f} acc {accuracy:.3f}{reached}", refresh=False)
 
         before = time.time()
         loss, accuracy = phase.train_epoch(fold, progress.epoch, steps, tick)

@@ -170,6 +170,9 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
         ({}, [(ARGMAX, ARGMAX + " + 1")], {}),
         "the labels are off by one: each is one too high (found 1 to 4, expected 0 to 3); accuracy 0.00 as sent, 1.00",
         "return `labels - 1`"),
+    "of other classes": (
+        ({}, [(ARGMAX, f"({ARGMAX} + 1) * np.where({ARGMAX} == 3, 3, 1)")], {}), "labels from 1 to 12, expected 0 to 3",
+        "Was it trained on other classes"),
     "names in place of ids": (
         ({}, [(ARGMAX, f"np.array({CLASSES})[{ARGMAX}]")], {}), "names such as 'oak' in place of class ids",
         "0 oak, 1 ash"),

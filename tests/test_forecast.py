@@ -74,6 +74,8 @@ def test_what_it_is_made_of():
     recalls = np.array([float((probs.argmax(1) == c)[labels == c].mean()) for c in range(3)])
     expected = np.array([row["expected"] for row in found["classes"]])
     assert (expected > recalls).all() and expected @ np.bincount(labels) / 500 == pytest.approx(found["expected"])
+    balanced = make_forecast(METRICS["balanced_accuracy"], probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.02, 0.0))
+    assert np.mean([row["expected"] for row in balanced["classes"]]) == pytest.approx(balanced["expected"])
     larger = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 10_000)
     assert larger["high"] - larger["low"] < found["high"] - found["low"]
     order = np.argsort(np.argsort(probs.argmax(1) != labels, kind="stable"))  # all that is wrong in the last fold

@@ -13,6 +13,7 @@ from competition.augment import draw_numbers, plan_copies
 from competition.files import InputError
 from competition.folds import assign_folds, make_folds, read_folds
 from competition.groups import find_near, join, make_sketch, same, transform
+from competition.images import warn_of_others
 
 
 def cloudy(seed, height=64, width=80, power=1.3):
@@ -177,7 +178,15 @@ def test_conflicts_are_told_and_can_be_left_out(data, capsys):
     with pytest.raises(InputError, match="fewer images than FOLDS=10 in class a"):
         make_folds(data, "t", folds=10, drop_conflicts=True)
     assert main(["folds", "--data", str(data), "--name", "t", "--drop-conflicts"]) == 0
+    assert "4 images of pictures that are there under several labels were left out" in capsys.readouterr().out
     table = read_folds("t")
+    capsys.readouterr()
+    warn_of_others(table)
+    assert not capsys.readouterr().err, "what is missing was asked for"
+    (data / "a/new.png").write_bytes((data / "a/001.png").read_bytes())
+    warn_of_others(table)
+    assert "5 images are not in the fold table" in capsys.readouterr().err
+    (data / "a/new.png").unlink()
     assert len(table.images) == 20 and not {"a/000.png", "b/000.png"} & set(table.images)
     assert (data / "b/000.png").exists() and Path("runs/t/groups/groups.html").read_text("utf-8").count("<img") == 4
 

@@ -242,7 +242,7 @@ def _part(overrides):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m competition",
         description="From a folder of images to a submission: folds, train, blend, submission.",
         epilog="Each verb has its own --help. An input that cannot be used ends with one line and exit code 2.",
@@ -510,6 +510,15 @@ def _parser():
     add("--images", type=int, default=1200, help="number of training images")
     add("--hidden", type=int, default=400, help="number of hidden test images")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line, by the names of make's variables as well."""
+
+    def error(self, message):
+        flags = dict.fromkeys(re.findall(r"--[a-z][a-z-]*", message))
+        typed = ", ".join(f"{flag[2:].upper().replace('-', '_')}=" for flag in flags)
+        self.exit(2, f"error: {message}{f' (of make: {typed})' * bool(typed)}; {self.prog} --help explains them\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -41,6 +41,7 @@ EXTENSIONS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
 EXPECTED = "a folder of class folders, a zip of one, or a CSV with the columns image and label"
+UNLABELLED = "a folder of images or a zip of one"
 FORMATS = tuple(kind for kind in EXTENSIONS if kind != "MPO")  # Pillow opens MPO as a kind of JPEG
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and its CRC (PNG specification, 11.2.5)
 IMAGES = "images"  # the folder beside the runs that keeps decoded images which are too much for memory
@@ -114,14 +115,14 @@ def open_unlabelled(data):
 
     Raises InputError for anything else, and where there is no picture; other files are left out with a warning.
     """
-    data = _absolute(data)
-    source = Source(data, "") if data.is_dir() else _open_zip(data)
+    data = _absolute(data, UNLABELLED)
+    source = Source(data, "") if data.is_dir() else _open_zip(data, expected=UNLABELLED)
     names = (_list_folder(data) if data.is_dir() else _list_zip(source))[0]
     images = sorted(name for name in names if _looks_like_picture(name))
     others = sorted(set(names) - set(images))
     if not images:
         found = f"{len(others)} other files ({shorten(others)})" if others else "nothing"
-        raise InputError(f"{data}: found {found}, expected a folder of images or a zip of one")
+        raise InputError(f"{data}: found {found}, expected {UNLABELLED}")
     if others:
         warn(f"{data}: {len(others)} files that are no images by their names are left out: {shorten(others)}")
     for image in images:
@@ -310,13 +311,13 @@ def natural_order(names):
     return sorted(names, key=key)
 
 
-def _absolute(data):
+def _absolute(data, expected=EXPECTED):
     if not str(data).strip():
-        raise InputError(f"DATA is empty, expected {EXPECTED}")
+        raise InputError(f"{'DATA' if expected == EXPECTED else 'the name'} is empty, expected {expected}")
     path = Path(os.path.abspath(os.path.expanduser(data)))
     _check_text(str(path))
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder, expected {EXPECTED}")
+        raise InputError(f"{path}: no such file or folder, expected {expected}")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder")
     return path
@@ -369,12 +370,12 @@ def _list_folder(data):
     return files, folders
 
 
-def _open_zip(data, root=""):
+def _open_zip(data, root="", expected=EXPECTED):
     try:
         archive = zipfile.ZipFile(data)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
         if data.suffix.lower() != ".zip":
-            raise InputError(f"{data}: found another kind of file, expected {EXPECTED}") from None
+            raise InputError(f"{data}: found another kind of file, expected {expected}") from None
         raise InputError(f"{data}: broken zip: {error}") from None
     members = {}
     for entry in archive.infolist():

@@ -248,8 +248,9 @@ def again_gain(metric, weights, plain, run, rows, others, labels, groups, k, tem
 def trained_again(run_dir, table, views):
     """Images int [m], and what models of other seeds say of them, float64 [S - 1, m, C]; None where there are none.
 
-    The images are those of all folds that each of these seeds has finished, or else that one of them has. That a run has all its folds is not needed:
-    `make train SEEDS=2 ONLY_FOLD=0`, of one fold, is what tells of averaging for a fifth of the run's time.
+    The images are those of all folds that each of these seeds has finished, or else that one of them has. That a run has
+    all its folds is not needed: `make train SEEDS=2 ONLY_FOLD=0`, of one fold, is what tells of averaging for a fifth of
+    the run's time.
     """
     run_dir = Path(run_dir)
     same, found = seedless(read_json(run_dir / "run.json")), []

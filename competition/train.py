@@ -602,12 +602,13 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
         if settings.epochs:
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
             scored = _build_scored(phase, model, table, settings)
+        else:
+            took = time_of(_shelf(whole, settings, model, weights, whole.frame["sha256"].tolist()))
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:
-                taken = []
                 progress = _train_fold(directory, *taught[fold][:2], settings, phase, fold, bar, after_epoch)
-                held_out = np.flatnonzero(table.fold == fold)
+                held_out, taken = np.flatnonzero(table.fold == fold), []
                 if scored is not phase.model:
                     scored.set_weights(phase.model.get_weights())
                 views = {view: _probabilities(scored, Rows(images, held_out, VIEWS[view]), taken)
@@ -618,7 +619,6 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
                 head, progress = _read_head(folder, fold), _read_head_progress(folder, fold)
                 views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
                          for i, view in enumerate(settings.views)}
-                took = time_of(_shelf(whole, settings, model, weights, whole.frame["sha256"].tolist()))
             _save_fold(directory, table, fold, progress, views, took)
 
 

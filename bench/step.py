@@ -25,8 +25,9 @@ from competition.fuse import fuse_batchnorm
 from competition.recipes import Recipe
 
 MODELS = ("efficientnet_lite0", "mobilenet_v2", "resnet50")
-FAMILIES = ("baseline", "scratch", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_b0",
-            "inception_v3", "mobilenet", "mobilenet_v3_small", "nasnet_mobile", "resnet50_v2", "vgg16", "xception")
+FAMILIES = ("baseline", "scratch", "hyperresnet", "efficientnet_lite1", "efficientnet_lite2", "convnext_tiny",
+            "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "inception_v3", "mobilenet", "mobilenet_v3_small",
+            "nasnet_mobile", "resnet50_v2", "vgg16", "xception")
 BATCH = 32
 LEAST, ENOUGH = 2.0, 15.0  # seconds of one kind of step
 CLASSES = 8
@@ -75,7 +76,7 @@ VARIANTS = (
     {"name": "1 thread", "threads": 1},
     {"name": "XLA, op determinism off", "xla": True, "repeatable": False},  # Keras compiles none with it
 )
-COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, unless LONG=1
+COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, with LONG=1 of all MODELS
 FIRST = (("float32",), ("PyTorch eager",), ("PyTorch compiled",),  # of every model, before there is no time any more
          tuple(variant["name"] for variant in COMPARED), (UNREPEATABLE,))
 
@@ -91,7 +92,8 @@ def measure(options, size=None, models=None):
     models = models or (MODELS[:1] if options.quick else (*MODELS, *FAMILIES) if options.long else MODELS)
     steps = 3 if options.quick else 5
     setups = [setup for model in models for setup in list_setups(model, size, steps, options)]
-    setups.sort(key=lambda setup: next((i for i, name in enumerate(FIRST) if setup.name in name), len(FIRST)))
+    if not options.long:  # then what is compared is measured next to each other, on a machine that changes by the hour
+        setups.sort(key=lambda setup: next((i for i, name in enumerate(FIRST) if setup.name in name), len(FIRST)))
     base, began, longest = {}, time.perf_counter(), 0.0
     for setup in tqdm(setups, "steps", unit="setup", leave=False):
         before = time.perf_counter()
@@ -117,7 +119,7 @@ def data_size(options):
 def list_setups(model, size, steps, options):
     """The float32 setup of a model, then what is compared with it."""
     plain = Setup(model, size, steps)
-    whole = model == MODELS[0] or options.long
+    whole = model == MODELS[0] or (options.long and model in MODELS)
     batches = (BATCH, 16, 64) if whole and not options.quick else (BATCH,)
     variants = [replace(plain, **variant) for variant in (VARIANTS if whole and not options.quick else COMPARED)]
     if model in MODELS:

@@ -1,6 +1,7 @@
 """The bench: its table and results.csv, what becomes of a theme that fails, and each measurement once on tiny data."""
 
 import importlib.util
+import itertools
 import os
 import shutil
 import signal
@@ -316,10 +317,21 @@ def test_every_model_is_compared_before_anything_else(options, monkeypatch):
     assert len(set(tried)) == len(tried) and ("efficientnet_lite0", step.UNREPEATABLE) in tried
 
 
+def test_without_a_limit_a_model_follows_another(options, monkeypatch):
+    tried = []
+    monkeypatch.setattr(step, "lacks", lambda setup: "")
+    monkeypatch.setattr(step, "measure_setup", lambda setup: tried.append(setup.model) or (None, "no"))
+    list(step.measure(replace(options, quick=False, long=True)))
+    assert [model for model, _ in itertools.groupby(tried)] == [*step.MODELS, *step.FAMILIES]
+
+
 def test_what_is_measured_of_a_model(options):
     names = [setup.name for setup in step.list_setups("efficientnet_lite0", (96, 96), 5, Options(Path(), Path()))]
     assert names[0] == "float32" and {"1 thread", "oneDNN off", "mixed_bfloat16"} < set(names)
-    assert len(step.list_setups("vgg16", (96, 96), 5, Options(Path(), Path(), long=True))) == 8
+    long = Options(Path(), Path(), long=True)
+    assert [setup.name for setup in step.list_setups("vgg16", (96, 96), 5, long)] == ["float32", "mixed_bfloat16",
+                                                                                      "oneDNN off"]
+    assert len(step.list_setups("resnet50", (96, 96), 5, long)) == len(names)
     from competition.backbones import names
 
     assert set(step.MODELS + step.FAMILIES) <= set(names())

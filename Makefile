@@ -44,13 +44,13 @@ sanity: $(READY)  ## check that pictures and labels belong together -- make sani
 train: $(READY)  ## train a model on all folds, save its OOF -- make train MODEL=efficientnet_lite0 RECIPE=best   or   TEACHER=blend
 	$(TOOL) train $(call flag,model,MODEL) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
-	  $(call flag,set,SET) $(call flag,memory,MEMORY) $(call flag,seeds,SEEDS) \
+	  $(call flag,set,SET) $(call flag,memory,MEMORY) $(call flag,seeds,SEEDS) $(call flag,again,AGAIN) \
 	  $(call flag,teacher,TEACHER) $(call flag,pseudo,PSEUDO)
 
 double: $(READY)  ## one class against the rest, a second model for the others -- make double MODEL=efficientnet_lite0 SPLITS=Species1
 	$(TOOL) double $(call flag,model,MODEL) $(call flag,splits,SPLITS) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \
 	  $(call flag,weights,WEIGHTS) $(call flag,run,RUN) $(call flag,only-fold,ONLY_FOLD) \
-	  $(call flag,set,SET) $(call flag,memory,MEMORY) $(call flag,seeds,SEEDS)
+	  $(call flag,set,SET) $(call flag,memory,MEMORY) $(call flag,seeds,SEEDS) $(call flag,again,AGAIN)
 
 tune: $(READY)  ## try values of a recipe's keys -- make tune MODEL=scratch SPACE="batch_size=4,8,16,32,64"   or   TRIALS=30 MINUTES=120
 	$(TOOL) tune $(call flag,model,MODEL) $(call flag,space,SPACE) $(call flag,recipe,RECIPE) $(call flag,name,NAME) \

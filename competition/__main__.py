@@ -108,17 +108,17 @@ def shift(test, name, model, weights, runs, memory):
     shift(test, name, model, weights, runs, memory)
 
 
-def train(model, recipe, seeds, run, overrides, **options):
+def train(model, recipe, seeds, again, run, overrides, **options):
     from competition.train import train_seeds
 
-    train_seeds(seeds, model, recipe, run, _part(overrides), **options)
+    train_seeds(seeds, model, recipe, run, _part(overrides), again=again, **options)
 
 
-def double(model, splits, recipe, seeds, run, overrides, **options):
+def double(model, splits, recipe, seeds, again, run, overrides, **options):
     from competition.double import double
     from competition.train import train_seeds
 
-    train_seeds(seeds, model, recipe, run, _part(overrides), double, splits=splits, **options)
+    train_seeds(seeds, model, recipe, run, _part(overrides), double, again, splits=splits, **options)
 
 
 def gan(name, only_fold, overrides):
@@ -267,6 +267,8 @@ def _parser():
     }
     seeds = {"default": 1, "metavar": "N", "help": "train as often, with the recipe's seed, the next, ...; the runs are "
              "one member of the blend (default: 1)"}
+    again = {"default": 1, "metavar": "0", "help": "0: do not train the first fold once more, with another seed, which tells "
+             "the forecast what averaging the fold models gains where that is not measured on heads (all layers trained)"}
     name = {"metavar": "NAME", "help": "which competition; may be left out while there is only one"}
     memory = {"metavar": "4G", "help": "what the process may take of memory; images and features that are too much "
               "for it are read from disk as they are needed (default: half of what is available)"}
@@ -316,6 +318,7 @@ def _parser():
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)
     add("--seeds", **seeds)
+    add("--again", **again)
     add("--teacher", metavar="blend|A,B", help="learn what the fold models of the blend, or of these runs, say of the "
         "training images, besides their labels")
     add("--pseudo", metavar="IMAGES", help="a folder or zip of unlabelled images, of which the teacher's fold models "
@@ -337,6 +340,7 @@ def _parser():
         help="replace a key of the recipe; may be repeated, or hold several with spaces between")
     add("--memory", **memory)
     add("--seeds", **seeds)
+    add("--again", **again)
 
     add = verb(tune, "try values of a recipe's keys: a sweep over lists, or a search that proposes, prunes and resumes",
                ["tune --model scratch --space batch_size=4,8,16,32,64 --folds-used 0",

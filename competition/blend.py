@@ -599,7 +599,9 @@ def _choose_runs(name, runs):
         if studied := len(known) - len(own):
             warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY}-...; RUNS= takes them")
         finished = [run for run in own if known[run]]
-        if left_out := [run for run in own if not known[run]]:
+        known_seeds = {seedless(read_json(folder / run / "run.json")) for run in finished}
+        if left_out := [run for run in own if not known[run]  # but for a fold more of a finished one, for the forecast
+                        and seedless(read_json(folder / run / "run.json")) not in known_seeds - {None}]:
             warn(f"{folder}/: left out, since unfinished: {', '.join(left_out)}")
         if not finished:
             raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={name}` makes one")

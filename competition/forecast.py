@@ -249,8 +249,7 @@ def trained_again(run_dir, table, views):
     """Images int [m], and what models of other seeds say of them, float64 [S - 1, m, C]; None where there are none.
 
     The images are those of all folds that each of these seeds has finished, or else that one of them has. That a run has
-    all its folds is not needed: `make train SEEDS=2 ONLY_FOLD=0`, of one fold, is what tells of averaging for a fifth of
-    the run's time.
+    all its folds is not needed: train.train_seeds trains one fold once more for this.
     """
     run_dir = Path(run_dir)
     same, found = seedless(read_json(run_dir / "run.json")), []
@@ -258,7 +257,7 @@ def trained_again(run_dir, table, views):
         return None
     name = re.sub(r"-seed\d+$", "", run_dir.name)
     for path in sorted(run_dir.parent.glob(f"{name}*/run.json")):
-        if path.parent == run_dir or not re.fullmatch(r"(-seed\d+)?", path.parent.name.removeprefix(name)):
+        if path.parent == run_dir or not re.fullmatch(r"(-seed\d+)*", path.parent.name.removeprefix(name)):
             continue
         record = read_json(path)
         if seedless(record) == same and (record.get("table"), record.get("data")) == (table.hash, table.data_hash):
@@ -294,7 +293,7 @@ def train_apart(run_dir, table, views):
     For each fold, heads are trained on all folds but that one and, each, one more: as the run's own, on the cached
     features of its frozen backbone, on (k - 2) / k of the images. What they give an image of that fold is what fold
     models give a new one: the same recipe, other data. The result is kept in `runs/<name>/blend/`. A run that trained
-    its backbone is not measured so, as that would mean k - 1 times its training.
+    its backbone is not measured so, as that would mean k - 1 times its training, but by trained_again.
     """
     if table.k < 3:
         return None
@@ -363,18 +362,22 @@ def _kept_heads(run_dir, table, views, what, train):
 def _plain_heads(run_dir, table):
     """Recipe and {view: features} of a run of plain heads on frozen features; None twice where it is anything else."""
     record = read_json(run_dir / "run.json")
+    settings = plain_heads(record)
+    features = _cached_features(record, settings, table) if settings else None
+    return (settings, features) if features else (None, None)
+
+
+def plain_heads(record):
+    """The Recipe of a run.json that is of plain heads on frozen features, which train_apart measures; None of others."""
     if not record.get("frozen") or {"splits", "teacher"} & set(record["config"]):
-        return None, None
+        return None
     from competition.recipes import Recipe
 
     try:
         settings = Recipe(**record["config"]["recipe"])
     except TypeError:  # of another version
-        return None, None
-    if settings.frozen_copies or settings.oversample_count or settings.synthetic:
-        return None, None
-    features = _cached_features(record, settings, table)
-    return (settings, features) if features else (None, None)
+        return None
+    return None if settings.frozen_copies or settings.oversample_count or settings.synthetic else settings
 
 
 def _train_heads(settings, features, rows, table, fold, metric):
@@ -440,7 +443,8 @@ def print_forecast(found, classes):
     notes = [f"of {run} measured on {images} images by other seeds" for run, images in
              found.get("measured_on_seeds", {}).items()]
     if missing := found.get("not_measured"):
-        notes += [f"not measured, counted as 0: {', '.join(missing)}, the same `make train` (or `make double`) with SEEDS=2 ONLY_FOLD=0 tells the next `make blend`"]
+        notes += [f"not measured, counted as 0: {', '.join(missing)}, the same `make train` (or `make double`) with "
+                  "SEEDS=2 ONLY_FOLD=0 tells the next `make blend`, but of a soup"]
     gain = f"averaging fold models {found['averaging_gain']:+.4f}" + f" ({'; '.join(notes)})" * bool(notes)
     early = f"stopping early {-found['early_stop']:+.4f}"
     if missing := found.get("stop_not_measured"):

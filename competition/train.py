@@ -102,20 +102,34 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     return train_table(folder, table, settings, model, chosen, folds, memory, after_epoch, teaching)
 
 
-def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, **options):
+def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, again=1, **options):
     """`train`, or `how` in its place, with several seeds: the recipe's, the next, ...; returns the Runs' folders.
 
     The runs are <run>, <run>-seed1, <run>-seed2, ... and differ in nothing else, by which `make blend` knows them for
     one member. options: of `train`.
+
+    again   0 or 1. With one seed and all folds, 1 trains the first fold as well with the next seed, unless the forecast
+            measures by other heads what averaging the fold models gains. By then the run itself is done, so that a
+            call that is stopped there has lost nothing, and the same call goes on with it.
     """
-    count = whole_number("SEEDS", seeds, 1, 100)
+    count, again = whole_number("SEEDS", seeds, 1, 100), whole_number("AGAIN", again, 0, 1)
     how = how or train
     folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]
     seed = read_recipe(recipe, overrides).seed
+    if count == 1 and again and options.get("only_fold") is None and not _measured_by_heads(folders[0]):
+        print(f"\n{folders[0]} is done. Its first fold once more, with another seed, tells the forecast what averaging the "
+              "fold models gains (AGAIN=0 leaves this out)", flush=True)
+        count, options = 2, options | {"only_fold": 0}
     for i in range(1, count):
         folders.append(how(model, recipe=recipe, run=f"{folders[0].name}-seed{i}",
                            overrides=[*overrides, f"seed={seed + i}"], **options))
     return folders
+
+
+def _measured_by_heads(folder):
+    from competition.forecast import plain_heads  # which imports blend, which the commands before it can do without
+
+    return plain_heads(files.read_json(folder / "run.json")) is not None
 
 
 def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None, teaching=None):

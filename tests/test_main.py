@@ -77,7 +77,7 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
     ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force", "--metric"],
      ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
     ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory", "--seeds",
-               "--teacher", "--pseudo"],
+               "--again", "--teacher", "--pseudo"],
      ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
     ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
               "--set", "--memory"],
@@ -165,10 +165,10 @@ def test_set_repeated_and_several_in_one(texts, overrides, given):
 
 
 def test_flags_reach_the_verb(given):
-    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3"
+    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3 --again 0"
     assert main(line.split()) == 0
     assert given == [("3", "vgg16", "best", "mine", [], {
-        "name": "plants", "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None, "pseudo": None})]
+        "again": "0", "name": "plants", "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None, "pseudo": None})]
 
 
 def test_a_double_run_has_seeds_too(given):
@@ -176,7 +176,7 @@ def test_a_double_run_has_seeds_too(given):
 
     assert main("double --model vgg16 --splits a --seeds 2 --set epochs=1".split()) == 0
     (*found, more), = given
-    assert found == ["2", "vgg16", "quick", None, ["epochs=1"], double] and more["splits"] == "a"
+    assert found == ["2", "vgg16", "quick", None, ["epochs=1"], double, 1] and more["splits"] == "a"
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):

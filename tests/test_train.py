@@ -24,9 +24,11 @@ from competition import features, files, heads
 from competition import train as training
 from competition.__main__ import main
 from competition.arrays import Memory
+from competition.blend import make_blend
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
+from competition.forecast import trained_again
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.oof import accuracy, log_loss, read_oof
@@ -1128,6 +1130,47 @@ def test_seeds_are_runs_that_differ_in_their_seed_alone(table):
     assert all((first != probs).any() for probs in others)
     with pytest.raises(InputError, match="SEEDS=0"):
         training.train_seeds(0, "scratch", "tiny.toml", name="arten")
+
+
+def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, capsys):
+    def train_all(run, *overrides, **options):
+        folders = training.train_seeds(1, "baseline", overrides=[*BOTH, *overrides], name="arten", run=run, **options)
+        return {folder.name: [path.parent.name for path in sorted(folder.glob("*/fold.json"))] for folder in folders}
+
+    all_folds = [f"fold_{fold}" for fold in range(table.k)]
+    assert train_all("whole") == {"whole": all_folds, "whole-seed1": ["fold_0"]}
+    assert "whole is done. Its first fold once more" in capsys.readouterr().out
+    rows, others = trained_again(files.RUNS / "arten/whole", table, ["identity"])
+    assert set(table.fold[rows]) == {0} and len(others) == 1
+    assert train_all("once", again="0") == {"once": all_folds}
+    assert train_all("part", "rate=0.1", only_fold=1) == {"part": ["fold_1"]}
+    assert train_all("heads", "epochs=0") == {"heads": all_folds}, "measured on heads that lack two folds"
+    assert train_all("copies", "epochs=0", "frozen_copies=2", "augment=hflip") == {
+        "copies": all_folds, "copies-seed1": ["fold_0"]}
+    with pytest.raises(InputError, match="AGAIN=2"):
+        train_all("wrong", again=2)
+
+    capsys.readouterr()
+    make_blend("arten")
+    assert "part" in (error := capsys.readouterr().err) and "whole-seed1" not in error
+
+
+def test_stopped_at_the_fold_for_the_forecast_a_run_is_whole(table, monkeypatch):
+    real = training.train
+
+    def stopped(*arguments, only_fold=None, **options):
+        if only_fold is not None:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    options = {"overrides": ["epochs=1"], "name": "arten", "run": "stopped"}
+    monkeypatch.setattr(training, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_seeds(1, "scratch", "tiny.toml", **options)
+    before = files.sha256_file(files.RUNS / "arten/stopped/oof.npz")
+    monkeypatch.setattr(training, "train", real)
+    folders = training.train_seeds(1, "scratch", "tiny.toml", **options)
+    assert (folders[1] / "fold_0/fold.json").exists() and files.sha256_file(folders[0] / "oof.npz") == before
 
 
 def test_other_names_and_class_orders_of_the_same_images_take_over_features(place, table, as_if_pretrained, monkeypatch):

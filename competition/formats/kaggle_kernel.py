@@ -114,8 +114,9 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
     arguments += ["--only-fold", str(only_fold)] if only_fold is not None else []
     arguments += [part for override in overrides for part in ("--set", override)]
     first = table.frame.iloc[0]
-    job = _Job(table.name, arguments, {f"{files.RUNS}/{table.name}/{run}": f"run-{table.name}-{run}.zip"},
-               first["image"], first["sha256"])
+    trained = [run, f"{run}-seed1"]  # of which train.train_seeds may leave a fold
+    job = _Job(table.name, arguments, {f"{files.RUNS}/{table.name}/{name}": f"run-{table.name}-{name}.zip"
+                                       for name in trained}, first["image"], first["sha256"])
 
     def stage(folder):
         if chosen.path:

@@ -43,7 +43,7 @@ class Condition:
     duplicates: bool = False  # 5 to 30 % of the visible images are near-copies of others
     label_noise: float = 0.0  # share of wrong labels, visible and hidden
     rare: bool = False  # a class has a quarter of its images, and counts four times in training
-    small: bool = False  # 300 visible images
+    small: bool = False  # 300 visible images at most
     scenes: bool = False  # played on a pool of scenes: where hidden="random", some of a scene's pictures are hidden
 
     def assumed(self, hidden):
@@ -57,7 +57,7 @@ CONDITIONS = {
     "label noise": Condition(label_noise=0.1),
     "oversampling": Condition(rare=True),
     "15 runs": Condition(runs=15),
-    "300 images": Condition(small=True),
+    "few images": Condition(small=True),
     "scenes": Condition(scenes=True),
 }
 
@@ -126,15 +126,17 @@ def _play_all(pool, count, hidden, seed):
         known[key, number] = {"data": pool.name, "condition": label, "key": key, "seed": number, **found}
         if done % WRITTEN == 0 or done == len(missing):
             write_bytes(path, csv_bytes(pd.DataFrame(known.values())))
-    return pd.DataFrame([known[key, number] for _, key, number in wanted])
+    return pd.DataFrame([known[key, number] | {"condition": label} for label, key, number in wanted])
 
 
 def summarise(rounds):
-    """A line for each cell and one for all: bias in points with its standard error, and how often the interval held."""
+    """A line for each cell and one for all: visible images (mean), bias in points with its standard error, and how often
+    the interval held."""
     cells = [((data, label), cell) for (data, label), cell in rounds.groupby(["data", "condition"], sort=False)]
     lines = []
     for (data, label), cell in [*cells, (("all", ""), rounds)]:
-        line = {"data": data, "condition": label, "rounds": len(cell), "hidden score": 100 * cell["truth"].mean()}
+        line = {"data": data, "condition": label, "rounds": len(cell), "images": round(cell["images"].mean()),
+                "hidden score": 100 * cell["truth"].mean()}
         for way in ("", "naive "):
             off = 100 * (cell[f"{way}expected"] - cell[f"{way}truth"])
             line |= {f"{way}bias": off.mean(), f"{way}error": off.std() / np.sqrt(len(cell)),

@@ -338,7 +338,7 @@ def _merge_folds(folder, table, settings, model, weights, memory):
         predict_fold = _by_models(run, table, settings.views, images)
     for fold in folds:
         held_out = np.flatnonzero(table.fold == fold)
-        _save_fold(run, table, fold, held_out, dict(zip(settings.views, predict_fold(fold, held_out))))
+        _save_fold(run, table, fold, dict(zip(settings.views, predict_fold(fold, held_out))))
 
 
 def _by_heads(run, views, features):
@@ -368,15 +368,14 @@ def _by_models(run, table, views, images):
     return predict_fold
 
 
-def _save_fold(run, table, fold, held_out, views):
+def _save_fold(run, table, fold, views):
     """Write what a fold of a double run leaves: its validation predictions a view, and fold.json, its end."""
     directory = run.dir / f"fold_{fold}"
     nodes = [files.read_json(node / f"fold_{fold}" / "fold.json") for node in model_dirs(run)]
-    files.write_npz(directory / "views.npz", image=np.array(table.images)[held_out], views=np.array(list(views)),
-                    probs=np.stack(list(views.values())))
-    labels = table.labels[held_out]
+    oof.write_fold(directory, table, fold, views)
+    labels = table.labels[table.fold == fold]
     files.write_json(directory / "fold.json", {
-        "images": len(held_out),
+        "images": len(labels),
         "epochs": sum(node["epochs"] for node in nodes),
         "accuracy": oof.accuracy(views["identity"], labels),
         "log_loss": oof.log_loss(views["identity"], labels),

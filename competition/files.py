@@ -12,6 +12,7 @@ import platform
 import re
 import sys
 import tempfile
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +20,7 @@ FOLDS = Path("folds")
 RUNS = Path("runs")
 SUBMISSIONS = Path("submissions")
 
+BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading half a file raises
 PARTIAL = ".partial-"  # how the names of temporary files begin
 VERSIONED = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pandas", "scikit-learn", "pillow",
              "albumentations")

@@ -7,7 +7,6 @@ that gain, and to the hidden test.
 """
 
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -276,15 +275,10 @@ def trained_again(run_dir, table, views):
 def _fold_probs(fold_dir, table, fold, views):
     """What a finished fold says of its images, mean over `views`, float64 [m, C]; None where it lacks any of it."""
     try:
-        if not (fold_dir / "fold.json").exists():
-            return None
-        with np.load(fold_dir / "views.npz") as saved:
-            if saved["image"].tolist() != [table.images[row] for row in np.flatnonzero(table.fold == fold)]:
-                return None
-            names = saved["views"].tolist()
-            return np.mean([saved["probs"][names.index(view)] for view in views], axis=0, dtype=np.float64)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        found = oof.read_fold(fold_dir, table, fold) if (fold_dir / "fold.json").exists() else {}
+    except InputError:
         return None
+    return np.mean([found[view] for view in views], axis=0, dtype=np.float64) if set(views) <= set(found) else None
 
 
 def train_apart(run_dir, table, views):

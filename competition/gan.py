@@ -41,7 +41,7 @@ from competition.folds import add_rows, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
 from competition.recipes import parse_override
-from competition.train import BAR, BROKEN, GAN, _difference, _versions, fold_numbers, locked, start_keras
+from competition.train import BAR, GAN, _difference, _versions, fold_numbers, locked, start_keras
 
 FORMAT = 1  # raise it when the same config trains to something else
 BATCH = 64  # images that are generated at once: what an image is does not depend on how many were asked for
@@ -467,7 +467,7 @@ def _read_state(directory):
         with np.load(path) as saved:
             history = json.loads(str(saved["history"]))
             return len(history), history, [saved[f"variable_{i}"] for i in range(len(saved.files) - 1)]
-    except BROKEN as error:
+    except files.BROKEN as error:
         files.warn(f"{path}: cannot be read ({error}), this fold starts anew")
         return None
 

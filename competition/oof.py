@@ -5,7 +5,6 @@ class; no view but the identity), `oof.npz` with every TTA view. Both are in the
 tied to it by hashes, so that no two runs get mixed up: whatever does not fit is refused, nothing reordered.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from competition import files
-from competition.files import InputError, csv_bytes, read_json, write_bytes, write_npz
+from competition.files import BROKEN, InputError, csv_bytes, read_json, write_bytes, write_npz
 
 KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
 BLEND = "blend"  # the folder beside the runs that holds their blend
@@ -99,7 +98,7 @@ def read_predictions(run_dir, table):
             found = {name: arrays[name] for name in ("image", "classes", "views", "probs", "table", "data")}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise InputError(f"{path}: expected predictions of this toolkit, found: {_line(error)}") from None
 
     classes, views, probs = found["classes"].tolist(), found["views"].tolist(), found["probs"]
@@ -125,6 +124,25 @@ def read_run_record(run_dir):
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a run's record, found {type(record).__name__}")
     return record
+
+
+def write_fold(fold_dir, table, fold, views):
+    """Write `views.npz`, what a fold model says of the images that it held out: views {view: float32 [m, C]}."""
+    write_npz(Path(fold_dir) / "views.npz", image=np.array(table.images)[table.fold == fold],
+              views=np.array(list(views)), probs=np.stack(list(views.values())))
+
+
+def read_fold(fold_dir, table, fold):
+    """The same, {view: float32 [m, C]} in table order; InputError where it is not there, broken or of other images."""
+    path = Path(fold_dir) / "views.npz"
+    try:
+        with np.load(path) as saved:
+            found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
+    except BROKEN as error:
+        raise InputError(f"{path}: expected the predictions of a fold, found {_line(error)}") from None
+    if images != [table.images[row] for row in np.flatnonzero(table.fold == fold)]:
+        raise InputError(f"{path}: other images than {table.name} holds out in that fold")
+    return found
 
 
 def all_runs(name):

@@ -34,7 +34,7 @@ from competition.hyperresnet import FAMILY
 from competition.metrics import METRICS, find_metric, say_scores
 from competition.recipes import Recipe
 from competition.sample import write_sample
-from competition.train import BROKEN, locked
+from competition.train import locked
 
 STUDY = oof.STUDY
 SAMPLE = "sample"
@@ -545,18 +545,12 @@ def read_held_out(folder, table):
     """
     views = {}
     for path in sorted(Path(folder).glob("fold_*/views.npz")):
-        rows = np.flatnonzero(table.fold == int(path.parent.name.removeprefix("fold_")))
-        try:
-            with np.load(path) as saved:
-                found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
-        except BROKEN as error:
-            raise InputError(f"{path}: expected the predictions of a fold, found {error}") from None
-        if images != [table.images[row] for row in rows]:
-            raise InputError(f"{path}: other images than {table.name} holds out in that fold")
-        for view, probs in found.items():
+        fold = int(path.parent.name.removeprefix("fold_"))
+        for view, probs in oof.read_fold(path.parent, table, fold).items():
             if not np.isfinite(probs).all():
                 raise InputError(f"{path}: no finite probabilities, its training has diverged")
-            views.setdefault(view, np.full((len(table.labels), len(table.classes)), np.nan, np.float32))[rows] = probs
+            whole = views.setdefault(view, np.full((len(table.labels), len(table.classes)), np.nan, np.float32))
+            whole[table.fold == fold] = probs
     if not views:
         raise InputError(f"{folder}: no predictions, expected those of a fold")
     return views

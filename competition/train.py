@@ -14,7 +14,6 @@ import json
 import queue
 import threading
 import time
-import zipfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -773,7 +772,7 @@ def _read_heads(folder):
         with np.load(path) as saved:
             folds, state = saved["folds"].tolist(), heads.read_heads(saved)
             seconds = saved["seconds"].tolist()
-    except BROKEN as error:
+    except files.BROKEN as error:
         files.warn(f"{path}: cannot be read ({error}), the frozen phase starts anew")
         return nothing
     whole = all((_fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in folds)  # the user removed none
@@ -927,10 +926,6 @@ def _write_state(directory, progress, variables, best):
     files.write_npz(directory / "state.npz", progress=np.array(json.dumps(asdict(progress))), **arrays)
 
 
-# what reading half a file raises
-BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
-
-
 def _read_state(directory):
     """Progress, variables and best variables of an interrupted fold, or None."""
     path = directory / "state.npz"
@@ -941,7 +936,7 @@ def _read_state(directory):
             progress = Progress(**json.loads(str(arrays["progress"])))
             groups = [[arrays[f"{name}_{i}"] for i in range(sum(key.startswith(name) for key in arrays.files))]
                       for name in ("variable", "best")]
-    except BROKEN as error:
+    except files.BROKEN as error:
         files.warn(f"{path}: cannot be read ({error}), this fold starts anew")
         return None
     return progress, *groups
@@ -952,12 +947,10 @@ def _save_fold(directory, table, fold, progress, views, took=None):
 
     took   milliseconds that its network takes for an image; None where that is not known
     """
-    held_out = table.fold == fold
-    files.write_npz(directory / "views.npz", image=np.array(table.images)[held_out], views=np.array(list(views)),
-                    probs=np.stack(list(views.values())))
-    labels = table.labels[held_out]
+    oof.write_fold(directory, table, fold, views)
+    labels = table.labels[table.fold == fold]
     files.write_json(directory / "fold.json", {
-        "images": int(held_out.sum()),
+        "images": len(labels),
         "epochs": len(progress.history),
         "best_epoch": len(progress.history) - progress.epoch + progress.best_epoch,
         "accuracy": oof.accuracy(views["identity"], labels),
@@ -971,9 +964,8 @@ def _finish(folder, table, settings, record):
     """All folds are there: write the OOF of every view, then mark the run as finished."""
     probs = {view: np.zeros((len(table.labels), len(table.classes)), np.float32) for view in settings.views}
     for fold in range(table.k):
-        with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
-            for view, values in zip(saved["views"], saved["probs"]):
-                probs[str(view)][table.fold == fold] = values
+        for view, values in oof.read_fold(_fold_dir(folder, fold), table, fold).items():
+            probs[view][table.fold == fold] = values
     record = record | {"finished": True, "accuracy": oof.accuracy(probs["identity"], table.labels)}
     for name, score in find_metric(table.metric).beside(probs["identity"], table.labels).items():
         record |= {"metric": name, "score": score}
@@ -985,7 +977,7 @@ def _report(folder, table, done):
     """Print a table of the folds that are done, and of a finished run the accuracy a class and the confusion matrix."""
     metric = find_metric(table.metric)
     rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json")
-            | metric.beside(_read_fold(folder, fold), table.labels[table.fold == fold]) for fold in done]
+            | metric.beside(_read_fold(folder, table, fold), table.labels[table.fold == fold]) for fold in done]
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
     by_class = pd.DataFrame(_class_accuracies(folder, table, done), columns=["fold", *table.classes])
@@ -1008,13 +1000,12 @@ def _report(folder, table, done):
 def _class_accuracies(folder, table, done):
     """A row for each finished fold: the accuracy of each class among the images that it held out."""
     for fold in done:
-        yield fold, *oof.per_class_accuracy(_read_fold(folder, fold), table.labels[table.fold == fold])
+        yield fold, *oof.per_class_accuracy(_read_fold(folder, table, fold), table.labels[table.fold == fold])
 
 
-def _read_fold(folder, fold):
+def _read_fold(folder, table, fold):
     """What a finished fold predicts of the images that it held out, as they are: float32 [n_f, C]."""
-    with np.load(_fold_dir(folder, fold) / "views.npz") as saved:
-        return saved["probs"][0]
+    return next(iter(oof.read_fold(_fold_dir(folder, fold), table, fold).values()))
 
 
 # ------------------------------------------------------------------------------------------------------ small helpers

@@ -444,13 +444,10 @@ def _read_probs(study, trial):
 
     None where the trial is not done, or its run is gone.
     """
-    paths = [study.folder(trial.number) / f"fold_{fold}" / "views.npz" for fold in study.folds]
-    if not all(path.exists() for path in paths):
+    parts = {fold: study.folder(trial.number) / f"fold_{fold}" for fold in study.folds}
+    if not all((path / "views.npz").exists() for path in parts.values()):
         return None
-    probs = []
-    for path in paths:
-        with np.load(path) as saved:
-            probs.append(saved["probs"][0])
+    probs = [next(iter(oof.read_fold(path, study.table, fold).values())) for fold, path in parts.items()]
     return np.concatenate(probs), _labels(study)
 
 

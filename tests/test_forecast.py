@@ -225,9 +225,8 @@ def again(tmp_path, monkeypatch):
 
 def write_fold(run_dir, table, fold):
     rows = np.flatnonzero(table.fold == fold)
-    probs = np.stack([random_probs(table, 7)[rows], random_probs(table, 8)[rows]])
-    write_npz(run_dir / f"fold_{fold}" / "views.npz", image=np.array(table.images)[rows], probs=probs,
-              views=np.array(["identity", "hflip"]))
+    views = {"identity": random_probs(table, 7)[rows], "hflip": random_probs(table, 8)[rows]}
+    oof.write_fold(run_dir / f"fold_{fold}", table, fold, views)
     write_json(run_dir / f"fold_{fold}" / "fold.json", {})
 
 

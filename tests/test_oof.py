@@ -11,7 +11,7 @@ from sklearn import metrics
 from competition import oof
 from competition.files import InputError, write_json
 from competition.folds import FoldTable
-from competition.oof import all_runs, read_oof, read_predictions, write_oof
+from competition.oof import all_runs, read_fold, read_oof, read_predictions, write_fold, write_oof
 
 # class names that trip readers
 AWKWARD = ["image", "label", "fold", "Füchse, rot", "1.0", 'ein "Wort"', "nan"]
@@ -253,3 +253,20 @@ def test_text_table_keeps_columns_of_one_name():
 def test_starts_without_tensorflow():
     code = "import sys, competition.blend, competition.oof; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_fold_s_predictions_are_those_of_the_images_that_it_holds_out(tmp_path, table):
+    rows = np.flatnonzero(table.fold == 2)
+    views = {"identity": random_probs(table, 1)[rows], "hflip": random_probs(table, 2)[rows]}
+    write_fold(tmp_path, table, 2, views)
+    found = read_fold(tmp_path, table, 2)
+    assert list(found) == list(views) and all(np.array_equal(found[view], views[view]) for view in views)
+    with pytest.raises(InputError, match="views.npz: other images than toy holds out in that fold"):
+        read_fold(tmp_path, table, 1)
+    with pytest.raises(InputError, match="views.npz: expected the predictions of a fold, found .*No such file"):
+        read_fold(tmp_path / "nowhere", table, 2)
+    path = tmp_path / "views.npz"
+    for content in (path.read_bytes()[:100], b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="views.npz: expected the predictions of a fold, found"):
+            read_fold(tmp_path, table, 2)

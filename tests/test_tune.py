@@ -72,8 +72,8 @@ def fake_train(monkeypatch):
                 rows.append({"phase": "full", "val_accuracy": accuracies.get(run, 0.5)})
                 files.write_bytes(path, files.csv_bytes(pd.DataFrame(rows)))
                 after_epoch()
-            probs = np.full((1, (table.fold == int(only_fold)).sum(), 3), 1 / 3, np.float32)
-            files.write_npz(folder / "views.npz", probs=probs)
+            probs = np.full(((table.fold == int(only_fold)).sum(), 3), 1 / 3, np.float32)
+            oof.write_fold(folder, table, int(only_fold), {"identity": probs})
 
         monkeypatch.setattr(tuning, "train", train)
         monkeypatch.setattr("keras.utils.clear_session", lambda: None)  # there is none, and it looks at all objects
@@ -246,7 +246,7 @@ def test_the_metric_prunes_and_chooses(fake_train, monkeypatch, capsys):
             files.write_bytes(folder / "history.csv", files.csv_bytes(history))
             files.write_npz(folder / f"epochs/{epoch:03d}.npz", image=np.array(table.images)[rows], probs=probs)
             after_epoch()
-        files.write_npz(folder / "views.npz", probs=probs[None])
+        oof.write_fold(folder, table, 0, {"identity": probs})
 
     fake_train({})
     monkeypatch.setattr(tuning, "train", train)

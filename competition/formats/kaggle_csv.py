@@ -27,7 +27,7 @@ from competition.oof import PREDICT, text_table
 from competition.scorelog import keep_older, log_submission
 from competition.shift import read_test
 from competition.submission import _weight_files, read_ensemble, record_of
-from competition.train import BROKEN, build_fold_model, build_shared
+from competition.train import build_fold_model, build_shared
 from competition.views import VIEWS
 
 OF_PROBABILITIES = ("auc", "log_loss")  # metrics that labels would spoil
@@ -154,7 +154,7 @@ def _read(path):
     try:
         with np.load(path) as saved:
             return saved["probs"]
-    except BROKEN as error:
+    except files.BROKEN as error:
         raise InputError(f"{path}: not what `make predict` wrote ({error}); remove it, it is made anew") from None
 
 

@@ -106,14 +106,14 @@ def read_settings(overrides=()):
     given = dict(parse_override(override) for override in overrides)
     for key, value in given.items():
         if key not in types:
-            raise InputError(f"--set: unknown key {key}; expected {', '.join(types)}")
+            raise InputError(f"SET=: unknown key {key}; expected {', '.join(types)}")
         if types[key] is float and type(value) is int:
             given[key] = value = float(value)
         if type(value) is not types[key]:
-            raise InputError(f"--set: {key} is {value!r}, expected {types[key].__name__}")
+            raise InputError(f"SET=: {key} is {value!r}, expected {types[key].__name__}")
         least, high = {"ema": (0, 0.99999), "seed": (0, 2**32 - 1), "side": (8, 256)}.get(key, (1e-12, 1e6))
         if types[key] in (int, float) and not least <= value <= high:
-            raise InputError(f"--set: {key} is {value}, expected {least:g} to {high:g}")
+            raise InputError(f"SET=: {key} is {value}, expected {least:g} to {high:g}")
     return Settings(**given)
 
 

@@ -127,7 +127,7 @@ def read_recipe(recipe, overrides=(), from_random=False):
     checked["scratch"] = {key: _check(path, key, value) for key, value in checked.get("scratch", {}).items()}
     if from_random:
         checked |= {"frozen_epochs": 0, "frozen_share": 0.0, "batchnorm": "train"} | checked["scratch"]
-    checked |= {key: _check("--set", key, value) for key, value in given.items()}
+    checked |= {key: _check("SET=", key, value) for key, value in given.items()}
     checked["scratch"] = {}
     if from_random and (key := next((key for key in ("frozen_epochs", "frozen_share") if checked[key]), None)):
         raise InputError(f"{key} is {checked[key]}, expected 0: this model starts from random weights, which are not "
@@ -155,7 +155,7 @@ def parse_override(override):
     """
     key, sign, value = override.partition("=")
     if not sign:
-        raise InputError(f"--set {override}: expected key=value")
+        raise InputError(f"SET={override}: expected key=value")
     try:
         read = tomllib.loads(f"value = {value}")["value"]
         named = ENTRIES.get(key.strip(), POLICIES) is ANY and not isinstance(read, (str, list))

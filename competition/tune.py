@@ -223,7 +223,7 @@ def read_space(space, model, recipe, overrides, from_random):
                 try:
                     read_recipe(recipe, [*overrides, f"{name}={value}"], from_random)
                 except InputError as error:
-                    raise InputError(f"SPACE: {part}: {str(error).removeprefix('--set: ')}") from None
+                    raise InputError(f"SPACE: {part}: {str(error).removeprefix('SET=: ')}") from None
         keys.append(key)
     return keys
 

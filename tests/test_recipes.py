@@ -172,7 +172,7 @@ def test_the_last_of_two_overrides_counts():
     ("ema=1", ["ema is 1", "less than 1"]),
 ])
 def test_what_no_recipe_can_have_is_refused_by_name(override, words, toml):
-    refused("--set", *words, overrides=[override])
+    refused("SET=", *words, overrides=[override])
     key, sign, value = override.partition("=")
     if sign and override == f"{key}={value}".strip() and value in ("1.5", "true", "0", "-1", "nan", "inf", "2", "3", "5"):
         refused("mine.toml", *words, recipe=toml(f"{key} = {value}"))

@@ -76,7 +76,7 @@ VARIANTS = (
     {"name": "1 thread", "threads": 1},
     {"name": "XLA, op determinism off", "xla": True, "repeatable": False},  # Keras compiles none with it
 )
-COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, with LONG=1 of all MODELS
+COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, unless LONG=1
 FIRST = (("float32",), ("PyTorch eager",), ("PyTorch compiled",),  # of every model, before there is no time any more
          tuple(variant["name"] for variant in COMPARED), (UNREPEATABLE,))
 
@@ -119,7 +119,7 @@ def data_size(options):
 def list_setups(model, size, steps, options):
     """The float32 setup of a model, then what is compared with it."""
     plain = Setup(model, size, steps)
-    whole = model == MODELS[0] or (options.long and model in MODELS)
+    whole = model == MODELS[0] or options.long
     batches = (BATCH, 16, 64) if whole and not options.quick else (BATCH,)
     variants = [replace(plain, **variant) for variant in (VARIANTS if whole and not options.quick else COMPARED)]
     if model in MODELS:

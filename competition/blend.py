@@ -599,9 +599,7 @@ def _choose_runs(name, runs):
         if studied := len(known) - len(own):
             warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY}-...; RUNS= takes them")
         finished = [run for run in own if known[run]]
-        known_seeds = {seedless(read_json(folder / run / "run.json")) for run in finished}
-        if left_out := [run for run in own if not known[run]  # but for a fold more of a finished one, for the forecast
-                        and seedless(read_json(folder / run / "run.json")) not in known_seeds - {None}]:
+        if left_out := [run for run in own if not known[run] and not _tells_of(folder / run, finished)]:
             warn(f"{folder}/: left out, since unfinished: {', '.join(left_out)}")
         if not finished:
             raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={name}` makes one")
@@ -617,6 +615,13 @@ def _choose_runs(name, runs):
     if doubled := sorted({run for run in wanted if wanted.count(run) > 1}):
         warn(f"RUNS: named more than once, counted once: {', '.join(doubled)}")
     return sorted(set(wanted))
+
+
+def _tells_of(run_dir, finished):
+    """Whether a run is the fold that train.train_seeds trained once more of a finished one: it is not to be blended."""
+    whole = run_dir.name.removesuffix("-seed1")
+    return whole != run_dir.name and whole in finished and [
+        path.parent.name for path in run_dir.glob("fold_*/fold.json")] == ["fold_0"]
 
 
 def _name_views(views):

@@ -247,7 +247,7 @@ def again_gain(metric, weights, plain, run, rows, others, labels, groups, k, tem
 def trained_again(run_dir, table, views):
     """Images int [m], and what models of other seeds say of them, float64 [S - 1, m, C]; None where there are none.
 
-    The images are those of all folds that each of these seeds has finished, or else that one of them has. That a run has
+    The images are those of all folds that each of these seeds has finished, or that one has where that is more. That a run has
     all its folds is not needed: train.train_seeds trains one fold once more for this.
     """
     run_dir = Path(run_dir)
@@ -265,8 +265,9 @@ def trained_again(run_dir, table, views):
             found += [folds] if folds else []
     if not found:
         return None
-    if not set.intersection(*map(set, found)):  # nothing that all of them trained: the one that trained most
-        found = [max(found, key=len)]
+    most = max(found, key=len)
+    if len(set.intersection(*map(set, found))) * len(found) < len(most):  # little that all of them trained
+        found = [most]
     folds = sorted(set.intersection(*map(set, found)))
     rows = np.concatenate([np.flatnonzero(table.fold == fold) for fold in folds])
     return rows, np.stack([np.concatenate([one[fold] for fold in folds]) for one in found])
@@ -434,7 +435,7 @@ def print_forecast(found, classes):
     errors, sizes = found["standard_errors"], found["grouped_images"]
     print(f"forecast: {found['metric']} {found['expected']:.4f}{better} on a hidden test, 90 % of such tests between "
           f"{found['low']:.4f} and {found['high']:.4f} ({found['hidden_n']} images {drawn})")
-    notes = [f"of {run} measured on {images} images by other seeds" for run, images in
+    notes = [f"of {run} measured on {images} images by other seeds, at least" for run, images in
              found.get("measured_on_seeds", {}).items()]
     if missing := found.get("not_measured"):
         notes += [f"not measured, counted as 0: {', '.join(missing)}, the same `make train` (or `make double`) with "

@@ -107,28 +107,36 @@ def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, 
     The runs are <run>, <run>-seed1, <run>-seed2, ... and differ in nothing else, by which `make blend` knows them for
     one member. options: of `train`.
 
-    again   0 or 1. With one seed and all folds, 1 trains the first fold as well with the next seed, unless the forecast
-            measures by other heads what averaging the fold models gains. By then the run itself is done, so that a
-            call that is stopped there has lost nothing, and the same call goes on with it.
+    again   0 or 1. With one seed and all folds done, 1 trains the first fold once more with the next seed, where only
+            that tells the forecast what averaging the fold models gains. A call that is stopped there, or that cannot
+            do it, has lost nothing of the run, and the same call goes on with it.
     """
     count, again = whole_number("SEEDS", seeds, 1, 100), whole_number("AGAIN", again, 0, 1)
-    how = how or train
+    how, seed = how or train, read_recipe(recipe, overrides).seed
+
+    def train_seed(i, **more):
+        return how(model, recipe=recipe, run=f"{folders[0].name}-seed{i}", overrides=[*overrides, f"seed={seed + i}"],
+                   **options | more)
+
     folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]
-    seed = read_recipe(recipe, overrides).seed
-    if count == 1 and again and options.get("only_fold") is None and not _measured_by_heads(folders[0]):
+    folders += [train_seed(i) for i in range(1, count)]
+    if count == 1 and again and _wants_another_seed(folders[0]):
         print(f"\n{folders[0]} is done. Its first fold once more, with another seed, tells the forecast what averaging the "
               "fold models gains (AGAIN=0 leaves this out)", flush=True)
-        count, options = 2, options | {"only_fold": 0}
-    for i in range(1, count):
-        folders.append(how(model, recipe=recipe, run=f"{folders[0].name}-seed{i}",
-                           overrides=[*overrides, f"seed={seed + i}"], **options))
+        try:
+            folders.append(train_seed(1, only_fold=0))
+        except InputError as error:
+            files.warn(f"{error}. {folders[0]} is whole without it; AGAIN=0 leaves it out")
     return folders
 
 
-def _measured_by_heads(folder):
+def _wants_another_seed(folder):
+    """Whether a run is done and the forecast cannot measure by heads what averaging its fold models gains."""
     from competition.forecast import plain_heads  # which imports blend, which the commands before it can do without
 
-    return plain_heads(files.read_json(folder / "run.json")) is not None
+    record = files.read_json(folder / "run.json")
+    by_heads = plain_heads(record) and record["config"]["folds"] > 2  # train_apart leaves out two
+    return record["finished"] and not by_heads and not folder.name.startswith(f"{oof.STUDY}-")  # which never blend
 
 
 def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None, teaching=None):

@@ -329,8 +329,7 @@ def test_what_is_measured_of_a_model(options):
     names = [setup.name for setup in step.list_setups("efficientnet_lite0", (96, 96), 5, Options(Path(), Path()))]
     assert names[0] == "float32" and {"1 thread", "oneDNN off", "mixed_bfloat16"} < set(names)
     long = Options(Path(), Path(), long=True)
-    assert [setup.name for setup in step.list_setups("vgg16", (96, 96), 5, long)] == ["float32", "mixed_bfloat16",
-                                                                                      "oneDNN off"]
+    assert len(step.list_setups("vgg16", (96, 96), 5, long)) == 8
     assert len(step.list_setups("resnet50", (96, 96), 5, long)) == len(names)
     from competition.backbones import names
 

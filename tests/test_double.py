@@ -27,6 +27,7 @@ from competition.double import (build_fold_model, double, fit_recipe, name_branc
                                 read_splits, read_tree, take_part)
 from competition.files import InputError
 from competition.folds import FoldTable, make_folds, read_folds
+from competition.forecast import trained_again
 from competition.images import load_images
 from competition.oof import read_oof
 from competition.recipes import Recipe
@@ -355,6 +356,15 @@ def test_seeds_are_runs_that_blend_as_one(copied):
     folders = train.train_seeds(2, "baseline", **options)
     assert [folder.name for folder in folders] == ["pair", "pair-seed1"]
     assert gather_seeds(folders[0].parent, ["pair", "plain", "pair-seed1"]) == [["pair", "pair-seed1"], ["plain"]]
+
+
+def test_a_fold_is_trained_once_more_for_the_forecast(copied):
+    options = {"run": "more", "overrides": ["epochs=1", "batch_size=8"], "splits": "a", "how": double}
+    folders = train.train_seeds(1, "baseline", **options)
+    assert [folder.name for folder in folders] == ["more", "more-seed1"]
+    table = read_folds("toy")
+    rows, others = trained_again(folders[0], table, ["identity"])
+    assert set(table.fold[rows]) == {0} and others.shape == (1, len(rows), len(table.classes))
 
 
 def test_folds_one_by_one(copied, capsys):

@@ -258,7 +258,7 @@ def test_folds_of_another_seed_are_found(again, capsys):
     found = forecast_blend(table, oofs, chooser, candidates[chosen])
     assert found["averaging_gain"] != 0 < found["standard_errors"]["gain_noise"] and not found["not_measured"]
     print_forecast(found, table.classes)
-    assert f"(of net measured on {len(rows)} images by other seeds)" in capsys.readouterr().out
+    assert f"(of net measured on {len(rows)} images by other seeds, at least)" in capsys.readouterr().out
 
 
 def test_a_key_that_came_later_makes_no_other_run(again):

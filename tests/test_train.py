@@ -1144,15 +1144,35 @@ def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, c
     assert set(table.fold[rows]) == {0} and len(others) == 1
     assert train_all("once", again="0") == {"once": all_folds}
     assert train_all("part", "rate=0.1", only_fold=1) == {"part": ["fold_1"]}
+    assert train_all("study-x", "rate=0.2") == {"study-x": all_folds}, "what is only compared needs no forecast"
     assert train_all("heads", "epochs=0") == {"heads": all_folds}, "measured on heads that lack two folds"
     assert train_all("copies", "epochs=0", "frozen_copies=2", "augment=hflip") == {
         "copies": all_folds, "copies-seed1": ["fold_0"]}
     with pytest.raises(InputError, match="AGAIN=2"):
         train_all("wrong", again=2)
 
+    assert train_all("part", "rate=0.1", only_fold="0,2") == {"part": all_folds, "part-seed1": ["fold_0"]}
+
+    train_all("half", only_fold=2)
+    train("baseline", "quick", "arten", run="copies-seed1", only_fold=1, overrides=[
+        *BOTH, "epochs=0", "frozen_copies=2", "augment=hflip", "seed=1"])
     capsys.readouterr()
     make_blend("arten")
-    assert "part" in (error := capsys.readouterr().err) and "whole-seed1" not in error
+    error = capsys.readouterr().err
+    assert "unfinished: copies-seed1, half\n" in error, "the one fold of whole-seed1 is not meant to blend"
+
+
+def test_a_fold_more_that_cannot_be_trained_leaves_the_run_as_it_is(table, capsys):
+    options = {"recipe": "tiny.toml", "name": "arten", "run": "apart"}
+    training.train("scratch", overrides=["epochs=2", "seed=1"], only_fold=0, **options | {"run": "apart-seed1"})
+    (folder,) = training.train_seeds(1, "scratch", overrides=["epochs=1"], **options)
+    assert read_oof(folder, table) and "apart-seed1/run.json: this run was begun with" in capsys.readouterr().err
+
+
+def test_of_two_folds_no_head_can_lack_two(place, as_if_pretrained):
+    make_folds(place / "Drei Arten", name="zwei", folds=2)
+    folders = training.train_seeds(1, "baseline", overrides=[*BOTH, "epochs=0"], name="zwei")
+    assert [folder.name for folder in folders] == ["baseline-quick", "baseline-quick-seed1"]
 
 
 def test_stopped_at_the_fold_for_the_forecast_a_run_is_whole(table, monkeypatch):

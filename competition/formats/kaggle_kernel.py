@@ -108,15 +108,14 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
     network_size(model, table.size, settings.image_size or None, settings.least_size)
     train.fold_numbers("ONLY_FOLD", only_fold, table)
     run = train._run_name(run or f"{model}-{Path(recipe).stem}")
-    arguments = ["train", "--name", table.name, "--model", model, "--run", run]
+    arguments = ["train", "--name", table.name, "--model", model, "--run", run, "--again", "0"]
     arguments += ["--recipe", ["payload", "recipe.toml"] if Path(recipe).suffix == ".toml" else recipe]
     arguments += ["--weights", ["payload", f"weights/{chosen.path.name}"] if chosen.path else "none"]
     arguments += ["--only-fold", str(only_fold)] if only_fold is not None else []
     arguments += [part for override in overrides for part in ("--set", override)]
     first = table.frame.iloc[0]
-    trained = [run, f"{run}-seed1"]  # of which train.train_seeds may leave a fold
-    job = _Job(table.name, arguments, {f"{files.RUNS}/{table.name}/{name}": f"run-{table.name}-{name}.zip"
-                                       for name in trained}, first["image"], first["sha256"])
+    job = _Job(table.name, arguments, {f"{files.RUNS}/{table.name}/{run}": f"run-{table.name}-{run}.zip"},
+               first["image"], first["sha256"])
 
     def stage(folder):
         if chosen.path:

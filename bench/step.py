@@ -5,6 +5,7 @@ BatchNormalization folded, which is what makes features and submissions. Where J
 step runs on it through Keras, and the same architectures are timed in plain PyTorch, at the same batch.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import itertools
@@ -239,8 +240,10 @@ def begin_late(model, share):
     import keras
 
     backbone = model.get_layer("backbone")
-    last = round(share * len(backbone.layers)) - 1
-    rest = keras.Model(backbone.layers[last].output, backbone.output, name="backbone")
+    for last in range(round(share * len(backbone.layers)) - 1, -1, -1):
+        with contextlib.suppress(ValueError):  # a layer that others bypass: Keras wants all inputs
+            rest = keras.Model(backbone.layers[last].output, backbone.output, name="backbone")
+            break
     image = keras.Input(rest.input_shape[1:])
     return keras.Model(image, model.get_layer("logits")(rest(image)))
 

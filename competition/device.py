@@ -17,9 +17,9 @@ from competition.augment import POLICIES, share_draws
 from competition.files import warn
 
 MOST_BYTES = 2**31  # of images on a GPU: a quarter of the memory of a small one; more stay with the processor
-# Backbones of large dense convolutions: a step of ResNet50 takes 0.79 to 0.86 of float32's time with AVX512-BF16, those
-# of EfficientNet-Lite0 and MobileNetV2, whose convolutions are depthwise, 1.3 to 2.2 times as long (`make bench`).
-BFLOAT16_ON_CPU = ("resnet50", "resnet101", "resnet152")
+# How the names of backbones begin that train at 1.17 to 1.65 times the images a second in mixed bfloat16 with AVX512-BF16:
+# those of dense convolutions, and Xception. Those of depthwise ones have 0.38 to 0.96 (`make bench ONLY=step LONG=1`).
+BFLOAT16_ON_CPU = ("densenet", "hyperresnet", "inception", "resnet", "scratch", "vgg", "xception")
 _D4 = {  # a symmetry's matrix on (x, y) from the middle of the picture, y downwards
     "e": ((1, 0), (0, 1)),
     "r90": ((0, 1), (-1, 0)),
@@ -84,7 +84,7 @@ def choose_precision(wanted, model):
     if has_gpu():
         quick = _compute_capability() >= 8
     else:
-        quick = model in BFLOAT16_ON_CPU and _computes_with_onednn() and bool(bfloat16_units())
+        quick = model.startswith(BFLOAT16_ON_CPU) and _computes_with_onednn() and bool(bfloat16_units())
     return "mixed_bfloat16" if quick else "float32"
 
 

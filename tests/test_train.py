@@ -24,7 +24,7 @@ from competition import features, files, heads
 from competition import train as training
 from competition.__main__ import main
 from competition.arrays import Memory
-from competition.blend import make_blend
+from competition.blend import _choose_runs
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
@@ -291,7 +291,7 @@ def test_only_fold_is_the_same_fold_and_the_rest_can_follow(place, full, table, 
 
 def test_a_finished_run_says_so_and_changes_nothing(place, full, capsys):
     before = snapshot(place)
-    assert main(["train", "--model", "scratch", "--run", "full", "--name", "arten", *tiny(FULL)]) == 0
+    assert main(["train", "--model", "scratch", "--run", "full", "--name", "arten", "--again", "0", *tiny(FULL)]) == 0
     out = capsys.readouterr().out
     assert "finished before, nothing to do" in out and "OOF accuracy" in out
     assert snapshot(place) == before
@@ -1138,28 +1138,29 @@ def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, c
         return {folder.name: [path.parent.name for path in sorted(folder.glob("*/fold.json"))] for folder in folders}
 
     all_folds = [f"fold_{fold}" for fold in range(table.k)]
-    assert train_all("whole") == {"whole": all_folds, "whole-seed1": ["fold_0"]}
-    assert "whole is done. Its first fold once more" in capsys.readouterr().out
-    rows, others = trained_again(files.RUNS / "arten/whole", table, ["identity"])
+    assert train_all("more-whole") == {"more-whole": all_folds, "more-whole-seed1": ["fold_0"]}
+    assert "more-whole is done. Its first fold once more" in capsys.readouterr().out
+    rows, others = trained_again(files.RUNS / "arten/more-whole", table, ["identity"])
     assert set(table.fold[rows]) == {0} and len(others) == 1
-    assert train_all("once", again="0") == {"once": all_folds}
-    assert train_all("part", "rate=0.1", only_fold=1) == {"part": ["fold_1"]}
+    assert train_all("more-once", again="0") == {"more-once": all_folds}
+    assert train_all("more-part", "rate=0.1", only_fold=1) == {"more-part": ["fold_1"]}
     assert train_all("study-x", "rate=0.2") == {"study-x": all_folds}, "what is only compared needs no forecast"
-    assert train_all("heads", "epochs=0") == {"heads": all_folds}, "measured on heads that lack two folds"
-    assert train_all("copies", "epochs=0", "frozen_copies=2", "augment=hflip") == {
-        "copies": all_folds, "copies-seed1": ["fold_0"]}
+    assert train_all("more-heads", "epochs=0") == {"more-heads": all_folds}, "measured on heads that lack two folds"
+    assert train_all("more-copies", "epochs=0", "frozen_copies=2", "augment=hflip") == {
+        "more-copies": all_folds, "more-copies-seed1": ["fold_0"]}
     with pytest.raises(InputError, match="AGAIN=2"):
-        train_all("wrong", again=2)
+        train_all("more-wrong", again=2)
 
-    assert train_all("part", "rate=0.1", only_fold="0,2") == {"part": all_folds, "part-seed1": ["fold_0"]}
+    assert train_all("more-part", "rate=0.1", only_fold="0,2") == {"more-part": all_folds, "more-part-seed1": ["fold_0"]}
 
-    train_all("half", only_fold=2)
-    train("baseline", "quick", "arten", run="copies-seed1", only_fold=1, overrides=[
+    train_all("more-half", only_fold=2)
+    training.train("baseline", name="arten", run="more-copies-seed1", only_fold=1, overrides=[
         *BOTH, "epochs=0", "frozen_copies=2", "augment=hflip", "seed=1"])
     capsys.readouterr()
-    make_blend("arten")
-    error = capsys.readouterr().err
-    assert "unfinished: copies-seed1, half\n" in error, "the one fold of whole-seed1 is not meant to blend"
+    _choose_runs("arten", None)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "since unfinished" in line]
+    assert {"more-copies-seed1", "more-half"} <= set(line.replace(",", " ").split())
+    assert "more-whole-seed1" not in line, "that fold is not meant to blend"
 
 
 def test_a_fold_more_that_cannot_be_trained_leaves_the_run_as_it_is(table, capsys):
@@ -1170,8 +1171,8 @@ def test_a_fold_more_that_cannot_be_trained_leaves_the_run_as_it_is(table, capsy
 
 
 def test_of_two_folds_no_head_can_lack_two(place, as_if_pretrained):
-    make_folds(place / "Drei Arten", name="zwei", folds=2)
-    folders = training.train_seeds(1, "baseline", overrides=[*BOTH, "epochs=0"], name="zwei")
+    make_folds(place / "Drei Arten", name="halves", folds=2)
+    folders = training.train_seeds(1, "baseline", overrides=[*BOTH, "epochs=0"], name="halves")
     assert [folder.name for folder in folders] == ["baseline-quick", "baseline-quick-seed1"]
 
 
@@ -1183,11 +1184,11 @@ def test_stopped_at_the_fold_for_the_forecast_a_run_is_whole(table, monkeypatch)
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    options = {"overrides": ["epochs=1"], "name": "arten", "run": "stopped"}
+    options = {"overrides": ["epochs=1"], "name": "arten", "run": "more-stopped"}
     monkeypatch.setattr(training, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
         training.train_seeds(1, "scratch", "tiny.toml", **options)
-    before = files.sha256_file(files.RUNS / "arten/stopped/oof.npz")
+    before = files.sha256_file(files.RUNS / "arten/more-stopped/oof.npz")
     monkeypatch.setattr(training, "train", real)
     folders = training.train_seeds(1, "scratch", "tiny.toml", **options)
     assert (folders[1] / "fold_0/fold.json").exists() and files.sha256_file(folders[0] / "oof.npz") == before

@@ -68,6 +68,7 @@ def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_th
     (False, 0, ["avx512_bf16"], "auto", "efficientnet_lite0", "float32"),
     (False, 0, ["amx_bf16"], "auto", "vgg16_nopool", "mixed_bfloat16"),
     (False, 0, ["avx512_bf16"], "auto", "mobilenet", "float32"),
+    (False, 0, ["avx512_bf16"], "auto", "scratch", "float32"),
     (False, 0, ["avx512_bf16"], "float32", "resnet50", "float32"),
     (True, 7.5, ["avx512_bf16"], "auto", "resnet50", "float32"),
     (True, 8.0, [], "auto", "efficientnet_lite0", "mixed_bfloat16"),

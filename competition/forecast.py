@@ -435,11 +435,11 @@ def print_forecast(found, classes):
     errors, sizes = found["standard_errors"], found["grouped_images"]
     print(f"forecast: {found['metric']} {found['expected']:.4f}{better} on a hidden test, 90 % of such tests between "
           f"{found['low']:.4f} and {found['high']:.4f} ({found['hidden_n']} images {drawn})")
-    notes = [f"of {run} measured on {images} images by other seeds, at least" for run, images in
+    notes = [f"of {run} by another seed, on {images} images" for run, images in
              found.get("measured_on_seeds", {}).items()]
     if missing := found.get("not_measured"):
-        notes += [f"not measured, counted as 0: {', '.join(missing)}, the same `make train` (or `make double`) with "
-                  "SEEDS=2 ONLY_FOLD=0 tells the next `make blend`, but of a soup"]
+        notes += [f"not measured, counted as 0: {', '.join(missing)}; the same `make train` (or `make double`) with "
+                  "SEEDS=2 ONLY_FOLD=0 tells the next `make blend`, and nothing does of a soup"]
     gain = f"averaging fold models {found['averaging_gain']:+.4f}" + f" ({'; '.join(notes)})" * bool(notes)
     early = f"stopping early {-found['early_stop']:+.4f}"
     if missing := found.get("stop_not_measured"):

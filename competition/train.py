@@ -125,7 +125,7 @@ def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, 
               "fold models gains (AGAIN=0 leaves this out)", flush=True)
         try:
             folders.append(train_seed(1, only_fold=0))
-            print(f"{folders[1]}: the forecast needs no other fold of it")
+            print(f"{folders[0]} is whole, and the forecast needs no other fold of {folders[1]}")
         except InputError as error:
             files.warn(f"{error}. {folders[0]} is whole without it; AGAIN=0 leaves it out")
     return folders

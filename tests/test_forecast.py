@@ -258,7 +258,7 @@ def test_folds_of_another_seed_are_found(again, capsys):
     found = forecast_blend(table, oofs, chooser, candidates[chosen])
     assert found["averaging_gain"] != 0 < found["standard_errors"]["gain_noise"] and not found["not_measured"]
     print_forecast(found, table.classes)
-    assert f"(of net measured on {len(rows)} images by other seeds, at least)" in capsys.readouterr().out
+    assert f"(of net by another seed, on {len(rows)} images)" in capsys.readouterr().out
 
 
 def test_a_key_that_came_later_makes_no_other_run(again):
@@ -297,7 +297,7 @@ def test_folds_of_other_runs_tell_nothing(again, change, capsys):
         chooser = make_chooser(oofs, table)
         candidates, chosen = make_candidates(chooser, [["net"]])
         print_forecast(forecast_blend(table, oofs, chooser, candidates[chosen]), table.classes)
-        assert "counted as 0: net, the same `make train` (or `make double`) with SEEDS=2 ONLY_FOLD=0 tells" in capsys.readouterr().out
+        assert "counted as 0: net; the same `make train` (or `make double`) with SEEDS=2 ONLY_FOLD=0 tells" in capsys.readouterr().out
 
 
 @pytest.fixture

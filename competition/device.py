@@ -17,11 +17,12 @@ from competition.augment import POLICIES, share_draws
 from competition.files import warn
 
 MOST_BYTES = 2**31  # of images on a GPU: a quarter of the memory of a small one; more stay with the processor
-# How the names of pretrained backbones begin that train at 1.17 to 1.65 times the images a second in mixed bfloat16 with
-# AVX512-BF16: those of dense convolutions, and Xception. Those of depthwise ones have 0.38 to 0.96 (`make bench ONLY=step
-# LONG=1`). VGG16 on the plants' first fold, two seeds: 113 s of epochs in place of 182, accuracy 0.671 in place of 0.668
-# (standard error of the difference 0.008). scratch and hyperresnet, which begin from random weights, are quicker too, but are not in: on the plants
-# scratch had an OOF accuracy of 0.473 in it and 0.493 in float32, which may be chance (3 points a fold between seeds).
+# How the names of pretrained backbones begin that train at 1.17 to 1.65 times the images a second in mixed bfloat16
+# with AVX512-BF16: those of dense convolutions, and Xception. Those of depthwise ones have 0.38 to 0.96 (`make bench
+# ONLY=step LONG=1`). VGG16 on the plants' first fold, two seeds: 113 s of epochs in place of 182, accuracy 0.671 in
+# place of 0.668 (standard error of the difference 0.008). scratch and hyperresnet, which begin from random weights, are
+# quicker too, but are not in: on the plants scratch had an OOF accuracy of 0.473 in it and 0.493 in float32, which may
+# be chance (3 points a fold between seeds).
 BFLOAT16_ON_CPU = ("densenet", "inception", "resnet", "vgg", "xception")
 _D4 = {  # a symmetry's matrix on (x, y) from the middle of the picture, y downwards
     "e": ((1, 0), (0, 1)),

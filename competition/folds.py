@@ -6,6 +6,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,9 @@ class FoldTable:
     def k(self):
         return int(self.frame["fold"].max()) + 1
 
-    @property
+    @cached_property
     def images(self):
+        """Names, in the rows' order; kept, as they are asked for row by row."""
         return self.frame["image"].tolist()
 
     @property

@@ -247,8 +247,8 @@ def again_gain(metric, weights, plain, run, rows, others, labels, groups, k, tem
 def trained_again(run_dir, table, views):
     """Images int [m], and what models of other seeds say of them, float64 [S - 1, m, C]; None where there are none.
 
-    The images are those of all folds that each of these seeds has finished, or that one has where that is more. That a run has
-    all its folds is not needed: train.train_seeds trains one fold once more for this.
+    The images are those of all folds that each of these seeds has finished, or that one has where that is more. That a
+    run has all its folds is not needed: train.train_seeds trains one fold once more for this.
     """
     run_dir = Path(run_dir)
     same, found = seedless(read_json(run_dir / "run.json")), []

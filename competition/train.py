@@ -984,12 +984,14 @@ def _finish(folder, table, settings, record):
 
 def _report(folder, table, done):
     """Print a table of the folds that are done, and of a finished run the accuracy a class and the confusion matrix."""
-    metric = find_metric(table.metric)
-    rows = [{"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json")
-            | metric.beside(_read_fold(folder, table, fold), table.labels[table.fold == fold]) for fold in done]
+    metric, rows, by_class = find_metric(table.metric), [], []
+    for fold in done:
+        probs, labels = oof.read_fold(_fold_dir(folder, fold), table, fold)["identity"], table.labels[table.fold == fold]
+        rows.append({"fold": fold} | files.read_json(_fold_dir(folder, fold) / "fold.json") | metric.beside(probs, labels))
+        by_class.append([fold, *oof.per_class_accuracy(probs, labels)])
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
-    by_class = pd.DataFrame(_class_accuracies(folder, table, done), columns=["fold", *table.classes])
+    by_class = pd.DataFrame(by_class, columns=["fold", *table.classes])
     print("\naccuracy of each class\n" + by_class.to_string(index=False, float_format="{:.3f}".format))
     if len(rows) < table.k:
         missing = [str(fold) for fold in range(table.k) if fold not in done]
@@ -1004,17 +1006,6 @@ def _report(folder, table, done):
     print("\n" + matrix.to_string(float_format="{:.3f}".format))
     print(f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
           f"{oof.log_loss(probabilities, table.labels):.4f}{scored}, {frame['seconds'].sum():.0f} s of epochs")
-
-
-def _class_accuracies(folder, table, done):
-    """A row for each finished fold: the accuracy of each class among the images that it held out."""
-    for fold in done:
-        yield fold, *oof.per_class_accuracy(_read_fold(folder, table, fold), table.labels[table.fold == fold])
-
-
-def _read_fold(folder, table, fold):
-    """What a finished fold predicts of the images that it held out, as they are: float32 [n_f, C]."""
-    return next(iter(oof.read_fold(_fold_dir(folder, fold), table, fold).values()))
 
 
 # ------------------------------------------------------------------------------------------------------ small helpers

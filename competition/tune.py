@@ -447,7 +447,7 @@ def _read_probs(study, trial):
     parts = {fold: study.folder(trial.number) / f"fold_{fold}" for fold in study.folds}
     if not all((path / "views.npz").exists() for path in parts.values()):
         return None
-    probs = [next(iter(oof.read_fold(path, study.table, fold).values())) for fold, path in parts.items()]
+    probs = [oof.read_fold(path, study.table, fold)["identity"] for fold, path in parts.items()]
     return np.concatenate(probs), _labels(study)
 
 

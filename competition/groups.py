@@ -417,7 +417,7 @@ def write_report(table, frame, pairs):
     page.write_page(folder / "groups.html", f"{table.name}: {len(groups)} pictures that are there more than once",
                     _parts(table, frame, conflicts, others, score))
     kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
-    print(f"{sum(map(len, groups))} images show {len(groups)} picture{'s' * (len(groups) != 1)}, each in one fold (pairs: {kinds}); "
+    print(f"{sum(map(len, groups))} images show {len(groups)} pictures, each in one fold (pairs: {kinds}); "
           f"{len(conflicts)} pictures have several labels; {folder / 'groups.html'} shows them")
     largest = max(groups, key=len)
     if len(largest) > len(table.frame) / table.k:

@@ -20,6 +20,7 @@ PROBE = os.path.join("urllib3", "util", "connection.py"), "_has_ipv6"
 LIBRARIES = ("numpy", "tensorflow", "keras", "torch", "jax", "sklearn", "PIL", "cv2")  # whose versions are told
 PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
 PROBES = ("platform.py", os.path.join("ctypes", "util.py"))  # of the standard library: ask uname, ldconfig or gcc
+WATCHED = frozenset((*SOCKETS, *CHANGES, *PROCESSES, "open", "ctypes.dlsym", "ctypes.dlsym/handle"))
 NATIVE = {"network": ("socket", "connect", "sendto", "getaddrinfo", "gethostbyname"),  # functions that ctypes looks up
           "process": ("fork", "vfork", "system", "popen", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp")}
 # where a scorer has files of its own, beside what the interpreter came with
@@ -37,21 +38,23 @@ def forbid(folder, tried):
     """
     standard = os.path.dirname(os.__file__)
     own = [os.path.dirname(folder), os.path.abspath(__file__), standard, sys.prefix, sys.base_prefix, sys.exec_prefix]
-    there = {known for path in own + sys.path + list(SYSTEM) if path
-             for known in (os.path.abspath(path), os.path.realpath(path)) if known != os.sep}
+    there = tuple({known + os.sep for path in own + sys.path + list(SYSTEM) if path
+                   for known in (os.path.abspath(path), os.path.realpath(path)) if known != os.sep})
 
-    def below(path, known):
-        return (path + os.sep).startswith(known + os.sep)
+    def named(path):
+        return isinstance(path, (str, bytes, os.PathLike))
+
+    def below(path, folders):
+        return (path + os.sep).startswith(folders)
 
     def inside(path):
-        return isinstance(path, (str, bytes, os.PathLike)) and below(os.path.abspath(os.fsdecode(path)), folder)
+        return named(path) and below(os.path.abspath(os.fsdecode(path)), folder + os.sep)
 
     def elsewhere(path):
-        if not isinstance(path, (str, bytes, os.PathLike)):
+        if not named(path):
             return False
         path = os.path.abspath(os.fsdecode(path))
-        return not any(below(name, known) for known in there for name in (path, os.path.realpath(path))) \
-            and os.path.isfile(path)
+        return not (below(path, there) or below(os.path.realpath(path), there)) and os.path.isfile(path)
 
     def probing():
         """Whether it is urllib3 that opens a socket: what called is socket.py, and who called that."""
@@ -73,6 +76,8 @@ def forbid(folder, tried):
         return os.path.relpath(os.path.abspath(os.fsdecode(path)), folder)
 
     def watch(event, args):
+        if event not in WATCHED:  # an import of TensorFlow has 150 thousand of the others
+            return
         if event in SOCKETS:
             local = event == "socket.__new__" and args[1] == LOCAL
             if local or probing():

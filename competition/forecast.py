@@ -448,7 +448,7 @@ def print_forecast(found, classes):
            "off)" if "fit" in found else "")
     scenes = f"; other pictures of a scene in training {found['scenes']:+.4f}" * bool(sizes and random)
     print(f"  made of: in-sample {found['in_sample']:.4f}, optimism {found['nested'] - found['in_sample']:+.4f}, "
-          f"nested OOF {found['nested']:.4f}; {gain}; {early}; "
+          f"nested OOF {found['nested']:.4f} (of the whole way, the choice of the candidate included); {gain}; {early}; "
           f"stratified folds {-found['stratified']:+.4f}{scenes}{fit}")
     noise = {"hidden test": "hidden_noise", "OOF": "oof_noise", "gain": "gain_noise", "stopping early": "early_noise",
              "scenes": "scenes_noise", "folds beyond sampling": "fold_spread"}
@@ -466,7 +466,7 @@ def print_forecast(found, classes):
         print(f"  {left} other finished runs were left out by hand: if their scores were why, this is too good by what that gained")
     rows = [f"{name} {row['expected']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
             for name, row in zip(classes, found["classes"])]
-    print("  accuracy of each class: " + ", ".join(rows[:20]) + ", ..." * (len(rows) > 20))
+    print("  accuracy of each class: " + "; ".join(rows[:20]) + "; ..." * (len(rows) > 20))
 
 
 def scenes_gain(metric, loose, tied, labels, groups):

@@ -1,10 +1,10 @@
 """Scale: what an image costs in time and memory among 3 thousand, 30 thousand and 300 thousand of them.
 
 The pictures are drawn from those of the data, each with a name and bytes of its own, as they are asked for: none is
-written. Every number of images is measured in a process of its own, in which the toolkit trains a fold with a small
-MEMORY=: it decodes, computes the features of a frozen network, trains a head on them for an epoch, then all layers,
-with images drawn and augmented, and predicts what the fold holds out. What it writes on that way, decoded images and
-features, is small here and removed at the end.
+written. Every number of images is measured as `make folds` and `make train` are run, in a process each, of which the
+second trains a fold with a small MEMORY=: it decodes, computes the features of a frozen network, trains a head on them
+for an epoch, then all layers, with images drawn and augmented, and predicts what the fold holds out. What it writes on
+that way, decoded images and features, is small here and removed at the end.
 """
 
 import os
@@ -39,9 +39,9 @@ RECIPE = Recipe(frozen_epochs=1, epochs=1, batchnorm="train", augment=["hflip"],
 def measure(options):
     """The figures of scale, as bench.figures.Figure."""
     sizes = QUICK_SIZES if options.quick else LONG_SIZES if options.long else SIZES
-    few = _in_a_process(run, sizes[0], options)
+    few = _in_processes(sizes[0], options, deal, run)
     for n in sizes[1:]:
-        found = _in_a_process(run, n, options)
+        found = _in_processes(n, options, deal, run)
         beside = f"{n} images beside {sizes[0]}"
         stages = ", ".join(f"{stage} {found[stage] / few[stage]:.2f}" for stage in [*STAGES, "CPU"])
         yield Figure(f"time an image, {beside}", "ms", _total(found) * 1e3, _total(few) * 1e3, target="<= 1.1",
@@ -54,7 +54,7 @@ def measure(options):
                      read_memory(MEMORY).total / 1e6, target="<= 1", note=f"the fold table counts; decoded "
                      f"they are {n * SIZE * SIZE * 3 / 1e6:.0f} MB, their features {n * found['d'] * 4 / 1e6:.0f} MB")
     n = QUICK_FOLDS if options.quick else FOLDS
-    found = _in_a_process(deal, n, options)
+    found = _in_processes(n, options, deal)
     yield Figure(f"make folds on {n} images, apart from reading the bytes", "s", found["seconds"],
                  target=f"<= {120 * n // FOLDS}", note=f"peak memory {found['peak']:.0f} MB")
 
@@ -63,12 +63,12 @@ def _total(found):
     return sum(found[stage] for stage in STAGES)
 
 
-def _in_a_process(what, n, options):
-    """What `run` or `deal` finds, in a process of its own and a folder of its own that is removed afterwards."""
-    folder = Path(options.work).resolve() / f"scale-{what.__name__}-{n}"
+def _in_processes(n, options, *steps):
+    """What the last of some steps finds, each in a process of its own, in one folder that is removed afterwards."""
+    folder = Path(options.work).resolve() / f"scale-{n}"
     folder.mkdir(parents=True)
     try:
-        return call_apart(_in_folder, folder, what, Path(options.data).resolve(), n)
+        return [call_apart(_in_folder, folder, step, Path(options.data).resolve(), n) for step in steps][-1]
     finally:
         shutil.rmtree(folder)
 
@@ -103,32 +103,28 @@ def draw_source(data, n, few=64):
     return Drawn(source.data, "", names, labels, source.classes, pictures=pictures)
 
 
-def _make_folds(data, n, name="scale"):
-    """Fold table of n drawn images, and the seconds that it took."""
+def deal(data, n, name="scale"):
+    """Make a fold table of n drawn images: the seconds that takes, and memory at its highest in MB."""
     source = draw_source(data, n)
-    folds.open_source = images.open_source = lambda data: source
-    images.open_reader = lambda data, root: source
-    before = time.perf_counter()
-    table = folds.make_folds(data, name, size=SIZE, near=False)  # they show the same few pictures
-    return table, time.perf_counter() - before
-
-
-def deal(data, n):
-    """Seconds that `make folds` takes, and memory at its highest in MB."""
-    seconds = _make_folds(data, n)[1]
-    return {"seconds": seconds, "peak": memory("VmHWM")}
+    with mock.patch.object(folds, "open_source", lambda data: source):
+        before = time.perf_counter()
+        folds.make_folds(data, name, size=SIZE, near=False)  # they show the same few pictures
+    return {"seconds": time.perf_counter() - before, "peak": memory("VmHWM")}
 
 
 def run(data, n):
-    """Seconds an image of every stage and of the CPU; MB of memory before there was a fold table, the network
-    of the measured run included, and at its highest.
+    """Seconds an image of every stage and of the CPU, on the table of n images that `deal` made; MB of memory before
+    that is read, the network of the measured run included, and at its highest.
     """
-    few, after = _make_folds(data, WARM_UP, "warm")[0], []
+    reader = draw_source(data, WARM_UP)  # reads any number of images, but lists few, which would count as memory
+    images.open_source = images.open_reader = lambda *_: reader
+    deal(data, WARM_UP, "warm")
+    few, after = folds.read_folds("warm"), []
     for _ in range(2):  # what TensorFlow takes once; then what each network that is traced takes
         _time_stages(few, "warm")
         after.append(memory("VmRSS"))
     found = {"start": after[1] + after[1] - after[0]}
-    table = _make_folds(data, n)[0]
+    table = folds.read_folds("scale")
     rounds = [_time_stages(table, "round")]
     found["peak"] = memory("VmHWM")  # before further rounds, which trace anew, and of which large sets have none
     rounds += [_time_stages(table, "round") for _ in range(SHORT // n - 1)]

@@ -124,7 +124,10 @@ def sha256_file(path):
 
 def hash_json(content):
     """sha256 of a JSON-able value, independent of the order of its keys."""
-    return sha256_bytes(json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8"))
+    digest = hashlib.sha256()
+    for part in json.JSONEncoder(sort_keys=True, ensure_ascii=False).iterencode(content):
+        digest.update(part.encode("utf-8"))  # in one text the names of many images would be in memory once more
+    return digest.hexdigest()
 
 
 def versions(names=()):

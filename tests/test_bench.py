@@ -271,11 +271,12 @@ def test_scale_goes_the_way_of_train(data, workdir, monkeypatch):
     """By the toolkit's own training, each time from the beginning; what a stage took is told for one image."""
     for name, value in {"SHORT": 240, "WARM_UP": 64}.items():
         monkeypatch.setattr(scale, name, value)
-    for module, name in ((folds, "open_source"), (images, "open_source"), (images, "open_reader")):
-        monkeypatch.setattr(module, name, getattr(module, name))  # so that they are put back
+    for name in ("open_source", "open_reader"):
+        monkeypatch.setattr(images, name, getattr(images, name))  # so that they are put back
     calls = []
     train_table = training.train_table
     monkeypatch.setattr(scale.training, "train_table", lambda *given: calls.append(given[1]) or train_table(*given))
+    scale.deal(data, 120)
     found = scale.run(data, 120)
     assert [len(table.frame) for table in calls] == [64, 64, 120, 120] and [table.name for table in calls][0] == "warm"
     assert all(0 < found[stage] < 1 for stage in (*scale.STAGES, "CPU")) and found["start"] > 0 < found["peak"]

@@ -24,7 +24,7 @@ from competition.files import InputError
 
 TOLERANCE = 1e-4  # of probabilities; labels may differ only where the first two classes are closer than that
 CPU = "-1"  # CUDA_VISIBLE_DEVICES of the rehearsal: the GPU's memory is this process'
-LOOK = 0.02  # seconds between two looks at how much memory the process has
+LOOK = 0.05  # seconds between two looks at how much memory the process has; each takes a millisecond from it
 START = 120  # seconds that a process may take to import TensorFlow, on a slow machine
 MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is stopped
 MOST = 64  # images that a zip is rehearsed on

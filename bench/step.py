@@ -240,7 +240,7 @@ def begin_late(model, share):
     import keras
 
     backbone = model.get_layer("backbone")
-    for last in range(round(share * len(backbone.layers)) - 1, -1, -1):
+    for last in range(max(1, round(share * len(backbone.layers))) - 1, -1, -1):
         with contextlib.suppress(ValueError):  # a layer that others bypass: Keras wants all inputs
             rest = keras.Model(backbone.layers[last].output, backbone.output, name="backbone")
             break

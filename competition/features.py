@@ -10,6 +10,7 @@ import collections
 import functools
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Shelf:
     """Where the features of a set of images lie, and what they depend on."""
 
     folder: Path
-    hashes: list[str]  # of each image: the sha256 of its file
+    hashes: Sequence[str]  # of each image: the sha256 of its file
     key: dict  # JSON-able: what features depend on besides the image and the view: backbone, weights, sizes
     others: tuple[Path, ...] = ()  # folders of that kind whose features of the same images are taken over
 
@@ -74,8 +75,9 @@ class Shelf:
         """What each image is known by; no two are alike: of equal images the later ones are numbered."""
         seen, names = collections.Counter(), []
         for digest in self.hashes:
-            names.append(f"{digest[:32]}-{seen[digest]}" if seen[digest] else digest[:32])
-            seen[digest] += 1
+            name = digest[:32]
+            names.append(f"{name}-{seen[name]}" if seen[name] else name)
+            seen[name] += 1
         return names
 
     @functools.cached_property

@@ -223,7 +223,7 @@ def load_images(table, memory=None):
         for row, image in enumerate(map_images(table)):
             images[row] = image
         return images
-    key = [IMAGES_FORMAT, table.frame["image"].tolist(), table.frame["sha256"].tolist(), list(table.size)]
+    key = [IMAGES_FORMAT, table.images, table.frame["sha256"].tolist(), list(table.size)]
     path = files.RUNS / table.name / IMAGES / f"{hash_json(key)[:16]}.npy"
     print(f"images: {gigabytes(size)}, more than half of {memory}; read from {path}")
     if not path.exists():
@@ -255,20 +255,20 @@ def map_images(table, work=lambda image: image, start=0):
     Raises InputError as `load_images` does.
     """
     source = open_reader(table.data, table.root)
+    names, hashes = table.images, table.frame["sha256"].array
 
-    def load(job):
-        name, expected = job
+    def load(row):
+        name = names[row]
         try:
             data = source.read(name)
         except InputError as error:
             raise InputError(f"{error}; it was there at `make folds`: bring it back or rerun that") from None
-        if sha256_bytes(data) != expected:
+        if sha256_bytes(data) != hashes[row]:
             raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256), rerun that")
         return work(resize(decode(data, name), table.size))
 
-    jobs = list(zip(table.frame["image"], table.frame["sha256"]))[start:]
     part = max(1, min(64, PART // (3 * math.prod(table.size))))
-    return in_threads(load, jobs, "load images", part)
+    return in_threads(load, range(start, len(names)), "load images", part)
 
 
 def in_threads(work, items, title, part=64):

@@ -126,9 +126,14 @@ def read_run_record(run_dir):
     return record
 
 
+def held_out(table, fold):
+    """Names of the images that a fold holds out, in table order."""
+    return [table.images[row] for row in np.flatnonzero(table.fold == fold)]
+
+
 def write_fold(fold_dir, table, fold, views):
     """Write `views.npz`, what a fold model says of the images that it held out: views {view: float32 [m, C]}."""
-    write_npz(Path(fold_dir) / "views.npz", image=np.array(_held_out(table, fold)), views=np.array(list(views)),
+    write_npz(Path(fold_dir) / "views.npz", image=np.array(held_out(table, fold)), views=np.array(list(views)),
               probs=np.stack(list(views.values())))
 
 
@@ -140,14 +145,9 @@ def read_fold(fold_dir, table, fold):
             found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
     except BROKEN as error:
         raise InputError(f"{path}: expected the predictions of a fold, found {_line(error)}") from None
-    if images != _held_out(table, fold):
+    if images != held_out(table, fold):
         raise InputError(f"{path}: other images than {table.name} holds out in that fold")
     return found
-
-
-def _held_out(table, fold):
-    """Names of the images that a fold holds out, in table order."""
-    return [table.images[row] for row in np.flatnonzero(table.fold == fold)]
 
 
 def all_runs(name):

@@ -683,7 +683,7 @@ def frozen_features(table, settings, model, weights, images, backbone, room=None
     `backbone` is fused (fuse.fuse_batchnorm): features of one that is not would differ in their last digits. What finds
     no `room` (arrays.Room) in memory is read from disk as it is needed.
     """
-    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].tolist())
+    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].array)
     views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
     room = room or Room()
     features = view_features(backbone, images, views, shelf, room)
@@ -743,14 +743,14 @@ def _train_heads(folder, table, settings, plain, pool, copies, folds, bar, soft=
 
 def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, copies, bar, soft):
     """Train the heads of these folds together, from their state on."""
-    images, metric = np.array(table.images), find_metric(table.metric)
+    metric = find_metric(table.metric)
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
         probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds, copies,
                                           soft, metric)
         for f, fold in enumerate(folds):
             if not stopped[f]:
-                _write_epoch(_fold_dir(folder, fold), len(state.log), images[table.fold == fold], probabilities[f][0])
+                _write_epoch(_fold_dir(folder, fold), len(state.log), oof.held_out(table, fold), probabilities[f][0])
         seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
         files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **state.arrays())
         for f, fold in enumerate(folds):
@@ -865,7 +865,7 @@ def _draw_on_device(settings, policy, images):
 def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoch):
     """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress."""
     held_out = table.fold == fold
-    labels, names, metric = table.labels[held_out], np.array(table.images)[held_out], find_metric(table.metric)
+    labels, names, metric = table.labels[held_out], oof.held_out(table, fold), find_metric(table.metric)
     validation = Rows(images, np.flatnonzero(held_out))
     steps = _steps(table, fold, settings)
     progress, variables, best = _read_state(directory) or (Progress(), phase.start, [])

@@ -567,11 +567,18 @@ def test_csv_that_is_not_utf8(tmp_path):
 # -------------------------------------------------------------------------------- loading
 
 
-def table_of(source, size):
+class Part(SimpleNamespace):
     """The part of a fold table that loading needs."""
+
+    @property
+    def images(self):
+        return self.frame["image"].tolist()
+
+
+def table_of(source, size):
     sums = [sha256_bytes(source.read(image)) for image in source.images]
     frame = pd.DataFrame({"image": source.images, "sha256": sums})
-    return SimpleNamespace(frame=frame, size=size, data=str(source.data), root=source.root, name="n")
+    return Part(frame=frame, size=size, data=str(source.data), root=source.root, name="n")
 
 
 SMALL = Memory(1000, "MEMORY=1000")  # a picture of 24x32 takes 2304 bytes

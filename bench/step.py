@@ -227,7 +227,11 @@ def build_keras(setup):
     keras.utils.set_random_seed(0)
     recipe = Recipe(batchnorm="train", frozen_share=setup.frozen_share)
     table = SimpleNamespace(size=setup.size, classes=range(CLASSES))
-    return training._build_model(setup.model, table, recipe, Weights("none"))
+    model = training._build_model(setup.model, table, recipe, Weights("none"))
+    layers = len(model.get_layer("backbone").layers)
+    if setup.frozen_share and not round(setup.frozen_share * layers):
+        raise ValueError(f"{setup.frozen_share:.0%} of the {layers} layers of {setup.model} are none")
+    return model
 
 
 def compile_keras(model):
@@ -240,7 +244,7 @@ def begin_late(model, share):
     import keras
 
     backbone = model.get_layer("backbone")
-    for last in range(max(1, round(share * len(backbone.layers))) - 1, -1, -1):
+    for last in range(round(share * len(backbone.layers)) - 1, -1, -1):
         with contextlib.suppress(ValueError):  # a layer that others bypass: Keras wants all inputs
             rest = keras.Model(backbone.layers[last].output, backbone.output, name="backbone")
             break

@@ -5,6 +5,7 @@ it are asked for, so that memory depends on the setting and not on the number of
 mapped: mapped pages count as the process's memory, and to fetch scattered rows takes several times as long.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -95,7 +96,7 @@ class Stored:
         found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         size = self.nbytes // len(self)
         starts = (self._offset + numbers % len(self) * size).tolist()
-        if hasattr(os, "posix_fadvise"):  # the disk fetches all of them at once, and not each while the others wait
+        with contextlib.suppress(AttributeError, OSError):  # where that cannot be advised, the disk fetches row by row
             for start in starts:
                 os.posix_fadvise(self._file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
         for row, start in zip(found, starts):

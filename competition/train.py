@@ -625,7 +625,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
             scored = _build_scored(phase, model, table, settings)
         else:
-            took = time_of(_shelf(whole, settings, model, weights, whole.frame["sha256"].tolist()))
+            took = time_of(_shelf(whole, settings, model, weights, whole.frame["sha256"].array))
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:

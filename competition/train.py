@@ -743,14 +743,14 @@ def _train_heads(folder, table, settings, plain, pool, copies, folds, bar, soft=
 
 def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, copies, bar, soft):
     """Train the heads of these folds together, from their state on."""
-    metric = find_metric(table.metric)
+    metric, names = find_metric(table.metric), [oof.held_out(table, fold) for fold in folds]
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
         probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds, copies,
                                           soft, metric)
         for f, fold in enumerate(folds):
             if not stopped[f]:
-                _write_epoch(_fold_dir(folder, fold), len(state.log), oof.held_out(table, fold), probabilities[f][0])
+                _write_epoch(_fold_dir(folder, fold), len(state.log), names[f], probabilities[f][0])
         seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
         files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **state.arrays())
         for f, fold in enumerate(folds):

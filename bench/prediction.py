@@ -16,7 +16,8 @@ from bench.tools import copy_images, deal
 from competition import files, rehearsal, submission
 from competition.formats import codalab
 from competition.images import load_images
-from competition.train import build_fold_model, read_run, train
+from competition.runs_kinds import read_run
+from competition.train import train
 
 FOLDS, QUICK_FOLDS = 5, 2
 VIEWS = ["identity", "hflip"]
@@ -89,7 +90,7 @@ def _pack_ours(run, table, folder):
 def _pack_reference(run, table, folder):
     files.write_text(folder / "reference" / "model.py", REFERENCE)
     for fold in range(table.k):
-        build_fold_model(run, table, fold).save(folder / "reference" / f"fold_{fold}.keras")
+        run.build_fold_model(table, fold).save(folder / "reference" / f"fold_{fold}.keras")
     submission.pack(folder / "reference", folder / "reference.zip")
     return folder / "reference.zip"
 

@@ -10,6 +10,7 @@ from bench.figures import Figure
 from bench.tools import call_apart, copy_images, deal, import_tensorflow, memory
 from competition import train as training
 from competition.files import RUNS
+from competition.runs_folder import MODEL_FILE
 
 MODEL = "efficientnet_lite0"
 FOLDS, QUICK_FOLDS = 10, 5
@@ -95,7 +96,7 @@ def _compare_fold(runs, fold):
             if isinstance(item, h5py.Dataset):
                 found[name] = item[()]
 
-        with h5py.File(folder / training.MODEL_FILE) as file:
+        with h5py.File(folder / MODEL_FILE) as file:
             file.visititems(keep)
         with np.load(folder / "views.npz") as saved:
             return found | {"probabilities": saved["probs"]}

@@ -12,7 +12,6 @@ import itertools
 import os
 import time
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from bench.figures import Figure
 from bench.tools import call_apart, fit, import_tensorflow
 from competition import train as training
 from competition.backbones import Weights
+from competition.classifier import build_classifier
 from competition.features import use_xla
 from competition.fuse import fuse_batchnorm
 from competition.recipes import Recipe
@@ -226,8 +226,7 @@ def build_keras(setup):
 
     keras.utils.set_random_seed(0)
     recipe = Recipe(batchnorm="train", frozen_share=setup.frozen_share)
-    table = SimpleNamespace(size=setup.size, classes=range(CLASSES))
-    model = training._build_model(setup.model, table, recipe, Weights("none"))
+    model = build_classifier(setup.model, setup.size, CLASSES, recipe, Weights("none"))
     layers = len(model.get_layer("backbone").layers)
     if setup.frozen_share and not round(setup.frozen_share * layers):
         raise ValueError(f"{setup.frozen_share:.0%} of the {layers} layers of {setup.model} are none")

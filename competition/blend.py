@@ -20,6 +20,7 @@ from competition.folds import read_folds
 from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric, reliability
 from competition.oof import BLEND, STUDY, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
 from competition.recipes import Recipe
+from competition.runs_kinds import kind_of
 from competition.views import usable_views
 
 FORMAT = 2  # of blend.json
@@ -349,16 +350,17 @@ class Networks:
 
 
 def read_networks(run_dir, k):
-    """The Networks of a run: k folds' models, of a double run as often as it has nodes, or the backbone that heads share."""
+    """The Networks of a run: the models of k folds, or the backbone that their heads share."""
     record = read_json(run_dir / "run.json")
     config, frozen = record.get("config") or {}, bool(record.get("frozen"))
+    passes = kind_of(config).passes(record, k)
     ends = [read_json(path) for path in sorted(run_dir.glob("fold_*/fold.json"))]
     ms = min((end[MS] for end in ends if MS in end), default=None)
     if frozen:
         recipe = config["recipe"]
         same = [config["model"], config["weights"], recipe.get("image_size"), recipe.get("least_size")]
-        return Networks(hash_json(same), 1, ms)
-    return Networks(run_dir.name, k * max(1, len(list(run_dir.glob("node_*")))), ms and k * ms)
+        return Networks(hash_json(same), passes, ms)
+    return Networks(run_dir.name, passes, ms and k * ms)
 
 
 def price(networks, views):

@@ -15,66 +15,26 @@ has 0.947) and the second, of seven classes, 0.764. Both are better than the mer
 """
 
 import re
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from competition import device, files, oof, train
-from competition.arrays import Room, Rows, read_memory
+from competition.arrays import Room, read_memory
 from competition.backbones import network_size, pretrained, resolve_weights
-from competition.features import MS, predict
+from competition.classifier import build_recipe_backbone
+from competition.features import MS
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
-from competition.heads import predict_heads
 from competition.images import load_images
 from competition.metrics import find_metric
+from competition.predict_folds import held_out_folds
 from competition.recipes import read_recipe
-from competition.views import VIEWS
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Nodes of two or more branches; a branch is the classes below it. Tuples, so that trees can be compared."""
-
-    classes: tuple[str, ...]
-    nodes: tuple[tuple[tuple[str, ...], ...], ...]
-
-    @cached_property
-    def paths(self):
-        """int64 [nodes, C]: the branch of each class in each node; where it has none, their number."""
-        return np.array([
-            [next((b for b, branch in enumerate(node) if name in branch), len(node)) for name in self.classes]
-            for node in self.nodes
-        ])
-
-    @property
-    def ends(self):
-        """Where each node's outputs end in all of them, side by side."""
-        return np.cumsum([len(node) for node in self.nodes]).tolist()
-
-    def multiply(self, parts, ops=np):
-        """The product rule: probabilities [..., C] of those of each node's branches, a list of [..., branches].
-
-        `ops` is numpy or keras.ops, according to what the parts are.
-        """
-        product = ops.ones_like(parts[0][..., :1])
-        for part, path in zip(parts, self.paths):
-            factors = ops.concatenate([part, ops.ones_like(part[..., :1])], -1)  # 1 for classes elsewhere
-            product = product * ops.take(factors, path, -1)
-        return product
-
-
-def probabilities_of(tree, logits, ops=np):
-    """What logits [..., outputs] of a run's heads say of the classes: of a Tree's nodes side by side, or None's own."""
-    if tree is not None:
-        ends = tree.ends
-        parts = [logits[..., start:end] for start, end in zip([0, *ends], ends)]
-        return tree.multiply([probabilities_of(None, part, ops) for part in parts], ops)
-    powers = ops.exp(logits - ops.max(logits, -1, keepdims=True))
-    return powers / ops.sum(powers, -1, keepdims=True)
+from competition.runs_folder import fold_dir
+from competition.runs_kinds import read_run
+from competition.runs_tree import Tree, node_dir, take_part
 
 
 def double(model, splits, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
@@ -106,13 +66,13 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
         check_synthetic(table, folds)  # refuses before a run is begun
     parts = [take_part(table, node) for node in tree.nodes]
     config = {"model": model, "weights": chosen.sha256, "recipe": asdict(settings), "classes": table.classes,
-              "size": list(table.size), "folds": table.k, "splits": _lists(tree.nodes),
+              "size": list(table.size), "folds": table.k, **tree.config,
               **find_metric(table.metric).chooses(settings.patience)}
     with train.locked(folder):
         record = train._open_record(folder, table, config, settings)
         for number, part in enumerate(parts):
             print(f"\nnode {number} of {len(parts)}: {' | '.join(part.classes)}")
-            train.train_table(folder / f"node_{number}", part, fit_recipe(settings, table, part, tree.nodes[number]),
+            train.train_table(node_dir(folder, number), part, fit_recipe(settings, table, part, tree.nodes[number]),
                               model, chosen, folds, memory)
         _merge_folds(folder, table, settings, model, chosen, memory)
         done = _merged(folder, table)
@@ -181,41 +141,6 @@ def read_splits(text, table):
     return Tree(tuple(classes), tuple(nodes))
 
 
-def take_part(table, node):
-    """The part of a FoldTable that a node trains on: the images of its classes, its branches their labels.
-
-    Branches are no grades: where the table is scored by quadratic_kappa, accuracy chooses the epochs of a part. Raises
-    InputError where a fold holds out none of them, or leaves none of a branch to train on.
-    """
-    branch_of = {name: label for label, branch in zip(name_branches(node, table.classes), node) for name in branch}
-    rows = np.flatnonzero(table.frame["label"].isin(branch_of))
-    frame = table.frame.iloc[rows].reset_index(drop=True)
-    frame["label"] = frame["label"].map(branch_of)
-    for fold in range(table.k):
-        held_out = frame["fold"] == fold
-        taught = set(frame["label"][~held_out])
-        missing = [label for label in branch_of.values() if label not in taught]
-        if missing or not held_out.any():
-            found = f"no image of {missing[0]} to train on" if missing else "holds out none of " + ", ".join(branch_of)
-            raise InputError(f"{files.FOLDS / table.name}.csv: fold {fold} has {found}, expected some; fewer folds "
-                             "would do (make folds FOLDS=)")
-    classes = list(dict.fromkeys(branch_of.values()))
-    hashes = {key: files.hash_json([getattr(table, key), node]) for key in ("hash", "data_hash")}
-    metric = "accuracy" if table.metric == "quadratic_kappa" else table.metric
-    return replace(table, frame=frame, classes=classes, whole=table, rows=rows, metric=metric, **hashes)
-
-
-def name_branches(node, classes):
-    """What to call each branch: its class, or the first of them and how many more there are; each another name."""
-    names = []
-    for branch in node:
-        name = branch[0] if len(branch) == 1 else f"{branch[0]} + {len(branch) - 1} more"
-        while len(branch) > 1 and (name in classes or name in names):
-            name += "'"
-        names.append(name)
-    return names
-
-
 def fit_recipe(settings, table, part, node):
     """The Recipe of a node: what `settings` says of classes said of branches, with which it may share names."""
     changed = {}
@@ -230,148 +155,36 @@ def fit_recipe(settings, table, part, node):
     return replace(settings, **changed)
 
 
-def read_tree(run):
-    """The Tree of a double train.Run; None for another one."""
-    if "splits" not in run.config:
-        return None
-    nodes = tuple(tuple(map(tuple, node)) for node in run.config["splits"])
-    return Tree(tuple(run.config["classes"]), nodes)
-
-
-def model_dirs(run):
-    """The folders that hold a train.Run's fold models: its own, or of a double run those of its nodes."""
-    tree = read_tree(run)
-    return [run.dir] if tree is None else [run.dir / f"node_{number}" for number in range(len(tree.nodes))]
-
-
-def build_fold_model(run, table, fold):
-    """A double run's model of one fold: raw RGB float32 [n, h, w, 3], 0..255 -> probabilities float32 [n, classes].
-
-    Where only heads were trained the nodes share one backbone.
-    """
-    import keras
-    from keras import layers, ops
-
-    tree = read_tree(run)
-    image = keras.Input((*table.size, 3), name="image")
-    if run.frozen:
-        backbone, matrices = build_shared(run, table)
-        found = backbone(image)
-        for place, matrix in enumerate(matrices, 1):
-            last = place == len(matrices)
-            dense = layers.Dense(matrix.shape[-1], None if last else "relu", dtype="float32",
-                                 name="logits" if last else f"hidden_{place - 1}")
-            found = dense(found)
-            dense.set_weights([matrix[fold, :-1], matrix[fold, -1]])
-        probabilities = probabilities_of(tree, found, ops)
-    else:
-        parts = []
-        for number, (node, part) in enumerate(_read_nodes(run, table)):
-            network = train.build_fold_model(node, part, fold)
-            parts.append(keras.Model(network.input, network.output, name=f"node_{number}")(image))
-        probabilities = tree.multiply(parts, ops)
-    return keras.Model(image, probabilities)
-
-
-def build_shared(run, table):
-    """A frozen double run's backbone [n, h, w, 3] -> [n, d], and the heads of its k folds.
-
-    Those of all nodes lie side by side, a list of a float32 [k, inputs + 1, outputs] for each layer whose last row is
-    the bias, and probabilities_of makes probabilities of what they give.
-    """
-    nodes = _read_nodes(run, table)
-    backbone, first = train.build_shared(*nodes[0])  # all have the same, pretrained
-    others = [[np.stack(layer) for layer in zip(*(train._read_head(node.dir, fold) for fold in range(table.k)))]
-              for node, _ in nodes[1:]]
-    return backbone, [_side_by_side(layer, place > 0) for place, layer in enumerate(zip(first, *others))]
-
-
-def _side_by_side(matrices, apart):
-    """Matrices [k, inputs + 1, outputs] as one; `apart`: each has inputs of its own, else all have the same."""
-    if not apart:
-        return np.concatenate(matrices, -1)
-    inputs, outputs = (sum(matrix.shape[axis] - extra for matrix in matrices) for axis, extra in ((1, 1), (2, 0)))
-    whole = np.zeros((len(matrices[0]), inputs + 1, outputs), np.float32)
-    row = column = 0
-    for matrix in matrices:
-        _, height, width = matrix.shape
-        whole[:, row : row + height - 1, column : column + width] = matrix[:, :-1]
-        whole[:, -1, column : column + width] = matrix[:, -1]
-        row, column = row + height - 1, column + width
-    return whole
-
-
-def _read_nodes(run, table):
-    """(Run, part of the table) of each node of a double run."""
-    parts = [take_part(table, node) for node in read_tree(run).nodes]
-    return [(train.read_run(folder, part), part) for folder, part in zip(model_dirs(run), parts)]
-
-
-def _lists(value):
-    return [_lists(entry) for entry in value] if isinstance(value, tuple) else value
-
-
 # ---------------------------------------------------------------------------------------------------------- the merging
 
 
 def _merged(folder, table):
     """The folds whose merged predictions are there."""
     return [fold for fold in range(table.k)
-            if all((folder / f"fold_{fold}" / name).exists() for name in ("views.npz", "fold.json"))]
+            if all((fold_dir(folder, fold) / name).exists() for name in ("views.npz", "fold.json"))]
 
 
 def _merge_folds(folder, table, settings, model, weights, memory):
     """Write the merged predictions of every fold that all nodes have trained and that lacks them."""
-    run = train.read_run(folder, table)
+    run = read_run(folder, table)
     folds = [fold for fold in range(table.k) if fold not in _merged(folder, table)
-             and all((node / f"fold_{fold}" / "fold.json").exists() for node in model_dirs(run))]
+             and all((fold_dir(node, fold) / "fold.json").exists() for node in run.node_dirs)]
     if not folds:
         return
     train.start_keras(settings.seed)
-    images = load_images(table, memory)
+    images, features = load_images(table, memory), None
     if run.frozen:
-        backbone = fuse_batchnorm(train._build_backbone(model, table, settings, weights))
+        backbone = fuse_batchnorm(build_recipe_backbone(model, table.size, settings, weights))
         room = Room(memory and memory.features)
         features = train.frozen_features(table, settings, model, weights, images, backbone, room)[0]
-        predict_fold = _by_heads(run, settings.views, features)
-    else:
-        predict_fold = _by_models(run, table, settings.views, images)
-    for fold in folds:
-        held_out = np.flatnonzero(table.fold == fold)
-        _save_fold(run, table, fold, dict(zip(settings.views, predict_fold(fold, held_out))))
-
-
-def _by_heads(run, views, features):
-    """fold, rows -> probabilities float32 [n, C] for each view, by the heads of all nodes on `features`, one a view."""
-    tree = read_tree(run)
-
-    def predict_fold(fold, rows):
-        heads = [train._read_head(node, fold) for node in model_dirs(run)]
-        for view in range(len(views)):
-            yield tree.multiply([predict_heads(head, Rows(features[view], rows)) for head in heads])
-
-    return predict_fold
-
-
-def _by_models(run, table, views, images):
-    """The same by whole networks: always the same one, traced once, with the weights of one fold after the other."""
-    network = None
-
-    def predict_fold(fold, rows):
-        nonlocal network
-        model = build_fold_model(run, table, fold)
-        network = network or model
-        network.set_weights(model.get_weights())
-        for view in views:
-            yield predict(network, Rows(images, rows, VIEWS[view]))
-
-    return predict_fold
+    for fold, views in held_out_folds(run, table, folds, settings.views, images, features):
+        _save_fold(run, table, fold, views)
 
 
 def _save_fold(run, table, fold, views):
     """Write what a fold of a double run leaves: its validation predictions a view, and fold.json, its end."""
-    directory = run.dir / f"fold_{fold}"
-    nodes = [files.read_json(node / f"fold_{fold}" / "fold.json") for node in model_dirs(run)]
+    directory = fold_dir(run.dir, fold)
+    nodes = [files.read_json(fold_dir(node, fold) / "fold.json") for node in run.node_dirs]
     oof.write_fold(directory, table, fold, views)
     labels = table.labels[table.fold == fold]
     files.write_json(directory / "fold.json", {
@@ -395,7 +208,7 @@ def _report_nodes(folder, parts):
     """Print how well each node does on its own task, the images of its classes."""
     print("\neach node alone, on the images of its classes")
     for number, part in enumerate(parts):
-        probabilities = oof.read_oof(folder / f"node_{number}", part).probs[0]
+        probabilities = oof.read_oof(node_dir(folder, number), part).probs[0]
         each = zip(part.classes, oof.per_class_accuracy(probabilities, part.labels))
         print(f"node {number}: {len(part.labels)} images, OOF accuracy {oof.accuracy(probabilities, part.labels):.4f}; "
               + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in each))

@@ -24,10 +24,10 @@ from competition import files, page
 from competition.features import BATCH, predict
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
-from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.oof import STUDY, accuracy, all_runs, read_oof, read_run_record, text_table
-from competition.train import build_fold_model, read_run
+from competition.predict_folds import fold_models
+from competition.runs_kinds import kind_of, read_run
 
 EXPLAIN = "explain"  # the folder in the run's own
 LEAST = 3  # places a side that a feature map must have to say where
@@ -77,8 +77,8 @@ def explain(name=None, run=None, fold=None):
     table = read_folds(name)
     run = run or _best_run(table)
     run = read_run(files.RUNS / table.name / files.check_name("RUN", run), table)
-    if "splits" in run.config:
-        raise InputError(f"{run.dir}: a double run, expected one of a single model a fold, which has one feature map")
+    if not run.plain:
+        raise InputError(f"{run.dir}: {run.kind}, expected one of a single model a fold, which has one feature map")
     probabilities = read_oof(run.dir, table).mean(["identity"])
     folds = range(table.k) if fold is None else [whole_number("FOLD", fold, 0, table.k - 1)]
     among = np.isin(table.fold, folds)
@@ -86,7 +86,9 @@ def explain(name=None, run=None, fold=None):
     measured = choose_measured(table.labels, among)
     figures, found = {}, []
     with tqdm(total=len(shown) * PATCHES**2 + 3 * len(measured), desc="explain", unit=" images", disable=None) as bar:
-        for network, k in _fold_networks(run, table, folds):
+        network = None
+        for k, model in fold_models(run, table, folds):
+            network = network or Network(model, *split_at_map(model))
             found.append(_measure(network, table, measured[table.fold[measured] == k], bar))
             rows = shown[table.fold[shown] == k]
             figures |= _draw(network, table, rows, probabilities[rows], bar)
@@ -131,7 +133,7 @@ def choose_measured(labels, among):
 
 
 def split_at_map(model):
-    """A fold model (train.build_fold_model) cut at its last feature map: image -> map, and map -> logits.
+    """A fold model (SingleRun.build_fold_model) cut at its last feature map: image -> map, and map -> logits.
 
     The map is the backbone's last output [n, h, w, c] of a layer or operation through which all of the image goes and
     that has LEAST places a side: smaller ones say nothing about where. Both share the model's weights.
@@ -226,22 +228,10 @@ def _best_run(table):
     folder = files.RUNS / table.name
     finished = [run for run, done in all_runs(table.name).items()
                 if done and not run.startswith(f"{STUDY}-")  # which are to be compared, not kept
-                and "splits" not in read_run_record(folder / run).get("config", ())]  # they have several models
+                and kind_of(read_run_record(folder / run).get("config")).plain]  # others have several models
     if not finished:
         raise InputError(f"{folder}/: no finished run, expected one of `make train MODEL=...`")
     return max(finished, key=lambda run: accuracy(read_oof(folder / run, table).mean(["identity"]), table.labels))
-
-
-def _fold_networks(run, table, folds):
-    """Yield (Network, fold): always the same one, traced once, with the weights of one fold after the other."""
-    network = None
-    for fold in folds:
-        model = fuse_batchnorm(build_fold_model(run, table, fold))  # half as fast again
-        if network is None:
-            network = Network(model, *split_at_map(model))
-        else:
-            network.model.set_weights(model.get_weights())
-        yield network, fold
 
 
 def _measure(network, table, rows, bar):

@@ -20,7 +20,7 @@ from competition.files import InputError, read_json
 from competition.fuse import fuse_batchnorm
 from competition.metrics import find_metric
 from competition.oof import STUDY, all_runs, read_oof, text_table
-from competition.train import build_fold_model, build_shared, read_run
+from competition.runs_kinds import read_run
 
 ASSUMED_GAIN = 0.01  # of averaging all fold models over one, as a share of the metric's range, where it is not measured
 LEAST_UNKNOWN = 0.25  # weight of members whose gain was not measured from which on that of the whole is assumed
@@ -107,10 +107,10 @@ def measure(run, table):
 
     heads = 0
     if run.frozen:
-        backbone, layers = build_shared(run, table)
+        backbone, layers = run.build_shared(table)
         key, heads = _identity(run, backbone), sum(layer[0].size for layer in layers)
     else:
-        key, backbone = run.name, build_fold_model(run, table, 0)
+        key, backbone = run.name, run.build_fold_model(table, 0)
     model = fuse_batchnorm(backbone)
     with tf.device("/CPU:0"):
         images = tf.zeros((TIMED, *table.size, 3))

@@ -19,6 +19,7 @@ from competition.features import hash_images
 from competition.files import InputError, read_json, sha256_file, write_npz
 from competition.folds import assign_folds, whole_number
 from competition.metrics import METRICS, bootstrap, chosen_by, cluster_error, score_error
+from competition.runs_kinds import kind_of
 
 LEVEL = 0.9
 ENOUGH, MOST_APART = 0.9, 10  # share of the weight whose gain from averaging is measured, and members at most
@@ -364,7 +365,7 @@ def _plain_heads(run_dir, table):
 
 def plain_heads(record):
     """The Recipe of a run.json that is of plain heads on frozen features, which train_apart measures; None of others."""
-    if not record.get("frozen") or {"splits", "teacher"} & set(record["config"]):
+    if not record.get("frozen") or "teacher" in record["config"] or not kind_of(record["config"]).plain:
         return None
     from competition.recipes import Recipe
 

@@ -140,7 +140,7 @@ def add_synthetic(table, images, fold, n):
     """The FoldTable (folds.add_rows) and the images (arrays.Joined) by which to train one fold with `n` generated
     images a class, the last rows of both.
 
-    Of a part of a table (double.take_part) they are those of its classes by the whole table's GAN, with its labels.
+    Of a part of a table (runs_tree.take_part) they are those of its classes by the whole table's GAN, with its labels.
     """
     made, labels = read_synthetic(table.whole or table, fold, n)
     if table.whole:

@@ -23,10 +23,9 @@ from competition.forecast import score_gain
 from competition.heads import softmax
 from competition.images import load_images
 from competition.metrics import find_metric
-from competition.train import (
-    MODEL_FILE, Progress, _finish, _fold_dir, _is_done, _is_whole, _open_record, _report, _run_name, _save_fold,
-    build_logits, locked, read_run, start_keras,
-)
+from competition.runs_folder import MODEL_FILE, fold_dir, is_done, is_whole
+from competition.runs_kinds import read_run
+from competition.train import Progress, _finish, _open_record, _report, _run_name, _save_fold, locked, start_keras
 from competition.views import VIEWS
 
 SHAPE = ("image_size", "least_size", "head")  # keys of a recipe on which the network depends
@@ -54,7 +53,7 @@ def soup(name=None, runs=None, run=None, memory=None):
     }
     with locked(folder):
         record = _open_record(folder, table, config, settings)
-        if record["finished"] and _is_whole(folder, table, settings):
+        if record["finished"] and is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
             _average_folds(folder, table, members, settings, load_images(table, memory))
@@ -75,8 +74,8 @@ def _read_members(table, runs):
         path = member.dir / "run.json"
         if not member.finished:
             raise InputError(f"{path}: an unfinished run, expected a finished one; `make train` goes on with it")
-        if "splits" in member.config:
-            raise InputError(f"{path}: a double run, expected one of a single model a fold")
+        if not member.plain:
+            raise InputError(f"{path}: {member.kind}, expected one of a single model a fold")
         if member.frozen:
             raise InputError(f"{path}: found heads on a frozen backbone, which `make blend` averages at hardly any "
                              "cost, expected a run in which everything was trained")
@@ -91,16 +90,16 @@ def _average_folds(folder, table, members, settings, images):
     """Make the fold models that are missing, and what a finished fold leaves."""
     start_keras(settings.seed)
     for fold in range(table.k):
-        if _is_done(folder, fold, settings):
+        if is_done(folder, fold, settings):
             continue
-        models = [build_logits(member, table, fold) for member in members]
+        models = [member.build_logits(table, fold) for member in members]
         model = models[0]
         model.set_weights(average([model.get_weights() for model in models]))
         held_out = np.flatnonzero(table.fold == fold)
         views = {view: softmax(predict(model, Rows(images, held_out, VIEWS[view])))[0] for view in settings.views}
-        files.write_with(_fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
-        took = [ms for member in members if (ms := read_json(_fold_dir(member.dir, fold) / "fold.json").get(MS))]
-        _save_fold(_fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
+        files.write_with(fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
+        took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / "fold.json").get(MS))]
+        _save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
 
 
 def average(weights):

@@ -7,7 +7,7 @@ class is
     sum over runs of weight * mean over folds and views of softmax(logits)
 
 to the power of 1 / temperature, normalised, where the blend has one; where a double run has a product of several softmaxes
-(double.Tree), that stands for the softmax.
+(runs_tree.Tree), that stands for the softmax.
 
 The rehearsal (competition/rehearsal.py) runs it on a sample of the training images, and compares with the same sum
 taken by this toolkit from the fold models one by one.
@@ -33,21 +33,20 @@ from competition.blend import (
 )
 from competition.canonical import normalise
 from competition.content import check_package
-from competition.double import model_dirs, probabilities_of, read_tree
 from competition.features import predict
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds, whole_number
 from competition.forecast import check_hidden, forecast_blend, print_forecast
 from competition.fuse import fuse_batchnorm
-from competition.heads import head_logits
 from competition.images import load_images
 from competition.metrics import find_metric
 from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
+from competition.predict_folds import predict_folds
 from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
 from competition.scorelog import keep_older, log_submission
 from competition.scorers import find_python
-from competition.train import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, Run
-from competition.train import build_fold_model, build_shared, read_run
+from competition.runs_kinds import read_run
+from competition.runs_run import Run
 from competition.views import VIEWS
 
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
@@ -260,11 +259,11 @@ def build_networks(ensemble, table):
         chosen = ensemble.folds or range(table.k)
         share = weight / len(chosen)
         if run.frozen:
-            backbone, layers = build_shared(run, table)
+            backbone, layers = run.build_shared(table)
             _, heads = shared.setdefault(_identity(run, backbone), (backbone, []))
-            heads += [(read_tree(run), [layer[fold] for layer in layers], share) for fold in chosen]
+            heads += [(run.rule, [layer[fold] for layer in layers], share) for fold in chosen]
         else:
-            folds = [_scaled(fuse_batchnorm(build_fold_model(run, table, fold)), share) for fold in chosen]
+            folds = [_scaled(fuse_batchnorm(run.build_fold_model(table, fold)), share) for fold in chosen]
             networks.append(Network(folds[0], [model.get_weights() for model in folds]))
     for backbone, heads in shared.values():
         model = _with_heads(fuse_batchnorm(backbone), heads)
@@ -287,22 +286,22 @@ def _scaled(model, share):
 
 
 def _with_heads(backbone, heads):
-    """Sum of share * probabilities over heads, each a double.Tree (None for plain runs), a list of float32
+    """Sum of share * probabilities over heads, each the `rule` of its run, a list of float32
     [inputs + 1, outputs] and a share.
 
-    Those of the same layers and tree are computed as one.
+    Those of the same layers and rule are computed as one.
     """
     import keras
     from keras import ops
 
     alike = {}
-    for tree, head, share in heads:
-        alike.setdefault((tree, *(matrix.shape for matrix in head)), []).append((head, share))
+    for rule, head, share in heads:
+        alike.setdefault((rule, *(matrix.shape for matrix in head)), []).append((head, share))
     features = backbone(backbone.input, training=False)
     sums = []
-    for (tree, *_), group in alike.items():
+    for (rule, *_), group in alike.items():
         matrices, shares = zip(*group)
-        probabilities = probabilities_of(tree, _logits(features, [np.stack(layer) for layer in zip(*matrices)]), ops)
+        probabilities = rule(_logits(features, [np.stack(layer) for layer in zip(*matrices)]), ops)
         sums.append(ops.sum(probabilities * np.array(shares, np.float32)[:, None], axis=1))
     return keras.Model(backbone.input, sum(sums[1:], sums[0]))
 
@@ -459,22 +458,6 @@ def average_halved(ensemble, table, images):
     return sharpen(total, ensemble.temperature)
 
 
-def predict_folds(run, table, views, images, folds=None):
-    """What a run's models of `folds`, None for all, say of each view of images uint8 [n, h, w, 3]: float32 [k, V, n, C].
-    """
-    folds = list(folds or range(table.k))
-
-    def predict_views(model):
-        return np.stack([predict(model, VIEWS[view](images)) for view in views])
-
-    if not run.frozen:
-        return np.stack([predict_views(build_fold_model(run, table, fold)) for fold in folds])
-    backbone, layers = build_shared(run, table)
-    layers = [layer[folds] for layer in layers]
-    found = [probabilities_of(read_tree(run), head_logits(layers, features)) for features in predict_views(backbone)]
-    return np.stack(found, 1)
-
-
 # ------------------------------------------------------------------------------------------------- the record
 
 
@@ -489,7 +472,7 @@ def record_of(path, ensemble, table, format):
             "folds": len(ensemble.folds or range(table.k)),
             "files": {
                 file.relative_to(run.dir).as_posix(): sha256_file(file)
-                for file in [run.dir / "run.json", run.dir / "oof.npz", *_weight_files(run, table)]
+                for file in [run.dir / "run.json", run.dir / "oof.npz", *run.weight_files(table.k)]
             },
         }
         for run, weight in ensemble.members
@@ -518,15 +501,8 @@ def record_of(path, ensemble, table, format):
 
 def check_weights(run, table):
     """InputError where a run's weights are not there."""
-    if missing := [file for file in _weight_files(run, table) if not file.exists()]:
+    if missing := [file for file in run.weight_files(table.k) if not file.exists()]:
         raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
-
-
-def _weight_files(run, table):
-    each = HEAD_FILE if run.frozen else MODEL_FILE
-    shared = [BACKBONE_FILE] if run.frozen else []
-    names = shared + [f"fold_{fold}/{each}" for fold in range(table.k)]
-    return [folder / name for folder in model_dirs(run) for name in names]
 
 
 def _report(path, record):

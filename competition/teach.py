@@ -24,17 +24,17 @@ import pandas as pd
 from competition import files
 from competition.arrays import Joined, Rows
 from competition.blend import WEIGH, _choose_runs, read_blend, sharpen
-from competition.double import probabilities_of, read_tree
-from competition.features import predict
 from competition.folds import FoldTable, add_rows
-from competition.fuse import fuse_batchnorm
 from competition.groups import find_near, make_sketch
-from competition.heads import head_logits
 from competition.images import load_images
 from competition.metrics import find_metric
 from competition.oof import BLEND, read_oof
+from competition.predict_folds import each_fold
+from competition.runs_folder import fold_dir, load
+from competition.runs_kinds import read_run
+from competition.runs_run import Run
 from competition.shift import read_test
-from competition.train import Run, Taught, _fold_dir, _load, build_fold_model, build_shared, read_run
+from competition.train import Taught
 
 SAID = "teacher.npz"  # in the folder of a fold: what its teachers said of each image
 PART = 4096  # images whose features are in memory at a time
@@ -90,7 +90,7 @@ class Teaching:
 
     def _ask_once(self, folder, table, images, names, folds):
         """{fold: probabilities float32 [n, C]}, of what the fold holds out NaN; asked where it is not written yet."""
-        paths = {fold: _fold_dir(folder, fold) / SAID for fold in folds}
+        paths = {fold: fold_dir(folder, fold) / SAID for fold in folds}
         missing = [fold for fold, path in paths.items() if not path.exists()]
         for fold, probs in zip(missing, self._ask(table, images, missing)):
             probs[: len(table.labels)][table.fold == fold] = np.nan
@@ -102,26 +102,15 @@ class Teaching:
                     raise ValueError("other images")
                 return saved["probs"]
 
-        return {fold: _load(read, path) for fold, path in paths.items()}
+        return {fold: load(read, path) for fold, path in paths.items()}
 
     def _ask(self, table, images, folds):
         """What the models of each of these folds say of images, float32 [folds, n, C]."""
         said = np.zeros((len(folds), len(images), len(table.classes)), np.float32)
-        for run, weights in zip(self.runs, self.weights.T[:, folds]):
-            if run.frozen and folds:  # one backbone for all folds
-                backbone, layers = build_shared(run, table)
-                backbone, layers = fuse_batchnorm(backbone), [layer[folds] for layer in layers]
-                for start in range(0, len(images), PART):
-                    features = predict(backbone, Rows(images, np.arange(start, min(start + PART, len(images)))))
-                    probs = probabilities_of(read_tree(run), head_logits(layers, features))
-                    said[:, start : start + PART] += weights[:, None, None] * probs
-                continue
-            network = None  # always the same one, traced once
-            for place, fold in enumerate(folds):
-                model = fuse_batchnorm(build_fold_model(run, table, fold))
-                network = network or model
-                network.set_weights(model.get_weights())
-                said[place] += weights[place] * predict(network, images)
+        place = {fold: place for place, fold in enumerate(folds)}
+        for run, weights in zip(self.runs, self.weights.T):
+            for fold, rows, views in each_fold(run, table, folds, ["identity"], images, part=PART):
+                said[place[fold], rows] += weights[fold] * views["identity"]
         return said
 
 

@@ -26,20 +26,25 @@ from tqdm import tqdm
 from competition import device, files, heads, oof
 from competition.arrays import Joined, Room, Rows, held, read_memory
 from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copies
-from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
+from competition.backbones import Weights, network_size, pretrained, resolve_weights
+from competition.classifier import build_classifier, build_recipe_backbone, set_head
 from competition.features import MS, Shelf, copy_features, predict, time_of, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
 from competition.images import IMAGES, IMAGES_FORMAT, load_images, warn_of_others
 from competition.metrics import find_metric, say_scores
-from competition.recipes import MIXTURES, Recipe, read_recipe
+from competition.recipes import MIXTURES, read_recipe
+from competition.runs_folder import BACKBONE_FILE, HEAD_FILE, HEADS_STATE, MODEL_FILE
+from competition.runs_folder import fold_dir as _fold_dir
+from competition.runs_folder import is_done as _is_done
+from competition.runs_folder import is_whole as _is_whole
+from competition.runs_folder import load as _load
+from competition.runs_run import read_settings
+from competition.runs_single import read_head as _read_head
+from competition.runs_single import write_head as _write_head
 from competition.views import VIEWS, usable_views
 
-BACKBONE_FILE = "backbone.weights.h5"
-MODEL_FILE = "model.weights.h5"
-HEAD_FILE = "head.npz"
-HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
 GAN = "gan"  # the folder beside the runs that keeps the GANs
 TUNE = "tune"  # the folder beside the runs that keeps what was tuned
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
@@ -48,19 +53,6 @@ TRAIN_FORMAT = 5  # raise it when the same config trains to something else, so t
 COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
 DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do
 FEATURES_FORMAT = 5  # raise it when what a backbone makes of the same image changes
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as its folder records it."""
-
-    dir: Path
-    name: str
-    config: dict
-    recipe: Recipe
-    frozen: bool  # only heads were trained: all folds share the backbone
-    views: list[str]
-    finished: bool
 
 
 def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
@@ -172,79 +164,6 @@ def train_table(folder, table, settings, model, weights, folds, memory, after_ep
     return folder
 
 
-def read_run(run_dir, table):
-    """The Run in a folder; InputError when it is none, or belongs to another fold table or other images.
-
-    Predictions that were made elsewhere may have a record without a config: those have no models, and are no Run.
-    """
-    path = Path(run_dir) / "run.json"
-    record = oof.read_run_record(run_dir)
-    oof.check_hashes(path, table, record)
-    if missing := [key for key in ("config", "frozen", "views", "finished") if record.get(key) is None]:
-        raise InputError(f"{path}: found no {', '.join(missing)}, expected a run of `make train`: predictions that come "
-                         "from elsewhere have no models to build, and can only be blended")
-    return Run(Path(run_dir), Path(run_dir).name, record["config"], _read_settings(path, record["config"]),
-               record["frozen"], record["views"], record["finished"])
-
-
-def build_fold_model(run, table, fold):
-    """The model of one fold with its best weights.
-
-    Raw RGB float32 [n, h, w, 3], 0..255 -> probabilities float32 [n, classes].
-    """
-    import keras
-
-    if "splits" in run.config:
-        from competition import double  # which imports this module
-
-        return double.build_fold_model(run, table, fold)
-    model = build_logits(run, table, fold)
-    return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
-
-
-def build_logits(run, table, fold):
-    """The same up to its logits float32 [n, classes]: the model whose weights a fold's MODEL_FILE holds."""
-    # how BatchNormalization learnt is nothing to inference, and a plain model can be saved whole
-    model = _build_model(run.config["model"], table, replace(run.recipe, batchnorm="train"), Weights("none"))
-    if run.frozen:
-        _load(model.get_layer("backbone").load_weights, run.dir / BACKBONE_FILE)
-        _set_head(model, _read_head(run.dir, fold))
-    else:
-        _load(model.load_weights, _fold_dir(run.dir, fold) / MODEL_FILE)
-    return model
-
-
-def build_shared(run, table):
-    """A frozen run's backbone [n, h, w, 3] -> [n, d], and the heads of its k folds.
-
-    These are a list of a float32 [k, inputs + 1, outputs] for each layer; the last row is the bias. Of a double run
-    they are those of double.build_shared.
-    """
-    if "splits" in run.config:
-        from competition import double
-
-        return double.build_shared(run, table)
-    backbone = _build_backbone(run.config["model"], table, run.recipe, Weights("none"))
-    _load(backbone.load_weights, run.dir / BACKBONE_FILE)
-    return backbone, [np.stack(layer) for layer in zip(*(_read_head(run.dir, fold) for fold in range(table.k)))]
-
-
-def _write_head(path, head, **more):
-    """Write a list of float32 [inputs + 1, outputs], one for each layer, the last row its bias."""
-    hidden = {f"hidden_{i}": matrix for i, matrix in enumerate(head[:-1])}
-    files.write_npz(path, kernel=head[-1][:-1], bias=head[-1][-1], **hidden, **more)
-
-
-def _read_head(run_dir, fold):
-    """A fold's head as _write_head got it."""
-    def read(path):
-        with np.load(path) as saved:
-            hidden = [saved[f"hidden_{i}"] for i in range(sum(name.startswith("hidden_") for name in saved.files))]
-            return [*hidden, np.concatenate([saved["kernel"], saved["bias"][None]])]
-
-    return _load(read, _fold_dir(run_dir, fold) / HEAD_FILE)
-
-
 def _read_head_progress(run_dir, fold):
     """The Progress that a fold has made when its head is trained."""
     def read(path):
@@ -255,43 +174,15 @@ def _read_head_progress(run_dir, fold):
     return _load(read, _fold_dir(run_dir, fold) / HEAD_FILE)
 
 
-def _load(read, path):
-    """What `read` makes of a file of weights; InputError naming it when it is broken."""
-    try:
-        return read(path)
-    except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not the weights that this run wrote ({reason}); remove that file and train "
-                         "the run again, which makes it anew") from None
-
-
 # ------------------------------------------------------------------------------------------------ the record of a run
 
 _WORDS = {"table": "fold table", "data": "set of images", "config": "config"}
-
-
-def _fold_dir(folder, fold):
-    return Path(folder) / f"fold_{fold}"
-
-
-def _is_done(folder, fold, settings):
-    """Whether a fold has all that a finished one leaves; if something was removed it is trained again, to the same."""
-    weights = MODEL_FILE if settings.epochs else HEAD_FILE
-    return all((_fold_dir(folder, fold) / name).exists() for name in (weights, "fold.json", "views.npz"))
 
 
 def _run_name(run):
     if run in (others := (oof.BLEND, oof.LOOK, oof.GROUPS, oof.PREDICT, oof.STUDY, FEATURES, GAN, IMAGES, TUNE)):
         raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
     return files.check_name("RUN", run)
-
-
-def _is_whole(folder, table, settings):
-    """Whether a finished run has all its files still."""
-    shared = [] if settings.epochs else [BACKBONE_FILE]
-    return all((folder / name).exists() for name in ["oof.csv", "oof.npz", *shared]) and all(
-        _is_done(folder, fold, settings) for fold in range(table.k)
-    )
 
 
 def fold_numbers(variable, folds, table):
@@ -357,7 +248,7 @@ def _open_record(folder, table, config, settings):
     path = folder / "run.json"
     if any((*folder.glob("fold_*/*"), *folder.glob("node_*/*"), *folder.glob(HEADS_STATE))):  # else nothing to mix
         record = oof.read_run_record(folder)
-        record["config"]["recipe"] = asdict(_read_settings(path, record["config"]))
+        record["config"]["recipe"] = asdict(read_settings(path, record["config"]))
         for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
             if record.get(key) != now:
                 difference = _difference(record.get(key), now) if key == "config" else f"another {_WORDS[key]}"
@@ -391,14 +282,6 @@ def _versions():
     return files.versions() | {"backend": keras.backend.backend()}
 
 
-def _read_settings(path, config):
-    """The Recipe of a run. A key that came after the run was made is at its default, which changes nothing."""
-    try:
-        return Recipe(**config["recipe"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a run that this version of the toolkit can read ({error})") from None
-
-
 def _difference(before, now):
     """The keys in which two configs differ, as one line."""
     flat = [dict(_flatten(config or {})) for config in (before, now)]
@@ -415,57 +298,6 @@ def _flatten(config, prefix=""):
 
 
 # ------------------------------------------------------------------------------------------------------------- models
-
-
-def _set_head(model, head):
-    for name, matrix in zip([*(f"hidden_{i}" for i in range(len(head) - 1)), "logits"], head, strict=True):
-        model.get_layer(name).set_weights([matrix[:-1], matrix[-1]])
-
-
-def _build_backbone(model, table, settings, weights):
-    return build_backbone(model, table.size, settings.image_size or None, weights, settings.least_size)
-
-
-def _head(features, table, settings):
-    """Hidden layers, if the recipe has any, and one that starts at zero: before the first step every class is equally
-    likely. Dropout before each."""
-    from keras import initializers, layers
-
-    def drop(features, name, seed):
-        return layers.Dropout(settings.dropout, seed=seed, name=name)(features) if settings.dropout else features
-
-    features = drop(features, "head_dropout", settings.seed)
-    for i, units in enumerate(settings.head):
-        start = initializers.HeNormal(settings.seed + i)
-        features = layers.Dense(units, activation="relu", kernel_initializer=start, name=f"hidden_{i}")(features)
-        features = drop(features, f"hidden_dropout_{i}", settings.seed + i + 1)
-    return layers.Dense(len(table.classes), kernel_initializer="zeros", dtype="float32", name="logits")(features)
-
-
-def _build_model(model, table, settings, weights):
-    """Raw RGB float32 [n, h, w, 3], 0..255 -> logits [n, classes]."""
-    import keras
-
-    backbone = _build_backbone(model, table, settings, weights)
-    for layer in backbone.layers[: round(settings.frozen_share * len(backbone.layers))]:
-        layer.trainable = False  # also keeps its BatchNormalization's statistics
-    if settings.batchnorm == "frozen":
-        backbone = _infer_always(backbone)
-    image = keras.Input(backbone.input_shape[1:], name="image")
-    return keras.Model(image, _head(backbone(image), table, settings))
-
-
-def _infer_always(backbone):
-    """The same model, same weights, that never learns statistics or drops anything.
-
-    To call it with training=False is not enough: inside another functional model Keras 3 replaces that by what the
-    outer one is called with.
-    """
-    class Functional(type(backbone)):  # of that name, under which Keras keeps the weights
-        def call(self, inputs, training=None, mask=None):
-            return super().call(inputs, training=False, mask=mask)
-
-    return Functional(backbone.input, backbone.output, name=backbone.name)
 
 
 def _layer_rates(model, settings):
@@ -599,7 +431,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
     warn_of_others(whole)
     images = table.take(every := load_images(whole, memory))
     taught = _taught(folder, table, settings, images, folds, memory, teaching)
-    backbone = _build_backbone(model, table, settings, weights)
+    backbone = build_recipe_backbone(model, table.size, settings, weights)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
         room = Room(memory and memory.features)
@@ -792,7 +624,7 @@ def _build_phase(table, settings, model, images, taught, start):
     """The second phase, in which everything trains, from the backbone's weights `start`."""
     def build(table, settings):
         with device.layers_of(settings.precision):
-            built = _build_model(model, table, settings, Weights("none"))
+            built = build_classifier(model, table.size, len(table.classes), settings, Weights("none"))
         _compile(built, settings.weight_decay, settings.label_smoothing, _layer_rates(built, settings), settings.ema)
         return built
 
@@ -839,7 +671,8 @@ def _build_scored(phase, model, table, settings):
     """The model that OOF predictions come from: in float32, as the zip computes, whatever training computes in."""
     if settings.precision == "float32":
         return phase.model
-    return _build_model(model, table, replace(settings, batchnorm="train"), Weights("none"))
+    plain = replace(settings, batchnorm="train")
+    return build_classifier(model, table.size, len(table.classes), plain, Weights("none"))
 
 
 def _draw_here(policy, copy_policy, copies, images):
@@ -872,7 +705,7 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
     phase.write(variables)
     bar.update(progress.epoch)
     if settings.frozen_epochs and not progress.epoch:
-        _set_head(phase.model, _read_head(directory.parent, fold))
+        set_head(phase.model, _read_head(directory.parent, fold))
         progress.history = _read_head_progress(directory.parent, fold).history
     _write_history(directory, progress.history)  # a kill may have come between the state and its line
     while progress.epoch < phase.epochs and not _is_stopped(settings, progress):

@@ -462,14 +462,13 @@ def test_two_folds_of_two_sites_have_three_parts():
 
 def test_heads_that_share_a_backbone_cost_one_pass(table):
     """Two runs of heads on one backbone, one on another, one fine-tuned, one double run; a run that says nothing."""
-    def write(run, ms=None, nodes=0, frozen=False, **config):
+    def write(run, ms=None, frozen=False, splits=None, **config):
         write_runs(table, {run: random_probs(table)})
         path = RUNS / "toy" / run / "run.json"
         record = json.loads(path.read_text())
         record["config"] |= {"model": "net", "weights": "w", "recipe": {"image_size": 96, "seed": run} | config}
+        record["config"] |= {"splits": splits} if splits else {}
         write_json(path, record | {"frozen": frozen})
-        for node in range(nodes):
-            (path.parent / f"node_{node}").mkdir()
         for fold in range(table.k if ms else 0):
             write_json(path.parent / f"fold_{fold}" / "fold.json", {"ms_an_image": ms + fold})
         return read_networks(path.parent, table.k)
@@ -481,7 +480,7 @@ def test_heads_that_share_a_backbone_cost_one_pass(table):
     fine = write("fine", 3.0)
     assert price([fine], 1) == {"passes": table.k, "ms": 3.0 * table.k}
     assert price([fine, one], 2) == {"passes": 2 * table.k + 2, "ms": 6.0 * table.k + 8}
-    assert price([write("double", 7.0, nodes=3)], 1) == {"passes": 3 * table.k, "ms": 7.0 * table.k}
+    assert price([write("double", 7.0, splits=[[["a"], ["b", "c"]], [["b"], ["c"]], [["b"], ["c"]]])], 1) == {"passes": 3 * table.k, "ms": 7.0 * table.k}
     assert price([fine, write("elsewhere")], 1) == {"passes": 2 * table.k, "ms": None}
 
 

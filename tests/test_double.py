@@ -23,16 +23,17 @@ from competition import files, gan, train
 from competition.__main__ import main
 from competition.arrays import Rows
 from competition.blend import gather_seeds, make_blend
-from competition.double import (build_fold_model, double, fit_recipe, name_branches, probabilities_of, quote_name,
-                                read_splits, read_tree, take_part)
+from competition.double import double, fit_recipe, quote_name, read_splits
 from competition.files import InputError
 from competition.folds import FoldTable, make_folds, read_folds
 from competition.forecast import trained_again
 from competition.images import load_images
 from competition.oof import read_oof
+from competition.predict_folds import predict_folds
 from competition.recipes import Recipe
-from competition.submission import make_submission, predict_folds
-from competition.train import read_run
+from competition.runs_kinds import read_run
+from competition.runs_tree import name_branches, take_part
+from competition.submission import make_submission
 
 ROOT = Path(files.__file__).parent.parent
 COUNTS = {"a": 6, "b, b": 12, "été": 10, "d": 8}
@@ -131,7 +132,7 @@ def test_probabilities_are_the_product_of_the_branches_on_the_way():
     np.testing.assert_allclose(tree.multiply(parts), by_hand, rtol=1e-12)
     np.testing.assert_allclose(tree.multiply(parts).sum(1), 1, rtol=1e-12)
     logits = np.concatenate([np.log(part) + 3 for part in parts], 1)  # softmax does not mind the 3
-    np.testing.assert_allclose(probabilities_of(tree, logits), by_hand, rtol=1e-12)
+    np.testing.assert_allclose(tree(logits), by_hand, rtol=1e-12)
 
 
 def test_branches_have_names_of_their_own():
@@ -195,7 +196,7 @@ def test_the_oof_of_a_frozen_run_is_the_product_by_hand(inside):
     """Features of the plain run's backbone, times the two nodes' heads of the fold that held the image out."""
     table = read_folds()
     saved = read_oof("runs/toy/frozen", table)
-    backbone = train.build_shared(read_run("runs/toy/plain", table), table)[0]
+    backbone = read_run("runs/toy/plain", table).build_shared(table)[0]
     features = np.asarray(backbone(load_images(table).astype(np.float32), training=False))
 
     def softmax(logits):
@@ -221,15 +222,15 @@ def test_fold_models_give_the_oof_and_each_node_its_own(inside, run):
     found = read_run(f"runs/toy/{run}", table)
     images = load_images(table)
     saved = read_oof(found.dir, table)
-    assert len(read_tree(found).nodes) == 2
+    assert len(found.tree.nodes) == 2
     if run == "full":
         nodes = [read_oof(f"runs/toy/full/node_{i}", take_part(table, node)).probs
-                 for i, node in enumerate(read_tree(found).nodes)]
+                 for i, node in enumerate(found.tree.nodes)]
         assert [probs.shape[-1] for probs in nodes] == [2, 3]
     folds = predict_folds(found, table, saved.views, images)
     for fold in range(2):
         rows = table.fold == fold
-        model = build_fold_model(found, table, fold)
+        model = found.build_fold_model(table, fold)
         np.testing.assert_allclose(np.asarray(model(images.astype(np.float32)))[rows], saved.probs[0][rows], atol=1e-4)
         np.testing.assert_allclose(folds[fold][:, rows], saved.probs[:, rows], atol=1e-4)
 
@@ -238,7 +239,7 @@ def test_a_node_s_own_oof_is_in_the_product(inside):
     """Of 'a' against the rest: the probability of 'a' is the first node's own, which was predicted while it trained."""
     table = read_folds()
     run = read_run("runs/toy/full", table)
-    node = read_oof("runs/toy/full/node_0", take_part(table, read_tree(run).nodes[0]))
+    node = read_oof("runs/toy/full/node_0", take_part(table, run.tree.nodes[0]))
     np.testing.assert_allclose(read_oof(run.dir, table).probs[..., table.classes.index("a")], node.probs[..., 0],
                                atol=1e-5)
 
@@ -295,7 +296,7 @@ def test_the_run_blends_and_packs_like_any_other(copied, capsys):
     full = next(member for member in packed["members"] if member["run"] == "full")
     assert {"node_0/fold_0/model.weights.h5", "node_1/fold_1/model.weights.h5"} <= set(full["files"])
     whole = sum(np.prod(shape) for shape in _variables("submissions/toy.zip"))
-    backbone = train.build_shared(read_run("runs/toy/plain", table), table)[0].count_params()
+    backbone = read_run("runs/toy/plain", table).build_shared(table)[0].count_params()
     assert whole < 1.5 * backbone
 
 

@@ -21,7 +21,7 @@ CORNER = slice(0, 4), slice(12, 16)  # rows, columns of images of 16x16: the upp
 
 
 def wrap(backbone, classes=3, head=()):
-    """A fold model as `build_fold_model` makes them; its dense layers start at random."""
+    """A fold model as `SingleRun.build_fold_model` makes them; its dense layers start at random."""
     import keras
     from keras import layers
 

@@ -12,9 +12,10 @@ from competition.folds import FoldTable, make_folds, read_folds
 from competition.formats import kaggle_csv
 from competition.formats.kaggle_csv import Wanted, check_csv, fill, match_ids, predict_images, read_sample
 from competition.images import load_images
+from competition.predict_folds import predict_folds
 from competition.scorelog import read_log
 from competition.shift import read_test
-from competition.submission import predict_folds, read_ensemble
+from competition.submission import read_ensemble
 from conftest import class_folders, encode, smooth
 
 CLASSES = ["oak", "ash tree", "ähre"]
@@ -212,8 +213,9 @@ def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypat
     kept = [part.path for part in kaggle_csv._parts(*ensemble.members[0], ensemble.views, table, unknown)]
     assert len(kept) == 2 and kept[0].parent == RUNS / "toy/predict/test"
     kept[1].unlink()  # killed before it was written
-    answer, asked = kaggle_csv._answer, []
-    monkeypatch.setattr(kaggle_csv, "_answer", lambda part, *rest: asked.append(part.fold) or answer(part, *rest))
+    predict, asked = kaggle_csv.each_fold, []
+    monkeypatch.setattr(kaggle_csv, "each_fold", lambda run, table, folds, *rest, **more: (
+        asked.extend(folds) or predict(run, table, folds, *rest, **more)))
     assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
     assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
     np.savez(kept[0], probs=np.full((9, 3), np.nan, np.float32))

@@ -15,7 +15,7 @@ from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.images import load_images
-from competition.train import build_fold_model, read_run
+from competition.runs_kinds import read_run
 from test_oof import make_table
 
 RUNS = files.RUNS / "toy"
@@ -61,7 +61,7 @@ def table():
 
 def test_it_is_the_average_by_hand_fold_by_fold(table):
     for fold in range(2):
-        one, two, both = (build_fold_model(read_run(RUNS / run, table), table, fold) for run in ("one", "two", "both"))
+        one, two, both = (read_run(RUNS / run, table).build_fold_model(table, fold) for run in ("one", "two", "both"))
         for a, b, found in zip(one.get_weights(), two.get_weights(), both.get_weights(), strict=True):
             np.testing.assert_allclose(found, (a + b) / 2, atol=1e-7)
             assert found.dtype == np.float32
@@ -73,7 +73,7 @@ def test_its_oof_is_that_of_models_that_never_saw_the_image(table):
     assert found.views == ["identity", "vflip"]
     for fold in range(2):
         rows = table.fold == fold
-        model = build_fold_model(read_run(RUNS / "both", table), table, fold)
+        model = read_run(RUNS / "both", table).build_fold_model(table, fold)
         np.testing.assert_allclose(predict(model, load_images(table)[rows]), found.probs[0][rows], atol=1e-5)
     record = files.read_json(RUNS / "both/run.json")
     assert record["finished"] and record["accuracy"] == oof.accuracy(found.probs[0], table.labels)

@@ -120,12 +120,12 @@ def images(inside):
 
 def average_of_fold_models(table, images):
     """The blend's probabilities [n, C] by definition, from whole fold models, also for the frozen runs."""
-    from competition.train import build_fold_model, read_run
+    from competition.runs_kinds import read_run
 
     total = 0
     for run, weight in WEIGHTS.items():
         for fold in range(table.k):
-            model = build_fold_model(read_run(RUNS / "toy" / run, table), table, fold)
+            model = read_run(RUNS / "toy" / run, table).build_fold_model(table, fold)
             for view in VIEWS_OF_BLEND:
                 probabilities = np.asarray(model(VIEWS[view](images).astype(np.float32), training=False))
                 total = total + weight * probabilities / table.k / len(VIEWS_OF_BLEND)

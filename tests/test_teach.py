@@ -17,7 +17,7 @@ from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.images import load_images
 from competition.recipes import Recipe
-from competition.train import build_fold_model, read_run
+from competition.runs_kinds import read_run
 
 RUNS = files.RUNS / "toy"
 TINY = "batch_size = 8\n[scratch]\nepochs = 2\nrate = 1e-2\n"
@@ -78,7 +78,7 @@ def test_each_fold_is_taught_by_the_models_that_never_saw_it(place, table):
         held_out = table.fold == fold
         soft = taught[fold].soft
         assert np.isnan(soft[held_out]).all()
-        said = np.mean([predict(build_fold_model(read_run(RUNS / run, table), table, fold), images[~held_out])
+        said = np.mean([predict(read_run(RUNS / run, table).build_fold_model(table, fold), images[~held_out])
                         for run in ("one", "two")], axis=0)
         flat = said**0.5 / (said**0.5).sum(1, keepdims=True)
         expected = 0.75 * np.eye(2)[table.labels[~held_out]] + 0.25 * flat

@@ -20,11 +20,13 @@ import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
 
-from competition import features, files, heads
+from competition import classifier, features, files, heads
 from competition import train as training
 from competition.__main__ import main
 from competition.arrays import Memory
+from competition.backbones import Weights
 from competition.blend import _choose_runs
+from competition.classifier import build_classifier, build_recipe_backbone
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
@@ -33,7 +35,7 @@ from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.oof import accuracy, log_loss, read_oof
 from competition.recipes import Recipe
-from competition.train import build_fold_model, build_shared, read_run
+from competition.runs_kinds import read_run
 
 ROOT = Path(files.__file__).parent.parent
 COUNTS = {"Füchse, rot": 13, "a b": 9, "été": 11}
@@ -336,7 +338,7 @@ def test_what_was_removed_from_a_finished_run_comes_back(capsys):
     (folder / "robbed/fold_0/model.weights.h5").write_bytes(b"not whole")
     table = read_folds("arten")
     with pytest.raises(InputError, match="fold_0/model.weights.h5: not the weights that this run wrote"):
-        build_fold_model(read_run(folder / "robbed", table), table, 0)
+        read_run(folder / "robbed", table).build_fold_model(table, 0)
 
     (folder / "robbed/run.json").unlink()
     refused(capsys, *run[1:], "robbed", words=["robbed/run.json: no such file"])
@@ -675,7 +677,7 @@ def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, m
         forget_features()
         run = train("baseline", name="arten", run=name, only_fold=0, overrides=[*BOTH, "mixup=0.5"])
         histories.append(pd.read_csv(run / "fold_0/history.csv"))
-        weights.append(build_fold_model(read_run(run, table), table, 0).get_weights())
+        weights.append(read_run(run, table).build_fold_model(table, 0).get_weights())
     forget_features()
     for column in ("loss", "accuracy"):
         assert histories[0][column].tolist() == histories[1][column].tolist()
@@ -763,7 +765,7 @@ def test_early_stop_keeps_the_best_epoch(table, as_if_pretrained):
         assert files.read_json(directory / "fold.json")["best_epoch"] == best["full"]
         kept = oof.probs[0][table.fold == fold]
         np.testing.assert_array_equal(kept, predictions[best["full"]])
-        model = build_fold_model(read_run(run, table), table, fold)
+        model = read_run(run, table).build_fold_model(table, fold)
         np.testing.assert_allclose(predict(model, load_images(table)[table.fold == fold]), kept, atol=1e-6)
     assert stopped >= 3
 
@@ -815,7 +817,7 @@ def check_fold_models(run, table, folds):
 
     run, images, oof = read_run(run, table), load_images(table).astype(np.float32), read_oof(run, table)
     for fold in folds:
-        model = build_fold_model(run, table, fold)
+        model = run.build_fold_model(table, fold)
         held_out = table.fold == fold
         for view, expected in zip(oof.views, oof.probs):
             np.testing.assert_allclose(predict(model, VIEWS[view](images[held_out])), expected[held_out], atol=1e-5)
@@ -829,7 +831,7 @@ def test_fold_models_reproduce_the_oof(full, frozen, table):
 def test_a_shared_backbone_and_its_heads_reproduce_the_oof(frozen, table):
     run = read_run(frozen, table)
     assert run.frozen and not run.config["recipe"]["epochs"]
-    backbone, (layer,) = build_shared(run, table)
+    backbone, (layer,) = run.build_shared(table)
     features = predict(backbone, load_images(table))
     assert layer.shape == (3, features.shape[1] + 1, 3) and layer.dtype == np.float32
     kernel, bias = layer[:, :-1], layer[:, -1]
@@ -845,7 +847,7 @@ def test_hidden_layers_of_the_head(overrides, table, as_if_pretrained):
     run = train("baseline", name="arten", run=f"hidden{len(overrides)}", overrides=[
         *overrides, "head=6,5", "frozen_rate=0.01", "batch_size=8", "dropout=0.1"])
     check_fold_models(run, table, [0, 1])
-    model = build_fold_model(read_run(run, table), table, 1)
+    model = read_run(run, table).build_fold_model(table, 1)
     assert [model.get_layer(name).units for name in ("hidden_0", "hidden_1", "logits")] == [6, 5, 3]
     with np.load(run / "fold_1/head.npz") as saved:
         for name in ("hidden_0", "hidden_1"):
@@ -853,7 +855,7 @@ def test_hidden_layers_of_the_head(overrides, table, as_if_pretrained):
             np.testing.assert_allclose(np.append(kernel, bias[None], 0), saved[name], atol=1e-6)
             assert bias.any(), "it has learnt"
     if len(overrides) == 1:
-        backbone, layers = build_shared(read_run(run, table), table)
+        backbone, layers = read_run(run, table).build_shared(table)
         rows = table.fold == 1
         found = heads.predict_heads([layer[1] for layer in layers], predict(backbone, load_images(table)[rows]))
         np.testing.assert_allclose(found, read_oof(run, table).probs[0][rows], atol=1e-5)
@@ -880,7 +882,7 @@ def test_the_average_of_the_weights_is_what_counts(table, monkeypatch):
     averages = [own[0]]
     for weights in own[1:]:
         averages.append([0.8 * average + 0.2 * now for average, now in zip(averages[-1], weights)])
-    model = build_fold_model(read_run(whole, table), table, 1)
+    model = read_run(whole, table).build_fold_model(table, 1)
     for found, average, last in zip(model.trainable_variables, averages[-1], own[-1], strict=True):
         np.testing.assert_allclose(np.asarray(found), average, atol=1e-5)
         assert np.abs(average - last).max() > 1e-3
@@ -903,7 +905,7 @@ def test_the_average_of_the_weights_is_what_counts(table, monkeypatch):
             again = train("baseline", name="arten", run="average-killed", overrides=overrides, after_epoch=die)
     assert len(calls) == 9
     same_run(again, whole)
-    weights = [build_fold_model(read_run(run, table), table, 2).get_weights() for run in (again, whole)]
+    weights = [read_run(run, table).build_fold_model(table, 2).get_weights() for run in (again, whole)]
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -922,7 +924,7 @@ def test_statistics_of_batch_normalisation_are_learnt_when_the_recipe_says_so_an
         "ema=0.5"])
     table = read_folds("halb")
     check_fold_models(run, table, [1])
-    learnt = build_fold_model(read_run(run, table), table, 1).get_layer("backbone").non_trainable_variables
+    learnt = read_run(run, table).build_fold_model(table, 1).get_layer("backbone").non_trainable_variables
     assert any((np.asarray(one) != two).any() for one, two in zip(learnt, moving, strict=True))
     history = pd.read_csv(run / "fold_0/history.csv")
     assert history["phase"].tolist() == ["frozen", "full"] and history["epoch"].tolist() == [1, 2]
@@ -937,7 +939,7 @@ def test_layer_decay_scales_the_steps(table):
     moved = {}
     for decay in (1.0, 0.01):
         settings = Recipe(epochs=1, layer_decay=decay)
-        model = training._build_model("scratch", table, settings, training.Weights("none"))
+        model = build_classifier("scratch", table.size, len(table.classes), settings, Weights("none"))
         training._compile(model, 0.0, 0.0, training._layer_rates(model, settings))
         model.optimizer.learning_rate = 1e-3
         rng = np.random.default_rng(0)
@@ -955,7 +957,7 @@ def test_layer_decay_scales_the_steps(table):
 def test_weights_decay_at_the_rate_of_their_layer(layer_decay, table):
     """Images of weight 0 have no gradient: what moves is the decay's, of kernels alone."""
     settings = Recipe(epochs=1, layer_decay=layer_decay)
-    model = training._build_model("scratch", table, settings, training.Weights("none"))
+    model = build_classifier("scratch", table.size, len(table.classes), settings, Weights("none"))
     training._compile(model, 0.1, 0.0, training._layer_rates(model, settings))
     model.optimizer.learning_rate = 0.5
     for variable in model.trainable_variables:
@@ -969,7 +971,7 @@ def test_weights_decay_at_the_rate_of_their_layer(layer_decay, table):
 
 def test_labels_are_smoothed(table):
     """The slope of the loss in the logits is p - y: of y, 0.3 goes to the three classes alike."""
-    model = training._build_model("baseline", table, Recipe(epochs=1), training.Weights("none"))
+    model = build_classifier("baseline", table.size, len(table.classes), Recipe(epochs=1), Weights("none"))
     training._compile(model, 0.0, 0.3, {})
     model.train_on_batch(load_images(table)[:4].astype(np.float32), np.eye(3)[[0] * 4])
     (momentum,) = [v for v in model.optimizer.variables if v.shape == (3,) and "momentum" in v.path]
@@ -978,7 +980,7 @@ def test_labels_are_smoothed(table):
 
 def test_a_share_of_the_layers_keeps_its_weights(table):
     settings = Recipe(epochs=1, frozen_share=0.5, batchnorm="train")
-    model = training._build_model("scratch", table, settings, training.Weights("none"))
+    model = build_classifier("scratch", table.size, len(table.classes), settings, Weights("none"))
     training._compile(model, 0.1, 0.0, training._layer_rates(model, settings))
     model.optimizer.learning_rate = 0.01
     model.get_layer("logits").kernel.assign(np.random.default_rng(0).normal(size=model.get_layer("logits").kernel.shape))
@@ -1049,7 +1051,7 @@ def test_mixed_bfloat16(as_if_pretrained, table):
     run = read_run(folder, table)
     assert files.read_json(folder / "run.json")["precision"] == "mixed_bfloat16"
     fold = table.fold == 0
-    probs = predict(build_fold_model(run, table, 0), load_images(table)[fold])
+    probs = predict(run.build_fold_model(table, 0), load_images(table)[fold])
     expected = read_oof(folder, table).probs[0][fold]
     np.testing.assert_allclose(probs, expected, atol=1e-6)
     with np.load(folder / "fold_0" / "epochs" / "002.npz") as epoch:
@@ -1061,7 +1063,8 @@ def test_mixed_bfloat16(as_if_pretrained, table):
 def test_frozen_batchnorm_and_stochastic_depth(batchnorm):
     """What a step sees of the backbone: the network of inference, or one with batch statistics and dropped blocks."""
     table = SimpleNamespace(size=(32, 32), classes=["a", "b"])
-    model = training._build_model("efficientnet_lite0", table, Recipe(batchnorm=batchnorm), training.Weights("none"))
+    settings = Recipe(batchnorm=batchnorm)
+    model = build_classifier("efficientnet_lite0", table.size, len(table.classes), settings, Weights("none"))
     model.get_layer("logits").set_weights([np.random.default_rng(0).normal(size=(1280, 2)), np.zeros(2)])
     images = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
     same = np.array_equal(model(images, training=True), model(images, training=False))
@@ -1073,7 +1076,7 @@ def test_frozen_batchnorm_and_stochastic_depth(batchnorm):
 def test_fold_models_can_be_saved_whole(frozen, tmp_path):
     run, table = read_run(frozen, read_folds("zwei")), read_folds("zwei")
     assert run.recipe.batchnorm == "frozen"
-    model = build_fold_model(run, table, 0)
+    model = run.build_fold_model(table, 0)
     model.save(tmp_path / "model.keras")
     images = load_images(table)[:2]
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -1087,7 +1090,7 @@ def test_progressive_resizing_grows_to_the_full_size(monkeypatch, table):
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
         return keras.Model(image, x, name="backbone")
 
-    monkeypatch.setattr(training, "build_backbone", build_backbone)
+    monkeypatch.setattr(classifier, "build_backbone", build_backbone)
     overrides = ["epochs=6", "progressive=0.7", "batch_size=8", "rate=3e-3", "ema=0.5", "dropout=0.2", "views=identity"]
     options = {"name": "arten", "only_fold": 1, "overrides": overrides}
     seen, train_on_batch = [], keras.Model.train_on_batch
@@ -1113,7 +1116,7 @@ def test_progressive_resizing_grows_to_the_full_size(monkeypatch, table):
 def test_progressive_resizing_of_oblong_images_and_what_cannot_have_it(table):
     settings = Recipe(epochs=4, progressive=0.5, least_size=64, precision="float32")
     oblong, images = replace(table, size=(16, 24)), np.zeros((len(table.labels), 16, 24, 3), np.uint8)
-    start = training._build_backbone("mobilenet", oblong, settings, training.Weights("none")).get_weights()
+    start = build_recipe_backbone("mobilenet", oblong.size, settings, Weights("none")).get_weights()
     phase = training._build_phase(oblong, settings, "mobilenet", images, {0: training.Taught(oblong, images)}, start)
     assert [model.input_shape[1:3] for model in phase.smaller] == [(32, 48), (48, 72)]
     assert phase.small == 2 and phase.model.input_shape[1:3] == (16, 24)  # which it enlarges

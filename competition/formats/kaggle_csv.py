@@ -13,22 +13,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from competition import files
-from competition.arrays import Rows, read_memory
+from competition.arrays import read_memory
 from competition.blend import sharpen
-from competition.double import probabilities_of, read_tree
-from competition.features import predict
 from competition.files import InputError, csv_bytes, hash_json, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
 from competition.forecast import print_forecast
-from competition.fuse import fuse_batchnorm
-from competition.heads import head_logits
 from competition.images import load_images, shorten
 from competition.oof import PREDICT, text_table
+from competition.predict_folds import each_fold, predict_folds
 from competition.scorelog import keep_older, log_submission
 from competition.shift import read_test
-from competition.submission import _weight_files, read_ensemble, record_of
-from competition.train import build_fold_model, build_shared
-from competition.views import VIEWS
+from competition.submission import read_ensemble, record_of
 
 OF_PROBABILITIES = ("auc", "log_loss")  # metrics that labels would spoil
 PREDICT_FORMAT = 1  # raise it when the same models say something else of the same images
@@ -98,7 +93,7 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
 class Part:
     """One network of the ensemble: a run's model of one fold, or a frozen backbone with the heads of all folds."""
 
-    run: object  # train.Run
+    run: object  # runs_run.Run
     fold: int | None  # None: all
     weight: float
     path: Path  # where its answer is kept: the mean over views (and folds), float32 [n, C]
@@ -115,8 +110,11 @@ def predict_images(ensemble, table, unknown, memory=None):
         images = load_images(unknown, memory)
         with tqdm(total=len(left) * len(images) * len(ensemble.views), desc="predict", unit=" images",
                   disable=None) as bar:
-            for part in left:
-                files.write_npz(part.path, probs=_answer(part, table, ensemble.views, images, bar))
+            for run, _ in ensemble.members:
+                wanted = [part for part in left if part.run is run]
+                answers = _answer(run, [part.fold for part in wanted], table, ensemble.views, images, bar)
+                for part, probs in zip(wanted, answers):
+                    files.write_npz(part.path, probs=probs)
     total = 0.0
     for part in parts:
         probs = _read(part.path)
@@ -128,7 +126,7 @@ def predict_images(ensemble, table, unknown, memory=None):
 
 
 def _parts(run, weight, views, table, unknown):
-    weights = {path.relative_to(run.dir).as_posix(): sha256_file(path) for path in _weight_files(run, table)}
+    weights = {path.relative_to(run.dir).as_posix(): sha256_file(path) for path in run.weight_files(table.k)}
     folds = [None] if run.frozen else list(range(table.k))
     key = {"format": PREDICT_FORMAT, "test": unknown.data_hash, "size": list(table.size), "views": views,
            "config": run.config, "weights": weights, "versions": versions()}
@@ -136,18 +134,18 @@ def _parts(run, weight, views, table, unknown):
     return [Part(run, fold, weight / len(folds), files.RUNS / unknown.name / name) for fold, name in zip(folds, names)]
 
 
-def _answer(part, table, views, images, bar):
-    """Probabilities of images uint8 [n, h, w, 3], the mean over views, and over folds where they share a backbone."""
-    rows = np.arange(len(images))
-    if part.fold is None:
-        backbone, layers = build_shared(part.run, table)
-        backbone, tree = fuse_batchnorm(backbone), read_tree(part.run)
-        features = [predict(backbone, Rows(images, rows, VIEWS[view]), bar=bar) for view in views]
-        found = [probabilities_of(tree, head_logits(layers, seen)) for seen in features]
-        return np.mean(found, axis=(0, 1), dtype=np.float64).astype(np.float32)
-    model = fuse_batchnorm(build_fold_model(part.run, table, part.fold))
-    found = [predict(model, Rows(images, rows, VIEWS[view]), bar=bar) for view in views]
-    return np.mean(found, axis=0, dtype=np.float64).astype(np.float32)
+def _answer(run, folds, table, views, images, bar):
+    """Yield the probabilities of images uint8 [n, h, w, 3] that a Part says for each of these folds of a run.
+
+    That is the mean over views, float32 [n, C]; for the fold None the mean over views and folds.
+    """
+    if folds == [None]:
+        said = predict_folds(run, table, views, images, fused=True, bar=bar)
+        said = np.ascontiguousarray(said.swapaxes(0, 1))  # the order in which it is summed
+        yield np.mean(said, axis=(0, 1), dtype=np.float64).astype(np.float32)
+        return
+    for _, _, said in each_fold(run, table, folds, views, images, bar=bar):
+        yield np.mean(list(said.values()), axis=0, dtype=np.float64).astype(np.float32)
 
 
 def _read(path):

@@ -33,12 +33,14 @@ from competition.formats import kernel_script
 from competition.images import open_reader, shorten
 from competition.recipes import read_recipe
 from competition.rehearsal import RehearsalError
+from competition.runs_folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, is_done
+from competition.runs_kinds import read_run
 from competition.scorelog import log_submission
 from competition.submission import pack, read_ensemble, record_of
 
 KERNELS = Path("kernels")
 WHEELS = ("keras", "albumentations", "albucore")  # what Kaggle's image has in other versions, none of it compiled
-KEPT = ("run.json", "oof.csv", "oof.npz", train.BACKBONE_FILE, train.MODEL_FILE, train.HEAD_FILE)  # what predicts
+KEPT = ("run.json", "oof.csv", "oof.npz", BACKBONE_FILE, MODEL_FILE, HEAD_FILE)  # what predicts
 LONGEST = 50  # signs of a title on Kaggle
 NEXT = """
 kaggle datasets create -p {folder}/dataset        (once; later: kaggle datasets version -m again -p {folder}/dataset)
@@ -74,7 +76,8 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
 
     def stage(folder):
         for member, _ in ensemble.members:
-            for path in sorted(path for path in member.dir.rglob("*") if path.name in KEPT):
+            kept = {path for path in member.dir.rglob("*") if path.name in KEPT}
+            for path in sorted(kept | set(member.weight_files(table.k))):
                 _copy(path, folder / "work" / path)
         if not run:
             path = files.RUNS / table.name / oof.BLEND / "blend.json"
@@ -302,7 +305,7 @@ def _take(path):
 def _check(brought, path, table):
     """InputError unless what was brought is a run of the table, and its OOF, if it has one, is one of the table."""
     try:
-        run = train.read_run(brought, table)
+        run = read_run(brought, table)
         if run.finished:
             oof.read_oof(brought, table)
     except InputError as error:
@@ -315,7 +318,7 @@ def _merge(brought, folder, table):
     if not here.exists():
         for part in sorted(brought.iterdir(), key=lambda part: part.name == "run.json"):  # that last: then it is a run
             os.replace(part, folder / part.name)
-    run, record = train.read_run(folder, table), oof.read_run_record(folder)
+    run, record = read_run(folder, table), oof.read_run_record(folder)
     if brought.joinpath("run.json").exists():
         theirs = oof.read_run_record(brought)
         if different := [key for key in ("config", "precision") if record.get(key) != theirs.get(key)]:
@@ -326,12 +329,12 @@ def _merge(brought, folder, table):
             return
         for fold in range(table.k):
             part = f"fold_{fold}"
-            if train._is_done(brought, fold, run.recipe) and not train._is_done(folder, fold, run.recipe):
+            if is_done(brought, fold, run.recipe) and not is_done(folder, fold, run.recipe):
                 shutil.rmtree(folder / part, ignore_errors=True)  # begun here
                 os.replace(brought / part, folder / part)
-        if run.frozen and not (folder / train.BACKBONE_FILE).exists():
-            os.replace(brought / train.BACKBONE_FILE, folder / train.BACKBONE_FILE)
-    done = [fold for fold in range(table.k) if train._is_done(folder, fold, run.recipe)]
+        if run.frozen and not (folder / BACKBONE_FILE).exists():
+            os.replace(brought / BACKBONE_FILE, folder / BACKBONE_FILE)
+    done = [fold for fold in range(table.k) if is_done(folder, fold, run.recipe)]
     if len(done) == table.k and not run.finished:
         train._finish(folder, table, run.recipe, record)
     train._report(folder, table, done)

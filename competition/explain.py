@@ -26,7 +26,8 @@ from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
-from competition.oof import STUDY, accuracy, all_runs, read_oof, read_run_record, text_table
+from competition.oof import STUDY, accuracy, read_oof, text_table
+from competition.record import all_runs, read_run_record
 from competition.train import build_fold_model, read_run
 
 EXPLAIN = "explain"  # the folder in the run's own

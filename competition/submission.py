@@ -42,7 +42,8 @@ from competition.fuse import fuse_batchnorm
 from competition.heads import head_logits
 from competition.images import load_images
 from competition.metrics import find_metric
-from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
+from competition.oof import BLEND, accuracy, log_loss, read_oof, text_table
+from competition.record import all_runs
 from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
 from competition.scorelog import keep_older, log_submission
 from competition.scorers import find_python

@@ -71,7 +71,7 @@ def train_until(work, model, recipe, accuracy, overrides=()):
     """The Effort of the first fold of the table "accuracy": to the recipe's end, or to a validation accuracy."""
     import_tensorflow()
     fold_features, train_epoch, write_history = (training.frozen_features, training.Phase.train_epoch,
-                                                 training._write_history)
+                                                 training.write_history)
     seconds, counts, reached = [], {"features": 0, "steps": 0}, []
 
     def timed(function, *arguments):
@@ -103,7 +103,7 @@ def train_until(work, model, recipe, accuracy, overrides=()):
     with contextlib.chdir(work):
         with (contextlib.suppress(_Reached), mock.patch.object(training, "frozen_features", timed_features),
               mock.patch.object(training.Phase, "train_epoch", timed_epoch),
-              mock.patch.object(training, "_write_history", noted_history)):
+              mock.patch.object(training, "write_history", noted_history)):
             training.train(model, recipe, "accuracy", run=recipe, only_fold=0, overrides=overrides)
         size = files.read_json(folder / "run.json")["config"]["recipe"]["batch_size"]
         kept = files.read_json(folder / "fold_0" / "fold.json")["accuracy"] if accuracy is None else max(reached)

@@ -24,6 +24,7 @@ from competition.arrays import read_memory
 from competition.backbones import Weights
 from competition.features import predict
 from competition.images import Source, open_source
+from competition.job import Job
 from competition.recipes import Recipe
 
 MEMORY = "64M"  # so little that 30 thousand images of SIZE do not fit
@@ -172,6 +173,6 @@ def _time_stages(table, name):
           mock.patch.object(training.Phase, "train_epoch", timed("train", train_epoch, trace_step)),
           mock.patch.object(training, "_probabilities",
                             timed("predict", training._probabilities, lambda model, *_: trace(model)))):
-        training.train_table(files.RUNS / table.name / name, table, RECIPE, "scratch", Weights("none"), [0],
-                             read_memory(MEMORY))
+        training.train_table(Job(files.RUNS / table.name / name, table, "scratch", Weights("none"), RECIPE, [0],
+                                 read_memory(MEMORY)))
     return found

@@ -56,7 +56,7 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
     """
     import_tensorflow()
     starts, first_steps, peaks = [time.perf_counter()], {}, []
-    train_fold, save_fold, train_epoch = training._train_fold, training._save_fold, training.Phase.train_epoch
+    train_fold, save_fold, train_epoch = training._train_fold, training.save_fold, training.Phase.train_epoch
 
     def noted_fold(*arguments):
         if peaks:
@@ -75,7 +75,7 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
         return train_epoch(phase, fold, epoch, steps, noted_tick)
 
     with (contextlib.chdir(work), mock.patch.object(training, "_train_fold", noted_fold),
-          mock.patch.object(training, "_save_fold", noted_end),
+          mock.patch.object(training, "save_fold", noted_end),
           mock.patch.object(training.Phase, "train_epoch", noted_epoch)):
         training.train(model, recipe, name, run=run, only_fold=only_fold, overrides=overrides)
     return list(first_steps.values()), peaks

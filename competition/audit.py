@@ -18,7 +18,8 @@ from competition.blend import read_blend
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.look import draw_rows
-from competition.oof import BLEND, KEYS, OOF, accuracy, all_runs, confusion, read_oof, read_predictions, text_table
+from competition.oof import BLEND, KEYS, OOF, accuracy, confusion, read_oof, read_predictions, text_table
+from competition.record import all_runs
 
 AUDIT = "audit"  # the folder beside the runs
 AUDIT_FORMAT = 1  # raise it when the same predictions give another page

@@ -18,9 +18,10 @@ from competition.features import MS
 from competition.files import InputError, hash_json, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
 from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric, reliability
-from competition.oof import BLEND, STUDY, all_runs, check_hashes, log_loss, read_oof, text_table, write_oof
+from competition.oof import BLEND, STUDY, log_loss, read_oof, text_table, write_oof
 from competition.recipes import Recipe
 from competition.runs_kinds import kind_of
+from competition.record import all_runs, check_hashes
 from competition.views import usable_views
 
 FORMAT = 2  # of blend.json

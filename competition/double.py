@@ -22,19 +22,20 @@ import numpy as np
 
 from competition import device, files, oof, train
 from competition.arrays import Room, read_memory
-from competition.backbones import network_size, pretrained, resolve_weights
 from competition.classifier import build_recipe_backbone
 from competition.features import MS
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
+from competition.job import Job
 from competition.metrics import find_metric
 from competition.predict_folds import held_out_folds
-from competition.recipes import read_recipe
+from competition.record import locked, open_run_record
 from competition.runs_folder import fold_dir
 from competition.runs_kinds import read_run
 from competition.runs_tree import Tree, node_dir, take_part
+from competition.settle import settle
 
 
 def double(model, splits, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
@@ -54,10 +55,9 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     table = read_folds(name)
     tree = read_splits(splits, table)
     device.make_repeatable()
-    chosen = resolve_weights(model, weights)
-    settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
-    settings = train.fit_classes(table, train.fit_to_shape(table, settings))
-    network_size(model, table.size, settings.image_size or None, settings.least_size)
+    settled = settle(table, model, weights, recipe, overrides)
+    settled.size_inside()  # refuses before a run is begun
+    settings = settled.recipe
     folds = train.fold_numbers("ONLY_FOLD", only_fold, table)
     folder = files.RUNS / table.name / train._run_name(run or f"{model}-{Path(recipe).stem}-double")
     if settings.synthetic:
@@ -65,22 +65,23 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
 
         check_synthetic(table, folds)  # refuses before a run is begun
     parts = [take_part(table, node) for node in tree.nodes]
-    config = {"model": model, "weights": chosen.sha256, "recipe": asdict(settings), "classes": table.classes,
+    job = Job(folder, table, model, settled.weights, settings, folds, memory)
+    config = {"model": model, "weights": settled.weights.sha256, "recipe": asdict(settings), "classes": table.classes,
               "size": list(table.size), "folds": table.k, **tree.config,
               **find_metric(table.metric).chooses(settings.patience)}
-    with train.locked(folder):
-        record = train._open_record(folder, table, config, settings)
+    with locked(folder):
+        record = open_run_record(folder, table, config, settings)
         for number, part in enumerate(parts):
             print(f"\nnode {number} of {len(parts)}: {' | '.join(part.classes)}")
-            train.train_table(node_dir(folder, number), part, fit_recipe(settings, table, part, tree.nodes[number]),
-                              model, chosen, folds, memory)
-        _merge_folds(folder, table, settings, model, chosen, memory)
+            fitting = fit_recipe(settings, table, part, tree.nodes[number])
+            train.train_table(replace(job, folder=node_dir(folder, number), table=part, recipe=fitting))
+        _merge_folds(job)
         done = _merged(folder, table)
         written = record["finished"] and all((folder / name).exists() for name in ("oof.csv", "oof.npz"))
         if len(done) == table.k and not written:
-            train._finish(folder, table, settings, record)
+            train.finish_run(folder, table, settings, record)
         print("\nall nodes together")
-        train._report(folder, table, done)
+        train.print_folds(folder, table, done)
         if len(done) == table.k:
             _report_nodes(folder, parts)
     return folder
@@ -164,18 +165,19 @@ def _merged(folder, table):
             if all((fold_dir(folder, fold) / name).exists() for name in ("views.npz", "fold.json"))]
 
 
-def _merge_folds(folder, table, settings, model, weights, memory):
+def _merge_folds(job):
     """Write the merged predictions of every fold that all nodes have trained and that lacks them."""
+    folder, table, settings, model, weights = job.folder, job.table, job.recipe, job.model, job.weights
     run = read_run(folder, table)
     folds = [fold for fold in range(table.k) if fold not in _merged(folder, table)
              and all((fold_dir(node, fold) / "fold.json").exists() for node in run.node_dirs)]
     if not folds:
         return
     train.start_keras(settings.seed)
-    images, features = load_images(table, memory), None
+    images, features = load_images(table, job.memory), None
     if run.frozen:
         backbone = fuse_batchnorm(build_recipe_backbone(model, table.size, settings, weights))
-        room = Room(memory and memory.features)
+        room = Room(job.memory and job.memory.features)
         features = train.frozen_features(table, settings, model, weights, images, backbone, room)[0]
     for fold, views in held_out_folds(run, table, folds, settings.views, images, features):
         _save_fold(run, table, fold, views)

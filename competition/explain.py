@@ -25,9 +25,11 @@ from competition.features import BATCH, predict
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.images import load_images
-from competition.oof import STUDY, accuracy, all_runs, read_oof, read_run_record, text_table
 from competition.predict_folds import fold_models
-from competition.runs_kinds import kind_of, read_run
+from competition.runs_kinds import kind_of
+from competition.oof import STUDY, accuracy, read_oof, text_table
+from competition.record import all_runs, read_run_record
+from competition.runs_kinds import read_run
 
 EXPLAIN = "explain"  # the folder in the run's own
 LEAST = 3  # places a side that a feature map must have to say where

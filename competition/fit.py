@@ -19,7 +19,8 @@ from competition.blend import combine, find_temperature, group_ids, make_chooser
 from competition.files import InputError, read_json
 from competition.fuse import fuse_batchnorm
 from competition.metrics import find_metric
-from competition.oof import STUDY, all_runs, read_oof, text_table
+from competition.oof import STUDY, read_oof, text_table
+from competition.record import all_runs
 from competition.runs_kinds import read_run
 
 ASSUMED_GAIN = 0.01  # of averaging all fold models over one, as a share of the metric's range, where it is not measured

@@ -16,8 +16,15 @@ from competition import files
 from competition.arrays import Rows, gigabytes, read_memory
 from competition.files import InputError, csv_bytes, sha256_bytes, warn
 from competition.groups import SIDE, find_groups, join, make_sketch, same, write_report
-from competition.images import (EXTENSIONS, check_with_draft, in_threads, natural_order, open_source, read_column,
-                                shorten)
+from competition.images import (
+    EXTENSIONS,
+    check_with_draft,
+    in_threads,
+    natural_order,
+    open_source,
+    read_column,
+    shorten,
+)
 from competition.metrics import find_metric
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]

@@ -22,7 +22,6 @@ to try `synthetic`; whether it helps is for the validation to say: here recipe q
 69.7 % of fold 0 without, 68.6 % with 50 generated images a class, 67.7 % with 200 (a standard error is 1.9): no gain.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -40,8 +39,10 @@ from competition.files import InputError
 from competition.folds import add_rows, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
+from competition.progress import read_state, write_history, write_state
 from competition.recipes import parse_override
-from competition.train import BAR, GAN, _difference, _versions, fold_numbers, locked, start_keras
+from competition.record import OTHERWISE, Begun, check_hashes, difference, locked, new_record
+from competition.train import BAR, GAN, fold_numbers, start_keras
 
 FORMAT = 1  # raise it when the same config trains to something else
 BATCH = 64  # images that are generated at once: what an image is does not depend on how many were asked for
@@ -165,7 +166,7 @@ def check_synthetic(table, folds):
             raise InputError(f"{path}: no such GAN, but synthetic takes the images of one; "
                              f"make gan ONLY_FOLD={fold} trains it")
         record = files.read_json(path)
-        oof.check_hashes(path, table, record, record["config"]["classes"])
+        check_hashes(path, table, record, record["config"]["classes"])
         if record["format"] != FORMAT or record["verdict"] != "good":
             found = (record["verdict"] or "not judged yet") if record["format"] == FORMAT else "of another version"
             raise InputError(f"{path}: the GAN of fold {fold} is {found}, expected a good one before it may add images")
@@ -430,7 +431,8 @@ def _train_folds(table, settings, weights, images, records):
 def _train_fold(table, settings, pair, start, fold, record, images, labels, bar):
     """Train the GAN of one fold on these images, the training ones alone, from wherever its state says it is."""
     directory = _fold_dir(table, fold)
-    epoch, history, values = _read_state(directory) or (0, [], start)
+    history, values = read_state(directory, "history", ["variable"]) or ([], start)
+    epoch = len(history)
     pair.write(values)
     _write_record(directory, record | {"epochs": epoch})
     bar.update(epoch)
@@ -450,26 +452,11 @@ def _train_fold(table, settings, pair, start, fold, record, images, labels, bar)
         history.append({"epoch": epoch, "discriminator": losses[0], "generator": losses[1],
                         "seconds": round(time.time() - before, 3)})
         bar.set_postfix_str(f"fold {fold} discriminator {losses[0]:.2f} generator {losses[1]:.2f}", refresh=False)
-        files.write_npz(directory / "state.npz", history=np.array(json.dumps(history)),
-                        **{f"variable_{i}": value for i, value in enumerate(pair.read())})
+        write_state(directory, "history", history, variable=pair.read())
         if epoch % sheet_every == 0 or epoch == settings.epochs:
             _write_samples(directory / "samples" / f"{epoch:04d}.png", pair, images, labels, settings)
     record["epochs"] = epoch
-    files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(history)))
-
-
-def _read_state(directory):
-    """Finished epochs, history and variables of a fold's GAN, or None."""
-    path = directory / "state.npz"
-    if not path.exists():
-        return None
-    try:
-        with np.load(path) as saved:
-            history = json.loads(str(saved["history"]))
-            return len(history), history, [saved[f"variable_{i}"] for i in range(len(saved.files) - 1)]
-    except files.BROKEN as error:
-        files.warn(f"{path}: cannot be read ({error}), this fold starts anew")
-        return None
+    write_history(directory, history)
 
 
 def _write_samples(path, pair, images, labels, settings):
@@ -645,18 +632,16 @@ def _open_record(table, settings, fold):
     path = _fold_dir(table, fold) / "gan.json"
     config = {"settings": asdict(settings), "classes": table.classes, "size": list(table.size)}
     if not path.exists():
-        return {"format": FORMAT, "config": config, "table": table.hash, "data": table.data_hash,
-                "versions": _versions(), "epochs": 0, "verdict": None, "measures": {}}
+        return new_record(FORMAT, config, table) | {"epochs": 0, "verdict": None, "measures": {}}
     record = files.read_json(path)
-    oof.check_hashes(path, table, record)
+    check_hashes(path, table, record)
     before = record["config"] | {"settings": record["config"]["settings"] | {"epochs": settings.epochs}}
     before.pop("shape", None)
+    begun = Begun(path, record, "GAN", f"remove {path.parent} to train it anew")
     if record.get("format") != FORMAT or before != config:
-        difference = _difference(before, config) or "a version of the toolkit that trains otherwise"
-        raise InputError(f"{path}: this GAN was begun with {difference}; remove {path.parent} to train it anew")
-    if record["versions"] != (now := _versions()) and record["epochs"] < settings.epochs:
-        files.warn(f"{path}: begun with {_difference(record['versions'], now)}; the rest may come out differently")
+        begun.refuse(difference(before, config) or OTHERWISE)
     if record["epochs"] < settings.epochs:  # goes on: what was measured before is not true of what comes
+        begun.check_versions()
         record |= {"verdict": None, "measures": {}}
         record["config"]["settings"]["epochs"] = settings.epochs
     return record

@@ -180,7 +180,7 @@ def weigh_classes(kind, labels, classes):
     """What an image of each class counts in the loss, float32 [classes].
 
     kind   "none": 1; "balanced": n / (classes * n_c), as in King and Zeng 2001 and in scikit-learn's
-           compute_class_weight; or {class name: weight}, all classes in their order (train.fit_classes)
+           compute_class_weight; or {class name: weight}, all classes in their order (settle.fit_classes)
     labels int [n], those of the training images alone, and of their copies
     """
     if isinstance(kind, dict):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition import files
-from competition.files import BROKEN, InputError, csv_bytes, read_json, write_bytes, write_npz
+from competition.files import BROKEN, InputError, csv_bytes, write_bytes, write_npz
+from competition.record import check_hashes, list_names, read_run_record
 
 KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
 BLEND = "blend"  # the folder beside the runs that holds their blend
@@ -117,15 +117,6 @@ def read_predictions(run_dir, table):
     return OOF(run_dir.name, views, probs)
 
 
-def read_run_record(run_dir):
-    """The content of `run.json`, a dict; InputError when it is missing or something else."""
-    path = Path(run_dir) / "run.json"
-    record = read_json(path)
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: expected a run's record, found {type(record).__name__}")
-    return record
-
-
 def held_out(table, fold):
     """Names of the images that a fold holds out, in table order."""
     return [table.images[row] for row in np.flatnonzero(table.fold == fold)]
@@ -148,27 +139,6 @@ def read_fold(fold_dir, table, fold):
     if images != held_out(table, fold):
         raise InputError(f"{path}: other images than {table.name} holds out in that fold")
     return found
-
-
-def all_runs(name):
-    """{run: is it finished} of the folders in `runs/<name>/` that hold a `run.json`, sorted by name."""
-    records = sorted((files.RUNS / name).glob("*/run.json"))
-    return {path.parent.name: bool(read_run_record(path.parent).get("finished"))
-            for path in records if path.parent.name != BLEND and not path.parent.name.startswith(".")}
-
-
-def check_hashes(path, table, record, classes=None):
-    """InputError naming `path` unless `classes` and the hashes of images and folds are the table's.
-
-    record   {"data": hash of the images, "table": hash of the fold table}, more keys do not matter
-    """
-    if classes is not None and list(classes) != table.classes:
-        raise InputError(f"{path}: made for the classes {_list(classes)}, expected {_list(table.classes)}")
-    pairs = {"data": ("other images", table.data_hash), "table": ("another fold table", table.hash)}
-    for key, (what, expected) in pairs.items():
-        if (found := record.get(key)) != expected:
-            found, expected = str(found)[:12], expected[:12]
-            raise InputError(f"{path}: made on {what} (hash {found}), expected {table.name}'s ({expected})")
 
 
 def epoch_scores(fold_dir, history, table, metric, known=None):
@@ -240,7 +210,7 @@ def _read_csv(path, table):
     try:
         found = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
         if found != header:
-            raise InputError(f"{path}: columns {_list(found)}, expected {_list(header)}")
+            raise InputError(f"{path}: columns {list_names(found)}, expected {list_names(header)}")
         names = range(len(header))
         rows = pd.read_csv(path, header=0, names=names, index_col=False, dtype={0: str, 1: str}, **options)
         probs = rows.iloc[:, len(KEYS):].to_numpy(np.float32)
@@ -279,8 +249,3 @@ def _shown(views):
 
 def _line(error):
     return " ".join(str(error).split())
-
-
-def _list(names):
-    names = [str(name) for name in names]
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -24,7 +24,8 @@ from competition.fuse import fuse_batchnorm
 from competition.images import load_images, warn_of_others
 from competition.metrics import find_metric
 from competition.recipes import read_recipe, split_values
-from competition.train import copies_features, fit_classes, fit_to_shape, frozen_features, start_keras
+from competition.settle import fit_to_table
+from competition.train import copies_features, frozen_features, start_keras
 
 RANK_FILE = "rank.csv"
 TIMED = 5  # batches, of which the median counts
@@ -49,7 +50,7 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     """
     memory = read_memory(memory)
     table = read_folds(name)
-    settings = [fit_classes(table, fit_to_shape(table, setting)) for setting in read_grid(recipe, grid)]
+    settings = [fit_to_table(table, setting) for setting in read_grid(recipe, grid)]
     device.make_repeatable()
     chosen = _choose(models, weights)
     start_keras(settings[0].seed)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from competition.files import InputError
-from competition.oof import check_hashes, read_run_record
 from competition.recipes import Recipe
+from competition.record import check_hashes, read_run_record, read_settings
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,3 @@ def read_checked(run_dir, table):
         raise InputError(f"{path}: found no {', '.join(missing)}, expected a run of `make train`: predictions that come "
                          "from elsewhere have no models to build, and can only be blended")
     return record
-
-
-def read_settings(path, config):
-    """The Recipe of a run. A key that came after the run was made is at its default, which changes nothing."""
-    try:
-        return Recipe(**config["recipe"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a run that this version of the toolkit can read ({error})") from None

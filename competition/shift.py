@@ -25,8 +25,9 @@ from competition.fuse import fuse_batchnorm
 from competition.images import check, in_threads, load_images, open_unlabelled, shorten
 from competition.look import KINDS, Measures, draw_rows, draw_spread, measure
 from competition.metrics import METRICS, find_metric
-from competition.oof import all_runs, text_table
+from competition.oof import text_table
 from competition.recipes import read_recipe
+from competition.record import all_runs
 from competition.sanity import shrunk
 from competition.train import frozen_features, start_keras
 

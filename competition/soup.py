@@ -23,9 +23,12 @@ from competition.forecast import score_gain
 from competition.heads import softmax
 from competition.images import load_images
 from competition.metrics import find_metric
-from competition.runs_folder import MODEL_FILE, fold_dir, is_done, is_whole
+from competition.runs_folder import fold_dir, is_done, is_whole
+from competition.progress import Progress
+from competition.record import locked, open_run_record
+from competition.runs_folder import MODEL_FILE
+from competition.train import _run_name, finish_run, print_folds, save_fold, start_keras
 from competition.runs_kinds import read_run
-from competition.train import Progress, _finish, _open_record, _report, _run_name, _save_fold, locked, start_keras
 from competition.views import VIEWS
 
 SHAPE = ("image_size", "least_size", "head")  # keys of a recipe on which the network depends
@@ -52,13 +55,13 @@ def soup(name=None, runs=None, run=None, memory=None):
         "soup": {member.name: files.sha256_file(member.dir / "oof.npz") for member in members},
     }
     with locked(folder):
-        record = _open_record(folder, table, config, settings)
+        record = open_run_record(folder, table, config, settings)
         if record["finished"] and is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
             _average_folds(folder, table, members, settings, load_images(table, memory))
-            _finish(folder, table, settings, record)
-        _report(folder, table, range(table.k))
+            finish_run(folder, table, settings, record)
+        print_folds(folder, table, range(table.k))
     print(_judge(folder, table, members))
     return folder
 
@@ -99,7 +102,7 @@ def _average_folds(folder, table, members, settings, images):
         views = {view: softmax(predict(model, Rows(images, held_out, VIEWS[view])))[0] for view in settings.views}
         files.write_with(fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
         took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / "fold.json").get(MS))]
-        _save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
+        save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
 
 
 def average(weights):

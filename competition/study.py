@@ -33,8 +33,8 @@ from competition.folds import make_folds, read_folds
 from competition.hyperresnet import FAMILY
 from competition.metrics import METRICS, find_metric, say_scores
 from competition.recipes import Recipe
+from competition.record import locked
 from competition.sample import write_sample
-from competition.train import locked
 
 STUDY = oof.STUDY
 SAMPLE = "sample"

@@ -29,7 +29,14 @@ import pandas as pd
 from competition import files
 from competition import fit as fitting
 from competition.blend import (
-    calibrate_nested, combine, count_left_out, forecast_again, make_candidates, make_chooser, read_blend, sharpen,
+    calibrate_nested,
+    combine,
+    count_left_out,
+    forecast_again,
+    make_candidates,
+    make_chooser,
+    read_blend,
+    sharpen,
 )
 from competition.canonical import normalise
 from competition.content import check_package
@@ -40,8 +47,9 @@ from competition.forecast import check_hidden, forecast_blend, print_forecast
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.metrics import find_metric
-from competition.oof import BLEND, accuracy, all_runs, log_loss, read_oof, text_table
 from competition.predict_folds import predict_folds
+from competition.oof import BLEND, accuracy, log_loss, read_oof, text_table
+from competition.record import all_runs
 from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
 from competition.scorelog import keep_older, log_submission
 from competition.scorers import find_python

@@ -49,16 +49,17 @@ class Teaching:
     unlabelled: FoldTable | None
     config: dict  # what a run's record says of it
 
-    def teach(self, folder, table, images, taught, settings, memory):
+    def teach(self, job, images, taught):
         """{fold: train.Taught} with what the teachers say added.
 
-        folder   of the run that learns; its fold folders keep what was said, so that a killed run need not ask again
-        images   those of `table`; what `taught` holds may have more behind them, which keep their labels
+        job      of the run that learns; its fold folders keep what was said, so that a killed run need not ask again
+        images   those of its table; what `taught` holds may have more behind them, which keep their labels
         """
-        others = self.unlabelled and load_images(self.unlabelled, memory)
+        table, settings = job.table, job.recipe
+        others = self.unlabelled and load_images(self.unlabelled, job.memory)
         everything = images if others is None else Joined(images, others)
         names = table.images + (self.unlabelled.images if self.unlabelled else [])
-        said = self._ask_once(folder, table, everything, names, taught)
+        said = self._ask_once(job.folder, table, everything, names, taught)
         near = None if others is None else find_near_folds(images, table.fold, others, table.k)
         found = {}
         for fold, one in taught.items():

@@ -9,12 +9,11 @@ After every epoch all that the rest depends on (weights, optimizer, best epoch, 
 was killed goes on from its last finished epoch as if nothing had happened.
 """
 
-import fcntl
 import json
 import queue
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,30 +25,42 @@ from tqdm import tqdm
 from competition import device, files, heads, oof
 from competition.arrays import Joined, Room, Rows, held, read_memory
 from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copies
-from competition.backbones import Weights, network_size, pretrained, resolve_weights
 from competition.classifier import build_classifier, build_recipe_backbone, set_head
+from competition.backbones import Weights
 from competition.features import MS, Shelf, copy_features, predict, time_of, use_xla, view_features
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
 from competition.fuse import fuse_batchnorm
 from competition.images import IMAGES, IMAGES_FORMAT, load_images, warn_of_others
+from competition.job import Job
 from competition.metrics import find_metric, say_scores
-from competition.recipes import MIXTURES, read_recipe
 from competition.runs_folder import BACKBONE_FILE, HEAD_FILE, HEADS_STATE, MODEL_FILE
 from competition.runs_folder import fold_dir as _fold_dir
 from competition.runs_folder import is_done as _is_done
 from competition.runs_folder import is_whole as _is_whole
 from competition.runs_folder import load as _load
-from competition.runs_run import read_settings
 from competition.runs_single import read_head as _read_head
 from competition.runs_single import write_head as _write_head
-from competition.views import VIEWS, usable_views
+
+from competition.progress import (
+    STATE,
+    Progress,
+    history_row,
+    read_fold_state,
+    read_or_anew,
+    write_epoch,
+    write_fold_state,
+    write_history,
+)
+from competition.recipes import MIXTURES, read_recipe
+from competition.record import locked, open_run_record
+from competition.settle import settle, size_inside
+from competition.views import VIEWS
 
 GAN = "gan"  # the folder beside the runs that keeps the GANs
 TUNE = "tune"  # the folder beside the runs that keeps what was tuned
 FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 GROWTH = 0.5, 0.75  # shares of the full side at which `progressive` begins; each is a graph of its own
-TRAIN_FORMAT = 5  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
 DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do
 FEATURES_FORMAT = 5  # raise it when what a backbone makes of the same image changes
@@ -77,20 +88,19 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     memory = read_memory(memory)
     table = read_folds(name)
     device.make_repeatable()
-    chosen = resolve_weights(model, weights)
-    settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
-    settings = fit_classes(table, fit_to_shape(table, settings))
-    network_size(model, table.size, settings.image_size or None, settings.least_size)  # refuses before a run is begun
+    settled = settle(table, model, weights, recipe, overrides)
+    settled.size_inside()  # refuses before a run is begun
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
     folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}{kind}")
-    teaching = None
+    job = Job(folder, table, model, settled.weights, settled.recipe, folds, memory, after_epoch)
     if kind:
         from competition.teach import read_teaching  # which imports this module
 
-        teaching = read_teaching(table, teacher, pseudo)
-        settings = settings if teacher else replace(settings, teacher_weight=0.0)
-    return train_table(folder, table, settings, model, chosen, folds, memory, after_epoch, teaching)
+        job = replace(job, teaching=read_teaching(table, teacher, pseudo))
+        if not teacher:
+            job = replace(job, recipe=replace(job.recipe, teacher_weight=0.0))
+    return train_table(job)
 
 
 def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, again=1, **options):
@@ -132,14 +142,12 @@ def _wants_another_seed(folder):
     return record["finished"] and not by_heads and not folder.name.startswith(f"{oof.STUDY}-")  # which never blend
 
 
-def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None, teaching=None):
-    """`train` on a FoldTable, which may be a part of one, with what `train` makes of its arguments.
-
-    teaching   a teach.Teaching, where there is a teacher
-    """
+def train_table(job):
+    """Train the folds of a Job, write the OOF once all folds of its table are done, and return the run's folder."""
+    folder, table, settings = job.folder, job.table, job.recipe
     config = {
-        "model": model,
-        "weights": weights.sha256,  # None: random
+        "model": job.model,
+        "weights": job.weights.sha256,  # None: random
         "recipe": asdict(settings),
         "classes": table.classes,
         "size": list(table.size),
@@ -148,19 +156,19 @@ def train_table(folder, table, settings, model, weights, folds, memory, after_ep
     if settings.synthetic:
         from competition.gan import check_synthetic  # which imports this module
 
-        config["gan"] = check_synthetic(table.whole or table, folds)
-    if teaching:
-        config |= teaching.config
+        config["gan"] = check_synthetic(table.whole or table, job.folds)
+    if job.teaching:
+        config |= job.teaching.config
     with locked(folder):
-        record = _open_record(folder, table, config, settings)
+        record = open_run_record(folder, table, config, settings)
         if record["finished"] and _is_whole(folder, table, settings):
             print(f"{folder}: finished before, nothing to do")
         else:
             settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
-            _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch, teaching)
+            _train_folds(replace(job, recipe=settings))
             if all(_is_done(folder, k, settings) for k in range(table.k)):
-                _finish(folder, table, settings, record)
-        _report(folder, table, [fold for fold in range(table.k) if _is_done(folder, fold, settings)])
+                finish_run(folder, table, settings, record)
+        print_folds(folder, table, [fold for fold in range(table.k) if _is_done(folder, fold, settings)])
     return folder
 
 
@@ -176,7 +184,6 @@ def _read_head_progress(run_dir, fold):
 
 # ------------------------------------------------------------------------------------------------ the record of a run
 
-_WORDS = {"table": "fold table", "data": "set of images", "config": "config"}
 
 
 def _run_name(run):
@@ -192,109 +199,6 @@ def fold_numbers(variable, folds, table):
     if not set(named) <= set(known):
         raise InputError(f"{variable}={folds}: expected a number from 0 to {table.k - 1}, or several: 0,1")
     return [int(fold) for fold in dict.fromkeys(named)]
-
-
-def fit_to_shape(table, settings):
-    """The recipe without the views and policies that only square images can have, where the competition's are not."""
-    height, width = table.size
-    views = [view for view in settings.views if view in usable_views(table.size)]
-    changed = {} if views == settings.views else {"views": views}
-    for key in ("augment", "oversample_augment"):
-        policies = getattr(settings, key)
-        if height != width and "d4" in policies:
-            flips = [flip for flip in ("hflip", "vflip") if flip not in policies]
-            changed[key] = [*flips, *(policy for policy in policies if policy != "d4")]
-    if changed:
-        files.warn(f"images of {height}x{width} (height x width) are not square, so that quarter turns do not fit: "
-                   + ", ".join(f"{key} = {','.join(names)}" for key, names in changed.items()))
-    return replace(settings, **changed)
-
-
-def fit_classes(table, settings):
-    """The recipe with a weight for every class, in their order, where it gives weights by class name.
-
-    Raises InputError for the name of a class that the table does not have.
-    """
-    given = settings.class_weight if isinstance(settings.class_weight, dict) else {}
-    for key, named in (("class_weight", given), ("oversample_classes", settings.oversample_classes)):
-        if unknown := [name for name in named if name not in table.classes]:
-            raise InputError(f"{key} names {unknown[0]!r}, expected classes of {files.FOLDS / table.name}.csv: "
-                             f"{', '.join(table.classes)}")
-    return replace(settings, class_weight={name: given.get(name, 1.0) for name in table.classes}) if given else settings
-
-
-class locked:
-    """Two processes must not be at work on the same run. The lock goes with its process, however that ends."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.folder / ".lock", "a")  # "w" would change the time of a finished run's file
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.file.close()
-            raise InputError(f"{self.folder}: another process is at work there") from None
-        files.remove_partial(self.folder)
-
-    def __exit__(self, *_):
-        self.file.close()
-
-
-def _open_record(folder, table, config, settings):
-    """The content of run.json, written now if the run is new; InputError when it was begun from something else."""
-    path = folder / "run.json"
-    if any((*folder.glob("fold_*/*"), *folder.glob("node_*/*"), *folder.glob(HEADS_STATE))):  # else nothing to mix
-        record = oof.read_run_record(folder)
-        record["config"]["recipe"] = asdict(read_settings(path, record["config"]))
-        for key, now in (("data", table.data_hash), ("table", table.hash), ("config", config)):
-            if record.get(key) != now:
-                difference = _difference(record.get(key), now) if key == "config" else f"another {_WORDS[key]}"
-                raise InputError(
-                    f"{path}: this run was begun with {difference}; take another name (RUN=), or remove {folder}"
-                )
-        if not record["finished"] and record.get("format") != TRAIN_FORMAT:
-            raise InputError(f"{path}: this run was begun by a version of the toolkit that trains otherwise; take "
-                             f"another name (RUN=), or remove {folder}")
-        if not record["finished"] and record["versions"] != (now := _versions()):
-            files.warn(f"{path}: begun with {_difference(record['versions'], now)}; the rest may come out differently")
-        return record
-    record = {
-        "format": TRAIN_FORMAT,
-        "config": config,
-        "table": table.hash,
-        "data": table.data_hash,
-        "versions": _versions(),
-        "precision": device.choose_precision(settings.precision, config["model"]),
-        "frozen": settings.epochs == 0,
-        "views": settings.views,
-        "finished": False,
-    }
-    files.write_json(path, record)
-    return record
-
-
-def _versions():
-    import keras
-
-    return files.versions() | {"backend": keras.backend.backend()}
-
-
-def _difference(before, now):
-    """The keys in which two configs differ, as one line."""
-    flat = [dict(_flatten(config or {})) for config in (before, now)]
-    keys = [key for key in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(key) != flat[1].get(key)]
-    return "; ".join(f"{key} = {flat[0].get(key)} (now {flat[1].get(key)})" for key in keys)
-
-
-def _flatten(config, prefix=""):
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -337,16 +241,6 @@ def _compile(model, weight_decay, label_smoothing, rates, ema=0.0):
 
 
 # -------------------------------------------------------------------------------------------------------- the training
-
-
-@dataclass
-class Progress:
-    """How far a fold has come; together with the variables, all that its rest depends on."""
-
-    epoch: int = 0  # finished epochs of the second phase
-    best_epoch: int = 0  # of that phase, 1-based
-    best_score: tuple = (-1.0, 0.0)  # Metric.quality of its validation predictions
-    history: tuple = ()  # a dict an epoch, over all phases
 
 
 class Phase:
@@ -422,58 +316,85 @@ def start_keras(seed):
     keras.utils.set_random_seed(seed)
 
 
-def _train_folds(folder, table, settings, model, weights, folds, memory, after_epoch, teaching):
-    folds = [fold for fold in folds if not _is_done(folder, fold, settings)]
-    if not folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
+def _train_folds(job):
+    """Train those folds of a Job that are not done."""
+    folder, table, settings = job.folder, job.table, job.recipe
+    job = replace(job, folds=[fold for fold in job.folds if not _is_done(folder, fold, settings)])
+    if not job.folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
     start_keras(settings.seed)
     whole = table.whole or table  # whose images and features serve all parts
     warn_of_others(whole)
-    images = table.take(every := load_images(whole, memory))
-    taught = _taught(folder, table, settings, images, folds, memory, teaching)
-    backbone = build_recipe_backbone(model, table.size, settings, weights)
+    images = table.take(every := load_images(whole, job.memory))
+    taught = _taught(job, images)
+    backbone = build_recipe_backbone(job.model, table.size, settings, job.weights)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
-        room = Room(memory and memory.features)
-        found = frozen_features(whole, settings, model, weights, every, fused, room)
+        room = Room(job.memory and job.memory.features)
+        found = frozen_features(whole, settings, job.model, job.weights, every, fused, room)
         features, pool = ([table.take(part) for part in parts] for parts in found)
     if not settings.epochs:
         files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
     # where all layers train as well, the heads take no time worth a place on the bar
-    with tqdm(total=len(folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
+    with tqdm(total=len(job.folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
               bar_format=BAR) as bar:
-        if settings.frozen_epochs and not (settings.synthetic or teaching):
-            copies = copies_features(table, settings, model, weights, images, fused, room)
-            _train_heads(folder, table, settings, features[0], pool, copies, folds, bar)
-        elif settings.frozen_epochs:
-            for fold, one in taught.items():
-                own, left = pool, Room(room.left)  # what a fold's own take ends with it
-                for source, pictures, rows in one.behind:
-                    found = frozen_features(source, settings, model, weights, pictures, fused, left)[1]
-                    own = [Joined(values, Rows(more, rows)) for values, more in zip(own, found)]
-                copies = copies_features(one.table, settings, model, weights, one.images, fused, left)
-                _train_heads(folder, one.table, settings, features[0], own, copies, [fold], bar, one.soft)
+        if settings.frozen_epochs:
+            for some, lesson in _lessons(job, features[0], pool, images, taught, fused, room):
+                _train_heads(some, lesson, bar)
+                del lesson  # whose features make room for those of the next
         if settings.epochs:
-            phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
-            scored = _build_scored(phase, model, table, settings)
+            _train_whole(job, images, taught, backbone.get_weights(), bar)
         else:
-            took = time_of(_shelf(whole, settings, model, weights, whole.frame["sha256"].array))
-        for fold in folds:
-            directory = _fold_dir(folder, fold)
-            if settings.epochs:
-                progress = _train_fold(directory, *taught[fold][:2], settings, phase, fold, bar, after_epoch)
-                held_out, taken = np.flatnonzero(table.fold == fold), []
-                if scored is not phase.model:
-                    scored.set_weights(phase.model.get_weights())
-                views = {view: _probabilities(scored, Rows(images, held_out, VIEWS[view]), taken)
-                         for view in settings.views}
-                took = min(taken)
-                files.write_with(directory / MODEL_FILE, phase.model.save_weights)
-            else:
-                head, progress = _read_head(folder, fold), _read_head_progress(folder, fold)
-                views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
-                         for i, view in enumerate(settings.views)}
-            _save_fold(directory, table, fold, progress, views, took)
+            _save_heads(job, features)
+
+
+def _lessons(job, plain, pool, images, taught, fused, room):
+    """The Lesson of all folds, or one for each that has images of its own: pairs of a Job of these folds and a Lesson.
+
+    plain, pool   features of the Job's images, as in a Lesson
+    images        uint8 [n, h, w, 3], these images
+    taught        {fold: Taught}
+    fused, room   as of frozen_features
+    """
+    table, settings, model, weights = job.table, job.recipe, job.model, job.weights
+    if not (settings.synthetic or job.teaching):
+        yield job, Lesson(plain, pool, copies_features(table, settings, model, weights, images, fused, room))
+        return
+    for fold, one in taught.items():
+        own, left = pool, Room(room.left)  # what a fold's own take ends with it
+        for source, pictures, rows in one.behind:
+            found = frozen_features(source, settings, model, weights, pictures, fused, left)[1]
+            own = [Joined(values, Rows(more, rows)) for values, more in zip(own, found)]
+        copies = copies_features(one.table, settings, model, weights, one.images, fused, left)
+        yield replace(job, table=one.table, folds=[fold]), Lesson(plain, own, copies, one.soft)
+
+
+def _train_whole(job, images, taught, start, bar):
+    """Train everything, one fold after the other, from the backbone's weights `start`; writes what each fold leaves."""
+    table, settings = job.table, job.recipe
+    phase = _build_phase(job, images, taught, start)
+    scored = _build_scored(job, phase)
+    for fold in job.folds:
+        directory = _fold_dir(job.folder, fold)
+        progress = _train_fold(job, taught[fold], phase, fold, bar)
+        held_out, taken = np.flatnonzero(table.fold == fold), []
+        if scored is not phase.model:
+            scored.set_weights(phase.model.get_weights())
+        views = {view: _probabilities(scored, Rows(images, held_out, VIEWS[view]), taken) for view in settings.views}
+        files.write_with(directory / MODEL_FILE, phase.model.save_weights)
+        save_fold(directory, table, fold, progress, views, min(taken))
+
+
+def _save_heads(job, features):
+    """Write what each fold leaves where heads are all that is trained; features of the TTA views, a list of [n, d]."""
+    table, settings, folder = job.table, job.recipe, job.folder
+    whole = table.whole or table
+    took = time_of(_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
+    for fold in job.folds:
+        head, progress = _read_head(folder, fold), _read_head_progress(folder, fold)
+        views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
+                 for i, view in enumerate(settings.views)}
+        save_fold(_fold_dir(folder, fold), table, fold, progress, views, took)
 
 
 class Taught(NamedTuple):
@@ -485,11 +406,21 @@ class Taught(NamedTuple):
     behind: tuple = ()  # what came after the images of the run's table: a FoldTable, its images, and rows of these
 
 
-def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
+class Lesson(NamedTuple):
+    """What heads are trained by: features, with what belongs to them."""
+
+    plain: object  # float32 [n, d], of the images as they are: what they are validated on
+    pool: list  # of float32 [n, d], one for each copy or view: what they are trained on
+    copies: object  # an augment.Copies
+    soft: np.ndarray | None = None  # float32 [n, C], see Taught
+
+
+def _taught(job, images):
     """{fold: Taught}: its own where images are generated or there is a teacher, also for interrupted heads."""
-    if not (settings.synthetic or teaching):
-        return dict.fromkeys(folds, Taught(table, images))
-    taught = dict.fromkeys([*_read_heads(folder)[0], *folds], Taught(table, images))
+    table, settings = job.table, job.recipe
+    if not (settings.synthetic or job.teaching):
+        return dict.fromkeys(job.folds, Taught(table, images))
+    taught = dict.fromkeys([*_read_heads(job.folder)[0], *job.folds], Taught(table, images))
     if settings.synthetic:
         from competition.gan import add_synthetic
 
@@ -497,10 +428,10 @@ def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
             more, joined = add_synthetic(table, images, fold, settings.synthetic)
             made = replace(more, frame=more.frame.iloc[len(table.frame):])
             taught[fold] = Taught(more, joined, behind=((made, joined.second, np.arange(len(joined.second))),))
-    if teaching:
-        if memory:  # unlabelled images take what those of the table leave of their half
-            memory = replace(memory, total=max(0, memory.total - 2 * held(images)))
-        taught = teaching.teach(folder, table, images, taught, settings, memory)
+    if job.teaching:
+        if job.memory:  # unlabelled images take what those of the table leave of their half
+            job = replace(job, memory=replace(job.memory, total=max(0, job.memory.total - 2 * held(images))))
+        taught = job.teaching.teach(job, images, taught)
     start_keras(settings.seed)  # generators and teachers, as many as there are folds left, drew random numbers
     return taught
 
@@ -555,44 +486,48 @@ def copies_features(table, settings, model, weights, images, backbone, room=None
     return replace(copies, features=features)
 
 
-def _train_heads(folder, table, settings, plain, pool, copies, folds, bar, soft=None):
+def _train_heads(job, lesson, bar):
     """The first phase: train the heads of those folds that have none yet; those that were interrupted first."""
+    folder, settings = job.folder, job.recipe
+
     def headless(folds):
         return [fold for fold in folds if not (_fold_dir(folder, fold) / HEAD_FILE).exists()]
 
     interrupted, state, seconds = _read_heads(folder)
     if going := headless(interrupted):
         state = state.of([interrupted.index(fold) for fold in going])
-        _train_heads_of(going, state, seconds, folder, table, settings, plain, pool, copies, bar, soft)
-    if fresh := headless(folds):
-        state = heads.start_heads(1, len(fresh), plain.shape[-1], len(table.classes), settings.head, settings.seed)
-        _train_heads_of(fresh, state, [], folder, table, settings, plain, pool, copies, bar, soft)
+        _train_heads_of(replace(job, folds=going), lesson, state, seconds, bar)
+    if fresh := headless(job.folds):
+        state = heads.start_heads(1, len(fresh), lesson.plain.shape[-1], len(job.table.classes), settings.head,
+                                  settings.seed)
+        _train_heads_of(replace(job, folds=fresh), lesson, state, [], bar)
     (folder / HEADS_STATE).unlink(missing_ok=True)
     if not settings.epochs:
         # what was done before, and what an early stop spared
-        bar.update(max(0, len(folds) * settings.frozen_epochs - bar.n))
+        bar.update(max(0, len(job.folds) * settings.frozen_epochs - bar.n))
 
 
-def _train_heads_of(folds, state, seconds, folder, table, settings, plain, pool, copies, bar, soft):
-    """Train the heads of these folds together, from their state on."""
+def _train_heads_of(job, lesson, state, seconds, bar):
+    """Train the heads of a Job's folds together, from their state on."""
+    folder, table, settings, folds = job.folder, job.table, job.recipe, job.folds
     metric, names = find_metric(table.metric), [oof.held_out(table, fold) for fold in folds]
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
-        probabilities = heads.train_epoch(state, [settings], pool, plain, table.labels, table.fold, folds, copies,
-                                          soft, metric)
+        probabilities = heads.train_epoch(state, [settings], lesson.pool, lesson.plain, table.labels, table.fold, folds,
+                                          lesson.copies, lesson.soft, metric)
         for f, fold in enumerate(folds):
             if not stopped[f]:
-                _write_epoch(_fold_dir(folder, fold), len(state.log), names[f], probabilities[f][0])
+                write_epoch(_fold_dir(folder, fold), len(state.log), names[f], probabilities[f][0])
         seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
         files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **state.arrays())
         for f, fold in enumerate(folds):
-            _write_history(_fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
+            write_history(_fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
         bar.set_postfix_str(f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
                             f"val {metric.sign * state.best_score[0, :, 0].mean():.3f}", refresh=False)
         bar.update(0 if settings.epochs else len(folds))
     for f, fold in enumerate(folds):
         history = _heads_history(state, seconds, f, settings)
-        _write_history(_fold_dir(folder, fold), history)
+        write_history(_fold_dir(folder, fold), history)
         _write_head(_fold_dir(folder, fold) / HEAD_FILE, [matrices[0] for matrices in state.best_of(f)],
                     history=np.array(json.dumps(history)), best_epoch=state.best_epoch[0, f])
 
@@ -601,27 +536,24 @@ def _heads_history(state, seconds, f, settings):
     epochs = len(state.log)
     if settings.patience:
         epochs = min(epochs, state.best_epoch[0, f] + settings.patience)
-    return [_history_row(epoch + 1, "frozen", *state.log[epoch, 0, f], seconds[epoch]) for epoch in range(epochs)]
+    return [history_row(epoch + 1, "frozen", *state.log[epoch, 0, f], seconds[epoch]) for epoch in range(epochs)]
 
 
 def _read_heads(folder):
     """Of an interrupted frozen phase: its folds, their Heads and the seconds of its epochs."""
-    path, nothing = folder / HEADS_STATE, ([], None, [])
-    if not path.exists():
-        return nothing
-    try:
-        with np.load(path) as saved:
-            folds, state = saved["folds"].tolist(), heads.read_heads(saved)
-            seconds = saved["seconds"].tolist()
-    except files.BROKEN as error:
-        files.warn(f"{path}: cannot be read ({error}), the frozen phase starts anew")
-        return nothing
-    whole = all((_fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in folds)  # the user removed none
-    return (folds, state, seconds) if whole else nothing
+    def read(saved):
+        return saved["folds"].tolist(), heads.read_heads(saved), saved["seconds"].tolist()
+
+    found = read_or_anew(folder / HEADS_STATE, read, "the frozen phase")
+    # the user removed none
+    whole = found and all((_fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in found[0])
+    return found if whole else ([], None, [])
 
 
-def _build_phase(table, settings, model, images, taught, start):
+def _build_phase(job, images, taught, start):
     """The second phase, in which everything trains, from the backbone's weights `start`."""
+    table, settings, model = job.table, job.recipe, job.model
+
     def build(table, settings):
         with device.layers_of(settings.precision):
             built = build_classifier(model, table.size, len(table.classes), settings, Weights("none"))
@@ -632,13 +564,19 @@ def _build_phase(table, settings, model, images, taught, start):
     whole.get_layer("backbone").set_weights(start)
     small, smaller = round(settings.progressive * settings.epochs), []
     if small:
-        full = network_size(model, table.size, settings.image_size or None, settings.least_size)
+        full = size_inside(model, table, settings)
         sizes = [tuple(max(1, round(share * side)) for side in full) for share in GROWTH]
         smaller = [build(replace(table, size=size), replace(settings, image_size=0, least_size=0)) for size in sizes]
         if any([v.shape for v in _variables(other)] != [v.shape for v in _variables(whole)] for other in smaller):
             raise InputError(f"progressive is {settings.progressive:g}, expected 0: the number of weights of {model} "
                              "depends on the size of its images")
-    targets = np.eye(len(table.classes), dtype=np.float32)
+    share = heads.schedule(settings.schedule, settings.warmup)
+    batches = _batches_of(settings, images, taught)
+    return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches, smaller, small)
+
+
+def _batches_of(settings, images, taught):
+    """A function from fold and epoch to the batches of that epoch, which Phase describes."""
     shares = {key: getattr(settings, key) for key in MIXTURES}
     patch = settings.cutmix_least, settings.cutmix_most
     policy = settings.augment if settings.augment_phases != "frozen" else []
@@ -647,6 +585,7 @@ def _build_phase(table, settings, model, images, taught, start):
 
     def batches(fold, epoch):
         table, images, soft, _ = taught[fold]
+        targets = np.eye(len(table.classes), dtype=np.float32)
         random = _random(settings, fold, epoch)
         copies = class_copies(table, settings)
         labels = table.labels[copies.sources]
@@ -663,16 +602,15 @@ def _build_phase(table, settings, model, images, taught, start):
                 inputs, truth = mix_pairs(inputs, truth, random, **shares, patch=patch)
             yield inputs, truth[:, -len(targets):], truth[:, : len(targets)] @ class_weight
 
-    share = heads.schedule(settings.schedule, settings.warmup)
-    return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches, smaller, small)
+    return batches
 
 
-def _build_scored(phase, model, table, settings):
+def _build_scored(job, phase):
     """The model that OOF predictions come from: in float32, as the zip computes, whatever training computes in."""
-    if settings.precision == "float32":
+    if job.recipe.precision == "float32":
         return phase.model
-    plain = replace(settings, batchnorm="train")
-    return build_classifier(model, table.size, len(table.classes), plain, Weights("none"))
+    plain = replace(job.recipe, batchnorm="train")
+    return build_classifier(job.model, job.table.size, len(job.table.classes), plain, Weights("none"))
 
 
 def _draw_here(policy, copy_policy, copies, images):
@@ -695,19 +633,23 @@ def _draw_on_device(settings, policy, images):
     return draw and (lambda seed: partial(draw, device.draw_transforms(policy, seed)))
 
 
-def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoch):
-    """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress."""
+def _train_fold(job, taught, phase, fold, bar):
+    """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress.
+
+    taught   the fold's own, a Taught
+    """
+    directory, table, images, settings = _fold_dir(job.folder, fold), taught.table, taught.images, job.recipe
     held_out = table.fold == fold
     labels, names, metric = table.labels[held_out], oof.held_out(table, fold), find_metric(table.metric)
     validation = Rows(images, np.flatnonzero(held_out))
     steps = _steps(table, fold, settings)
-    progress, variables, best = _read_state(directory) or (Progress(), phase.start, [])
+    progress, variables, best = read_fold_state(directory) or (Progress(), phase.start, [])
     phase.write(variables)
     bar.update(progress.epoch)
     if settings.frozen_epochs and not progress.epoch:
         set_head(phase.model, _read_head(directory.parent, fold))
         progress.history = _read_head_progress(directory.parent, fold).history
-    _write_history(directory, progress.history)  # a kill may have come between the state and its line
+    write_history(directory, progress.history)  # a kill may have come between the state and its line
     while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
 
         def tick(share, loss, accuracy):
@@ -725,14 +667,14 @@ def _train_fold(directory, table, images, settings, phase, fold, bar, after_epoc
             progress.best_epoch, progress.best_score = progress.epoch, quality
             best = phase.read_model() if settings.patience else []
         phase.write(going)
-        row = _history_row(len(progress.history) + 1, "full", loss, accuracy, -quality[1],
+        row = history_row(len(progress.history) + 1, "full", loss, accuracy, -quality[1],
                            oof.accuracy(probabilities, labels), time.time() - before)
         progress.history = (*progress.history, row)
-        _write_epoch(directory, row["epoch"], names, probabilities)
-        _write_state(directory, progress, phase.read(), best)
-        _write_history(directory, progress.history)
-        if after_epoch:
-            after_epoch()
+        write_epoch(directory, row["epoch"], names, probabilities)
+        write_fold_state(directory, progress, phase.read(), best)
+        write_history(directory, progress.history)
+        if job.after_epoch:
+            job.after_epoch()
     bar.total -= phase.epochs - progress.epoch
     phase.average()
     if best:
@@ -748,43 +690,7 @@ def _is_stopped(settings, progress):
     return settings.patience and progress.epoch - progress.best_epoch >= settings.patience and progress.epoch > 0
 
 
-def _history_row(epoch, phase, loss, accuracy, val_loss, val_accuracy, seconds):
-    return {"epoch": epoch, "phase": phase, "loss": float(loss), "accuracy": float(accuracy),
-            "val_loss": float(val_loss), "val_accuracy": float(val_accuracy), "seconds": round(seconds, 3)}
-
-
-def _write_history(directory, history):
-    if history:
-        files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(history)))
-
-
-def _write_epoch(directory, epoch, images, probabilities):
-    files.write_npz(directory / "epochs" / f"{epoch:03d}.npz", image=images, probs=probabilities)
-
-
-def _write_state(directory, progress, variables, best):
-    arrays = {f"variable_{i}": value for i, value in enumerate(variables)}
-    arrays |= {f"best_{i}": value for i, value in enumerate(best)}
-    files.write_npz(directory / "state.npz", progress=np.array(json.dumps(asdict(progress))), **arrays)
-
-
-def _read_state(directory):
-    """Progress, variables and best variables of an interrupted fold, or None."""
-    path = directory / "state.npz"
-    if not path.exists():
-        return None
-    try:
-        with np.load(path) as arrays:
-            progress = Progress(**json.loads(str(arrays["progress"])))
-            groups = [[arrays[f"{name}_{i}"] for i in range(sum(key.startswith(name) for key in arrays.files))]
-                      for name in ("variable", "best")]
-    except files.BROKEN as error:
-        files.warn(f"{path}: cannot be read ({error}), this fold starts anew")
-        return None
-    return progress, *groups
-
-
-def _save_fold(directory, table, fold, progress, views, took=None):
+def save_fold(directory, table, fold, progress, views, took=None):
     """Write what a finished fold leaves besides weights: its validation predictions a view, and fold.json, its end.
 
     took   milliseconds that its network takes for an image; None where that is not known
@@ -799,10 +705,10 @@ def _save_fold(directory, table, fold, progress, views, took=None):
         "log_loss": oof.log_loss(views["identity"], labels),
         "seconds": round(sum(row["seconds"] for row in progress.history), 1),
     } | ({} if took is None else {MS: round(took, 3)}))
-    (directory / "state.npz").unlink(missing_ok=True)
+    (directory / STATE).unlink(missing_ok=True)
 
 
-def _finish(folder, table, settings, record):
+def finish_run(folder, table, settings, record):
     """All folds are there: write the OOF of every view, then mark the run as finished."""
     probs = {view: np.zeros((len(table.labels), len(table.classes)), np.float32) for view in settings.views}
     for fold in range(table.k):
@@ -815,7 +721,7 @@ def _finish(folder, table, settings, record):
     files.write_json(folder / "run.json", record)
 
 
-def _report(folder, table, done):
+def print_folds(folder, table, done):
     """Print a table of the folds that are done, and of a finished run the accuracy a class and the confusion matrix."""
     metric, rows, by_class = find_metric(table.metric), [], []
     for fold in done:

@@ -29,14 +29,15 @@ import pandas as pd
 
 from competition import device, files, heads, hyperresnet, oof
 from competition.arrays import read_memory
-from competition.backbones import pretrained, resolve_weights
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.images import load_images
 from competition.metrics import find_metric, say_scores
 from competition.rank import train_grid
 from competition.recipes import Recipe, read_recipe, split_values
-from competition.train import TUNE, fit_classes, fit_to_shape, fold_numbers, locked, start_keras, train
+from competition.record import locked
+from competition.settle import fit_to_table, settle
+from competition.train import TUNE, fold_numbers, start_keras, train
 
 TRIALS = 20  # where neither a number nor minutes are given, and the space has no end
 FIRST = 5  # trials that run to their end before any is pruned
@@ -167,9 +168,8 @@ def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run
     trials, minutes = _read_budget("TRIALS", trials, int), _read_budget("MINUTES", minutes, float)
     table = read_folds(name)
     device.make_repeatable()
-    chosen = resolve_weights(model, weights)
-    from_random = not pretrained(model, chosen)
-    settings = fit_classes(table, fit_to_shape(table, read_recipe(recipe, overrides, from_random)))
+    settled = settle(table, model, weights, recipe, overrides)
+    chosen, settings, from_random = settled.weights, settled.recipe, settled.from_random
     wanted = auto_space(model, settings) if space == "auto" else space
     keys = read_space(wanted, model, recipe, overrides, from_random)
     label = "auto" if space == "auto" else "+".join(key.name for key in keys)
@@ -462,7 +462,7 @@ def _describe(study, trial):
 def _sweep_heads(study, chosen, combinations):
     """All combinations of settings of the head at once; the best becomes an ordinary run."""
     table = study.table
-    settings = [fit_classes(table, fit_to_shape(table, read_recipe(study.recipe, study.options(params)[1])))
+    settings = [fit_to_table(table, read_recipe(study.recipe, study.options(params)[1]))
                 for params in combinations]
     start_keras(study.settings.seed)
     memory = read_memory(study.memory)

@@ -10,7 +10,14 @@ from PIL import Image
 from competition import blend
 from competition.blend import WEIGH, Candidate, Chooser, calibrate_nested, combine, explain, find_temperature
 from competition.blend import (
-    forecast_again, make_blend, make_candidates, nest_parts, price, read_blend, read_networks, select_greedily,
+    forecast_again,
+    make_blend,
+    make_candidates,
+    nest_parts,
+    price,
+    read_blend,
+    read_networks,
+    select_greedily,
 )
 from competition.blend import sharpen, view_sets
 from competition.files import RUNS, InputError, write_json

@@ -10,8 +10,20 @@ from competition.blend import make_candidates, make_chooser
 from competition.features import hash_images
 from competition.files import InputError, write_json, write_npz
 from competition.forecast import (
-    again_gain, averaging_gain, check_hidden, forecast_blend, heaviest, lower_own_class, make_forecast, print_forecast,
-    seeds_gain, stop_apart, stops_early, train_apart, train_loose, trained_again,
+    again_gain,
+    averaging_gain,
+    check_hidden,
+    forecast_blend,
+    heaviest,
+    lower_own_class,
+    make_forecast,
+    print_forecast,
+    seeds_gain,
+    stop_apart,
+    stops_early,
+    train_apart,
+    train_loose,
+    trained_again,
 )
 from competition.metrics import METRICS
 from competition.recipes import Recipe

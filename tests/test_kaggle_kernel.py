@@ -18,7 +18,8 @@ from competition.files import RUNS, InputError, read_json, sha256_bytes, sha256_
 from competition.folds import make_folds, read_folds
 from competition.formats import kaggle_kernel, kernel_script
 from competition.formats.kaggle_kernel import KERNELS, fetch_wheels, make_training, take
-from competition.oof import all_runs, read_oof
+from competition.oof import read_oof
+from competition.record import all_runs
 from competition.scorelog import read_log
 from conftest import class_folders, encode, smooth
 

@@ -11,7 +11,8 @@ from sklearn import metrics
 from competition import oof
 from competition.files import InputError, write_json
 from competition.folds import FoldTable
-from competition.oof import all_runs, read_fold, read_oof, read_predictions, write_fold, write_oof
+from competition.oof import read_fold, read_oof, read_predictions, write_fold, write_oof
+from competition.record import all_runs
 
 # class names that trip readers
 AWKWARD = ["image", "label", "fold", "Füchse, rot", "1.0", 'ein "Wort"', "nan"]

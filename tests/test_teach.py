@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from conftest import encode
 
-from competition import arrays, files, heads, oof, teach
+from competition import arrays, files, heads, oof, settle, teach
 from competition import train as training
 from competition.__main__ import main
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.images import load_images
+from competition.job import Job
 from competition.recipes import Recipe
 from competition.runs_kinds import read_run
 
@@ -56,12 +57,16 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def inside(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(training, "pretrained", lambda model, weights: True)  # the cheap models have a frozen phase
+    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)  # the cheap models have a frozen phase
 
 
 @pytest.fixture
 def table():
     return read_folds()
+
+
+def job_of(folder, table, settings):
+    return Job(folder, table, "baseline", training.Weights("none"), settings, list(range(table.k)))
 
 
 def new_images():
@@ -72,8 +77,8 @@ def test_each_fold_is_taught_by_the_models_that_never_saw_it(place, table):
     teaching = teach.read_teaching(table, "one,two")
     images = load_images(table)
     settings = Recipe(teacher_weight=0.25, teacher_temperature=2.0)
-    taught = teaching.teach(place / "asked", table, images, dict.fromkeys([0, 2], training.Taught(table, images)),
-                            settings, None)
+    taught = teaching.teach(job_of(place / "asked", table, settings), images,
+                            dict.fromkeys([0, 2], training.Taught(table, images)))
     for fold in (0, 2):
         held_out = table.fold == fold
         soft = taught[fold].soft
@@ -126,9 +131,9 @@ def test_a_student_of_labels_alone_is_no_other(phase, table):
         settings = Recipe(epochs=1, batch_size=8, cutmix=0.5, mixup=0.5, class_weight="balanced", precision="float32")
         taught = {0: training.Taught(table, images), 1: training.Taught(table, images, same),
                   2: training.Taught(table, images, same[:, ::-1])}
-        phase = training._build_phase(table, settings, "baseline", images, taught, [])
+        phase = training._build_phase(job_of(Path("asked"), table, settings), images, taught, [])
         for fold in (1, 2):
-            plain = training._build_phase(table, settings, "baseline", images, {fold: taught[0]}, [])
+            plain = training._build_phase(job_of(Path("asked"), table, settings), images, {fold: taught[0]}, [])
             for (x, y, w), (x2, y2, w2) in zip(plain.batches(fold, 0), phase.batches(fold, 0), strict=True):
                 assert np.array_equal(x, x2) and np.array_equal(y, y2 if fold == 1 else y2[:, ::-1])
                 np.testing.assert_allclose(w, w2, rtol=1e-6)  # a class counts by the label
@@ -139,12 +144,12 @@ def test_a_student_of_labels_alone_is_no_other(phase, table):
 def student(place):
     """A student in both phases of both kinds of labels, with copies, weights and CutMix."""
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "pretrained", lambda model, weights: True)
+        patch.setattr(settle, "pretrained", lambda model, weights: True)
         taught, build, pools, train_epoch = {}, training._build_phase, {}, heads.train_epoch
 
-        def build_phase(table, settings, model, images, given, start):
+        def build_phase(job, images, given, start):
             taught.update(given)
-            return build(table, settings, model, images, given, start)
+            return build(job, images, given, start)
 
         def note(state, settings, pool, plain, labels, fold_of, folds, *others):
             pools[folds[0]] = pool
@@ -220,7 +225,7 @@ def test_hard_labels_alone(table, place):
     settings = replace(read_run(folder, table).recipe)
     assert settings.teacher_weight == 0
     images = load_images(table)
-    taught = teaching.teach(folder, table, images, {1: training.Taught(table, images)}, settings, None)[1]
+    taught = teaching.teach(job_of(folder, table, settings), images, {1: training.Taught(table, images)})[1]
     rows = taught.table.fold != 1
     assert np.array_equal(taught.soft[rows], np.eye(2)[taught.table.labels[rows]])
     assert len(taught.soft) >= len(images) + 14
@@ -231,14 +236,15 @@ def test_a_broken_record_of_what_was_said_is_named(table, tmp_path):
     path = tmp_path / "fold_0" / teach.SAID
     files.write_npz(path, image=np.array(["another"]), probs=np.zeros((1, 2)))
     with pytest.raises(InputError, match="teacher.npz"):
-        teaching.teach(tmp_path, table, images, {0: training.Taught(table, images)}, Recipe(), None)
+        teaching.teach(job_of(tmp_path, table, Recipe()), images, {0: training.Taught(table, images)})
 
 
 def test_where_the_teachers_are_sure_of_none_none_joins(place, table, monkeypatch):
     teaching, images = teach.read_teaching(table, "one", new_images()), load_images(table)
     monkeypatch.setattr(teach.Teaching, "_ask", lambda self, table, images, folds: np.full(
         (len(folds), len(images), 2), 0.5, np.float32))
-    one = teaching.teach(place / "unsure", table, images, {0: training.Taught(table, images)}, Recipe(), None)[0]
+    job = job_of(place / "unsure", table, Recipe())
+    one = teaching.teach(job, images, {0: training.Taught(table, images)})[0]
     assert len(one.images) == len(one.soft) == len(table.labels) and one.table.images == table.images
     assert np.array_equal(one.table.fold, table.fold) and one.behind[0][2].tolist() == []
     pool = arrays.Joined(images, arrays.Rows(one.behind[0][1], one.behind[0][2]))

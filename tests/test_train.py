@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
 
-from competition import classifier, features, files, heads
+from competition import classifier
+from competition import features, files, heads, record, settle
 from competition import train as training
 from competition.__main__ import main
 from competition.arrays import Memory
@@ -33,6 +34,7 @@ from competition.folds import make_folds, read_folds
 from competition.forecast import trained_again
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images
+from competition.job import Job
 from competition.oof import accuracy, log_loss, read_oof
 from competition.recipes import Recipe
 from competition.runs_kinds import read_run
@@ -97,12 +99,17 @@ def frozen(place):
 @pytest.fixture
 def as_if_pretrained(monkeypatch):
     """Lets the cheap models have a frozen phase, as if their random weights were worth something."""
-    monkeypatch.setattr(training, "pretrained", lambda model, weights: True)
+    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)
 
 
 @pytest.fixture
 def table():
     return read_folds("arten")
+
+
+def job_of(table, settings, model="baseline"):
+    """A Job of the first fold that writes nothing."""
+    return Job(Path("nowhere"), table, model, training.Weights("none"), settings, [0])
 
 
 def start(place, log, *arguments):
@@ -240,10 +247,10 @@ def test_an_interrupted_frozen_phase_belongs_to_its_config_and_its_folds(as_if_p
 
 def test_a_run_begun_by_a_version_that_trains_otherwise_is_refused(as_if_pretrained, monkeypatch, capsys):
     arguments = ["--model", "baseline", "--name", "arten", "--run", "old", *tiny(BOTH)]
-    now = training.TRAIN_FORMAT
-    monkeypatch.setattr(training, "TRAIN_FORMAT", 1)
+    now = record.TRAIN_FORMAT
+    monkeypatch.setattr(record, "TRAIN_FORMAT", 1)
     assert main(["train", *arguments, "--only_fold", "0"]) == 0
-    monkeypatch.setattr(training, "TRAIN_FORMAT", now)
+    monkeypatch.setattr(record, "TRAIN_FORMAT", now)
     refused(capsys, *arguments, words=["old/run.json", "trains otherwise", "RUN="])
 
 
@@ -300,7 +307,7 @@ def test_a_finished_run_says_so_and_changes_nothing(place, full, capsys):
 
 
 def test_two_processes_do_not_train_one_run(full, capsys):
-    with training.locked(full):
+    with record.locked(full):
         assert main(["train", "--model", "scratch", "--run", "full", "--name", "arten", *tiny(FULL)]) == 2
     assert "another process" in capsys.readouterr().err
 
@@ -613,10 +620,10 @@ def test_copies_of_rare_classes(options, target, table, as_if_pretrained, batche
 @pytest.mark.parametrize("class_weight", ["none", "balanced", {"été": 3.0, "Füchse, rot": 0.5}])
 def test_class_weights_change_the_gradient_as_they_should(class_weight, table):
     """Of the second phase's head: an image's part of it, (p - y) x, counts as often as its class is worth."""
-    settings = training.fit_classes(table, Recipe(
+    settings = settle.fit_classes(table, Recipe(
         epochs=1, batch_size=22, class_weight=class_weight, precision="float32"))
     images = load_images(table)
-    phase = training._build_phase(table, settings, "baseline", images, {1: training.Taught(table, images)}, [])
+    phase = training._build_phase(job_of(table, settings), images, {1: training.Taught(table, images)}, [])
     model = phase.model
     phase.train_epoch(1, 0, 1, lambda *_: None)
     kernel = model.get_layer("logits").kernel
@@ -641,7 +648,7 @@ def test_images_are_mixed_as_the_recipe_says(way, other, table):
                       **{way: 1.0}, **other)
     greys = np.array([50, 110, 230])
     images = np.ones((33, 16, 16, 3), np.uint8) * greys[table.labels, None, None, None].astype(np.uint8)
-    phase = training._build_phase(table, settings, "baseline", images, {0: training.Taught(table, images)}, [])
+    phase = training._build_phase(job_of(table, settings), images, {0: training.Taught(table, images)}, [])
     for epoch, mixed in enumerate([True, True, False]):
         inputs, targets, counted = (np.concatenate(parts) for parts in zip(*phase.batches(0, epoch)))
         np.testing.assert_allclose(inputs.mean((1, 2, 3)), targets @ greys, rtol=1e-4)
@@ -1117,11 +1124,12 @@ def test_progressive_resizing_of_oblong_images_and_what_cannot_have_it(table):
     settings = Recipe(epochs=4, progressive=0.5, least_size=64, precision="float32")
     oblong, images = replace(table, size=(16, 24)), np.zeros((len(table.labels), 16, 24, 3), np.uint8)
     start = build_recipe_backbone("mobilenet", oblong.size, settings, Weights("none")).get_weights()
-    phase = training._build_phase(oblong, settings, "mobilenet", images, {0: training.Taught(oblong, images)}, start)
+    taught = {0: training.Taught(oblong, images)}
+    phase = training._build_phase(job_of(oblong, settings, "mobilenet"), images, taught, start)
     assert [model.input_shape[1:3] for model in phase.smaller] == [(32, 48), (48, 72)]
     assert phase.small == 2 and phase.model.input_shape[1:3] == (16, 24)  # which it enlarges
     with pytest.raises(InputError, match="progressive is 0.5, expected 0: the number of weights of baseline"):
-        training._build_phase(oblong, settings, "baseline", images, {0: training.Taught(oblong, images)}, [])
+        training._build_phase(job_of(oblong, settings), images, taught, [])
 
 
 def test_seeds_are_runs_that_differ_in_their_seed_alone(table):
@@ -1213,11 +1221,12 @@ def test_other_names_and_class_orders_of_the_same_images_take_over_features(plac
 
 def test_unlabelled_images_take_what_the_labelled_leave_of_their_half(table):
     class Teaching:
-        def teach(self, folder, table, images, taught, settings, memory):
-            left.append(memory.images)
+        def teach(self, job, images, taught):
+            left.append(job.memory.images)
             return taught
 
     left, images = [], np.zeros((33, 16, 16, 3), np.uint8)
     for total in (10 * images.nbytes, images.nbytes):
-        training._taught(Path("nowhere"), table, Recipe(epochs=1), images, [0], Memory(total, ""), Teaching())
+        job = replace(job_of(table, Recipe(epochs=1)), memory=Memory(total, ""), teaching=Teaching())
+        training._taught(job, images)
     assert left == [4 * images.nbytes, 0]

@@ -24,18 +24,18 @@ from tqdm import tqdm
 
 from competition import files, oof, train
 from competition.arrays import gigabytes
-from competition.backbones import network_size, pretrained, resolve_weights
 from competition.content import check_package
 from competition.files import InputError, sha256_file, versions, write_json, write_with
 from competition.folds import read_folds
 from competition.forecast import print_forecast
 from competition.formats import kernel_script
 from competition.images import open_reader, shorten
-from competition.recipes import read_recipe
+from competition.record import locked, read_run_record
 from competition.rehearsal import RehearsalError
 from competition.runs_folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, is_done
 from competition.runs_kinds import read_run
 from competition.scorelog import log_submission
+from competition.settle import settle
 from competition.submission import pack, read_ensemble, record_of
 
 KERNELS = Path("kernels")
@@ -103,12 +103,11 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
     The others are those of train.train. Returns the folder. InputError for whatever cannot be used.
     """
     table = read_folds(name)
-    chosen = resolve_weights(model, weights)
-    settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
-    settings = train.fit_classes(table, train.fit_to_shape(table, settings))
+    settled = settle(table, model, weights, recipe, overrides)
+    chosen, settings = settled.weights, settled.recipe
     if settings.synthetic:
         raise InputError(f"synthetic is {settings.synthetic}, expected 0: a kernel takes no GAN along")
-    network_size(model, table.size, settings.image_size or None, settings.least_size)
+    settled.size_inside()  # refuses what the model cannot take
     train.fold_numbers("ONLY_FOLD", only_fold, table)
     run = train._run_name(run or f"{model}-{Path(recipe).stem}")
     arguments = ["train", "--name", table.name, "--model", model, "--run", run, "--again", "0"]
@@ -295,7 +294,7 @@ def _take(path):
                 archive.extractall(temporary)
                 brought = Path(temporary, *names[0].split("/")[:3])
                 _check(brought, path, table)
-                with train.locked(folder):
+                with locked(folder):
                     _merge(brought, folder, table)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise InputError(f"{path}: not a whole zip ({error}), expected what a training kernel leaves") from None
@@ -318,9 +317,9 @@ def _merge(brought, folder, table):
     if not here.exists():
         for part in sorted(brought.iterdir(), key=lambda part: part.name == "run.json"):  # that last: then it is a run
             os.replace(part, folder / part.name)
-    run, record = read_run(folder, table), oof.read_run_record(folder)
+    run, record = read_run(folder, table), read_run_record(folder)
     if brought.joinpath("run.json").exists():
-        theirs = oof.read_run_record(brought)
+        theirs = read_run_record(brought)
         if different := [key for key in ("config", "precision") if record.get(key) != theirs.get(key)]:
             raise InputError(f"{here}: another run of that name is here already, with another {different[0]}; rename "
                              "that folder, or give the kernel another RUN=")
@@ -336,5 +335,5 @@ def _merge(brought, folder, table):
             os.replace(brought / BACKBONE_FILE, folder / BACKBONE_FILE)
     done = [fold for fold in range(table.k) if is_done(folder, fold, run.recipe)]
     if len(done) == table.k and not run.finished:
-        train._finish(folder, table, run.recipe, record)
-    train._report(folder, table, done)
+        train.finish_run(folder, table, run.recipe, record)
+    train.print_folds(folder, table, done)

@@ -39,19 +39,26 @@ def each_fold(run, table, folds, views, images, fused=True, part=None, bar=None)
     part     of how many images the features of a shared backbone are in memory at a time; None: of all
     bar      a tqdm bar, which counts images and views that a network has seen
 
-    `rows` is the slice of the images that the probabilities are of: all of them, but for a frozen run with `part`,
-    which yields every fold for each part.
+    `rows` is the slice of the images that the probabilities are of. It is all of them, unless the run is frozen and
+    `part` is given: then every fold comes once for each part. Raises InputError for a file of weights that is broken.
     """
-    folds, step = list(folds), part or max(1, len(images))
-    if not run.frozen:
-        rows = np.arange(len(images))
-        for fold, model in fold_models(run, table, folds, fused):
-            yield fold, slice(0, len(images)), {
-                view: predict(model, Rows(images, rows, VIEWS[view]), bar=bar) for view in views}
-    if not run.frozen or not folds:
+    by = _by_heads if run.frozen else _by_models
+    return by(run, table, list(folds), views, images, fused, part, bar)
+
+
+def _by_models(run, table, folds, views, images, fused, part, bar):
+    rows = np.arange(len(images))
+    for fold, model in fold_models(run, table, folds, fused):
+        said = {view: predict(model, Rows(images, rows, VIEWS[view]), bar=bar) for view in views}
+        yield fold, slice(0, len(images)), said
+
+
+def _by_heads(run, table, folds, views, images, fused, part, bar):
+    if not folds:
         return
     backbone, layers = run.build_shared(table)
     backbone, layers = fuse_batchnorm(backbone) if fused else backbone, [layer[folds] for layer in layers]
+    step = part or max(1, len(images))
     for start in range(0, max(1, len(images)), step):
         rows = np.arange(start, min(start + step, len(images)))
         said = {}
@@ -63,7 +70,9 @@ def each_fold(run, table, folds, views, images, fused=True, part=None, bar=None)
 
 
 def predict_folds(run, table, views, images, folds=None, fused=False, bar=None):
-    """What a run's models of `folds`, None for all, say of each view of images uint8 [n, h, w, 3]: float32 [k, V, n, C].
+    """What a run's models of `folds`, None for all, say of each view of images uint8 [n, h, w, 3].
+
+    Returns probabilities float32 [folds, views, n, C]; the others are as for each_fold.
     """
     folds = list(folds or range(table.k))
     return np.stack([np.stack([said[view] for view in views])
@@ -74,8 +83,8 @@ def held_out_folds(run, table, folds, views, images, features=None):
     """Yield (fold, {view: probabilities float32 [m, C]}): what each fold's model says of the images that it holds out.
 
     images    uint8 [n, h, w, 3], the table's
-    features  of a frozen run: those of each view, a list of float32 [n, d], which are computed before; None: networks
-              predict, BatchNormalization and all, as in training
+    features  those of the images in each view by a frozen run's backbone, a list of float32 [n, d]; None: whole
+              networks predict, and nothing of them is fused
     """
     held_out = {fold: np.flatnonzero(table.fold == fold) for fold in folds}
     if features is not None:

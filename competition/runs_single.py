@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from competition import files
 from competition.backbones import Weights
 from competition.classifier import build_classifier, build_recipe_backbone, set_head
-from competition.files import write_npz
 from competition.heads import predict_heads
 from competition.runs_folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, fold_dir, load, weight_files
 from competition.runs_run import Run
@@ -69,7 +69,7 @@ def softmax(logits, ops=np):
 def write_head(path, head, **more):
     """Write a list of float32 [inputs + 1, outputs], one for each layer, the last row its bias."""
     hidden = {f"hidden_{i}": matrix for i, matrix in enumerate(head[:-1])}
-    write_npz(path, kernel=head[-1][:-1], bias=head[-1][-1], **hidden, **more)
+    files.write_npz(path, kernel=head[-1][:-1], bias=head[-1][-1], **hidden, **more)
 
 
 def read_head(run_dir, fold):

@@ -50,6 +50,6 @@ def test_what_is_refused_first(arguments, words):
 def test_the_size_inside_the_network():
     assert settle(table_of(), "scratch", "none", "quick", ["image_size=0"]).size_inside() == (16, 16)
     assert settle(table_of((16, 24)), "scratch", "none", "quick", LARGER).size_inside() == (32, 48)
-    tiny = settle(table_of((1, 1)), "mobilenet", "none", "quick", ["image_size=0"])  # settles, and is refused here
-    with pytest.raises(InputError):
+    tiny = settle(table_of(), "mobilenet", "none", "quick", ["image_size=8"])  # settles, and is refused here
+    with pytest.raises(InputError, match="image_size is 8, expected at least"):
         tiny.size_inside()

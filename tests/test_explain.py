@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import files
+from competition import files, settle
 from competition import train as training
 from competition.__main__ import main
 from competition.explain import (
@@ -262,7 +262,7 @@ def place(tmp_path_factory):
         files.write_text("mine.toml", "frozen_epochs = 30\nimage_size = 24\nviews = ['identity']\nbatch_size = 8\n"
                                       "frozen_rate = 1e-2\n[scratch]\nepochs = 2\nrate = 1e-3\nimage_size = 0\n")
         with pytest.MonkeyPatch.context() as patch:  # lets the cheapest network have a frozen phase
-            patch.setattr("competition.settle.pretrained", lambda model, weights: True)
+            patch.setattr(settle, "pretrained", lambda model, weights: True)
             training.train("scratch", "mine.toml", run="frozen")
         training.train("scratch", "mine.toml", run="full")
     return place

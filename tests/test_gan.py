@@ -17,7 +17,7 @@ import pytest
 from conftest import encode
 from PIL import Image
 
-from competition import files, gan, heads
+from competition import files, gan, heads, settle
 from competition import train as training
 from competition.double import double
 from competition.files import InputError
@@ -213,7 +213,7 @@ def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatc
     options = {"name": "farben", "only_fold": 0, "overrides": [
         "synthetic=3", "frozen_epochs=1", "epochs=2", "batch_size=4", "views=identity", "augment=hflip",
         "frozen_copies=0", "plain_epochs=0", "image_size=0"]}
-    monkeypatch.setattr("competition.settle.pretrained", lambda model, weights: True)
+    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)
     for fold, reason in ((0, "GAN of fold 0 is"), (1, "no such GAN")):
         files.write_json(record, files.read_json(record) | {"verdict": "poor"})
         with pytest.raises(InputError, match=reason):

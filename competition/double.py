@@ -27,12 +27,14 @@ from competition.backbones import network_size, pretrained, resolve_weights
 from competition.features import MS, predict
 from competition.files import InputError
 from competition.folds import read_folds
+from competition.frozen import frozen_features
 from competition.fuse import fuse_batchnorm
 from competition.heads import predict_heads
 from competition.images import load_images
 from competition.metrics import find_metric
 from competition.recipes import read_recipe
 from competition.views import VIEWS
+from competition.workspace import Workspace, check_run_name
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def probabilities_of(tree, logits, ops=np):
 
 
 def double(model, splits, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
-           memory=None):
+           memory=None, workspace=Workspace()):
     """Train a tree of models on the folds of the table `name` and merge their OOF; returns the run's folder.
 
     splits   "Species1": it against the rest, then the rest among themselves; read_splits says what else
@@ -91,7 +93,7 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     anything that cannot be used, and for a run folder made from another config, fold table or other images.
     """
     memory = read_memory(memory)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     tree = read_splits(splits, table)
     device.make_repeatable()
     chosen = resolve_weights(model, weights)
@@ -99,7 +101,7 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     settings = train.fit_classes(table, train.fit_to_shape(table, settings))
     network_size(model, table.size, settings.image_size or None, settings.least_size)
     folds = train.fold_numbers("ONLY_FOLD", only_fold, table)
-    folder = files.RUNS / table.name / train._run_name(run or f"{model}-{Path(recipe).stem}-double")
+    folder = table.paths.run(check_run_name(run or f"{model}-{Path(recipe).stem}-double"))
     if settings.synthetic:
         from competition.gan import check_synthetic
 
@@ -144,7 +146,7 @@ def read_splits(text, table):
     quote or a space at an end goes in double quotes, its own doubled, as in a CSV. Raises InputError for classes that
     are unknown, named twice or not in one group, for a split that leaves nothing, and for a quote that has no end.
     """
-    classes, where = table.classes, files.FOLDS / f"{table.name}.csv"
+    classes, where = table.classes, table.paths.csv
     if _TOKENS.sub("", text):
         raise InputError(f"SPLITS={text}: a quote has no end, expected names in double quotes, their own doubled")
     splits = [[[]]]
@@ -197,7 +199,7 @@ def take_part(table, node):
         missing = [label for label in branch_of.values() if label not in taught]
         if missing or not held_out.any():
             found = f"no image of {missing[0]} to train on" if missing else "holds out none of " + ", ".join(branch_of)
-            raise InputError(f"{files.FOLDS / table.name}.csv: fold {fold} has {found}, expected some; fewer folds "
+            raise InputError(f"{table.paths.csv}: fold {fold} has {found}, expected some; fewer folds "
                              "would do (make folds FOLDS=)")
     classes = list(dict.fromkeys(branch_of.values()))
     hashes = {key: files.hash_json([getattr(table, key), node]) for key in ("hash", "data_hash")}
@@ -332,7 +334,7 @@ def _merge_folds(folder, table, settings, model, weights, memory):
     if run.frozen:
         backbone = fuse_batchnorm(train._build_backbone(model, table, settings, weights))
         room = Room(memory and memory.features)
-        features = train.frozen_features(table, settings, model, weights, images, backbone, room)[0]
+        features = frozen_features(table, settings, model, weights, images, backbone, room)[0]
         predict_fold = _by_heads(run, settings.views, features)
     else:
         predict_fold = _by_models(run, table, settings.views, images)

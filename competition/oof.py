@@ -11,15 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition import files
 from competition.files import BROKEN, InputError, csv_bytes, read_json, write_bytes, write_npz
 
 KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
-BLEND = "blend"  # the folder beside the runs that holds their blend
-LOOK = "look"  # the one with what is in the data
-GROUPS = "groups"  # the one with which images show the same picture
-PREDICT = "predict"  # the one with what was predicted of test images
-STUDY = "study"  # the one with what the study found; its runs are study-...
 
 
 @dataclass(frozen=True)
@@ -150,11 +144,11 @@ def read_fold(fold_dir, table, fold):
     return found
 
 
-def all_runs(name):
-    """{run: is it finished} of the folders in `runs/<name>/` that hold a `run.json`, sorted by name."""
-    records = sorted((files.RUNS / name).glob("*/run.json"))
+def all_runs(paths):
+    """{run: is it finished} of the folders in `runs/<name>/` (workspace.Paths) that hold a `run.json`, sorted by name."""
+    records = sorted(paths.runs.glob("*/run.json"))
     return {path.parent.name: bool(read_run_record(path.parent).get("finished"))
-            for path in records if path.parent.name != BLEND and not path.parent.name.startswith(".")}
+            for path in records if path.parent != paths.blend and not path.parent.name.startswith(".")}
 
 
 def check_hashes(path, table, record, classes=None):

@@ -32,7 +32,7 @@ from competition.groups import find_near, make_sketch
 from competition.heads import head_logits
 from competition.images import load_images
 from competition.metrics import find_metric
-from competition.oof import BLEND, read_oof
+from competition.oof import read_oof
 from competition.shift import read_test
 from competition.train import Run, Taught, _fold_dir, _load, build_fold_model, build_shared, read_run
 
@@ -131,12 +131,12 @@ def read_teaching(table, teacher=None, pseudo=None):
     Raises InputError for a blend or runs that are missing, unfinished or of another fold table, and for what is no
     folder or zip of images.
     """
-    if (teacher or BLEND) == BLEND:
+    if (teacher or "blend") == "blend":
         record = read_blend(table)
         names, kind = [run for run, weight in record["weights"].items() if weight > 0], record["kind"]
     else:
-        names, kind = _choose_runs(table.name, teacher), "mean"
-    folders = [files.RUNS / table.name / name for name in names]
+        names, kind = _choose_runs(table.paths, teacher), "mean"
+    folders = [table.paths.run(name) for name in names]
     oofs = np.stack([read_oof(folder, table).probs[0] for folder in folders])  # refuses what is unfinished
     weights = [WEIGH[kind](oofs[:, rows], table.labels[rows], find_metric(table.metric))
                for rows in (table.fold != fold for fold in range(table.k))]

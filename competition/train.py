@@ -25,29 +25,25 @@ from tqdm import tqdm
 
 from competition import device, files, heads, oof
 from competition.arrays import Joined, Room, Rows, held, read_memory
-from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copies
+from competition.augment import build_policy, draw_numbers, mix_pairs
 from competition.backbones import Weights, build_backbone, network_size, pretrained, resolve_weights
-from competition.features import MS, Shelf, copy_features, predict, time_of, use_xla, view_features
+from competition.features import MS, predict, time_of, use_xla
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
+from competition.frozen import class_copies, copies_features, frozen_features, open_shelf
 from competition.fuse import fuse_batchnorm
-from competition.images import IMAGES, IMAGES_FORMAT, load_images, warn_of_others
+from competition.images import load_images, warn_of_others
 from competition.metrics import find_metric, say_scores
 from competition.recipes import MIXTURES, Recipe, read_recipe
 from competition.views import VIEWS, usable_views
+from competition.workspace import STUDY_RUN, Workspace, check_run_name
 
 BACKBONE_FILE = "backbone.weights.h5"
 MODEL_FILE = "model.weights.h5"
 HEAD_FILE = "head.npz"
 HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
-GAN = "gan"  # the folder beside the runs that keeps the GANs
-TUNE = "tune"  # the folder beside the runs that keeps what was tuned
-FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 GROWTH = 0.5, 0.75  # shares of the full side at which `progressive` begins; each is a graph of its own
 TRAIN_FORMAT = 5  # raise it when the same config trains to something else, so that no run ends otherwise than it began
-COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
-DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do
-FEATURES_FORMAT = 5  # raise it when what a backbone makes of the same image changes
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Run:
 
 
 def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
-          after_epoch=None, teacher=None, pseudo=None):
+          after_epoch=None, teacher=None, pseudo=None, workspace=Workspace()):
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
@@ -83,7 +79,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     other images.
     """
     memory = read_memory(memory)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     device.make_repeatable()
     chosen = resolve_weights(model, weights)
     settings = read_recipe(recipe, overrides, from_random=not pretrained(model, chosen))
@@ -91,7 +87,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     network_size(model, table.size, settings.image_size or None, settings.least_size)  # refuses before a run is begun
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
-    folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}{kind}")
+    folder = table.paths.run(check_run_name(run or f"{model}-{Path(recipe).stem}{kind}"))
     teaching = None
     if kind:
         from competition.teach import read_teaching  # which imports this module
@@ -137,7 +133,7 @@ def _wants_another_seed(folder):
 
     record = files.read_json(folder / "run.json")
     by_heads = plain_heads(record) and record["config"]["folds"] > 2  # train_apart leaves out two
-    return record["finished"] and not by_heads and not folder.name.startswith(f"{oof.STUDY}-")  # which never blend
+    return record["finished"] and not by_heads and not folder.name.startswith(STUDY_RUN)  # which never blend
 
 
 def train_table(folder, table, settings, model, weights, folds, memory, after_epoch=None, teaching=None):
@@ -280,12 +276,6 @@ def _is_done(folder, fold, settings):
     return all((_fold_dir(folder, fold) / name).exists() for name in (weights, "fold.json", "views.npz"))
 
 
-def _run_name(run):
-    if run in (others := (oof.BLEND, oof.LOOK, oof.GROUPS, oof.PREDICT, oof.STUDY, FEATURES, GAN, IMAGES, TUNE)):
-        raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
-    return files.check_name("RUN", run)
-
-
 def _is_whole(folder, table, settings):
     """Whether a finished run has all its files still."""
     shared = [] if settings.epochs else [BACKBONE_FILE]
@@ -327,7 +317,7 @@ def fit_classes(table, settings):
     given = settings.class_weight if isinstance(settings.class_weight, dict) else {}
     for key, named in (("class_weight", given), ("oversample_classes", settings.oversample_classes)):
         if unknown := [name for name in named if name not in table.classes]:
-            raise InputError(f"{key} names {unknown[0]!r}, expected classes of {files.FOLDS / table.name}.csv: "
+            raise InputError(f"{key} names {unknown[0]!r}, expected classes of {table.paths.csv}: "
                              f"{', '.join(table.classes)}")
     return replace(settings, class_weight={name: given.get(name, 1.0) for name in table.classes}) if given else settings
 
@@ -625,7 +615,7 @@ def _train_folds(folder, table, settings, model, weights, folds, memory, after_e
             phase = _build_phase(table, settings, model, images, taught, backbone.get_weights())
             scored = _build_scored(phase, model, table, settings)
         else:
-            took = time_of(_shelf(whole, settings, model, weights, whole.frame["sha256"].array))
+            took = time_of(open_shelf(whole, settings, model, weights, whole.frame["sha256"].array))
         for fold in folds:
             directory = _fold_dir(folder, fold)
             if settings.epochs:
@@ -674,53 +664,6 @@ def _taught(folder, table, settings, images, folds, memory=None, teaching=None):
 
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
-
-
-def frozen_features(table, settings, model, weights, images, backbone, room=None):
-    """Features of the TTA views, a list of [n, d] (of the plain image alone where a second phase follows), and those
-    to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before.
-
-    `backbone` is fused (fuse.fuse_batchnorm): features of one that is not would differ in their last digits. What finds
-    no `room` (arrays.Room) in memory is read from disk as it is needed.
-    """
-    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].array)
-    views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
-    room = room or Room()
-    features = view_features(backbone, images, views, shelf, room)
-    if not settings.frozen_copies or settings.augment_phases == "full":
-        return features, features
-    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, shelf,
-                                   room, files.versions(DRAWING))
-
-
-def _shelf(table, settings, model, weights, hashes):
-    """The features.Shelf for images of these sha256; those of other fold tables, by whatever name, serve as well."""
-    from keras import backend
-
-    key = {"format": FEATURES_FORMAT, "decoded": IMAGES_FORMAT, "size": list(table.size), "model": model,
-           "weights": weights.sha256, "image_size": settings.image_size, "least_size": settings.least_size,
-           "versions": files.versions(COMPUTING) | {"backend": backend.backend()}}
-    return Shelf(files.RUNS / table.name / FEATURES, hashes, key, tuple(files.RUNS.glob(f"*/{FEATURES}")))
-
-
-def class_copies(table, settings):
-    """The augment.Copies of the classes that the recipe wants more images of."""
-    named = settings.oversample_classes or table.classes
-    targets = [settings.oversample_count * (name in named) for name in table.classes]
-    return plan_copies(table.labels, table.fold, np.array(targets))
-
-
-def copies_features(table, settings, model, weights, images, backbone, room=None):
-    """The augment.Copies with their features, augmented as the recipe says; see frozen_features."""
-    copies = class_copies(table, settings)
-    sources = copies.sources[len(table.labels):]
-    if not len(sources):
-        return copies
-    general = settings.augment if settings.frozen_copies and settings.augment_phases != "full" else []
-    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].to_numpy()[sources].tolist())
-    features, = copy_features(backbone, Rows(images, sources), 1, [*settings.oversample_augment, *general],
-                              settings.seed, shelf, room, files.versions(DRAWING))
-    return replace(copies, features=features)
 
 
 def _train_heads(folder, table, settings, plain, pool, copies, folds, bar, soft=None):

@@ -17,6 +17,7 @@ import inspect
 from importlib import import_module
 
 from competition.files import InputError
+from competition.workspace import Workspace
 
 FORMATS = {  # name: what it is, for --help; the module's name has _ for -
     "codalab": "a zip with model.py, class model(path), for CodaLab",
@@ -26,7 +27,7 @@ FORMATS = {  # name: what it is, for --help; the module's name has _ for -
 }
 
 
-def make(format=None, name=None, run=None, **options):
+def make(format=None, name=None, run=None, workspace=Workspace(), **options):
     """Make what the format asks for of the blend, or of one run; returns its path.
 
     Options that are None or False were not given. InputError for an unknown format, for options that it does not take
@@ -42,4 +43,4 @@ def make(format=None, name=None, run=None, **options):
         if key not in taken:
             known = ", ".join(f"{key.upper()}=" for key in taken if key in options) or "none of its own"
             raise InputError(f"{key.upper()}={value}: not an option of FORMAT={format}, which has {known}")
-    return function(name, run, **given)
+    return function(name, run, workspace=workspace, **given)

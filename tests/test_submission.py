@@ -16,18 +16,21 @@ import pytest
 from competition import fit, submission
 from competition.blend import FORMAT, sharpen
 from competition.check import check
-from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
+from competition.files import InputError, read_json, sha256_file, write_json
 from competition.folds import make_folds, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
 from competition.rehearsal import predict_zip
 from competition.submission import choose_sample, make_submission, pack
 from competition.views import VIEWS
+from competition.workspace import Workspace
 from conftest import class_folders
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
+RUNS = Workspace().runs
+SUBMISSIONS = Workspace().submissions
 COUNTS = {"a": 20, "b": 25, "c": 18}
 RUN_SETTINGS = {  # the rates are high enough for probabilities that differ
     "pixels": ("baseline", ["epochs=2", "rate=0.003"]),

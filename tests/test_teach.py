@@ -18,8 +18,9 @@ from competition.folds import make_folds, read_folds
 from competition.images import load_images
 from competition.recipes import Recipe
 from competition.train import build_fold_model, read_run
+from competition.workspace import Workspace
 
-RUNS = files.RUNS / "toy"
+RUNS = Workspace().runs / "toy"
 TINY = "batch_size = 8\n[scratch]\nepochs = 2\nrate = 1e-2\n"
 BOTH = ("frozen_epochs=2", "epochs=2", "batch_size=4", "oversample_count=12", "class_weight=balanced", "cutmix=0.5")
 

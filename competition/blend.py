@@ -145,6 +145,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=W
     runs      "a,b,c" or a list; default: all finished runs of the table but the study's
     hidden_n  images of the hidden test that the forecast is for; default: as many as a fold has
     hidden    "random" or "groups": see forecast.make_forecast
+    workspace where the table and its runs lie
 
     Prints every candidate, why one was chosen, and the forecast; returns what `blend.json` holds. The same runs give
     the same files, in whatever order they are named. InputError for runs that are unknown, unfinished, or made on
@@ -266,7 +267,8 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     chooser = make_chooser(oofs, table, members)
     candidates, chosen = make_candidates(chooser, members)
     if candidates[chosen].weights != record["weights"] or candidates[chosen].views != record["views"]:
-        raise InputError(f"{table.paths.blend / 'blend.json'}: other runs than those that were blended, run `make blend` again")
+        raise InputError(f"{table.paths.blend / 'blend.json'}: other runs than those that were blended, run `make "
+                         "blend` again")
     forecast = forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
     return forecast | {"left_out": count_left_out(table.paths, oofs)}
 
@@ -587,7 +589,8 @@ def _read_run(folder, table, asked):
 
 def count_left_out(paths, runs):
     """How many finished runs there are besides `runs` and the study's: nobody can know why they were left out."""
-    return sum(finished and run not in runs and not run.startswith(STUDY_RUN) for run, finished in all_runs(paths).items())
+    return sum(finished and run not in runs and not run.startswith(STUDY_RUN)
+               for run, finished in all_runs(paths).items())
 
 
 def _choose_runs(paths, runs):
@@ -596,7 +599,8 @@ def _choose_runs(paths, runs):
     if runs is None or runs == "":
         own = [run for run in known if not run.startswith(STUDY_RUN)]  # the study's are to be compared, not kept
         if studied := len(known) - len(own):
-            warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY_RUN}...; RUNS= takes them")
+            warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY_RUN}...; RUNS= takes "
+                 "them")
         finished = [run for run in own if known[run]]
         if left_out := [run for run in own if not known[run] and not _tells_of(folder / run, finished)]:
             warn(f"{folder}/: left out, since unfinished: {', '.join(left_out)}")

@@ -146,6 +146,7 @@ def check(zip_path, format=None, name=None, scorer=None, size=None, hidden_n=Non
     scorer    which Python runs it, as in make_submission
     size      height and width of the images, where they are noise
     hidden_n, max_mb, max_seconds, max_memory   as in make_submission
+    workspace where the fold table and the scorers' environments lie
 
     Raises InputError, one line that names them, where checks failed.
     """

@@ -27,12 +27,12 @@ MODELS = (
 
 
 def play(folder=None, images=1200, hidden=400, workspace=Workspace()):
-    """Draw the sample into `folder`/data (default: sample/ in the Workspace), make folds, train MODELS, blend, pack, score the zip on the hidden test.
+    """Draw the sample into `folder`/data, make folds, train MODELS, blend, pack, score the zip on the hidden test.
 
-    All that is written lies below `folder`, in folds/, runs/ and submissions/ of its own, apart from the user's. The
-    hidden labels are read only once the zip lies there. Prints a table of accuracies and of seconds; returns it as a
-    DataFrame with the columns stage, seconds, oof, hidden. What was done before is not done again. InputError for
-    counts that are too small, and for a folder that holds anything else.
+    All that is written lies below `folder` (default: sample/ in the Workspace), in folds/, runs/ and submissions/ of
+    its own, apart from the user's. The hidden labels are read only once the zip lies there. Prints a table of
+    accuracies and of seconds; returns it as a DataFrame with the columns stage, seconds, oof, hidden. What was done
+    before is not done again. InputError for counts that are too small, and for a folder that holds anything else.
     """
     if hidden < 1:
         raise InputError(f"--hidden {hidden}: expected at least 1 hidden image to score the zip on")

@@ -88,7 +88,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
               identical bytes share a group
     drop_conflicts  leave out pictures that are there under several labels
     metric    what the competition is scored by, a name of metrics.METRICS
-    workspace where the table and what was found are written
+    workspace  where table and report are written
 
     A group lies in one fold. What was found is shown in runs/<name>/groups/. The table depends on data and
     arguments alone, not on the machine. Returns the FoldTable; raises InputError for data or arguments that

@@ -1,4 +1,4 @@
-"""Features of frozen backbones: which ones a recipe wants, where a competition keeps them, and how they are found again.
+"""Features of frozen backbones: which ones a recipe wants, where a competition keeps them, and who finds them how.
 
 What a file of features depends on is its key. `features_key` says what of it is a choice of the run; the rest is what
 computed it. Whoever looks for features asks `find_features`, which goes by the same key as the writer.

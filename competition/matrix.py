@@ -69,8 +69,9 @@ def play(scorers=None, families=None, folder=None, formats=None, workspace=Works
     scorers   "2.12.1,current": releases of TensorFlow, each in an environment that is built once (scorers.find_python),
               and the project's own Python; default: SCORERS
     families  "vgg16,scratch,heads": backbones and CASES; default: FAMILIES and all CASES
-    folder    where they are trained, by default .scorers/matrix/ in the Workspace; what was trained before is not trained again, and a zip that a scorer ran before,
-              which results.csv there says, is not run again. The table is written there as well, as matrix.md
+    folder    where they are trained; default: .scorers/matrix/ in the Workspace. What was trained before is not trained
+              again. A zip that a scorer ran before is not run again, as results.csv there says. The table is written
+              there as well, as matrix.md
     formats   "codabench,kaggle-csv": of FORMATS, made of the first family; default: all, "none": none
 
     InputError where an environment cannot be built, and, after the table, where anything fails.
@@ -96,7 +97,8 @@ def play(scorers=None, families=None, folder=None, formats=None, workspace=Works
     frame = pd.DataFrame(rows).fillna("-")
     lines = ["", *(f"| {' | '.join(map(str, row))} |" for row in (
         frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)))]
-    files.write_text(workspace.root / "matrix.md", "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
+    files.write_text(workspace.root / "matrix.md",
+                     "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
                      + "\n".join(lines) + "\n")
     print(f"\nlabels as the toolkit's, the largest difference of a probability, seconds to load\n{text_table(frame)}")
     print(f"\n{workspace.root / 'matrix.md'}: the same")
@@ -119,7 +121,7 @@ def _try(name, packed, pythons, broken, kept, format="codalab"):
 
 
 def _once(row, scorer, path, run, broken, kept):
-    """What `run` says, or FAILS; a file that was fine before is not run again. `kept`, a CSV, gets each result at once."""
+    """What `run` says, or FAILS; a file that was fine before is not run again. `kept`, a CSV, gets each result."""
     sha256 = sha256_file(path)
     before = list(csv.DictReader(kept.read_text("utf-8").splitlines())) if kept.exists() else []
     same = [line for line in before if (line["row"], line["scorer"], line["sha256"]) == (row, scorer, sha256)]

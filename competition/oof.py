@@ -145,7 +145,7 @@ def read_fold(fold_dir, table, fold):
 
 
 def all_runs(paths):
-    """{run: is it finished} of the folders in `runs/<name>/` (workspace.Paths) that hold a `run.json`, sorted by name."""
+    """{run: is it finished} of the folders that hold a `run.json` in `runs/<name>/`, sorted by name. paths: a Paths"""
     records = sorted(paths.runs.glob("*/run.json"))
     return {path.parent.name: bool(read_run_record(path.parent).get("finished"))
             for path in records if path.parent != paths.blend and not path.parent.name.startswith(".")}

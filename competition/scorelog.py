@@ -57,6 +57,7 @@ def score(zip_path=None, phase="", value=None, workspace=Workspace()):
               sha256, eight at least; None: print the table alone
     phase     what the competition calls the test; a later score of the same phase takes the place of an earlier one
     value     of the competition's metric, as a share where it is one
+    workspace whose log it is
 
     InputError for a zip that the log does not know, and for a value that cannot be one.
     """
@@ -118,7 +119,8 @@ def _find(zip_path, rows, workspace):
     found = [row for row in rows if row["sha256"] == sha256]
     if not found:
         known = ", ".join(sorted({f"{row['zip']} ({row['sha256'][:8]})" for row in rows})) or "none yet"
-        raise InputError(f"ZIP={zip_path}: its sha256 {sha256[:8]} is not in {workspace.score_log}, expected one of {known}")
+        raise InputError(f"ZIP={zip_path}: its sha256 {sha256[:8]} is not in {workspace.score_log}, expected one of "
+                         f"{known}")
     return found[-1]
 
 

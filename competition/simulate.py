@@ -87,6 +87,7 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None, workspace=Work
             no groups, or next to none
     seed    of the first round; the others follow
     data    "a.zip,b.zip": what to make fold tables of, called after it, and take these as well
+    workspace  where the tables lie and the rounds are written
 
     Every round lies in `runs/simulate/<name>-<hidden>.csv` when it is played, and is not played again. InputError for a
     table or data that cannot be read.
@@ -97,8 +98,8 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None, workspace=Work
     for source in [part.strip() for part in (data or "").split(",") if part.strip()]:
         make_folds(source, workspace=workspace)
         names.append(default_name(source))
-    rounds = [_play_all(digits() if one == "digits" else read_pool(one, workspace), count, hidden, seed, workspace.simulate)
-              for one in dict.fromkeys(names or ["digits"])]
+    pools = (digits() if one == "digits" else read_pool(one, workspace) for one in dict.fromkeys(names or ["digits"]))
+    rounds = [_play_all(pool, count, hidden, seed, workspace.simulate) for pool in pools]
     rounds = pd.concat(rounds, ignore_index=True)
     print(text_table(summarise(rounds), 2))
     print(f"{workspace.simulate}/: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth, and "
@@ -107,7 +108,7 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None, workspace=Work
 
 
 def _play_all(pool, count, hidden, seed, folder):
-    """`count` rounds of each condition on a pool, on all cores; those that were played before are read from `folder`."""
+    """`count` rounds of each condition on a pool, on all cores; `folder` keeps them, and none is played again."""
     if hidden == "groups" and (np.bincount(pool.groups)[pool.groups] > 1).mean() < LEAST_SHARED:
         pool = _in_scenes(pool)
     scenes = _in_scenes(pool) if hidden == "random" else pool

@@ -268,6 +268,7 @@ def study(name=None, backbone="efficientnet_lite0", budget="default", weights="i
     budget    "quick", "default" or "full", a key of BUDGETS
     weights   "imagenet", or a folder of weights, for those backbones that it holds; the others take "imagenet"
     memory    as for `train`
+    workspace where the table lies; the sample is played in sample/ there
 
     Writes study.csv, study.md (with the commands) and study.json into `runs/<name>/study/` after each rung. Stopped or
     killed, the same call goes on. A rung that fails is noted with its reason, and tried again by the next call; one

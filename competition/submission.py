@@ -90,6 +90,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     hidden  "random" or "groups": see forecast.make_forecast; default: as the blend has it
     max_mb, max_seconds, max_memory  what the scorer allows (fit.read_limits)
     fit     where the blend is over that, take the best that fits (competition/fit.py)
+    workspace  where the table and its runs lie, and the zip is written
 
     Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found; the log
     (scorelog.py) gets a line. Returns the zip's path. InputError for a blend or a run that is missing, unfinished or

@@ -72,6 +72,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     teacher    "blend", or finished runs ("a,b"), whose fold models say what to learn of the images that they saw as well
     pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
                models (default: of the blend) give; see teach.py for both
+    workspace  where the table lies and the run is written; default: the current folder
     after_epoch  called without arguments after each epoch of the second phase, when all of it is on disk; what it
                raises ends the training there, and the same call goes on with it
 

@@ -161,8 +161,9 @@ def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run
                 are more
     clock       seconds, for the minutes
 
-    model, recipe, name, weights, overrides, memory: as for train.train. Writes `runs/<name>/tune/<study>/study.json`
-    and `trials.csv`. Raises InputError for what cannot be used, and for a study begun from something else.
+    model, recipe, name, weights, overrides, memory, workspace: as for train.train. Writes `study.json` and `trials.csv`
+    into `runs/<name>/tune/<study>/`. Raises InputError for what cannot be used, and for a study begun from something
+    else.
     """
     read_memory(memory)
     trials, minutes = _read_budget("TRIALS", trials, int), _read_budget("MINUTES", minutes, float)

@@ -1,7 +1,7 @@
 """Where everything lies on disk: a Workspace is the folder that a command works in, its Paths those of one competition.
 
-No other module names a folder. What lies beside the runs of a competition is one table, BESIDE, and no run may be called
-so. Paths are relative to the current folder where the Workspace's root is, so that messages show them as one types them.
+No other module names a folder. BESIDE is the table of what lies beside the runs of a competition: no run may be called
+so. The paths of the default Workspace are relative, so that messages show them as one types them.
 """
 
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ class Workspace:
         return sorted(path.stem for path in self.folds.glob("*.json") if not path.name.startswith("."))
 
     def of(self, name):
-        """This Workspace, or the sample's where the sample was drawn, `name` is its name and no table here is called so."""
+        """The Workspace of the table of that name: the sample's, if it was drawn and no table here is called so."""
         drawn = name == SAMPLE and self.sample.competition(name).json.exists()
         return self.sample if drawn and not self.competition(name).json.exists() else self
 

@@ -313,7 +313,8 @@ def frozen(tmp_path, monkeypatch):
     features = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
     features[:, :3] += 2 * np.eye(3)[table.labels]
     cache = Workspace().runs / "toy" / "features"
-    write_json(cache / "key.json", {"data": table.data_hash, "images": Shelf(cache, table.frame["sha256"].tolist(), {}).images,
+    images = Shelf(cache, table.frame["sha256"].tolist(), {}).images
+    write_json(cache / "key.json", {"data": table.data_hash, "images": images,
                                     "size": [8, 8], "model": "m", "weights": "w", "image_size": 0, "least_size": 0,
                                     "view": "identity"})
     np.save(cache / "key.npy", features)

@@ -178,7 +178,8 @@ def test_a_kernel_of_the_sample_competition_leaves_its_predictions(home, tmp_pat
     test.mkdir(parents=True)
     for number in range(3):
         (test / f"{number}.png").write_bytes(encode(smooth(50 + number, 12, 16)))
-    folder = formats.make("kaggle-kernel", "sample", "far", Workspace().of("sample"), kaggle_user="me", competition="some")
+    folder = formats.make("kaggle-kernel", "sample", "far", Workspace().of("sample"), kaggle_user="me",
+                          competition="some")
     assert folder == KERNELS / "sample-predict-far" and len(read_log(sample)) == 1
     done = run_kernel(Path.cwd() / folder, tmp_path / "root")
     assert done.returncode == 0, done.stderr
@@ -189,7 +190,8 @@ def test_a_training_kernel_of_the_sample_competition_is_taken_home(competition, 
     """The same for a run: its kernel finds the table, `take` the competition that it belongs to."""
     sample = Workspace().sample
     make_folds(home / "photos", name="sample", folds=2, workspace=sample)
-    folder = make_training("baseline", name="sample", run="there", overrides=SETTINGS, kaggle_user="me", workspace=sample)
+    folder = make_training("baseline", name="sample", run="there", overrides=SETTINGS, kaggle_user="me",
+                           workspace=sample)
     with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
         assert {"work/folds/sample.csv", "work/folds/sample.json"} <= set(archive.namelist())
         assert json.loads(archive.read("toolkit-job.json"))["output"] == {"runs/sample/there": "run-sample-there.zip"}

@@ -1,4 +1,4 @@
-"""Where everything lies: by default in the current folder, no name of a run that means something else, no other list."""
+"""Where everything lies: by default in the current folder; no run is called like what lies beside the runs."""
 
 import dataclasses
 import os
@@ -25,7 +25,8 @@ def test_the_default_is_the_current_folder_by_relative_paths():
     assert [str(path) for path in (paths.csv, paths.json, paths.run("a"), paths.blend, paths.zip, paths.zip_json)] == [
         "folds/plants.csv", "folds/plants.json", "runs/plants/a", "runs/plants/blend", "submissions/plants.zip",
         "submissions/plants.json"]
-    assert str(paths.predictions_json) == "submissions/plants.csv.json" and str(paths.explain("a")) == "runs/plants/a/explain"
+    assert str(paths.predictions_json) == "submissions/plants.csv.json"
+    assert str(paths.explain("a")) == "runs/plants/a/explain"
     assert str(paths.shift("new")) == "runs/plants/shift/new" and str(paths.predict("new")) == "runs/plants/predict/new"
     assert str(Workspace().score_log) == "submissions/log.csv" and str(Workspace().matrix) == ".scorers/matrix"
 
@@ -48,7 +49,7 @@ def test_name_sample_means_the_drawn_one_unless_there_is_a_table_of_that_name(wo
 
 @pytest.mark.parametrize("name", BESIDE)
 def test_no_run_is_called_like_what_lies_beside_the_runs(name):
-    with pytest.raises(InputError, match=f"^RUN={re.escape(name)}: expected another name, .*are other folders and files"):
+    with pytest.raises(InputError, match=f"^RUN={name}: expected another name, .* are other folders and files"):
         check_run_name(name)
 
 
@@ -77,7 +78,7 @@ def test_all_that_lies_beside_the_runs_is_in_the_table():
         elif name in INSIDE:
             path = getattr(paths, name)("a")
         else:
-            assert name.startswith("__") or name in ("run", "explain", "workspace", "name"), f"{name}: is it beside the runs?"
+            assert name.startswith("__") or name in ("run", "explain", "workspace", "name"), f"{name}: beside the runs?"
             continue
         if isinstance(path, Path) and path.is_relative_to(paths.runs) and path != paths.runs:
             found.add(path.relative_to(paths.runs).parts[0])

@@ -2,10 +2,11 @@
 
 To add one, write `competition/formats/<name>.py` with a function
 
-    make(name=None, run=None, ...) -> path of what was made
+    make(name=None, run=None, ..., workspace=Workspace()) -> path of what was made
 
-and name it in FORMATS. `name` is that of the fold table, `run` a run in place of the blend; the names of its other
-arguments are the options that it takes, which the user gives in capitals (`test` is TEST=), and None means not given.
+and name it in FORMATS. `name` is that of the fold table, `run` a run in place of the blend, `workspace` says where both
+lie (workspace.py); the names of its other arguments are the options that it takes, which the user gives in capitals
+(`test` is TEST=), and None means not given.
 A new option is a flag of the verb `submission` and a variable in the Makefile as well. `make` writes a record beside
 its output that names the format, with `record_of`, and raises InputError for whatever cannot be used.
 

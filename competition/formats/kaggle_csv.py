@@ -60,6 +60,7 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
     probabilities  a column a class in place of labels; a sample that has such columns gets them anyway
     memory         "4G", as for train.train
     hidden         as of submission.make_submission; the score is forecast for as many images as there are
+    workspace      where the table and its runs lie, and the CSV is written
 
     Returns the CSV's path. InputError for what cannot be used, above all for a sample that does not fit the images or
     the classes.

@@ -59,6 +59,7 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     test, sample         what the test folder (or zip) and sample_submission.csv are called there; default "test"
     probabilities        as of kaggle_csv.make
     hidden_n, hidden     as of submission.make_submission
+    workspace            where the table and its runs lie; in the kernel they lie in the folder that it works in
 
     Returns the folder. InputError for whatever cannot be used.
     """
@@ -213,7 +214,7 @@ def _copy(source, target):
 
 
 def _at_home(table, path):
-    """A path of the table's Workspace from its root on: there a kernel has it, which works in a Workspace of its own."""
+    """A path of the table's Workspace from its root on: a kernel has it there, in the folder that it works in."""
     return path.relative_to(table.workspace.root).as_posix()
 
 

@@ -380,7 +380,7 @@ def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
 
     monkeypatch.setattr(submission, "prove", prove)
     found = {"bytes": 9e6, "hidden_seconds": 1, "hidden_bytes": 1, "load_seconds": 1, "warm_seconds": 0}
-    given = whole, SimpleNamespace(name="toy"), None, None, None, 1, fit.Limits(megabytes=1), found, True
+    given = whole, SimpleNamespace(paths=Workspace().competition("toy")), None, None, None, 1, fit.Limits(megabytes=1), found, True
     smallest = 1e5
     assert submission._fit(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
     smallest = 2e6

@@ -288,10 +288,10 @@ def test_a_trial_that_fails_does_not_end_the_others_and_is_tried_again(fake_trai
     fake_train({})
     sweep, fake = {"run": "failing", "folds_used": "0"}, tuning.train
 
-    def exhausted(*arguments):
+    def exhausted(*arguments, workspace):
         if "batch_size=8" in arguments[6]:
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        fake(*arguments)
+        fake(*arguments, workspace=workspace)
 
     monkeypatch.setattr(tuning, "train", exhausted)
     assert tune("baseline", "batch_size=8,4", "tiny.toml", **sweep)["state"].tolist() == ["failed", "done"]

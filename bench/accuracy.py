@@ -12,6 +12,7 @@ from bench.tools import call_apart, copy_images, deal, import_tensorflow
 from competition import files
 from competition import train as training
 from competition.recipes import read_recipe
+from competition.workspace import Workspace
 
 MODEL = "efficientnet_lite0"
 IMAGES = 320  # of the data unless LONG=1 takes all: the report's recipe trains up to 225 epochs
@@ -99,7 +100,7 @@ def train_until(work, model, recipe, accuracy, overrides=()):
         if accuracy is not None and reached and reached[-1] >= accuracy:
             raise _Reached
 
-    folder = files.RUNS / "accuracy" / recipe
+    folder = Workspace().runs / "accuracy" / recipe
     with contextlib.chdir(work):
         with (contextlib.suppress(_Reached), mock.patch.object(training, "frozen_features", timed_features),
               mock.patch.object(training.Phase, "train_epoch", timed_epoch),

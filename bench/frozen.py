@@ -11,10 +11,11 @@ from bench.figures import Figure
 from bench.reference import run_loop
 from bench.tools import call_apart, deal, import_tensorflow
 from competition import oof
-from competition.files import RUNS
 from competition.images import load_images
 from competition.recipes import read_recipe
+from competition.workspace import Workspace
 
+RUNS = Workspace().runs
 MODEL = "efficientnet_lite0"
 EPOCHS = 25
 SETTINGS = (f"frozen_epochs={EPOCHS}", "epochs=0", "patience=0", "views=identity")  # all else is the recipe's

@@ -37,9 +37,9 @@ def _time(work, models, recipe):
     from competition import rank
     from competition.backbones import build_backbone, resolve_weights
     from competition.folds import read_folds
+    from competition.frozen import copies_features, frozen_features
     from competition.fuse import fuse_batchnorm
     from competition.images import load_images
-    from competition.train import copies_features, frozen_features
 
     def timed(function, *arguments):
         before = time.perf_counter()

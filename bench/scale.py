@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.figures import Figure
 from bench.tools import call_apart, import_tensorflow, memory
-from competition import files, folds, images
+from competition import folds, images
 from competition import train as training
 from competition.arrays import read_memory
 from competition.backbones import Weights
@@ -26,6 +26,7 @@ from competition.features import predict
 from competition.images import Source, open_source
 from competition.job import Job
 from competition.recipes import Recipe
+from competition.workspace import Workspace
 
 MEMORY = "64M"  # so little that 30 thousand images of SIZE do not fit
 SIZE = 32  # pixels
@@ -166,13 +167,13 @@ def _time_stages(table, name):
         phase.model.train_on_batch(*next(iter(phase.batches(fold, epoch))))
         phase.write(before)
 
-    shutil.rmtree(files.RUNS / table.name, ignore_errors=True)  # each time from the beginning
+    shutil.rmtree(Workspace().runs / table.name, ignore_errors=True)  # each time from the beginning
     with (mock.patch.object(training, "load_images", timed("decode", training.load_images)),
           mock.patch.object(training, "frozen_features", timed("features", training.frozen_features, note_backbone)),
           mock.patch.object(training, "_train_heads", timed("head", training._train_heads)),
           mock.patch.object(training.Phase, "train_epoch", timed("train", train_epoch, trace_step)),
           mock.patch.object(training, "_probabilities",
                             timed("predict", training._probabilities, lambda model, *_: trace(model)))):
-        training.train_table(Job(files.RUNS / table.name / name, table, "scratch", Weights("none"), RECIPE, [0],
+        training.train_table(Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0],
                                  read_memory(MEMORY)))
     return found

@@ -9,9 +9,10 @@ import numpy as np
 from bench.figures import Figure
 from bench.tools import call_apart, copy_images, deal, import_tensorflow, memory
 from competition import train as training
-from competition.files import RUNS
 from competition.runs_folder import MODEL_FILE
+from competition.workspace import Workspace
 
+RUNS = Workspace().runs
 MODEL = "efficientnet_lite0"
 FOLDS, QUICK_FOLDS = 10, 5
 SETTINGS = ("least_size=0", "frozen_epochs=0", "epochs=1", "views=identity")

@@ -1,18 +1,14 @@
 """The command line: `python -m competition <verb>`; the targets of the Makefile are thin lines over it."""
 
 import argparse
-import contextlib
 import os
 import re
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
-from competition import files
 from competition.files import InputError
 from competition.formats import FORMATS
-
-SAMPLE = Path("sample")  # where `make demo` draws the sample competition
+from competition.workspace import Workspace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 
@@ -27,8 +23,8 @@ def main(arguments=None):
     try:
         if verb in (*ON_EITHER, submission, matrix, demo):
             _choose_backend(verb)
-        with files.within(SAMPLE) if verb is not folds and _means_sample(options.get("name")) else contextlib.nullcontext():
-            return verb(**options) or 0
+        workspace = Workspace() if verb is folds else Workspace().of(options.get("name"))
+        return verb(**options, **{} if verb is backbones else {"workspace": workspace}) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,12 +36,6 @@ def main(arguments=None):
     except OSError as error:  # a full disk, a folder that cannot be written, ...
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _means_sample(name):
-    """Whether NAME=sample is the sample competition that `make demo` or `make study` drew, and no table of one's own."""
-    own, drawn = (folder / f"{SAMPLE}.json" for folder in (files.FOLDS, SAMPLE / files.FOLDS))
-    return name == SAMPLE.name and drawn.exists() and not own.exists()
 
 
 def _choose_backend(verb):
@@ -77,35 +67,36 @@ def import_tensorflow():
         os.close(kept)
 
 
-def folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts, metric):
+def folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts, metric, workspace):
     from competition.folds import make_folds, whole_number
 
     near = whole_number("NEAR", near, 0, 1)
-    make_folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts, metric)
+    make_folds(data, name, folds, seed, size, classes, skip_bad, force, groups, near, drop_conflicts, metric,
+               workspace)
 
 
-def look(name):
+def look(name, workspace):
     from competition.look import look
 
-    look(name)
+    look(name, workspace)
 
 
-def sanity(name):
+def sanity(name, workspace):
     from competition.sanity import sanity
 
-    sanity(name)
+    sanity(name, workspace)
 
 
-def audit(name, runs):
+def audit(name, runs, workspace):
     from competition.audit import audit
 
-    audit(name, runs)
+    audit(name, runs, workspace)
 
 
-def shift(test, name, model, weights, runs, memory):
+def shift(test, name, model, weights, runs, memory, workspace):
     from competition.shift import shift
 
-    shift(test, name, model, weights, runs, memory)
+    shift(test, name, model, weights, runs, memory, workspace)
 
 
 def train(model, recipe, seeds, again, run, overrides, **options):
@@ -121,55 +112,56 @@ def double(model, splits, recipe, seeds, again, run, overrides, **options):
     train_seeds(seeds, model, recipe, run, _part(overrides), double, again, splits=splits, **options)
 
 
-def gan(name, only_fold, overrides):
+def gan(name, only_fold, overrides, workspace):
     from competition.gan import gan
 
-    gan(name, only_fold, _part(overrides))
+    gan(name, only_fold, _part(overrides), workspace)
 
 
-def tune(model, space, recipe, name, weights, run, folds_used, trials, minutes, overrides, memory):
+def tune(model, space, recipe, name, weights, run, folds_used, trials, minutes, overrides, memory, workspace):
     from competition.tune import tune
 
-    tune(model, space, recipe, name, weights, run, folds_used, trials, minutes, _part(overrides), memory)
+    tune(model, space, recipe, name, weights, run, folds_used, trials, minutes, _part(overrides), memory,
+         workspace=workspace)
 
 
-def rank(name, models, recipe, weights, grid, memory):
+def rank(name, models, recipe, weights, grid, memory, workspace):
     from competition.rank import rank
 
-    rank(name, models, recipe, weights, grid, memory)
+    rank(name, models, recipe, weights, grid, memory, workspace)
 
 
-def study(name, backbone, quick, budget, weights, memory):
+def study(name, backbone, quick, budget, weights, memory, workspace):
     from competition.study import study
 
     if quick and budget:
         raise InputError(f"QUICK=1 and BUDGET={budget}: expected one of them")
-    rungs = study(name, backbone, "quick" if quick else budget or "default", weights, memory)
+    rungs = study(name, backbone, "quick" if quick else budget or "default", weights, memory, workspace)
     return int("failed" in set(rungs["state"]))
 
 
-def explain(name, run, fold):
+def explain(name, run, fold, workspace):
     from competition.explain import explain
 
-    explain(name, run, fold)
+    explain(name, run, fold, workspace)
 
 
-def soup(name, runs, run, memory):
+def soup(name, runs, run, memory, workspace):
     from competition.soup import soup
 
-    soup(name, runs, run, memory)
+    soup(name, runs, run, memory, workspace)
 
 
-def blend(name, runs, hidden_n, hidden):
+def blend(name, runs, hidden_n, hidden, workspace):
     from competition.blend import make_blend
 
-    make_blend(name, runs, hidden_n, hidden)
+    make_blend(name, runs, hidden_n, hidden, workspace)
 
 
-def simulate(name, n, hidden, seed, data):
+def simulate(name, n, hidden, seed, data, workspace):
     from competition.simulate import simulate
 
-    simulate(name, n, hidden, seed, data)
+    simulate(name, n, hidden, seed, data, workspace)
 
 
 def submission(format, name, run, **options):
@@ -184,16 +176,16 @@ def check(zip, **options):
     check(zip, **options)
 
 
-def score(zip, phase, value):
+def score(zip, phase, value, workspace):
     from competition.scorelog import score
 
-    score(zip, phase, value)
+    score(zip, phase, value, workspace)
 
 
-def matrix(scorers, families, folder, formats):
+def matrix(scorers, families, folder, formats, workspace):
     from competition.matrix import play
 
-    play(scorers, families, folder, formats)
+    play(scorers, families, folder, formats, workspace)
 
 
 def predict(name, run, **options):
@@ -202,16 +194,17 @@ def predict(name, run, **options):
     formats.make("kaggle-csv", name, run, **options)
 
 
-def kernel(model, recipe, name, weights, run, only_fold, overrides, kaggle_user, competition, dataset):
+def kernel(model, recipe, name, weights, run, only_fold, overrides, kaggle_user, competition, dataset, workspace):
     from competition.formats.kaggle_kernel import make_training
 
-    make_training(model, recipe, name, weights, run, only_fold, _part(overrides), kaggle_user, competition, dataset)
+    make_training(model, recipe, name, weights, run, only_fold, _part(overrides), kaggle_user, competition, dataset,
+                  workspace)
 
 
-def take(source):
+def take(source, workspace):
     from competition.formats.kaggle_kernel import take
 
-    take(source)
+    take(source, workspace)
 
 
 def backbones(model, size):
@@ -225,10 +218,10 @@ def backbones(model, size):
         print("\n".join(names()))
 
 
-def demo(folder, images, hidden):
+def demo(folder, images, hidden, workspace):
     from competition.demo import play
 
-    play(folder, images, hidden)
+    play(folder, images, hidden, workspace)
 
 
 # the verbs that need Keras, on TensorFlow or on JAX

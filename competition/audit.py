@@ -18,10 +18,10 @@ from competition.blend import read_blend
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.look import draw_rows
-from competition.oof import BLEND, KEYS, OOF, accuracy, confusion, read_oof, read_predictions, text_table
+from competition.oof import KEYS, OOF, accuracy, confusion, read_oof, read_predictions, text_table
 from competition.record import all_runs
+from competition.workspace import Workspace
 
-AUDIT = "audit"  # the folder beside the runs
 AUDIT_FORMAT = 1  # raise it when the same predictions give another page
 SHEET = 96  # images shown of the likely wrong labels, and of those that no run gets right
 SHOWN = 10  # likely wrong labels printed
@@ -58,7 +58,7 @@ class Suspects:
         return self.order[self.found[self.order]]
 
 
-def audit(name=None, runs=None):
+def audit(name=None, runs=None, workspace=Workspace()):
     """Rank the labels of the fold table `name` by how likely they are wrong; write `runs/<name>/audit/`.
 
     runs   "a,b,c": judge by the mean of their OOF; default: by the blend where there is one, else by all finished runs
@@ -68,7 +68,7 @@ def audit(name=None, runs=None):
     (contact sheets of those, of the most confused pairs and of images that no run gets right) and audit.json (hashes).
     Returns the CSV's content, a DataFrame. InputError: no finished run, or one made on other images or folds.
     """
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     scored = read_scored(table, runs)
     labels, classes = table.labels, np.array(table.classes, object)
     suspects = find_suspects(scored.probs, labels)
@@ -91,7 +91,7 @@ def audit(name=None, runs=None):
         shown = pd.DataFrame(pairs[:PAIRS])
         print(text_table(shown.assign(**{key: classes[shown[key]] for key in ("label", "predicted")}), 3), end="\n\n")
 
-    folder = files.RUNS / table.name / AUDIT
+    folder = table.paths.audit
     record = {
         "format": AUDIT_FORMAT,
         "predictions": scored.name,
@@ -122,17 +122,17 @@ def read_scored(table, runs=None):
     The runs of a blend are all finished ones: what any of them gets right is no riddle. Raises InputError for runs that
     are missing, unfinished or made on another table, for an outdated blend, and where there is no finished run.
     """
-    folder = files.RUNS / table.name
+    folder = table.paths.runs
     asked = list(dict.fromkeys(run.strip() for run in (runs or "").split(",") if run.strip()))
-    names = asked or [run for run, finished in all_runs(table.name).items() if finished]
+    names = asked or [run for run, finished in all_runs(table.paths).items() if finished]
     if not names:
         raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={table.name}` makes one")
     oofs = {run: read_oof(folder / files.check_name("RUNS", run), table) for run in names}
     hashes = {run: files.sha256_file(folder / run / "oof.npz") for run in names}
-    if not asked and (folder / BLEND / "blend.json").exists():
+    if not asked and (table.paths.blend / "blend.json").exists():
         read_blend(table)
-        hashes[BLEND] = files.sha256_file(folder / BLEND / "oof.npz")
-        return Scored("the blend", read_predictions(folder / BLEND, table).probs[0].astype(float), oofs, hashes)
+        hashes["blend"] = files.sha256_file(table.paths.blend / "oof.npz")
+        return Scored("the blend", read_predictions(table.paths.blend, table).probs[0].astype(float), oofs, hashes)
     mean = np.mean([oof.mean(["identity"]) for oof in oofs.values()], axis=0)
     return Scored(names[0] if len(names) == 1 else f"the mean of {len(names)} runs", mean, oofs, hashes)
 

@@ -13,16 +13,16 @@ from dataclasses import MISSING, dataclass, field, fields
 import numpy as np
 import pandas as pd
 
-from competition import files
 from competition.features import MS
 from competition.files import InputError, hash_json, read_json, sha256_file, versions, warn, write_json
 from competition.folds import read_folds
 from competition.metrics import METRICS, behind_best, calibration_error, cluster_error, find_metric, reliability
-from competition.oof import BLEND, STUDY, log_loss, read_oof, text_table, write_oof
+from competition.oof import log_loss, read_oof, text_table, write_oof
 from competition.recipes import Recipe
 from competition.runs_kinds import kind_of
 from competition.record import all_runs, check_hashes
 from competition.views import usable_views
+from competition.workspace import STUDY_RUN, Workspace
 
 FORMAT = 2  # of blend.json
 PICKS = 50  # enough for weights in steps of 2 %
@@ -140,13 +140,14 @@ class Chooser:
         return ~np.isin(self.parts, list(left_out))
 
 
-def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
+def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=Workspace()):
     """Choose weights and views on OOF, write `runs/<name>/blend/` (`blend.json`, `oof.csv`, `oof.npz`).
 
     name      of the fold table; may be left out while there is only one
     runs      "a,b,c" or a list; default: all finished runs of the table but the study's
     hidden_n  images of the hidden test that the forecast is for; default: as many as a fold has
     hidden    "random" or "groups": see forecast.make_forecast
+    workspace where the table and its runs lie
 
     Prints every candidate, why one was chosen, and the forecast; returns what `blend.json` holds. The same runs give
     the same files, in whatever order they are named. InputError for runs that are unknown, unfinished, or made on
@@ -154,11 +155,11 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     """
     from competition.forecast import check_hidden, forecast_blend, print_forecast
 
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     hidden_n, hidden = check_hidden(hidden_n, hidden)
     labels, metric = table.labels, find_metric(table.metric)
-    folder = files.RUNS / table.name
-    oofs = {run: _read_run(folder / run, table, asked=bool(runs)) for run in _choose_runs(table.name, runs)}
+    folder = table.paths.runs
+    oofs = {run: _read_run(folder / run, table, asked=bool(runs)) for run in _choose_runs(table.paths, runs)}
     members = gather_seeds(folder, oofs)
     chooser = make_chooser(oofs, table, members)
     candidates, chosen = make_candidates(chooser, members)
@@ -191,7 +192,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
     plain = combine(oofs, winner.weights, winner.views)
     probs = sharpen(plain, temperature)
     forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden, temperature)
-    forecast["left_out"] = count_left_out(table.name, oofs)
+    forecast["left_out"] = count_left_out(table.paths, oofs)
     print(_describe_calibration(temperature, calibration))
     print(text_table(_reliability_table(calibration)))
     print_forecast(forecast, table.classes)
@@ -221,9 +222,9 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
         "size": list(table.size),
         "versions": versions(),
     }
-    path = folder / BLEND / "blend.json"
+    path = table.paths.blend / "blend.json"
     path.unlink(missing_ok=True)  # so that it never lies beside another blend's predictions
-    write_oof(path.parent, table, {BLEND: probs})
+    write_oof(path.parent, table, {"blend": probs})
     write_json(path, record)
     print(f"{path}: in-sample {metric.name} {metric.score(probs, labels):.4f}, log-loss {record['log_loss']:.4f}")
     return record
@@ -231,8 +232,8 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random"):
 
 def read_blend(table):
     """What `blend.json` holds; InputError when there is none or its fold table or a member has changed."""
-    folder = files.RUNS / table.name
-    path = folder / BLEND / "blend.json"
+    folder = table.paths.runs
+    path = table.paths.blend / "blend.json"
     if not path.exists():
         raise InputError(f"{path}: no such file, `make blend NAME={table.name}` makes it")
     record = read_json(path)
@@ -259,7 +260,7 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
 
     made = record["forecast"] or {"hidden_n": None, "hidden": "random"}
     hidden_n, hidden = check_hidden(hidden_n or made["hidden_n"], hidden or made["hidden"])
-    folder = files.RUNS / table.name
+    folder = table.paths.runs
     if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]) or not all(
             (folder / run / "oof.npz").exists() for run in record["runs"]):  # a kernel has none but the members
         return record["forecast"]
@@ -268,9 +269,10 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     chooser = make_chooser(oofs, table, members)
     candidates, chosen = make_candidates(chooser, members)
     if candidates[chosen].weights != record["weights"] or candidates[chosen].views != record["views"]:
-        raise InputError(f"{folder / BLEND / 'blend.json'}: other runs than those that were blended, run `make blend` again")
+        raise InputError(f"{table.paths.blend / 'blend.json'}: other runs than those that were blended, run `make "
+                         "blend` again")
     forecast = forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
-    return forecast | {"left_out": count_left_out(table.name, oofs)}
+    return forecast | {"left_out": count_left_out(table.paths, oofs)}
 
 
 def combine(oofs, weights, views):
@@ -588,24 +590,25 @@ def _read_run(folder, table, asked):
         raise error if asked else InputError(f"{error}; RUNS=<those to blend> leaves this one out") from None
 
 
-def count_left_out(name, runs):
+def count_left_out(paths, runs):
     """How many finished runs there are besides `runs` and the study's: nobody can know why they were left out."""
-    return sum(finished and run not in runs and not run.startswith(f"{STUDY}-") for run, finished in all_runs(name).items())
+    return sum(finished and run not in runs and not run.startswith(STUDY_RUN)
+               for run, finished in all_runs(paths).items())
 
 
-def _choose_runs(name, runs):
+def _choose_runs(paths, runs):
     """The names of the runs to blend, sorted, each once, all known and finished."""
-    folder = files.RUNS / name
-    known = all_runs(name)
+    folder, known = paths.runs, all_runs(paths)
     if runs is None or runs == "":
-        own = [run for run in known if not run.startswith(f"{STUDY}-")]  # the study's are to be compared, not kept
+        own = [run for run in known if not run.startswith(STUDY_RUN)]  # the study's are to be compared, not kept
         if studied := len(known) - len(own):
-            warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY}-...; RUNS= takes them")
+            warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY_RUN}...; RUNS= takes "
+                 "them")
         finished = [run for run in own if known[run]]
         if left_out := [run for run in own if not known[run] and not _tells_of(folder / run, finished)]:
             warn(f"{folder}/: left out, since unfinished: {', '.join(left_out)}")
         if not finished:
-            raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={name}` makes one")
+            raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={paths.name}` makes one")
         return finished
     wanted = [run.strip() for run in (runs.split(",") if isinstance(runs, str) else runs)]
     wanted = [run for run in wanted if run]

@@ -26,6 +26,7 @@ from competition.reading import FAILED, OK, SKIPPED, WARNING, Finding, check_imp
 from competition.rehearsal import Conditions, Job, RehearsalError, run_isolated
 from competition.scorers import find_python, read_releases
 from competition.submission import choose_sample
+from competition.workspace import Workspace
 
 LAYOUTS = {layout.format: layout for layout in (codalab.LAYOUT, codabench.LAYOUT)}
 NOISE = 64  # images where no labelled ones are at hand
@@ -137,7 +138,7 @@ MISSING = re.compile(r"No such file|not found|does not exist|[Uu]nable to (synch
 
 
 def check(zip_path, format=None, name=None, scorer=None, size=None, hidden_n=None, max_mb=None, max_seconds=None,
-          max_memory=None):
+          max_memory=None, workspace=Workspace()):
     """Check a zip and print a table of what was found, with a remedy for whatever is wrong. Returns the Findings.
 
     format    codalab or codabench; default: guessed from the zip
@@ -145,6 +146,7 @@ def check(zip_path, format=None, name=None, scorer=None, size=None, hidden_n=Non
     scorer    which Python runs it, as in make_submission
     size      height and width of the images, where they are noise
     hidden_n, max_mb, max_seconds, max_memory   as in make_submission
+    workspace where the fold table and the scorers' environments lie
 
     Raises InputError, one line that names them, where checks failed.
     """
@@ -157,14 +159,14 @@ def check(zip_path, format=None, name=None, scorer=None, size=None, hidden_n=Non
     limits = read_limits(max_mb, max_seconds, max_memory)
     releases = read_releases(scorer)
     record = _read_record(path)
-    sample = take_sample(name, size)
+    sample = take_sample(name, size, workspace)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(record, sample)
 
     read = reading.read_zip(path, format or record.get("format"), LAYOUTS)
     if not format and record:
         read.why = f"{path.with_suffix('.json')} says so"
     findings = read.findings
-    python = _check_scorer(read, scorer, releases)
+    python = _check_scorer(read, scorer, releases, workspace)
     if not any(finding.check == "zip" and finding.stops for finding in findings):
         findings += _over(Limits(megabytes=limits.megabytes), Cost(path.stat().st_size, 0, 0), "size",
                           f"{path.stat().st_size / 1e6:.1f} MB")
@@ -188,13 +190,13 @@ def _read_record(path):
     return record if fits and record.get("format") in LAYOUTS else {}
 
 
-def take_sample(name=None, size=None):
+def take_sample(name=None, size=None, workspace=Workspace()):
     """The Sample of a fold table's images, or of noise where there is no table at all; InputError as read_folds."""
-    if not name and not list(files.FOLDS.glob("*.json")):
+    if not name and not workspace.names():
         size = parse_size(size) or SIZE
         noise = np.random.default_rng(0).integers(0, 256, (NOISE, *size, 3), np.uint8)
         return Sample(noise, None, None, f"{NOISE} images of noise, {size[0]}x{size[1]}, as there is no fold table")
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     rows = choose_sample(table, int(np.clip(EACH * len(table.classes), LEAST, MOST)))
     labels = table.labels[rows]
     turn = pd.Series(labels).groupby(labels).cumcount().to_numpy()
@@ -208,7 +210,7 @@ def _hidden_n(record, sample):
     return (record.get("forecast") or {}).get("hidden_n") or sample.hidden_n
 
 
-def _check_scorer(read, scorer, releases):
+def _check_scorer(read, scorer, releases, workspace):
     """The scorer's Python, built where it has to be; what it lacks becomes Findings. None where it is not needed."""
     if releases and not read.stopped:  # what the names of the releases tell needs no environment
         check_keras(read, {re.sub(r"\[.*|-cpu$|-intel$", "", name): version for name, version in (
@@ -216,7 +218,7 @@ def _check_scorer(read, scorer, releases):
     if read.stopped and releases:
         return None
     try:
-        python = find_python(scorer)
+        python = find_python(scorer, workspace)
     except InputError as error:
         if not releases:
             raise

@@ -1,9 +1,7 @@
 """Play the embedded sample competition from drawing it to the score of the zip on its hidden test."""
 
-import contextlib
 import csv
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from competition.rehearsal import predict_zip
 from competition.sample import write_sample
 from competition.submission import make_submission
 from competition.train import train_seeds
+from competition.workspace import SAMPLE, Workspace
 
 # model, recipe and overrides: three networks with ImageNet weights that came by pip, and one from random weights
 MODELS = (
@@ -27,23 +26,18 @@ MODELS = (
 )
 
 
-def play(folder="sample", images=1200, hidden=400):
+def play(folder=None, images=1200, hidden=400, workspace=Workspace()):
     """Draw the sample into `folder`/data, make folds, train MODELS, blend, pack, score the zip on the hidden test.
 
-    All that is written lies below `folder`, in folds/, runs/ and submissions/ of its own, apart from the user's. The
-    hidden labels are read only once the zip lies there. Prints a table of accuracies and of seconds; returns it as a
-    DataFrame with the columns stage, seconds, oof, hidden. What was done before is not done again. InputError for
-    counts that are too small, and for a folder that holds anything else.
+    All that is written lies below `folder` (default: sample/ in the Workspace), in folds/, runs/ and submissions/ of
+    its own, apart from the user's. The hidden labels are read only once the zip lies there. Prints a table of
+    accuracies and of seconds; returns it as a DataFrame with the columns stage, seconds, oof, hidden. What was done
+    before is not done again. InputError for counts that are too small, and for a folder that holds anything else.
     """
     if hidden < 1:
         raise InputError(f"--hidden {hidden}: expected at least 1 hidden image to score the zip on")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(folder):
-        return _play(Path("data"), images, hidden)
-
-
-def _play(data, images, hidden):
-    rows = []
+    workspace = Workspace(folder, workspace.shared) if folder else workspace.sample
+    data, rows = workspace.sample_data, []
 
     def timed(stage, work):
         print(f"\n=== {stage}", flush=True)
@@ -53,13 +47,15 @@ def _play(data, images, hidden):
         return result
 
     timed("sample", lambda: write_sample(data, images, hidden))
-    table = timed("folds", lambda: make_folds(data / "train", name="sample"))
+    table = timed("folds", lambda: make_folds(data / "train", name=SAMPLE, workspace=workspace))
     for model, recipe, overrides in MODELS:
-        run = timed(f"train {model}", lambda: train_seeds(1, model, recipe, overrides=overrides, name="sample")[0])
+        run = timed(f"train {model}", lambda: train_seeds(1, model, recipe, overrides=overrides, name=SAMPLE,
+                                                            workspace=workspace)[0])
         rows[-1]["oof"] = files.read_json(run / "run.json")["accuracy"]
-    blend = timed("blend", lambda: make_blend("sample", [f"{model}-{recipe}" for model, recipe, _ in MODELS]))
+    blend = timed("blend", lambda: make_blend(SAMPLE, [f"{model}-{recipe}" for model, recipe, _ in MODELS],
+                                              workspace=workspace))
     rows[-1]["oof"] = blend["accuracy"]
-    path = timed("submission", lambda: make_submission("sample"))
+    path = timed("submission", lambda: make_submission(SAMPLE, workspace=workspace))
     rows[-1]["oof"] = blend["accuracy"]
     pictures, labels = _read_hidden(data / "hidden", table)
     predicted = timed("hidden test", lambda: predict_zip(path, pictures))

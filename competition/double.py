@@ -36,10 +36,11 @@ from competition.runs_folder import fold_dir
 from competition.runs_kinds import read_run
 from competition.runs_tree import Tree, node_dir, take_part
 from competition.settle import settle
+from competition.workspace import Workspace, check_run_name
 
 
 def double(model, splits, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
-           memory=None):
+           memory=None, workspace=Workspace()):
     """Train a tree of models on the folds of the table `name` and merge their OOF; returns the run's folder.
 
     splits   "Species1": it against the rest, then the rest among themselves; read_splits says what else
@@ -52,14 +53,14 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     anything that cannot be used, and for a run folder made from another config, fold table or other images.
     """
     memory = read_memory(memory)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     tree = read_splits(splits, table)
     device.make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     settled.size_inside()  # refuses before a run is begun
     settings = settled.recipe
     folds = train.fold_numbers("ONLY_FOLD", only_fold, table)
-    folder = files.RUNS / table.name / train._run_name(run or f"{model}-{Path(recipe).stem}-double")
+    folder = table.paths.run(check_run_name(run or f"{model}-{Path(recipe).stem}-double"))
     if settings.synthetic:
         from competition.gan import check_synthetic
 
@@ -105,7 +106,7 @@ def read_splits(text, table):
     quote or a space at an end goes in double quotes, its own doubled, as in a CSV. Raises InputError for classes that
     are unknown, named twice or not in one group, for a split that leaves nothing, and for a quote that has no end.
     """
-    classes, where = table.classes, files.FOLDS / f"{table.name}.csv"
+    classes, where = table.classes, table.paths.csv
     if _TOKENS.sub("", text):
         raise InputError(f"SPLITS={text}: a quote has no end, expected names in double quotes, their own doubled")
     splits = [[[]]]

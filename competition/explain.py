@@ -27,11 +27,11 @@ from competition.folds import read_folds, whole_number
 from competition.images import load_images
 from competition.predict_folds import fold_models
 from competition.runs_kinds import kind_of
-from competition.oof import STUDY, accuracy, read_oof, text_table
+from competition.oof import accuracy, read_oof, text_table
 from competition.record import all_runs, read_run_record
 from competition.runs_kinds import read_run
+from competition.workspace import STUDY_RUN, Workspace
 
-EXPLAIN = "explain"  # the folder in the run's own
 LEAST = 3  # places a side that a feature map must have to say where
 PATCHES = 7  # a side; each covers a quarter of it, so that neighbours overlap by half
 SHOWN, PAGE = 4, 200  # images shown right and wrong of each class, and on the page, at most
@@ -65,7 +65,7 @@ class Network:
     rest: "keras.Model"  # noqa: F821
 
 
-def explain(name=None, run=None, fold=None):
+def explain(name=None, run=None, fold=None, workspace=Workspace()):
     """Write `runs/<name>/<run>/explain/explain.html` and `.csv`; returns the CSV's content, a DataFrame.
 
     run    a finished run; default: the one of best OOF accuracy, the study's left out
@@ -76,9 +76,9 @@ def explain(name=None, run=None, fold=None):
     border hidden, which have the same area, and the share of the evidence for the true class that lies in the centre.
     InputError: no such run, or unfinished, or made on other images or folds.
     """
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     run = run or _best_run(table)
-    run = read_run(files.RUNS / table.name / files.check_name("RUN", run), table)
+    run = read_run(table.paths.run(files.check_name("RUN", run)), table)
     if not run.plain:
         raise InputError(f"{run.dir}: {run.kind}, expected one of a single model a fold, which has one feature map")
     probabilities = read_oof(run.dir, table).mean(["identity"])
@@ -97,7 +97,7 @@ def explain(name=None, run=None, fold=None):
     labels, hidden, shares = (np.concatenate(values) for values in zip(*found))
     frame = summarise(labels, hidden, shares, table.classes)
 
-    folder, every = run.dir / EXPLAIN, frame.iloc[-1]
+    folder, every = table.paths.explain(run.name), frame.iloc[-1]
     verdict = (f"Hiding the centre costs {every['accuracy'] - every['centre hidden']:.3f} of accuracy, hiding as large "
                f"a border {every['accuracy'] - every['border hidden']:.3f}; {every['evidence in centre']:.0%} of the "
                "evidence for the true class lies in the centre, which has half of the area.")
@@ -227,9 +227,9 @@ def summarise(labels, hidden, shares, classes):
 
 
 def _best_run(table):
-    folder = files.RUNS / table.name
-    finished = [run for run, done in all_runs(table.name).items()
-                if done and not run.startswith(f"{STUDY}-")  # which are to be compared, not kept
+    folder = table.paths.runs
+    finished = [run for run, done in all_runs(table.paths).items()
+                if done and not run.startswith(STUDY_RUN)  # which are to be compared, not kept
                 and kind_of(read_run_record(folder / run).get("config")).plain]  # others have several models
     if not finished:
         raise InputError(f"{folder}/: no finished run, expected one of `make train MODEL=...`")

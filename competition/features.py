@@ -105,6 +105,27 @@ class Shelf:
                 found = array, places, took
         return found
 
+    def holding(self, view):
+        """The files in the folder that have a view of exactly these images, in this order: [(key, path)], by name.
+
+        Of what computed them the key asks only what `self.key` does.
+        """
+        wanted, found = self.key | _view(view) | {"images": self.images}, []
+        for path in sorted(self.folder.glob("[!.]*.json")):
+            try:
+                record = read_json(path)
+            except InputError:  # removed, or not ours
+                continue
+            same = isinstance(record, dict) and all(record.get(name) == value for name, value in wanted.items())
+            if same and (array := path.with_suffix(".npy")).exists():
+                found.append((record, array))
+        return found
+
+
+def _view(view):
+    """What the key of features without augmentation says besides the Shelf's own."""
+    return {"view": view}
+
 
 def time_of(shelf):
     """Milliseconds that the backbone of a Shelf takes for an image, the least that was seen; None where nothing tells."""
@@ -119,18 +140,13 @@ def time_of(shelf):
     return min(found, default=None)
 
 
-def hash_images(hashes):
-    """What the key of a set of images says of it, whose files have these sha256, in their order."""
-    return Shelf(Path(), hashes, {}).images
-
-
 def view_features(backbone, images, views, shelf, room=None):
     """Features of every TTA view of every image: a list of float32 [n, d], one a view.
 
     images: uint8 [n, h, w, 3], an array or arrays.Stored. A view whose file lies on the shelf is read and not
     computed. Features for which there is no `room` (arrays.Room; None: there is no limit) come as arrays.Stored.
     """
-    jobs = [({"view": view}, lambda part, rows, view=view: VIEWS[view](part)) for view in views]
+    jobs = [(_view(view), lambda part, rows, view=view: VIEWS[view](part)) for view in views]
     return _compute(backbone, images, jobs, shelf, room)
 
 

@@ -4,7 +4,6 @@ Everything is written to a temporary file in the same folder and then moved into
 process killed at any moment leaves either the old file or the new one, never a part of one.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,25 +15,10 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-FOLDS = Path("folds")
-RUNS = Path("runs")
-SUBMISSIONS = Path("submissions")
-
 BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading half a file raises
 PARTIAL = ".partial-"  # how the names of temporary files begin
 VERSIONED = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pandas", "scikit-learn", "pillow",
              "albumentations")
-
-
-@contextlib.contextmanager
-def within(folder):
-    """Fold tables, runs and submissions are those of another folder: of the sample competition in sample/, say."""
-    before = {name: globals()[name] for name in ("FOLDS", "RUNS", "SUBMISSIONS")}
-    globals().update({name: Path(folder) / path for name, path in before.items()})
-    try:
-        yield
-    finally:
-        globals().update(before)
 
 
 class InputError(Exception):

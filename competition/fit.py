@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from competition import files
 from competition.arrays import read_memory
 from competition.blend import combine, find_temperature, group_ids, make_chooser, nest_parts, sharpen
 from competition.files import InputError, read_json
 from competition.fuse import fuse_batchnorm
 from competition.metrics import find_metric
-from competition.oof import STUDY, read_oof, text_table
 from competition.record import all_runs
+from competition.oof import read_oof, text_table
 from competition.runs_kinds import read_run
+from competition.workspace import STUDY_RUN
 
 ASSUMED_GAIN = 0.01  # of averaging all fold models over one, as a share of the metric's range, where it is not measured
 LEAST_UNKNOWN = 0.25  # weight of members whose gain was not measured from which on that of the whole is assumed
@@ -147,7 +147,7 @@ def choose(ensemble, table, load_seconds, cost, count):
     load_seconds  of those seconds, what it took to load and to warm up; count: images of the hidden test that the rest is for
     """
     oofs = _read_oofs(ensemble, table)
-    runs = {run: read_run(files.RUNS / table.name / run, table) for run in oofs}
+    runs = {run: read_run(table.paths.run(run), table) for run in oofs}
     parts = {name: measure(run, table) for name, run in runs.items()}
     whole = weigh(ensemble, parts, table.k)
     rate = (cost.seconds - load_seconds) / count / whole[1]
@@ -222,15 +222,15 @@ def _cuts(whole, candidate):
 def _read_oofs(ensemble, table):
     """The OOF of the ensemble's members, most weight first; of a blend, of all other finished runs as well."""
     members = [run.name for run, _ in sorted(ensemble.members, key=lambda member: -member[1])]
-    found = {run: read_oof(files.RUNS / table.name / run, table) for run in members}
+    found = {run: read_oof(table.paths.run(run), table) for run in members}
     if ensemble.source == "blend":
-        for run, finished in all_runs(table.name).items():
-            if finished and run not in found and not run.startswith(f"{STUDY}-"):
+        for run, finished in all_runs(table.paths).items():
+            if finished and run not in found and not run.startswith(STUDY_RUN):
                 from competition.submission import check_weights
 
                 with contextlib.suppress(InputError):  # of other images, or without its weights: no run to hand in
-                    oof = read_oof(files.RUNS / table.name / run, table)
-                    check_weights(read_run(files.RUNS / table.name / run, table), table)
+                    oof = read_oof(table.paths.run(run), table)
+                    check_weights(read_run(table.paths.run(run), table), table)
                     found[run] = oof
     return found
 
@@ -306,7 +306,7 @@ def _row(mark, ensemble, table, cost, expected, change, limits):
 
 def _accuracy(table, run):
     """The accuracy of a run's OOF; 0 where its record does not say, or is not there."""
-    path = files.RUNS / table.name / run.name / "run.json"
+    path = table.paths.run(run.name) / "run.json"
     return path.exists() and read_json(path).get("accuracy") or 0.0
 
 

@@ -26,6 +26,7 @@ from competition.images import (
     shorten,
 )
 from competition.metrics import find_metric
+from competition.workspace import Workspace
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
@@ -47,6 +48,12 @@ class FoldTable:
     metric: str = "accuracy"  # a name of metrics.METRICS: what the competition is scored by
     whole: "FoldTable | None" = None  # of a part, whose labels may be others: the table that its images are from
     rows: np.ndarray | None = None  # int64 [n], which of that table's they are
+    workspace: Workspace = Workspace()  # where it lies, and its runs
+
+    @property
+    def paths(self):
+        """Where the files of its competition lie, workspace.Paths."""
+        return self.workspace.competition(self.name)
 
     @property
     def k(self):
@@ -74,7 +81,7 @@ class FoldTable:
 
 
 def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False, groups=None,
-               near=True, drop_conflicts=False, metric="accuracy"):
+               near=True, drop_conflicts=False, metric="accuracy", workspace=Workspace()):
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
     data      folder of class folders, zip of one, or CSV with the columns image and label
@@ -88,6 +95,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
               identical bytes share a group
     drop_conflicts  leave out pictures that are there under several labels
     metric    what the competition is scored by, a name of metrics.METRICS
+    workspace  where table and report are written
 
     A group lies in one fold. What was found is shown in runs/<name>/groups/. The table depends on data and
     arguments alone, not on the machine. Returns the FoldTable; raises InputError for data or arguments that
@@ -99,9 +107,9 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     size = parse_size(size)
     metric = find_metric(metric).name
     source = open_source(data)
-    if source.data.is_dir() and files.FOLDS.resolve().is_relative_to(source.data.resolve()):
-        raise InputError(f"{source.data}: the data folder holds the current one, whose {files.FOLDS}/ and "
-                         f"{files.RUNS}/ are written; expected data elsewhere, or another current folder")
+    if source.data.is_dir() and workspace.folds.resolve().is_relative_to(source.data.resolve()):
+        raise InputError(f"{source.data}: the data folder holds the current one, whose {workspace.folds}/ and "
+                         f"{workspace.runs}/ are written; expected data elsewhere, or another current folder")
     classes, given = _class_order(source.classes, classes)
     if metric == "quadratic_kappa" and not given and len(classes) > 2:
         _check_grades(classes)
@@ -144,8 +152,8 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
         "conflicts_left_out": len(everything) - len(frame),
         "versions": files.versions(),
     }
-    note = _write(name, content, record, force)
-    table = read_folds(name)
+    note = _write(workspace.competition(name), content, record, force)
+    table = read_folds(name, workspace)
     _report(table, given, note)
     if left := record["conflicts_left_out"]:
         print(f"{left} images of pictures that are there under several labels were left out (DROP_CONFLICTS=1)")
@@ -155,19 +163,20 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     return table
 
 
-def read_folds(name=None):
-    """The fold table `folds/<name>.csv`; the name may be left out while there is only one.
+def read_folds(name=None, workspace=Workspace()):
+    """The fold table `folds/<name>.csv` of a Workspace; the name may be left out while there is only one.
 
     Raises InputError when there is none, when there are several and no name, or when a file was changed.
     """
     if not name:
-        names = sorted(path.stem for path in files.FOLDS.glob("*.json") if not path.name.startswith("."))
+        names = workspace.names()
         if not names:
-            raise InputError(f"{files.FOLDS}/: no fold table yet, expected `make folds DATA=...` before this")
+            raise InputError(f"{workspace.folds}/: no fold table yet, expected `make folds DATA=...` before this")
         if len(names) > 1:
-            raise InputError(f"{files.FOLDS}/: {len(names)} fold tables, NAME= one of {shorten(names, 20)}")
+            raise InputError(f"{workspace.folds}/: {len(names)} fold tables, NAME= one of {shorten(names, 20)}")
         name = names[0]
-    csv_path, json_path = _paths(files.check_name("NAME", name))
+    paths = workspace.competition(files.check_name("NAME", name))
+    csv_path, json_path = paths.csv, paths.json
     if not json_path.exists():
         raise InputError(f"{json_path}: no such fold table, `make folds DATA=... NAME={name}` makes it")
     record = files.read_json(json_path)
@@ -186,7 +195,8 @@ def read_folds(name=None):
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
-    return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root, metric)
+    return FoldTable(name, frame, classes, size, data, seed, record["hash"], _data_hash(frame), root, metric,
+                     workspace=workspace)
 
 
 def add_rows(table, fold, names, labels, hashes):
@@ -275,10 +285,6 @@ def default_name(data, otherwise="give one with NAME="):
     return name
 
 
-def _paths(name):
-    return files.FOLDS / f"{name}.csv", files.FOLDS / f"{name}.json"
-
-
 def _check_grades(classes):
     """InputError unless the names say by numbers that they are in the order of grades, lowest first."""
     if natural_order(classes) != list(classes) or not all(re.search(r"\d", name) for name in classes):
@@ -362,9 +368,9 @@ def _data_hash(frame):
     return files.hash_json(sorted(zip(frame["image"].tolist(), frame["sha256"].tolist())))
 
 
-def _write(name, content, record, force):
+def _write(paths, content, record, force):
     """Write table and record unless they are there already; what was done, in a word."""
-    csv_path, json_path = _paths(name)
+    csv_path, json_path = paths.csv, paths.json
     there = json_path.exists() or csv_path.exists()
     try:
         old = files.read_json(json_path)
@@ -376,7 +382,7 @@ def _write(name, content, record, force):
             files.write_json(json_path, record)  # the same pictures, moved to another place
         return "unchanged"
     if there and not same and not force:
-        folder = files.RUNS / name
+        folder = paths.runs
         runs = sorted(path.parent.name for path in folder.glob("*/run.json"))
         if runs:
             raise InputError(
@@ -390,7 +396,7 @@ def _write(name, content, record, force):
 
 def _report(table, given, note):
     frame, (height, width) = table.frame, table.size
-    print(f"{_paths(table.name)[0]}: {note}; {len(frame)} images, {len(table.classes)} classes, "
+    print(f"{table.paths.csv}: {note}; {len(frame)} images, {len(table.classes)} classes, "
           f"{table.k} folds, seed {table.seed}, size {height}x{width} (height x width)")
     sizes = len(frame[["height", "width"]].drop_duplicates())
     if sizes > 1:
@@ -398,7 +404,7 @@ def _report(table, given, note):
     memory, decoded = read_memory(), len(frame) * height * width * 3
     if decoded > memory.images:
         print(f"at {height}x{width} the images take {gigabytes(decoded)}, more than half of {memory}: training will "
-              f"keep them in a file below {files.RUNS}/; SIZE= sets another size")
+              f"keep them in a file below {table.workspace.runs}/; SIZE= sets another size")
     copies = int(frame["sha256"].duplicated().sum())
     if copies:
         print(f"{copies} images are copies of others, byte for byte; copies share a fold")

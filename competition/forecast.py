@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from competition import files, heads, oof
+from competition import heads, oof
 from competition.blend import gather_seeds, seedless, sharpen
-from competition.features import hash_images
 from competition.files import InputError, read_json, sha256_file, write_npz
 from competition.folds import assign_folds, whole_number
+from competition.frozen import features_key, find_features
 from competition.metrics import METRICS, bootstrap, chosen_by, cluster_error, score_error
 from competition.runs_kinds import kind_of
 
@@ -41,7 +41,7 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
 
     temperature  of the blend (blend.sharpen); other than 1, each part's is found without it
     """
-    metric, labels, groups, folder = chooser.metric, chooser.labels, chooser.groups, files.RUNS / table.name
+    metric, labels, groups, folder = chooser.metric, chooser.labels, chooser.groups, table.paths.runs
 
     plain = {run: oofs[run].mean(winner.views) for run in winner.weights}
     apart = {run: train_apart(folder / run, table, winner.views) for run in heaviest(winner.weights)}
@@ -340,7 +340,7 @@ def _kept_heads(run_dir, table, views, what, train):
     settings, features = _plain_heads(run_dir, table)
     if settings is None:
         return None
-    path = run_dir.parent / oof.BLEND / f"{what}-{run_dir.name}.npz"
+    path = table.paths.blend / f"{what}-{run_dir.name}.npz"
     key = f"{sha256_file(run_dir / 'oof.npz')} {','.join(views)}"
     if path.exists():
         with np.load(path) as saved:
@@ -359,7 +359,7 @@ def _plain_heads(run_dir, table):
     """Recipe and {view: features} of a run of plain heads on frozen features; None twice where it is anything else."""
     record = read_json(run_dir / "run.json")
     settings = plain_heads(record)
-    features = _cached_features(record, settings, table) if settings else None
+    features = _read_features(record, settings, table) if settings else None
     return (settings, features) if features else (None, None)
 
 
@@ -570,16 +570,14 @@ def _each_class(probs, labels, groups, count, metric, more):
     return rows
 
 
-def _cached_features(record, settings, table):
+def _read_features(record, settings, table):
     """{view: float32 [n, d]} of a frozen run's backbone, as it keeps them; None where any is gone."""
     config, found = record["config"], {}
-    wanted = {"images": hash_images(table.frame["sha256"].tolist()), "size": list(table.size),
-              "model": config["model"], "weights": config["weights"], "image_size": settings.image_size,
-              "least_size": settings.least_size}
-    for path in sorted((files.RUNS / table.name / "features").glob("*.json")):
-        key = read_json(path)
-        if all(key.get(name) == value for name, value in wanted.items()) and key.get("view") in settings.views:
-            if path.with_suffix(".npy").exists():
-                found[key["view"]] = np.load(path.with_suffix(".npy"), mmap_mode="r")
-    whole = all(view in found and len(found[view]) == len(table.labels) for view in settings.views)
-    return {view: found[view] for view in settings.views} if whole else None
+    key = features_key(table, settings, config["model"], config["weights"])
+    for view in settings.views:
+        if not (kept := find_features(table, view, key)):
+            return None
+        found[view] = np.load(kept[-1][1], mmap_mode="r")
+        if len(found[view]) != len(table.labels):
+            return None
+    return found

@@ -24,7 +24,6 @@ to try `synthetic`; whether it helps is for the validation to say: here recipe q
 
 import time
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,8 +40,10 @@ from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
 from competition.progress import read_state, write_history, write_state
 from competition.recipes import parse_override
-from competition.record import OTHERWISE, Begun, check_hashes, difference, locked, new_record
-from competition.train import BAR, GAN, fold_numbers, start_keras
+from competition.record import OTHERWISE, Begun, check_hashes, difference, new_record
+from competition.train import BAR, fold_numbers, start_keras
+from competition.record import locked
+from competition.workspace import Workspace
 
 FORMAT = 1  # raise it when the same config trains to something else
 BATCH = 64  # images that are generated at once: what an image is does not depend on how many were asked for
@@ -77,7 +78,7 @@ class Settings:
 BETA_1, BETA_2 = 0.0, 0.9  # Adam's in Miyato et al. 2018, setting C of table 1 there has them
 
 
-def gan(name=None, only_fold=None, overrides=()):
+def gan(name=None, only_fold=None, overrides=(), workspace=Workspace()):
     """Train and judge the GAN of every fold of the table `name`; prints a row a fold, returns them as a DataFrame.
 
     only_fold  just this fold
@@ -88,12 +89,12 @@ def gan(name=None, only_fold=None, overrides=()):
     neighbours.png (generated images above their nearest training images) and state.npz. Raises InputError for anything
     that cannot be used, and for a folder made from another config, fold table or other images.
     """
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     settings = read_settings(overrides)
     device.make_repeatable()
     weights = resolve_weights(settings.features, "imagenet")
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
-    with locked(files.RUNS / table.name / GAN):
+    with locked(table.paths.gan):
         records = {fold: _open_record(table, settings, fold) for fold in folds}
         if todo := [fold for fold in folds if not _is_done(table, fold, records[fold], settings)]:
             images = load_images(table, read_memory())
@@ -149,7 +150,7 @@ def add_synthetic(table, images, fold, n):
         branch_of[table.whole.labels[table.rows]] = table.labels
         inside = branch_of[labels] >= 0
         made, labels = made[inside], branch_of[labels[inside]]
-    names = [f"{GAN}/{i}" for i in range(len(labels))]
+    names = [f"gan/{i}" for i in range(len(labels))]
     hashes = [files.sha256_bytes(image.tobytes()) for image in made]
     return add_rows(table, fold, names, labels, hashes), Joined(images, made)
 
@@ -409,7 +410,7 @@ def train_epoch(pair, images, labels, settings, random, tick):
 def _train_folds(table, settings, weights, images, records):
     """Train and judge the GANs of these folds, {fold: record}, and bring their records up to date."""
     pairs, judge_with = {}, None
-    with tqdm(total=settings.epochs * len(records), desc=GAN, unit="epoch", bar_format=BAR) as bar:
+    with tqdm(total=settings.epochs * len(records), desc="gan", unit="epoch", bar_format=BAR) as bar:
         for fold, record in records.items():
             rows = np.flatnonzero(table.fold != fold)
             small = shrink(Rows(images, rows), fit_shape(table.size, settings.side))
@@ -619,7 +620,7 @@ def _taught(features, labels, held_out, held_out_labels):
 
 
 def _fold_dir(table, fold):
-    return Path(files.RUNS) / table.name / GAN / f"fold_{fold}"
+    return table.paths.gan / f"fold_{fold}"
 
 
 def _is_done(table, fold, record, settings):
@@ -662,7 +663,6 @@ def _report(table, records):
         for fold, record in records.items()
     ])
     print("\n" + oof.text_table(frame, 3))
-    folder = files.RUNS / table.name / GAN
-    print(f"\n{folder}: {(frame['verdict'] == 'good').sum()} of {len(frame)} good, which `synthetic` may use; "
+    print(f"\n{table.paths.gan}: {(frame['verdict'] == 'good').sum()} of {len(frame)} good, which `synthetic` may use; "
           "kid: distance to held-out images (floor: of training images), at full size kid_full")
     return frame

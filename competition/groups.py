@@ -28,7 +28,6 @@ from scipy.sparse.csgraph import connected_components
 from competition import files, page
 from competition.files import warn
 from competition.images import in_threads, map_images, shorten
-from competition.oof import GROUPS
 
 SIDE = 48  # of a sketch's luma, pixels
 CELLS = 4  # a side of its colours
@@ -397,7 +396,7 @@ def write_report(table, frame, pairs):
 
     table   the FoldTable that was made; frame and pairs as find_groups left them, with what is not in the table
     """
-    folder = files.RUNS / table.name / GROUPS
+    folder = table.paths.groups
     if not len(pairs):
         for name in ("groups.html", "pairs.csv"):
             (folder / name).unlink(missing_ok=True)  # of another table of this name

@@ -26,7 +26,6 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 from PIL import PpmImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (importing registers)
 from tqdm import tqdm
 
-from competition import files
 from competition.arrays import build_array, gigabytes, open_array
 from competition.files import InputError, hash_json, read_json, sha256_bytes, warn
 
@@ -44,7 +43,6 @@ EXPECTED = "a folder of class folders, a zip of one, or a CSV with the columns i
 UNLABELLED = "a folder of images or a zip of one"
 FORMATS = tuple(kind for kind in EXTENSIONS if kind != "MPO")  # Pillow opens MPO as a kind of JPEG
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and its CRC (PNG specification, 11.2.5)
-IMAGES = "images"  # the folder beside the runs that keeps decoded images which are too much for memory
 IMAGES_FORMAT = 1  # raise it when what is decoded from the same file changes
 PART = 2**20  # bytes of decoded images that a thread hands over at a time
 SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
@@ -224,7 +222,7 @@ def load_images(table, memory=None):
             images[row] = image
         return images
     key = [IMAGES_FORMAT, table.images, table.frame["sha256"].tolist(), list(table.size)]
-    path = files.RUNS / table.name / IMAGES / f"{hash_json(key)[:16]}.npy"
+    path = table.paths.images / f"{hash_json(key)[:16]}.npy"
     print(f"images: {gigabytes(size)}, more than half of {memory}; read from {path}")
     if not path.exists():
         for old in path.parent.glob("*.npy*"):  # of another table of this name, or another size
@@ -240,7 +238,7 @@ def warn_of_others(table):
         others = sorted(set(open_source(table.data).images) - set(table.frame["image"]))
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell
         return
-    record = files.FOLDS / f"{table.name}.json"
+    record = table.paths.json
     if others and record.exists() and len(others) <= read_json(record).get("conflicts_left_out", 0):
         return  # as was asked for
     if others:

@@ -13,7 +13,8 @@ import pandas as pd
 from competition import files, page
 from competition.folds import read_folds
 from competition.images import map_images, shorten
-from competition.oof import LOOK, text_table
+from competition.oof import text_table
+from competition.workspace import Workspace
 
 LIMIT = 2.5  # of robust_z, from which on a value stands out (Leys et al. 2013, "Detecting outliers")
 BLACK, WHITE = 5, 250  # a little inside 0 and 255: JPEG blurs where the sensor clipped
@@ -60,15 +61,15 @@ KINDS = (
 )
 
 
-def look(name=None):
+def look(name=None, workspace=Workspace()):
     """Measure every image of the fold table `name`; write `runs/<name>/look/look.html` and `images.csv`.
 
     The CSV has a row an image: image, label, width and height as the user has it, the Measures, and in which ways it
     stands out. Prints a table by class and the red-shifted images; returns the CSV's content, a DataFrame.
     Raises InputError for images that vanished or changed since `make folds`.
     """
-    table = read_folds(name)
-    folder = files.RUNS / table.name / LOOK
+    table = read_folds(name, workspace)
+    folder = table.paths.look
     measures, means = _measure_all(table)
     frame = pd.concat([table.frame[["image", "label", "width", "height"]], measures], axis=1)
     outliers = find_outliers(frame.assign(pixels=frame["width"] * frame["height"]))

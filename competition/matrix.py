@@ -6,7 +6,6 @@ formats are made of one family, for the project's own Python: a zip for Codabenc
 folder laid out like Kaggle's.
 """
 
-import contextlib
 import csv
 import dataclasses
 import os
@@ -32,6 +31,7 @@ from competition.sample import write_sample
 from competition.scorers import find_python
 from competition.submission import average_by_hand, build_package, choose_sample, pack, read_ensemble
 from competition.train import train
+from competition.workspace import Workspace
 
 SCORERS = ("2.12.1", "2.15.1", "current")
 FAMILIES = ("resnet50", "resnet50_v2", "vgg16", "mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
@@ -63,14 +63,15 @@ CASES = {  # by the name under which they may be asked for, and stand in the tab
 COLUMNS = ("row", "scorer", "sha256", "MB", "result")
 
 
-def play(scorers=None, families=None, folder=".scorers/matrix", formats=None):
+def play(scorers=None, families=None, folder=None, formats=None, workspace=Workspace()):
     """Print and return a table of what became of each zip: DataFrame, a row a family, case or format, a column a scorer.
 
     scorers   "2.12.1,current": releases of TensorFlow, each in an environment that is built once (scorers.find_python),
               and the project's own Python; default: SCORERS
     families  "vgg16,scratch,heads": backbones and CASES; default: FAMILIES and all CASES
-    folder    where they are trained; what was trained before is not trained again, and a zip that a scorer ran before,
-              which results.csv there says, is not run again. The table is written there as well, as matrix.md
+    folder    where they are trained; default: .scorers/matrix/ in the Workspace. What was trained before is not trained
+              again. A zip that a scorer ran before is not run again, as results.csv there says. The table is written
+              there as well, as matrix.md
     formats   "codabench,kaggle-csv": of FORMATS, made of the first family; default: all, "none": none
 
     InputError where an environment cannot be built, and, after the table, where anything fails.
@@ -80,32 +81,33 @@ def play(scorers=None, families=None, folder=".scorers/matrix", formats=None):
     if unknown := [name for name in formats if name not in FORMATS]:
         raise InputError(f"FORMATS={unknown[0]}: expected some of {', '.join(FORMATS)}, or none")
     pythons = {name: find_python(None if name == "current" else name if "=" in name or "/" in name
-                                 else f"tensorflow=={name}") for name in scorers}
-    Path(folder).mkdir(parents=True, exist_ok=True)
+                                 else f"tensorflow=={name}", workspace) for name in scorers}
+    workspace = Workspace(folder or workspace.matrix)
     rows, broken = [], []
-    with contextlib.chdir(folder):
-        write_sample(Path("data"), IMAGES, 0)
-        table = make_folds(Path("data") / "train", name="matrix", folds=2, size=SIDE)
-        for family in families:
-            with tempfile.TemporaryDirectory() as work:
-                packed = _pack(family, table, Path(work))
-                rows.append(_try(family, packed, pythons, broken))
-        for format in formats if "current" in pythons else ():
-            with tempfile.TemporaryDirectory() as work:
-                rows.append(_try_format(format, families[0], table, Path(work), pythons["current"], broken))
-        frame = pd.DataFrame(rows).fillna("-")
-        lines = ["", *(f"| {' | '.join(map(str, row))} |" for row in (
-            frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)))]
-        files.write_text("matrix.md", "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
-                         + "\n".join(lines) + "\n")
+    write_sample(workspace.sample_data, IMAGES, 0)
+    table = make_folds(workspace.sample_data / "train", name="matrix", folds=2, size=SIDE, workspace=workspace)
+    kept = workspace.root / "results.csv"
+    for family in families:
+        with tempfile.TemporaryDirectory() as work:
+            packed = _pack(family, table, Path(work))
+            rows.append(_try(family, packed, pythons, broken, kept))
+    for format in formats if "current" in pythons else ():
+        with tempfile.TemporaryDirectory() as work:
+            rows.append(_try_format(format, families[0], table, Path(work), pythons["current"], broken, kept))
+    frame = pd.DataFrame(rows).fillna("-")
+    lines = ["", *(f"| {' | '.join(map(str, row))} |" for row in (
+        frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)))]
+    files.write_text(workspace.root / "matrix.md",
+                     "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
+                     + "\n".join(lines) + "\n")
     print(f"\nlabels as the toolkit's, the largest difference of a probability, seconds to load\n{text_table(frame)}")
-    print(f"\n{Path(folder) / 'matrix.md'}: the same")
+    print(f"\n{workspace.root / 'matrix.md'}: the same")
     if broken:
         raise InputError("; ".join(broken))
     return frame
 
 
-def _try(name, packed, pythons, broken, format="codalab"):
+def _try(name, packed, pythons, broken, kept, format="codalab"):
     """A row of the table: what each scorer made of a packed zip; what failed is added to `broken`."""
     zip_path, images, expected, entry = packed
     row = {"network": name, "format": format, "MB": f"{zip_path.stat().st_size / 1e6:.1f}"}
@@ -114,13 +116,13 @@ def _try(name, packed, pythons, broken, format="codalab"):
             found = rehearse(zip_path, images, expected, entry, Conditions(python=python))
             return f"ok, {found['probabilities_differ']:.0e}, {found['load_seconds']:.1f} s to load"
 
-        row[scorer] = _once(f"{name} as {format}", scorer, zip_path, run, broken)
+        row[scorer] = _once(f"{name} as {format}", scorer, zip_path, run, broken, kept)
     return row
 
 
-def _once(row, scorer, path, run, broken):
-    """What `run` says, or FAILS; a file that was fine before is not run again. Results are written as they are made."""
-    sha256, kept = sha256_file(path), Path("results.csv")
+def _once(row, scorer, path, run, broken, kept):
+    """What `run` says, or FAILS; a file that was fine before is not run again. `kept`, a CSV, gets each result."""
+    sha256 = sha256_file(path)
     before = list(csv.DictReader(kept.read_text("utf-8").splitlines())) if kept.exists() else []
     same = [line for line in before if (line["row"], line["scorer"], line["sha256"]) == (row, scorer, sha256)]
     if same and same[-1]["result"].startswith("ok"):
@@ -146,9 +148,10 @@ def _train(family, table):
     if case.double:
         from competition.double import double
 
-        double(case.model, table.classes[0], "quick", table.name, case.weights, run, overrides=case.settings)
+        double(case.model, table.classes[0], "quick", table.name, case.weights, run, overrides=case.settings,
+               workspace=table.workspace)
     else:
-        train(case.model, "quick", table.name, case.weights, run, overrides=case.settings)
+        train(case.model, "quick", table.name, case.weights, run, overrides=case.settings, workspace=table.workspace)
     return run, case
 
 
@@ -174,12 +177,12 @@ def _pack(family, table, work, layout=None):
 # ------------------------------------------------------------------------------------------------- the other formats
 
 
-def _try_format(format, family, table, work, python, broken):
+def _try_format(format, family, table, work, python, broken, kept):
     """A row of the table: what became of another format than CodaLab's, with the project's own Python."""
     if format == "codabench":
         from competition.formats.codabench import LAYOUT
 
-        return _try(family, _pack(family, table, work, LAYOUT), {"current": python}, broken, format)
+        return _try(family, _pack(family, table, work, LAYOUT), {"current": python}, broken, kept, format)
     run, _ = _train(family, table)
     rows = choose_sample(table, REHEARSED)
     expected, _ = average_by_hand(read_ensemble(table, run), table,
@@ -190,7 +193,7 @@ def _try_format(format, family, table, work, python, broken):
     for number, row in enumerate(rows):  # their names are their order
         image = table.images[row]
         (test / f"{number:03}{Path(image).suffix}").write_bytes(reader.read(image))
-    path, write = (_csv if format == "kaggle-csv" else _kernel)(run, test, work)
+    path, write = (_csv if format == "kaggle-csv" else _kernel)(run, test, work, table.workspace)
 
     def compare():
         found = pd.read_csv(write())[table.classes].to_numpy()
@@ -199,22 +202,23 @@ def _try_format(format, family, table, work, python, broken):
             raise InputError(f"probabilities differ by up to {difference:.2g}")
         return f"ok, {difference:.0e}"
 
-    result = _once(f"{family} as {format}", "current", path, compare, broken)
+    result = _once(f"{family} as {format}", "current", path, compare, broken, kept)
     return {"network": family, "format": format, "MB": f"{path.stat().st_size / 1e6:.1f}", "current": result}
 
 
-def _csv(run, test, work):
+def _csv(run, test, work, workspace):
     from competition import formats
 
-    path = formats.make("kaggle-csv", "matrix", run, test=test, probabilities=True)
+    path = formats.make("kaggle-csv", "matrix", run, workspace, test=test, probabilities=True)
     return path, lambda: path
 
 
-def _kernel(run, test, work):
+def _kernel(run, test, work, workspace):
     """A kernel's payload, and a function that runs the kernel below `work` in place of /kaggle: its submission.csv."""
     from competition import formats
 
-    folder = formats.make("kaggle-kernel", "matrix", run, kaggle_user="me", competition="some", probabilities=True)
+    folder = formats.make("kaggle-kernel", "matrix", run, workspace, kaggle_user="me", competition="some",
+                          probabilities=True)
     payload = folder / "dataset" / "toolkit.zip"
 
     def run_it():

@@ -11,15 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition.files import BROKEN, InputError, csv_bytes, write_bytes, write_npz
 from competition.record import check_hashes, list_names, read_run_record
+from competition.files import BROKEN, InputError, csv_bytes, write_bytes, write_npz
 
 KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
-BLEND = "blend"  # the folder beside the runs that holds their blend
-LOOK = "look"  # the one with what is in the data
-GROUPS = "groups"  # the one with which images show the same picture
-PREDICT = "predict"  # the one with what was predicted of test images
-STUDY = "study"  # the one with what the study found; its runs are study-...
 
 
 @dataclass(frozen=True)

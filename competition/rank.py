@@ -20,18 +20,20 @@ from competition.backbones import at_hand, build_backbone, pretrained, resolve_w
 from competition.features import BATCH, predict
 from competition.files import InputError
 from competition.folds import read_folds
+from competition.frozen import copies_features, frozen_features
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, warn_of_others
 from competition.metrics import find_metric
 from competition.recipes import read_recipe, split_values
 from competition.settle import fit_to_table
-from competition.train import copies_features, frozen_features, start_keras
+from competition.train import start_keras
+from competition.workspace import Workspace
 
-RANK_FILE = "rank.csv"
 TIMED = 5  # batches, of which the median counts
 
 
-def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None):
+def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None,
+         workspace=Workspace()):
     """Print the backbones by OOF score, write that table as `runs/<name>/rank.csv` and `.json`, return it.
 
     models   "a,b,c"; default: every pretrained backbone whose weights are on this machine, nothing is downloaded
@@ -70,9 +72,9 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
         raise InputError(f"WEIGHTS={weights}: no backbone that takes images of {table.size[0]}x{table.size[1]}")
     metric = find_metric(table.metric)
     frame = metric.sort(pd.DataFrame(rows)).reset_index(drop=True)
-    path = files.RUNS / table.name / RANK_FILE
+    path = table.paths.rank_csv
     files.write_bytes(path, files.csv_bytes(frame))
-    files.write_json(path.with_suffix(".json"), {
+    files.write_json(table.paths.rank_json, {
         "table": table.hash, "data": table.data_hash, "classes": table.classes, "size": list(table.size),
         "weights": {model: found.sha256 for model, found in chosen.items()},
         "recipes": [asdict(setting) for setting in settings], "versions": files.versions(),

@@ -10,11 +10,12 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import competition
 from competition.augment import POLICIES
 from competition.files import InputError
 from competition.views import VIEWS
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(competition.__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,12 @@ def read_settings(path, config):
         raise InputError(f"{path}: not a run that this version of the toolkit can read ({error})") from None
 
 
-def all_runs(name):
-    """{run: is it finished} of the folders in `runs/<name>/` that hold a `run.json`, sorted by name."""
-    records = sorted((files.RUNS / name).glob("*/run.json"))
+def all_runs(paths):
+    """{run: is it finished} of the folders that hold a `run.json` in `runs/<name>/`, sorted by name. paths: a Paths"""
+    records = sorted(paths.runs.glob("*/run.json"))
     return {path.parent.name: bool(read_run_record(path.parent).get("finished"))
-            for path in records if path.parent.name != "blend" and not path.parent.name.startswith(".")}
+            for path in records if path.parent != paths.blend and not path.parent.name.startswith(".")}
+
 
 
 def check_hashes(path, table, record, classes=None):

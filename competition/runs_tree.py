@@ -168,7 +168,7 @@ def take_part(table, node):
         missing = [label for label in branch_of.values() if label not in taught]
         if missing or not held_out.any():
             found = f"no image of {missing[0]} to train on" if missing else "holds out none of " + ", ".join(branch_of)
-            raise InputError(f"{files.FOLDS / table.name}.csv: fold {fold} has {found}, expected some; fewer folds "
+            raise InputError(f"{table.paths.csv}: fold {fold} has {found}, expected some; fewer folds "
                              "would do (make folds FOLDS=)")
     classes = list(dict.fromkeys(branch_of.values()))
     hashes = {key: files.hash_json([getattr(table, key), node]) for key in ("hash", "data_hash")}

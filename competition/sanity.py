@@ -19,12 +19,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from competition import files, heads, oof
+from competition import heads, oof
 from competition.files import InputError
 from competition.folds import read_folds
 from competition.images import load_images
 from competition.recipes import Recipe
 from competition.submission import choose_sample
+from competition.workspace import Workspace
 
 LIMIT = 4000  # images; more would say the same
 PIXELS = 32 * 32  # that an image is shrunk to: as good for a linear model as all of them, and the time does not grow
@@ -48,12 +49,12 @@ class Check:
     meaning: str
 
 
-def sanity(name=None):
+def sanity(name=None, workspace=Workspace()):
     """Run all checks on the fold table `name`, print them as a table and return that as a DataFrame.
 
     Nothing is written. Raises InputError, one line with what each failed check means, when not all are passed.
     """
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     rows = choose_sample(table, LIMIT)
     part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=shrunk(table.size))
     pixels = flatten(load_images(part))
@@ -65,7 +66,7 @@ def sanity(name=None):
     print(f"{table.name}: {len(rows)}{chosen} images in {len(part.classes)} classes, shrunk to {height}x{width}\n")
     print(oof.text_table(frame))
     if failed := [c.meaning for c in checks if not c.good]:
-        raise InputError(f"{files.FOLDS / table.name}.csv: {'; '.join(failed)}")
+        raise InputError(f"{table.paths.csv}: {'; '.join(failed)}")
     return frame
 
 

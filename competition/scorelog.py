@@ -17,11 +17,12 @@ from competition import files
 from competition.files import InputError, sha256_file
 from competition.metrics import METRICS
 from competition.oof import text_table
+from competition.workspace import Workspace
 
 COLUMNS = ("date", "zip", "sha256", "metric", "forecast", "low", "high", "hidden_n", "phase", "value")
 
 
-def log_submission(path, record):
+def log_submission(path, record, workspace=Workspace()):
     """Add a line for what was made, from its record (submission.record_of); none when it is the very last one."""
     forecast = record["forecast"] or {}
     row = {
@@ -29,9 +30,9 @@ def log_submission(path, record):
         "forecast": forecast.get("expected"), "low": forecast.get("low"), "high": forecast.get("high"),
         "hidden_n": forecast.get("hidden_n"),
     }
-    made = [line for line in read_log() if not line["value"]]
+    made = [line for line in read_log(workspace) if not line["value"]]
     if not made or any(made[-1][key] != _text(value) for key, value in row.items()):
-        _add(row)
+        _add(row, workspace)
 
 
 def keep_older(path, record, fresh):
@@ -49,26 +50,27 @@ def keep_older(path, record, fresh):
     print(f"{path.with_name(kept + path.suffix)}: what lay at {path} until now")
 
 
-def score(zip_path=None, phase="", value=None):
+def score(zip_path=None, phase="", value=None, workspace=Workspace()):
     """Add the score that came back for a zip to the log, and print the table of forecasts and scores.
 
     zip_path  the zip or CSV that was handed in, byte for byte, or a kernel's toolkit.zip, or the first digits of its
               sha256, eight at least; None: print the table alone
     phase     what the competition calls the test; a later score of the same phase takes the place of an earlier one
     value     of the competition's metric, as a share where it is one
+    workspace whose log it is
 
     InputError for a zip that the log does not know, and for a value that cannot be one.
     """
-    rows = read_log()
+    rows = read_log(workspace)
     if zip_path:
-        made = _find(zip_path, rows)
+        made = _find(zip_path, rows, workspace)
         _add({key: made[key] for key in COLUMNS if key != "date"} | {
-            "phase": phase or "test", "value": _read_value(value, METRICS[made["metric"]])})
-        rows = read_log()
+            "phase": phase or "test", "value": _read_value(value, METRICS[made["metric"]])}, workspace)
+        rows = read_log(workspace)
     elif value or phase:
         raise InputError("ZIP= is missing, expected the zip that was handed in: ZIP=submissions/plants.zip")
     if not rows:
-        raise InputError(f"{_path()}: no submission yet; `make submission` makes one")
+        raise InputError(f"{workspace.score_log}: no submission yet; `make submission` makes one")
     print(text_table(compare(rows)))
 
 
@@ -93,9 +95,9 @@ def compare(rows):
     return pd.DataFrame(shown)
 
 
-def read_log():
+def read_log(workspace=Workspace()):
     """The log's lines, dicts of COLUMNS, all text; none where there is no log. InputError for a file that is not one."""
-    path = _path()
+    path = workspace.score_log
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
@@ -105,11 +107,7 @@ def read_log():
     return rows
 
 
-def _path():
-    return files.SUBMISSIONS / "log.csv"
-
-
-def _find(zip_path, rows):
+def _find(zip_path, rows, workspace):
     """The latest line of a zip, by its content."""
     if not Path(zip_path).is_file():
         digits = re.fullmatch(r"[0-9a-f]{8,64}", str(zip_path))
@@ -121,7 +119,8 @@ def _find(zip_path, rows):
     found = [row for row in rows if row["sha256"] == sha256]
     if not found:
         known = ", ".join(sorted({f"{row['zip']} ({row['sha256'][:8]})" for row in rows})) or "none yet"
-        raise InputError(f"ZIP={zip_path}: its sha256 {sha256[:8]} is not in {_path()}, expected one of {known}")
+        raise InputError(f"ZIP={zip_path}: its sha256 {sha256[:8]} is not in {workspace.score_log}, expected one of "
+                         f"{known}")
     return found[-1]
 
 
@@ -136,15 +135,15 @@ def _read_value(value, metric):
     return number
 
 
-def _add(row):
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+def _add(row, workspace):
+    path, now = workspace.score_log, datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    if not _path().exists():
+    if not path.exists():
         writer.writeheader()
     writer.writerow({key: _text(value) for key, value in ({"date": now, "phase": "", "value": ""} | row).items()})
-    before = _path().read_bytes() if _path().exists() else b""
-    files.write_bytes(_path(), before + text.getvalue().encode("utf-8"))
+    before = path.read_bytes() if path.exists() else b""
+    files.write_bytes(path, before + text.getvalue().encode("utf-8"))
 
 
 def _text(value):

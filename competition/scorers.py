@@ -14,13 +14,13 @@ from pathlib import Path
 
 from competition import files
 from competition.files import InputError
+from competition.workspace import Workspace
 
-FOLDER = Path(".scorers")
 READY = ".ready"  # what an environment that is whole holds
 RELEASE = re.compile(r"[A-Za-z0-9][\w.-]*(\[[\w,-]+\])?==[\w.+!-]+")
 
 
-def find_python(scorer=None):
+def find_python(scorer=None, workspace=Workspace()):
     """The interpreter of a scorer, built when it is not there: the path of one.
 
     scorer  None: the project's own. "tensorflow==2.12.1", or several releases with commas between: an environment of
@@ -36,7 +36,7 @@ def find_python(scorer=None):
         return os.path.abspath(scorer)
     releases = read_releases(scorer)
     python = ".".join(platform.python_version_tuple()[:2])
-    folder = (FOLDER / f"{'-'.join(sorted(releases))}-py{python}").absolute()
+    folder = (workspace.scorers / f"{'-'.join(sorted(releases))}-py{python}").absolute()
     found = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not (folder / READY).exists():
         _build(folder, found, releases, scorer, python)

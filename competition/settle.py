@@ -73,6 +73,6 @@ def fit_classes(table, settings):
     given = settings.class_weight if isinstance(settings.class_weight, dict) else {}
     for key, named in (("class_weight", given), ("oversample_classes", settings.oversample_classes)):
         if unknown := [name for name in named if name not in table.classes]:
-            raise InputError(f"{key} names {unknown[0]!r}, expected classes of {files.FOLDS / table.name}.csv: "
+            raise InputError(f"{key} names {unknown[0]!r}, expected classes of {table.paths.csv}: "
                              f"{', '.join(table.classes)}")
     return replace(settings, class_weight={name: given.get(name, 1.0) for name in table.classes}) if given else settings

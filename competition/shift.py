@@ -21,6 +21,7 @@ from competition.audit import is_written, read_scored
 from competition.backbones import build_backbone, pretrained, resolve_weights
 from competition.files import InputError
 from competition.folds import FoldTable, default_name, read_folds
+from competition.frozen import frozen_features
 from competition.fuse import fuse_batchnorm
 from competition.images import check, in_threads, load_images, open_unlabelled, shorten
 from competition.look import KINDS, Measures, draw_rows, draw_spread, measure
@@ -29,9 +30,9 @@ from competition.oof import text_table
 from competition.recipes import read_recipe
 from competition.record import all_runs
 from competition.sanity import shrunk
-from competition.train import frozen_features, start_keras
+from competition.train import start_keras
+from competition.workspace import Workspace
 
-SHIFT = "shift"  # the folder beside the runs
 SHIFT_FORMAT = 1  # raise it when the same images give another result
 PARTS = 2  # of the cross-validation: see tell_apart
 FEWEST = 10  # test images that can be compared
@@ -76,7 +77,8 @@ class Score:
     effective: float  # sample size: (sum of weights)^2 / sum of squares (Kish 1965)
 
 
-def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=None, memory=None):
+def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=None, memory=None,
+          workspace=Workspace()):
     """Compare the images of `test`, a folder or zip, with the training images; write `runs/<name>/shift/<test>/`.
 
     model, weights   the frozen backbone, as for `train`; "baseline" compares pixels and needs no weights
@@ -89,14 +91,14 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     """
     memory = read_memory(memory)
     memory = replace(memory, total=memory.total // 2)  # of which training and test images take as much each
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     device.make_repeatable()
     found = resolve_weights(model, weights)
     if model != "baseline" and not pretrained(model, found):
         raise InputError(f"MODEL={model}: random weights, expected pretrained ones, or baseline for plain pixels")
-    scored = read_scored(table, runs) if runs or any(all_runs(table.name).values()) else None
+    scored = read_scored(table, runs) if runs or any(all_runs(table.paths).values()) else None
     unknown = read_test(test, table)
-    folder = files.RUNS / unknown.name
+    folder = unknown.paths.runs
     images = [load_images(part, memory) for part in (table, unknown)]
     seen = [_measure_all(part, pixels) for part, pixels in zip((table, unknown), images)]
     copies = find_copies(table, unknown, *(hashes for _, hashes in seen))
@@ -142,14 +144,17 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     return record
 
 
-def read_test(test, table, part=SHIFT, fewest=FEWEST):
-    """The test images as a FoldTable without labels, called `<table>/<part>/<test>`, at the training images' size.
+def read_test(test, table, place=None, fewest=FEWEST):
+    """The test images as a FoldTable without labels, called `<table>/shift/<test>`, at the training images' size.
+
+    place   what gives the folder of a test's name, which the table is called after: default table.paths.shift
 
     Nothing is ever written beside them. InputError for what is no such folder or zip, and for a broken image.
     """
     source = open_unlabelled(test)
-    if source.data.is_dir() and files.RUNS.resolve().is_relative_to(source.data.resolve()):
-        raise InputError(f"{source.data}: the test folder holds the current one, whose {files.RUNS}/ is written; "
+    runs = table.workspace.runs
+    if source.data.is_dir() and runs.resolve().is_relative_to(source.data.resolve()):
+        raise InputError(f"{source.data}: the test folder holds the current one, whose {runs}/ is written; "
                          "expected test images elsewhere, or another current folder")
 
     def examine(image):
@@ -161,8 +166,9 @@ def read_test(test, table, part=SHIFT, fewest=FEWEST):
     if len(frame) < fewest:
         raise InputError(f"{source.data}: {len(frame)} images, expected {fewest} or more to compare")
     digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
-    name = f"{table.name}/{part}/{default_name(source.data, 'rename it')}"
-    return FoldTable(name, frame, table.classes, table.size, source.data.as_posix(), 0, digest, digest)
+    folder = (place or table.paths.shift)(default_name(source.data, "rename it"))
+    return FoldTable(folder.relative_to(runs).as_posix(), frame, table.classes, table.size, source.data.as_posix(), 0,
+                     digest, digest, workspace=table.workspace)
 
 
 def find_copies(table, unknown, hashes, test_hashes):

@@ -15,15 +15,15 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from competition import files
 from competition.blend import Chooser, group_ids
-from competition.features import hash_images
-from competition.files import csv_bytes, hash_json, read_json, sha256_bytes, write_bytes
+from competition.files import csv_bytes, hash_json, sha256_bytes, write_bytes
 from competition.folds import assign_folds, default_name, make_folds, read_folds, whole_number
 from competition.forecast import WIDE, averaging_gain, check_hidden, make_forecast, scenes_gain
+from competition.frozen import find_features
 from competition.heads import softmax
 from competition.metrics import METRICS
 from competition.oof import text_table
+from competition.workspace import Workspace
 
 FORMAT = 5  # raise it when a round comes out differently
 FOLDS = 5
@@ -78,7 +78,7 @@ class Pool:
         return sha256_bytes(b"".join(np.asarray(part, np.float64).tobytes() for part in parts))
 
 
-def simulate(name=None, n=20, hidden="random", seed=0, data=None):
+def simulate(name=None, n=20, hidden="random", seed=0, data=None, workspace=Workspace()):
     """Play `n` rounds of each condition; prints a line for each and returns them all as a DataFrame.
 
     name    "a,b,c": fold tables; of one without features in `runs/<name>/features` these are computed, by the backbones
@@ -87,6 +87,7 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None):
             no groups, or next to none
     seed    of the first round; the others follow
     data    "a.zip,b.zip": what to make fold tables of, called after it, and take these as well
+    workspace  where the tables lie and the rounds are written
 
     Every round lies in `runs/simulate/<name>-<hidden>.csv` when it is played, and is not played again. InputError for a
     table or data that cannot be read.
@@ -95,23 +96,23 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None):
     count, seed = whole_number("N", n, 1, 100_000), whole_number("SEED", seed, 0, 2**31)
     names = [part.strip() for part in (name or "").split(",") if part.strip()]
     for source in [part.strip() for part in (data or "").split(",") if part.strip()]:
-        make_folds(source)
+        make_folds(source, workspace=workspace)
         names.append(default_name(source))
-    rounds = [_play_all(digits() if one == "digits" else read_pool(one), count, hidden, seed)
-              for one in dict.fromkeys(names or ["digits"])]
+    pools = (digits() if one == "digits" else read_pool(one, workspace) for one in dict.fromkeys(names or ["digits"]))
+    rounds = [_play_all(pool, count, hidden, seed, workspace.simulate) for pool in pools]
     rounds = pd.concat(rounds, ignore_index=True)
     print(text_table(summarise(rounds), 2))
-    print(f"{files.RUNS / 'simulate'}/: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth, and "
+    print(f"{workspace.simulate}/: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth, and "
           "its standard error; a 90 % interval should hold in 90 % of the rounds")
     return rounds
 
 
-def _play_all(pool, count, hidden, seed):
-    """`count` rounds of each condition on a pool, on all cores; those that were played before are read."""
+def _play_all(pool, count, hidden, seed, folder):
+    """`count` rounds of each condition on a pool, on all cores; `folder` keeps them, and none is played again."""
     if hidden == "groups" and (np.bincount(pool.groups)[pool.groups] > 1).mean() < LEAST_SHARED:
         pool = _in_scenes(pool)
     scenes = _in_scenes(pool) if hidden == "random" else pool
-    path = files.RUNS / "simulate" / f"{pool.name}-{hidden}.csv"
+    path = folder / f"{pool.name}-{hidden}.csv"
     known = pd.read_csv(path).to_dict("records") if path.exists() else []
     known = {(row["key"], row["seed"]): row for row in known}
     fingerprint = pool.fingerprint
@@ -255,25 +256,20 @@ def digits():
     return Pool("digits", {key: _reduce(values) for key, values in features.items()}, labels, np.arange(len(labels)))
 
 
-def read_pool(name):
+def read_pool(name, workspace=Workspace()):
     """The Pool of a fold table, of the features without augmentation that its frozen runs or `make rank` left."""
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     features = _read_features(table)
     if not features:
         from competition.rank import rank
 
-        rank(table.name)
+        rank(table.name, workspace=workspace)
         features = _read_features(table)
     return Pool(table.name, features, table.labels, group_ids(table))
 
 
 def _read_features(table):
-    folder, features, images = files.RUNS / table.name / "features", {}, hash_images(table.frame["sha256"].tolist())
-    for path in sorted(folder.glob("*.json")):
-        key = read_json(path)
-        if key.get("view") == "identity" and key.get("images") == images and path.with_suffix(".npy").exists():
-            features[f"{key['model']} {path.stem}"] = _reduce(np.load(path.with_suffix(".npy")))
-    return features
+    return {f"{key['model']} {path.stem}": _reduce(np.load(path)) for key, path in find_features(table, "identity")}
 
 
 def _reduce(features):

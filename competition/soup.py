@@ -24,17 +24,20 @@ from competition.heads import softmax
 from competition.images import load_images
 from competition.metrics import find_metric
 from competition.runs_folder import fold_dir, is_done, is_whole
-from competition.progress import Progress
-from competition.record import locked, open_run_record
+from competition.record import open_run_record
+from competition.train import finish_run, print_folds, save_fold
 from competition.runs_folder import MODEL_FILE
-from competition.train import _run_name, finish_run, print_folds, save_fold, start_keras
+from competition.progress import Progress
+from competition.record import locked
 from competition.runs_kinds import read_run
+from competition.train import start_keras
 from competition.views import VIEWS
+from competition.workspace import Workspace, check_run_name
 
 SHAPE = ("image_size", "least_size", "head")  # keys of a recipe on which the network depends
 
 
-def soup(name=None, runs=None, run=None, memory=None):
+def soup(name=None, runs=None, run=None, memory=None, workspace=Workspace()):
     """Average the fold models of finished runs; prints whether the OOF says that it holds, returns the run's folder.
 
     runs  "a,b,c": two or more, of the same backbone and size, in whose second phase everything was trained
@@ -44,12 +47,12 @@ def soup(name=None, runs=None, run=None, memory=None):
     fold. Raises InputError for runs whose weights cannot be averaged.
     """
     memory = read_memory(memory)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     members = _read_members(table, runs)
     first = members[0]
     views = [view for view in first.views if all(view in member.views for member in members)]
     settings = replace(first.recipe, views=views)
-    folder = files.RUNS / table.name / _run_name(run or "soup-" + "-".join(member.name for member in members))
+    folder = table.paths.run(check_run_name(run or "soup-" + "-".join(member.name for member in members)))
     config = {key: value for key, value in first.config.items() if key not in ("gan", "teacher", "pseudo")} | {
         "recipe": asdict(settings),
         "soup": {member.name: files.sha256_file(member.dir / "oof.npz") for member in members},
@@ -70,7 +73,7 @@ def _read_members(table, runs):
     """The Runs; InputError for what cannot be averaged."""
     if not runs:
         raise InputError("RUNS= is missing, expected two or more finished runs of one backbone: RUNS=a,b")
-    members = [read_run(files.RUNS / table.name / run, table) for run in _choose_runs(table.name, runs)]
+    members = [read_run(table.paths.run(run), table) for run in _choose_runs(table.paths, runs)]
     if len(members) < 2:
         raise InputError(f"RUNS={runs}: found one run, expected two or more")
     for member in members:

@@ -33,11 +33,10 @@ from competition.folds import make_folds, read_folds
 from competition.hyperresnet import FAMILY
 from competition.metrics import METRICS, find_metric, say_scores
 from competition.recipes import Recipe
-from competition.record import locked
 from competition.sample import write_sample
+from competition.record import locked
+from competition.workspace import SAMPLE, STUDY_RUN, Workspace
 
-STUDY = oof.STUDY
-SAMPLE = "sample"
 CONFIDENCE = 0.9
 LIKELY = 0.05  # of 20 comparisons of equals one has a smaller p
 ALL = ("quick", "default", "full")
@@ -240,7 +239,7 @@ class Study:
 
     @property
     def folder(self):
-        return files.RUNS / self.table.name / STUDY
+        return self.table.paths.study
 
     @property
     def rungs(self):
@@ -256,10 +255,11 @@ class Study:
         """The name of its run."""
         slug = re.sub(r"\W+", "-", rung.name).strip("-")
         parts = [self.model(rung)] if rung.model == "{backbone}" else []
-        return "-".join([STUDY, self.budget, *parts, slug])
+        return STUDY_RUN + "-".join([self.budget, *parts, slug])
 
 
-def study(name=None, backbone="efficientnet_lite0", budget="default", weights="imagenet", memory=None):
+def study(name=None, backbone="efficientnet_lite0", budget="default", weights="imagenet", memory=None,
+          workspace=Workspace()):
     """Run the ladder on the fold table `name`; prints the table of all rungs, writes and returns it as a DataFrame.
 
     name      of the fold table; "sample", or none where there is no table at all, is the sample competition, which is
@@ -268,6 +268,7 @@ def study(name=None, backbone="efficientnet_lite0", budget="default", weights="i
     budget    "quick", "default" or "full", a key of BUDGETS
     weights   "imagenet", or a folder of weights, for those backbones that it holds; the others take "imagenet"
     memory    as for `train`
+    workspace where the table lies; the sample is played in sample/ there
 
     Writes study.csv, study.md (with the commands) and study.json into `runs/<name>/study/` after each rung. Stopped or
     killed, the same call goes on. A rung that fails is noted with its reason, and tried again by the next call; one
@@ -280,18 +281,18 @@ def study(name=None, backbone="efficientnet_lite0", budget="default", weights="i
     if weights != "imagenet":
         weights = str(Path(weights).expanduser().resolve())
     found = _find_weights(backbone, weights)
-    with contextlib.ExitStack() as stack:
-        if _wants_sample(name):
-            stack.enter_context(files.within(SAMPLE))
-            name = make_folds(write_sample(Path(SAMPLE) / "data") / "train", name=SAMPLE).name
-        table = read_folds(name)
-        plan = Study(table, backbone, budget, found, memory, {})
-        stack.enter_context(locked(plan.folder))
+    if _wants_sample(name, workspace):
+        workspace = workspace.sample
+        table = make_folds(write_sample(workspace.sample_data) / "train", name=SAMPLE, workspace=workspace)
+    else:
+        table = read_folds(name, workspace)
+    plan = Study(table, backbone, budget, found, memory, {})
+    with locked(plan.folder):
         return _climb(plan)
 
 
-def _wants_sample(name):
-    tables = {path.stem for path in files.FOLDS.glob("*.json")}
+def _wants_sample(name, workspace):
+    tables = workspace.names()
     return SAMPLE not in tables and (name == SAMPLE or not (name or tables))
 
 
@@ -350,7 +351,7 @@ def _climb(plan):
 def _train(plan, rung, result):
     """An ordinary run; its predictions."""
     _call(plan, result, "train", train_options(plan, rung))
-    return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
+    return read_held_out(plan.table.paths.run(plan.run(rung)), plan.table)
 
 
 def _tune(plan, rung, result):
@@ -358,16 +359,16 @@ def _tune(plan, rung, result):
     options = train_options(plan, rung)
     options |= {"ONLY_FOLD": None, "FOLDS_USED": options["ONLY_FOLD"]} | TUNER[plan.budget]
     _call(plan, result, "tune", options)
-    trials = pd.read_csv(files.RUNS / plan.table.name / "tune" / plan.run(rung) / "trials.csv")
+    trials = pd.read_csv(plan.table.paths.tune(plan.run(rung)) / "trials.csv")
     result.where = "the best of its trials"
     done = find_metric(plan.table.metric).sort(trials[trials["state"] == "done"])
-    return read_held_out(files.RUNS / plan.table.name / done["run"].iloc[0], plan.table)
+    return read_held_out(plan.table.paths.run(done["run"].iloc[0]), plan.table)
 
 
 def _double(plan, rung, result):
     """The rarest class against the others, then the others among themselves."""
     _call(plan, result, "double", train_options(plan, rung) | {"SPLITS": quote_name(rarest(plan.table))})
-    return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
+    return read_held_out(plan.table.paths.run(plan.run(rung)), plan.table)
 
 
 def _gan(plan, rung, result):
@@ -446,7 +447,7 @@ def _distil(plan, rung, result):
     """A head that learns what those of the ensemble say of its training images as well."""
     teachers = ",".join(plan.run(plan.results[name].rung) for name in _members(plan, TEACHERS))
     _call(plan, result, "train", train_options(plan, rung) | {"TEACHER": teachers})
-    return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
+    return read_held_out(plan.table.paths.run(plan.run(rung)), plan.table)
 
 
 def _soup(plan, rung, result):
@@ -456,7 +457,7 @@ def _soup(plan, rung, result):
         raise _Skipped(f"{missing[0].rung.name} is {missing[0].state}")
     runs = ",".join(plan.run(member.rung) for member in members)
     _call(plan, result, "soup", {"NAME": plan.table.name, "RUNS": runs, "RUN": plan.run(rung)})
-    return read_held_out(files.RUNS / plan.table.name / plan.run(rung), plan.table)
+    return read_held_out(plan.table.paths.run(plan.run(rung)), plan.table)
 
 
 def train_options(plan, rung):
@@ -507,7 +508,7 @@ def _call(plan, result, verb, options):
     given = {"overrides" if key == "SET" else key.lower(): value for key, value in options.items() if value}
     if verb != "gan":
         given["memory"] = plan.memory
-    function(**given)
+    function(**given, workspace=plan.table.workspace)
 
 
 def print_command(verb, options):
@@ -678,4 +679,4 @@ def _read_seconds(plan):
 def _epoch_seconds(plan, run):
     """Of all folds of a run, or of runs of that pattern."""
     return sum(files.read_json(path)["seconds"]
-               for path in (files.RUNS / plan.table.name / run).glob("fold_*/fold.json"))
+               for path in plan.table.paths.run(run).glob("fold_*/fold.json"))

@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition import files
 from competition import fit as fitting
 from competition.blend import (
     calibrate_nested,
@@ -48,7 +47,7 @@ from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.metrics import find_metric
 from competition.predict_folds import predict_folds
-from competition.oof import BLEND, accuracy, log_loss, read_oof, text_table
+from competition.oof import accuracy, log_loss, read_oof, text_table
 from competition.record import all_runs
 from competition.rehearsal import MOST, Conditions, Entry, RehearsalError, bounded, rehearse, what_was_checked
 from competition.scorelog import keep_older, log_submission
@@ -56,6 +55,7 @@ from competition.scorers import find_python
 from competition.runs_kinds import read_run
 from competition.runs_run import Run
 from competition.views import VIEWS
+from competition.workspace import Workspace
 
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
 OOF_TOLERANCE = 0.05  # training may have run on another device, in another precision of its products (TF32)
@@ -86,7 +86,7 @@ class Layout:
 
 
 def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None, max_mb=None, max_seconds=None,
-                    max_memory=None, fit=False, hidden=None):
+                    max_memory=None, fit=False, hidden=None, workspace=Workspace()):
     """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
     name    of the fold table; may be left out while there is only one
@@ -97,6 +97,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     hidden  "random" or "groups": see forecast.make_forecast; default: as the blend has it
     max_mb, max_seconds, max_memory  what the scorer allows (fit.read_limits)
     fit     where the blend is over that, take the best that fits (competition/fit.py)
+    workspace  where the table and its runs lie, and the zip is written
 
     Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found; the log
     (scorelog.py) gets a line. Returns the zip's path. InputError for a blend or a run that is missing, unfinished or
@@ -106,11 +107,11 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     if layout is None:
         from competition.formats.codalab import LAYOUT as layout  # which imports this module
     limits = fitting.read_limits(max_mb, max_seconds, max_memory)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     ensemble = read_ensemble(table, run, hidden_n, hidden)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(ensemble, table)
-    conditions = bounded(Conditions(python=find_python(scorer)), limits.seconds, limits.memory, count)
-    path = files.SUBMISSIONS / f"{table.name}.zip"
+    conditions = bounded(Conditions(python=find_python(scorer, workspace)), limits.seconds, limits.memory, count)
+    path = table.paths.zip
     taken = []
 
     def write(temporary):
@@ -119,7 +120,7 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
             taken.extend(_fit(ensemble, table, temporary, layout, conditions, count, limits, found, fit))
         else:
             taken.extend((ensemble, found))
-        keep_older(path, path.with_suffix(".json"), temporary)
+        keep_older(path, table.paths.zip_json, temporary)
 
     try:
         write_with(path, write)
@@ -131,8 +132,8 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
     ensemble, found = taken
     found |= {"scorer": scorer or "the project's own Python"}
     record = record_of(path, ensemble, table, layout.format) | {"limits": dataclasses.asdict(limits), "rehearsal": found}
-    write_json(path.with_suffix(".json"), record)
-    log_submission(path, record)
+    write_json(table.paths.zip_json, record)
+    log_submission(path, record, workspace)
     _report(path, record)
     return path
 
@@ -178,7 +179,7 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
     fitting.show(ensemble, table, cost, choices, limits)
     if not wanted or not fits:
         hint = "FIT=1 takes the best that fits" if fits else "nothing that was found fits, raise a limit"
-        raise InputError(f"{files.SUBMISSIONS / table.name}.zip: not written, it takes {over}; {hint}")
+        raise InputError(f"{table.paths.zip}: not written, it takes {over}; {hint}")
     for attempt in range(fitting.ATTEMPTS):
         smallest = fitting.find_smallest(choices, limits)
         fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
@@ -199,7 +200,7 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
         if choice is smallest:
             break
         choices = fitting.refine(choices, choice, _cost(found))
-    raise InputError(f"{files.SUBMISSIONS / table.name}.zip: not written, the smallest that was found does not fit: "
+    raise InputError(f"{table.paths.zip}: not written, the smallest that was found does not fit: "
                      f"{'; '.join(over)}")
 
 
@@ -217,29 +218,29 @@ def read_ensemble(table, run=None, hidden_n=None, hidden=None):
 
 def _read_blend(table, hidden_n=None, hidden=None):
     record = read_blend(table)
-    oofs = {run: read_oof(files.RUNS / table.name / run, table) for run in record["weights"]}
+    oofs = {run: read_oof(table.paths.run(run), table) for run in record["weights"]}
     return _ensemble(table, "blend", oofs, record["weights"], record["views"], record["temperature"],
                      forecast_again(table, record, hidden_n, hidden))
 
 
 def _read_run(table, run, hidden_n=None, hidden=None):
     hidden_n, hidden = check_hidden(hidden_n, hidden or "random")
-    if run == BLEND or run not in (known := all_runs(table.name)):
-        hint = "expected " + ("no RUN= for the blend" if run == BLEND else ", ".join(known) or "none yet")
-        raise InputError(f"{files.RUNS / table.name / run}: no such run, {hint}")
-    oofs = {run: read_oof(files.RUNS / table.name / run, table)}
+    if run == "blend" or run not in (known := all_runs(table.paths)):
+        hint = "expected " + ("no RUN= for the blend" if run == "blend" else ", ".join(known) or "none yet")
+        raise InputError(f"{table.paths.run(run)}: no such run, {hint}")
+    oofs = {run: read_oof(table.paths.run(run), table)}
     chooser = make_chooser(oofs, table)
     candidates, chosen = make_candidates(chooser, [[run]])
     winner = candidates[chosen]
     temperature, _ = calibrate_nested(chooser, winner)
     forecast = forecast_blend(table, oofs, chooser, winner, hidden_n, hidden, temperature)
-    forecast["left_out"] = count_left_out(table.name, oofs)
+    forecast["left_out"] = count_left_out(table.paths, oofs)
     return _ensemble(table, f"run {run}", oofs, winner.weights, winner.views, temperature, forecast)
 
 
 def _ensemble(table, source, oofs, weights, views, temperature, forecast):
     weights = {run: weight for run, weight in weights.items() if weight > 0}
-    members = [(read_run(files.RUNS / table.name / run, table), weight) for run, weight in weights.items()]
+    members = [(read_run(table.paths.run(run), table), weight) for run, weight in weights.items()]
     for run, _ in members:
         check_weights(run, table)
     return Ensemble(source, members, views, sharpen(combine(oofs, weights, views), temperature), temperature, forecast)

@@ -28,11 +28,11 @@ from competition.folds import FoldTable, add_rows
 from competition.groups import find_near, make_sketch
 from competition.images import load_images
 from competition.metrics import find_metric
-from competition.oof import BLEND, read_oof
 from competition.predict_folds import each_fold
 from competition.runs_folder import fold_dir, load
 from competition.runs_kinds import read_run
 from competition.runs_run import Run
+from competition.oof import read_oof
 from competition.shift import read_test
 from competition.train import Taught
 
@@ -121,12 +121,12 @@ def read_teaching(table, teacher=None, pseudo=None):
     Raises InputError for a blend or runs that are missing, unfinished or of another fold table, and for what is no
     folder or zip of images.
     """
-    if (teacher or BLEND) == BLEND:
+    if (teacher or "blend") == "blend":
         record = read_blend(table)
         names, kind = [run for run, weight in record["weights"].items() if weight > 0], record["kind"]
     else:
-        names, kind = _choose_runs(table.name, teacher), "mean"
-    folders = [files.RUNS / table.name / name for name in names]
+        names, kind = _choose_runs(table.paths, teacher), "mean"
+    folders = [table.paths.run(name) for name in names]
     oofs = np.stack([read_oof(folder, table).probs[0] for folder in folders])  # refuses what is unfinished
     weights = [WEIGH[kind](oofs[:, rows], table.labels[rows], find_metric(table.metric))
                for rows in (table.fold != fold for fold in range(table.k))]

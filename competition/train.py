@@ -24,14 +24,15 @@ from tqdm import tqdm
 
 from competition import device, files, heads, oof
 from competition.arrays import Joined, Room, Rows, held, read_memory
-from competition.augment import build_policy, draw_numbers, mix_pairs, plan_copies
 from competition.classifier import build_classifier, build_recipe_backbone, set_head
+from competition.augment import build_policy, draw_numbers, mix_pairs
 from competition.backbones import Weights
-from competition.features import MS, Shelf, copy_features, predict, time_of, use_xla, view_features
+from competition.features import MS, predict, time_of, use_xla
 from competition.files import InputError
 from competition.folds import read_folds, whole_number
+from competition.frozen import class_copies, copies_features, frozen_features, open_shelf
 from competition.fuse import fuse_batchnorm
-from competition.images import IMAGES, IMAGES_FORMAT, load_images, warn_of_others
+from competition.images import load_images, warn_of_others
 from competition.job import Job
 from competition.metrics import find_metric, say_scores
 from competition.runs_folder import BACKBONE_FILE, HEAD_FILE, HEADS_STATE, MODEL_FILE
@@ -56,18 +57,13 @@ from competition.recipes import MIXTURES, read_recipe
 from competition.record import locked, open_run_record
 from competition.settle import settle, size_inside
 from competition.views import VIEWS
+from competition.workspace import STUDY_RUN, Workspace, check_run_name
 
-GAN = "gan"  # the folder beside the runs that keeps the GANs
-TUNE = "tune"  # the folder beside the runs that keeps what was tuned
-FEATURES = "features"  # the folder beside the runs that keeps what frozen backbones made of the images
 GROWTH = 0.5, 0.75  # shares of the full side at which `progressive` begins; each is a graph of its own
-COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
-DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do
-FEATURES_FORMAT = 5  # raise it when what a backbone makes of the same image changes
 
 
 def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
-          after_epoch=None, teacher=None, pseudo=None):
+          after_epoch=None, teacher=None, pseudo=None, workspace=Workspace()):
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
@@ -79,6 +75,7 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     teacher    "blend", or finished runs ("a,b"), whose fold models say what to learn of the images that they saw as well
     pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
                models (default: of the blend) give; see teach.py for both
+    workspace  where the table lies and the run is written; default: the current folder
     after_epoch  called without arguments after each epoch of the second phase, when all of it is on disk; what it
                raises ends the training there, and the same call goes on with it
 
@@ -86,13 +83,13 @@ def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_f
     other images.
     """
     memory = read_memory(memory)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     device.make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     settled.size_inside()  # refuses before a run is begun
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
-    folder = files.RUNS / table.name / _run_name(run or f"{model}-{Path(recipe).stem}{kind}")
+    folder = table.paths.run(check_run_name(run or f"{model}-{Path(recipe).stem}{kind}"))
     job = Job(folder, table, model, settled.weights, settled.recipe, folds, memory, after_epoch)
     if kind:
         from competition.teach import read_teaching  # which imports this module
@@ -139,7 +136,7 @@ def _wants_another_seed(folder):
 
     record = files.read_json(folder / "run.json")
     by_heads = plain_heads(record) and record["config"]["folds"] > 2  # train_apart leaves out two
-    return record["finished"] and not by_heads and not folder.name.startswith(f"{oof.STUDY}-")  # which never blend
+    return record["finished"] and not by_heads and not folder.name.startswith(STUDY_RUN)  # which never blend
 
 
 def train_table(job):
@@ -184,12 +181,6 @@ def _read_head_progress(run_dir, fold):
 
 # ------------------------------------------------------------------------------------------------ the record of a run
 
-
-
-def _run_name(run):
-    if run in (others := (oof.BLEND, oof.LOOK, oof.GROUPS, oof.PREDICT, oof.STUDY, FEATURES, GAN, IMAGES, TUNE)):
-        raise InputError(f"RUN={run}: expected another name, {', '.join(others)} are other folders")
-    return files.check_name("RUN", run)
 
 
 def fold_numbers(variable, folds, table):
@@ -389,7 +380,7 @@ def _save_heads(job, features):
     """Write what each fold leaves where heads are all that is trained; features of the TTA views, a list of [n, d]."""
     table, settings, folder = job.table, job.recipe, job.folder
     whole = table.whole or table
-    took = time_of(_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
+    took = time_of(open_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
     for fold in job.folds:
         head, progress = _read_head(folder, fold), _read_head_progress(folder, fold)
         views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
@@ -437,53 +428,6 @@ def _taught(job, images):
 
 
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
-
-
-def frozen_features(table, settings, model, weights, images, backbone, room=None):
-    """Features of the TTA views, a list of [n, d] (of the plain image alone where a second phase follows), and those
-    to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before.
-
-    `backbone` is fused (fuse.fuse_batchnorm): features of one that is not would differ in their last digits. What finds
-    no `room` (arrays.Room) in memory is read from disk as it is needed.
-    """
-    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].array)
-    views = ["identity"] if settings.epochs else settings.views  # a head that goes on learning needs no more
-    room = room or Room()
-    features = view_features(backbone, images, views, shelf, room)
-    if not settings.frozen_copies or settings.augment_phases == "full":
-        return features, features
-    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, shelf,
-                                   room, files.versions(DRAWING))
-
-
-def _shelf(table, settings, model, weights, hashes):
-    """The features.Shelf for images of these sha256; those of other fold tables, by whatever name, serve as well."""
-    from keras import backend
-
-    key = {"format": FEATURES_FORMAT, "decoded": IMAGES_FORMAT, "size": list(table.size), "model": model,
-           "weights": weights.sha256, "image_size": settings.image_size, "least_size": settings.least_size,
-           "versions": files.versions(COMPUTING) | {"backend": backend.backend()}}
-    return Shelf(files.RUNS / table.name / FEATURES, hashes, key, tuple(files.RUNS.glob(f"*/{FEATURES}")))
-
-
-def class_copies(table, settings):
-    """The augment.Copies of the classes that the recipe wants more images of."""
-    named = settings.oversample_classes or table.classes
-    targets = [settings.oversample_count * (name in named) for name in table.classes]
-    return plan_copies(table.labels, table.fold, np.array(targets))
-
-
-def copies_features(table, settings, model, weights, images, backbone, room=None):
-    """The augment.Copies with their features, augmented as the recipe says; see frozen_features."""
-    copies = class_copies(table, settings)
-    sources = copies.sources[len(table.labels):]
-    if not len(sources):
-        return copies
-    general = settings.augment if settings.frozen_copies and settings.augment_phases != "full" else []
-    shelf = _shelf(table, settings, model, weights, table.frame["sha256"].to_numpy()[sources].tolist())
-    features, = copy_features(backbone, Rows(images, sources), 1, [*settings.oversample_augment, *general],
-                              settings.seed, shelf, room, files.versions(DRAWING))
-    return replace(copies, features=features)
 
 
 def _train_heads(job, lesson, bar):

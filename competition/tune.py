@@ -35,9 +35,10 @@ from competition.images import load_images
 from competition.metrics import find_metric, say_scores
 from competition.rank import train_grid
 from competition.recipes import Recipe, read_recipe, split_values
-from competition.record import locked
 from competition.settle import fit_to_table, settle
-from competition.train import TUNE, fold_numbers, start_keras, train
+from competition.train import fold_numbers, start_keras, train
+from competition.record import locked
+from competition.workspace import Workspace
 
 TRIALS = 20  # where neither a number nor minutes are given, and the space has no end
 FIRST = 5  # trials that run to their end before any is pruned
@@ -114,10 +115,10 @@ class Study:
 
     @property
     def path(self):
-        return files.RUNS / self.table.name / TUNE / self.name / "study.json"
+        return self.table.paths.tune(self.name) / "study.json"
 
     def folder(self, number):
-        return files.RUNS / self.table.name / f"{self.name}-{number:03d}"
+        return self.table.paths.run(f"{self.name}-{number:03d}")
 
     @property
     def combinations(self):
@@ -147,7 +148,7 @@ class _OutOfTime(Exception):
 
 
 def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run=None, folds_used=None, trials=None,
-         minutes=None, overrides=(), memory=None, clock=time.monotonic):
+         minutes=None, overrides=(), memory=None, clock=time.monotonic, workspace=Workspace()):
     """Try values of a recipe's keys; prints and returns the table of trials, the best first or in a sweep's order.
 
     space       "key=low:high[:log] key=value,value key=value|value,value": ranges, and lists parted by commas, or by
@@ -161,12 +162,13 @@ def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run
                 are more
     clock       seconds, for the minutes
 
-    model, recipe, name, weights, overrides, memory: as for train.train. Writes `runs/<name>/tune/<study>/study.json`
-    and `trials.csv`. Raises InputError for what cannot be used, and for a study begun from something else.
+    model, recipe, name, weights, overrides, memory, workspace: as for train.train. Writes `study.json` and `trials.csv`
+    into `runs/<name>/tune/<study>/`. Raises InputError for what cannot be used, and for a study begun from something
+    else.
     """
     read_memory(memory)
     trials, minutes = _read_budget("TRIALS", trials, int), _read_budget("MINUTES", minutes, float)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     device.make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     chosen, settings, from_random = settled.weights, settled.recipe, settled.from_random
@@ -272,7 +274,7 @@ def _read_budget(variable, value, kind):
 
 def _study_name(run, base, label):
     name = run or f"{base}-{label}"
-    return files.check_name("RUN", name if run or len(name) <= 90 else f"{base}-{TUNE}")
+    return files.check_name("RUN", name if run or len(name) <= 90 else f"{base}-tune")
 
 
 # -------------------------------------------------------------------------------------------------------- the study
@@ -402,7 +404,7 @@ def _run_trial(study, trial, sweep, seconds, clock):
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours has a line for it
             train(model, study.recipe, study.table.name, study.weights, folder.name, ",".join(map(str, study.folds)),
-                  overrides, study.memory, after_epoch)
+                  overrides, study.memory, after_epoch, workspace=study.table.workspace)
         probs, labels = _read_probs(study, trial)
         trial.accuracy, trial.log_loss = oof.accuracy(probs, labels), oof.log_loss(probs, labels)
         if not np.isfinite(probs).all():
@@ -481,7 +483,8 @@ def _sweep_heads(study, chosen, combinations):
     best = _best(study.trials, study.metric)
     with contextlib.redirect_stdout(io.StringIO()):
         train(study.model, study.recipe, table.name, study.weights, study.folder(best.number).name,
-              ",".join(map(str, study.folds)), study.options(best.params)[1], study.memory)
+              ",".join(map(str, study.folds)), study.options(best.params)[1], study.memory,
+              workspace=table.workspace)
     return frame
 
 

@@ -14,6 +14,7 @@ from competition.blend import make_blend
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.oof import write_oof
+from competition.workspace import Workspace
 
 
 def predict(truth, classes, seed, noise=1.0):
@@ -102,15 +103,15 @@ def test_files_are_keyed_by_image_and_a_second_time_there_is_nothing_to_do(playe
     assert (one["suggested"], one["runs right"]) == ("label", 0)
     labels = dict(zip(table.images, table.frame["label"]))
     assert [labels[image] for image in frame["image"]] == frame.iloc[:, 1].tolist()
-    record = json.loads((files.RUNS / "odd/audit/audit.json").read_text())
+    record = json.loads((Workspace().runs / "odd/audit/audit.json").read_text())
     assert sorted(record["likely_wrong"]) == sorted(record["no_run_right"]) == sorted(played)
     assert record["table"] == table.hash and list(record["oof"]) == ["one", "two"]
-    text = (files.RUNS / "odd/audit/audit.html").read_text("utf-8")
+    text = (Workspace().runs / "odd/audit/audit.html").read_text("utf-8")
     assert "<b>" not in text and "a &lt;b&gt; &amp; c" in text
     assert re.findall(r'<img src="data:[^"]+" title="([^"]*)"', text)[:2] == [
         image.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for image in record["likely_wrong"]]
 
-    page = files.RUNS / "odd/audit/audit.html"
+    page = Workspace().runs / "odd/audit/audit.html"
     first = page.stat().st_mtime_ns
     audit()
     assert page.stat().st_mtime_ns == first and "nothing to do" in capsys.readouterr().out
@@ -124,7 +125,7 @@ def test_the_blend_judges_where_there_is_one(played, capsys):
     capsys.readouterr()
     audit()
     assert "images by the blend, accuracy" in capsys.readouterr().out
-    assert set(json.loads((files.RUNS / "odd/audit/audit.json").read_text())["oof"]) == {"one", "two", "blend"}
+    assert set(json.loads((Workspace().runs / "odd/audit/audit.json").read_text())["oof"]) == {"one", "two", "blend"}
 
 
 def test_nothing_to_go_by_is_refused(tmp_path, workdir):

@@ -20,11 +20,14 @@ from competition.blend import (
     select_greedily,
 )
 from competition.blend import sharpen, view_sets
-from competition.files import RUNS, InputError, write_json
+from competition.files import InputError, write_json
 from competition.folds import make_folds
 from competition.metrics import METRICS
 from competition.oof import OOF, accuracy, log_loss, read_oof, read_predictions, write_oof
+from competition.workspace import Workspace
 from test_oof import make_table, random_probs, write_run
+
+RUNS = Workspace().runs
 
 
 def predictions(labels, right, classes=3, sure=0.8):
@@ -51,7 +54,7 @@ def table(tmp_path, monkeypatch):
     """600 images in 3 classes; `make_blend` finds this table whatever the name."""
     monkeypatch.chdir(tmp_path)
     table = make_table(n=600)
-    monkeypatch.setattr(blend, "read_folds", lambda name=None: table)
+    monkeypatch.setattr(blend, "read_folds", lambda name, workspace: table)
     return table
 
 
@@ -276,7 +279,7 @@ def test_temperature_mends_what_is_too_sure():
 
 def test_a_metric_is_carried_through(table, monkeypatch, capsys):
     table = dataclasses.replace(table, metric="log_loss")
-    monkeypatch.setattr(blend, "read_folds", lambda name=None: table)
+    monkeypatch.setattr(blend, "read_folds", lambda name, workspace: table)
     rng = np.random.default_rng(0)
     write_runs(table, {run: 0.5 * random_probs(table, seed) + 0.5 * predictions(table.labels, rng.random(600) < 0.7)
                        for seed, run in enumerate("ab")})

@@ -18,7 +18,7 @@ def test_the_whole_competition(tmp_path, monkeypatch, capsys):
 
     def spy(file, *rest, **named):
         if str(file).endswith("labels.csv") and "w" not in str(rest):
-            opened.append(Path("submissions/sample.zip").exists())
+            opened.append(Path("sample/submissions/sample.zip").exists())
         return real(file, *rest, **named)
 
     monkeypatch.setattr(builtins, "open", spy)

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from competition.explain import (
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.oof import read_oof
+from competition.workspace import Workspace
 
 CORNER = slice(0, 4), slice(12, 16)  # rows, columns of images of 16x16: the upper right
 
@@ -278,7 +280,7 @@ def inside(place, monkeypatch):
 def test_the_figures_are_of_the_models_that_never_saw_the_image(run, inside, capsys):
     """With nothing hidden, accuracy a class is that of the run's OOF."""
     frame = explain(run=run).set_index("class")
-    oof = read_oof(files.RUNS / "odd" / run, inside)
+    oof = read_oof(Workspace().runs / "odd" / run, inside)
     right = oof.probs[0].argmax(1) == inside.labels
     expected = [right[inside.labels == label].mean() for label in range(3)]
     assert frame["images"].tolist() == [6, 12, 9, 27]
@@ -287,7 +289,7 @@ def test_the_figures_are_of_the_models_that_never_saw_the_image(run, inside, cap
     saved = pd.read_csv(f"runs/odd/{run}/explain/explain.csv").set_index("class")
     pd.testing.assert_frame_equal(saved, frame)
     assert "Hiding the centre costs" in capsys.readouterr().out
-    text = (files.RUNS / "odd" / run / "explain/explain.html").read_text("utf-8")
+    text = (Workspace().runs / "odd" / run / "explain/explain.html").read_text("utf-8")
     assert not re.search(r'https?:|<script|<link|src="(?!data:)', text) and "<b>" not in text
     shown = choose_shown(oof.mean(["identity"]), inside.labels, np.ones(27, bool))
     assert len(re.findall("<figure", text)) == len(shown) and len(re.findall("<img", text)) == 3 * len(shown)
@@ -305,7 +307,7 @@ def test_one_fold_on_the_command_line(inside, capsys):
     assert f"runs/odd/{best}/explain/explain.html" in capsys.readouterr().out
 
 
-def test_what_cannot_be_explained_is_refused(inside, tmp_path, monkeypatch):
+def test_what_cannot_be_explained_is_refused(inside, tmp_path):
     for arguments, reason in (({"fold": 2}, "FOLD=2"), ({"fold": "x"}, "FOLD=x"), ({"run": "none"}, "none"),
                               ({"run": "../odd"}, "RUN=")):
         with pytest.raises(InputError, match=reason):
@@ -314,6 +316,6 @@ def test_what_cannot_be_explained_is_refused(inside, tmp_path, monkeypatch):
     files.write_json("runs/odd/half/run.json", record | {"finished": False})
     with pytest.raises(InputError, match="unfinished"):
         explain(run="half")
-    monkeypatch.setattr(files, "RUNS", tmp_path)
+    shutil.copytree("folds", tmp_path / "folds")
     with pytest.raises(InputError, match="no finished run"):
-        explain()
+        explain(workspace=Workspace(tmp_path))

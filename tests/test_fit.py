@@ -9,6 +9,7 @@ from competition import fit
 from competition.files import InputError
 from competition.fit import Choice, Cost, Limits, Part
 from competition.submission import Ensemble
+from competition.workspace import Workspace
 
 K, N = 5, 300
 PARTS = {"fine": Part("fine", 1_000_000, 0, 0.01), "head": Part("shared", 4_000_000, 1000, 0.02),
@@ -63,7 +64,8 @@ def chosen(monkeypatch):
 
     oofs = {"fine": Oof(0.8), "head": Oof(0.7), "other_head": Oof(0.6)}
     table = SimpleNamespace(name="toy", k=K, labels=labels, fold=np.arange(N) % K, metric="accuracy", size=(32, 32),
-                            classes=["a", "b", "c"], frame=pd.DataFrame({"group": np.arange(N)}))
+                            classes=["a", "b", "c"], frame=pd.DataFrame({"group": np.arange(N)}),
+                            paths=Workspace().competition("toy"))
     whole = ensemble()
     runs = {run.name: run for run, _ in whole.members}
     monkeypatch.setattr(fit, "_read_oofs", lambda *_: oofs)

@@ -7,7 +7,7 @@ import pytest
 
 from competition import files, oof
 from competition.blend import make_candidates, make_chooser
-from competition.features import hash_images
+from competition.features import Shelf
 from competition.files import InputError, write_json, write_npz
 from competition.forecast import (
     again_gain,
@@ -27,6 +27,7 @@ from competition.forecast import (
 )
 from competition.metrics import METRICS
 from competition.recipes import Recipe
+from competition.workspace import Workspace
 from test_oof import make_table, random_probs, write_run
 
 ACCURACY = METRICS["accuracy"]
@@ -224,7 +225,7 @@ def test_one_fold_trained_again_tells_what_averaging_gives():
 def again(tmp_path, monkeypatch):
     """A finished run of all folds and a second seed of which only fold 1 is done; the table."""
     monkeypatch.chdir(tmp_path)
-    table, folder = make_table(n=90), files.RUNS / "toy"
+    table, folder = make_table(n=90), Workspace().runs / "toy"
     probs = random_probs(table)
     for seed, run in enumerate(["net", "net-seed1"]):
         write_run(folder / run, table, {"identity": probs, "hflip": probs})
@@ -317,14 +318,15 @@ def frozen(tmp_path, monkeypatch):
     """A frozen run's folder on 90 images with its features, and the table."""
     monkeypatch.chdir(tmp_path)
     table = make_table(n=90)
-    folder = write_run(files.RUNS / "toy" / "net", table, {"identity": random_probs(table)})
+    folder = write_run(Workspace().runs / "toy" / "net", table, {"identity": random_probs(table)})
     recipe = dataclasses.asdict(Recipe(frozen_epochs=5, frozen_rate=0.1, epochs=0, batch_size=16, views=["identity"],
                                        dropout=0.0))
     write_json(folder / "run.json", {"config": {"model": "m", "weights": "w", "recipe": recipe}, "frozen": True})
     features = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
     features[:, :3] += 2 * np.eye(3)[table.labels]
-    cache = files.RUNS / "toy" / "features"
-    write_json(cache / "key.json", {"data": table.data_hash, "images": hash_images(table.frame["sha256"].tolist()),
+    cache = Workspace().runs / "toy" / "features"
+    images = Shelf(cache, table.frame["sha256"].tolist(), {}).images
+    write_json(cache / "key.json", {"data": table.data_hash, "images": images,
                                     "size": [8, 8], "model": "m", "weights": "w", "image_size": 0, "least_size": 0,
                                     "view": "identity"})
     np.save(cache / "key.npy", features)

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from competition import formats
-from competition.files import SUBMISSIONS, InputError, read_json
+from competition.files import InputError, read_json
 from competition.folds import make_folds
 from competition.formats import codabench, codalab
 from competition.rehearsal import Entry
+from competition.workspace import Workspace
 from conftest import class_folders
+
+SUBMISSIONS = Workspace().submissions
 
 
 def test_every_format_is_a_module_with_a_make():

@@ -20,6 +20,7 @@ from competition.folds import make_folds
 from competition import images as images_module
 from competition.images import check, decode, decode_with_format, in_threads, load_images, natural_order, open_source
 from competition.images import resize, warn_of_others
+from competition.workspace import Workspace
 
 # -------------------------------------------------------------------------------- decoding
 
@@ -578,7 +579,8 @@ class Part(SimpleNamespace):
 def table_of(source, size):
     sums = [sha256_bytes(source.read(image)) for image in source.images]
     frame = pd.DataFrame({"image": source.images, "sha256": sums})
-    return Part(frame=frame, size=size, data=str(source.data), root=source.root, name="n")
+    return Part(frame=frame, size=size, data=str(source.data), root=source.root, name="n",
+                paths=Workspace().competition("n"))
 
 
 SMALL = Memory(1000, "MEMORY=1000")  # a picture of 24x32 takes 2304 bytes

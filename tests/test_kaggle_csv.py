@@ -7,16 +7,20 @@ import pandas as pd
 import pytest
 
 from competition import formats
-from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file
+from competition.files import InputError, read_json, sha256_file
 from competition.folds import FoldTable, make_folds, read_folds
 from competition.formats import kaggle_csv
 from competition.formats.kaggle_csv import Wanted, check_csv, fill, match_ids, predict_images, read_sample
 from competition.images import load_images
-from competition.predict_folds import predict_folds
 from competition.scorelog import read_log
 from competition.shift import read_test
+from competition.predict_folds import predict_folds
 from competition.submission import read_ensemble
+from competition.workspace import Workspace
 from conftest import class_folders, encode, smooth
+
+RUNS = Workspace().runs
+SUBMISSIONS = Workspace().submissions
 
 CLASSES = ["oak", "ash tree", "ähre"]
 IMAGES = ["a/1.png", "a/2.png", "b/10.jpg"]
@@ -186,7 +190,7 @@ def test_the_csv_says_what_the_fold_models_say(competition, run, monkeypatch, ca
     path = formats.make("kaggle-csv", run=run, test=competition / "test", probabilities=True)
     table = read_folds()
     ensemble = read_ensemble(table, run)
-    unknown = read_test(competition / "test", table, "predict", 1)
+    unknown = read_test(competition / "test", table, table.paths.predict, 1)
     expected = predict_folds(ensemble.members[0][0], table, ensemble.views, load_images(unknown)).mean((0, 1))
     expected = expected ** (1 / ensemble.temperature)
     found = pd.read_csv(path)
@@ -208,7 +212,7 @@ def test_the_csv_says_what_the_fold_models_say(competition, run, monkeypatch, ca
 def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypatch):
     monkeypatch.chdir(competition / "work")
     table = read_folds()
-    ensemble, unknown = read_ensemble(table, "pixels"), read_test(competition / "test", table, "predict", 1)
+    ensemble, unknown = read_ensemble(table, "pixels"), read_test(competition / "test", table, table.paths.predict, 1)
     first = predict_images(ensemble, table, unknown)
     kept = [part.path for part in kaggle_csv._parts(*ensemble.members[0], ensemble.views, table, unknown)]
     assert len(kept) == 2 and kept[0].parent == RUNS / "toy/predict/test"

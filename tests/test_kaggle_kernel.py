@@ -14,14 +14,18 @@ import pandas as pd
 import pytest
 
 from competition import formats
-from competition.files import RUNS, InputError, read_json, sha256_bytes, sha256_file, write_json
+from competition.files import InputError, read_json, sha256_bytes, sha256_file, write_json
 from competition.folds import make_folds, read_folds
 from competition.formats import kaggle_kernel, kernel_script
-from competition.formats.kaggle_kernel import KERNELS, fetch_wheels, make_training, take
-from competition.oof import read_oof
+from competition.formats.kaggle_kernel import fetch_wheels, make_training, take
 from competition.record import all_runs
+from competition.oof import read_oof
 from competition.scorelog import read_log
+from competition.workspace import Workspace
 from conftest import class_folders, encode, smooth
+
+RUNS = Workspace().runs
+KERNELS = Workspace().kernels
 
 SETTINGS = ["epochs=2", "rate=0.003", "patience=2"]  # whose epochs no kernel takes along
 
@@ -76,7 +80,7 @@ def home(competition, tmp_path, monkeypatch):
     """The current directory is a copy of the work folder."""
     shutil.copytree(competition[0] / "home", tmp_path / "home")
     monkeypatch.chdir(tmp_path / "home")
-    monkeypatch.setattr(kaggle_kernel, "fetch_wheels", lambda: [])
+    monkeypatch.setattr(kaggle_kernel, "fetch_wheels", lambda workspace: [])
     return competition[0]
 
 
@@ -136,7 +140,7 @@ def test_a_kernel_trains_what_is_taken_in_and_blends(competition, home):
     assert read_json(RUNS / "toy/far/run.json")["config"] == read_json(RUNS / "toy/near/run.json")["config"]
     far, near = (read_oof(RUNS / "toy" / run, table).probs for run in ("far", "near"))
     np.testing.assert_allclose(far, near, atol=1e-5)
-    assert all_runs("toy") == {"far": True, "near": True}
+    assert all_runs(Workspace().competition("toy")) == {"far": True, "near": True}
     assert set(make_blend("toy", ["far", "near"])["weights"]) <= {"far", "near"}
     before = sha256_file(RUNS / "toy/far/oof.npz")
     take(home / "far/working/run-toy-far.zip")
@@ -163,6 +167,42 @@ def test_another_kernel_predicts(competition, home, tmp_path):
     assert [(row["zip"], row["sha256"]) for row in read_log()][0] == ("toy-predict-far", record["sha256"])
 
 
+def test_a_kernel_of_the_sample_competition_leaves_its_predictions(home, tmp_path):
+    """What lies in sample/ here lies in a kernel's own folders there, and its outputs are found."""
+    from competition.train import train
+
+    sample = Workspace().sample
+    make_folds(home / "photos", name="sample", folds=2, workspace=sample)
+    assert Workspace().of("sample") == sample
+    train("baseline", name="sample", run="far", overrides=SETTINGS, workspace=sample)
+    test = tmp_path / "root/input/competitions/some/test"
+    test.mkdir(parents=True)
+    for number in range(3):
+        (test / f"{number}.png").write_bytes(encode(smooth(50 + number, 12, 16)))
+    folder = formats.make("kaggle-kernel", "sample", "far", Workspace().of("sample"), kaggle_user="me",
+                          competition="some")
+    assert folder == KERNELS / "sample-predict-far" and len(read_log(sample)) == 1
+    done = run_kernel(Path.cwd() / folder, tmp_path / "root")
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "root/working/submission.csv")["id"].tolist() == ["0.png", "1.png", "2.png"]
+
+
+def test_a_training_kernel_of_the_sample_competition_is_taken_home(competition, home, tmp_path):
+    """The same for a run: its kernel finds the table, `take` the competition that it belongs to."""
+    sample = Workspace().sample
+    make_folds(home / "photos", name="sample", folds=2, workspace=sample)
+    folder = make_training("baseline", name="sample", run="there", overrides=SETTINGS, kaggle_user="me",
+                           workspace=sample)
+    with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
+        assert {"work/folds/sample.csv", "work/folds/sample.json"} <= set(archive.namelist())
+        assert json.loads(archive.read("toolkit-job.json"))["output"] == {"runs/sample/there": "run-sample-there.zip"}
+    brought = tmp_path / "run-sample-there.zip"
+    with zipfile.ZipFile(home / "far/working/run-toy-far.zip") as source, zipfile.ZipFile(brought, "w") as target:
+        for name in source.namelist():
+            target.writestr(name.replace("runs/toy/far/", "runs/sample/there/"), source.read(name))
+    assert take(brought) == [sample.runs / "sample/there"]
+
+
 def parts(archive, folder, keep):
     """A zip with what `keep` of the names in a zip."""
     target = folder / "run-toy-part.zip"
@@ -179,7 +219,7 @@ def test_a_run_that_was_trained_in_parts_is_put_together(competition, home, tmp_
     whole = home / "far/working/run-toy-far.zip"
     for fold, finished in ((None, False), (0, False), (1, True)):
         take(parts(whole, tmp_path, lambda name: name.endswith("/run.json") or f"/fold_{fold}/" in name))
-        assert all_runs("toy") == {"far": finished}
+        assert all_runs(Workspace().competition("toy")) == {"far": finished}
     together = read_oof(RUNS / "toy/far", read_folds()).probs
     shutil.rmtree(RUNS / "toy/far")
     take(whole)

@@ -11,12 +11,12 @@ import pytest
 from conftest import encode
 from PIL import Image
 
-from competition import files
 from competition import look as looking
 from competition.__main__ import main
 from competition.files import InputError
 from competition.folds import make_folds
 from competition.look import KINDS, find_outliers, look, measure, robust_z
+from competition.workspace import Workspace
 
 CLASSES = {"a <b> & c": 30, "été": 14}  # the first must not break the page
 RED, DARK, BLURRED, SMALL = "été/003.png", "a <b> & c/005.png", "été/007.png", "a <b> & c/011.png"
@@ -75,7 +75,7 @@ def test_the_odd_images_are_named_and_no_others(data, capsys):
 def test_the_page_stands_alone_and_shows_each_image_under_its_name(data):
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     look("odd")
-    text = (files.RUNS / "odd/look/look.html").read_text("utf-8")
+    text = (Workspace().runs / "odd/look/look.html").read_text("utf-8")
     assert not re.search(r'https?:|<script|<link|src="(?!data:)', text)
     assert "<b>" not in text and "a &lt;b&gt; &amp; c" in text and "été" in text
     shown = pictures(text)
@@ -98,7 +98,7 @@ def test_sheets_are_limited_and_large_pictures_shrunk(data, monkeypatch):
     monkeypatch.setattr(looking, "EXTREMES", 1)
     monkeypatch.setattr(looking, "SIDE", 15)
     look()
-    text = (files.RUNS / "odd/look/look.html").read_text("utf-8")
+    text = (Workspace().runs / "odd/look/look.html").read_text("utf-8")
     sheets = text[text.index("<h2>a &lt;b&gt;"):]
     assert len(pictures(sheets)) == 12
     assert {pixels.shape for _, pixels in pictures(text)} == {(10, 15, 3)}
@@ -136,7 +136,7 @@ def test_grey_pictures_of_many_sizes_and_few_images(tmp_path, workdir, capsys):
     frame = look()
     assert (frame["redness"] == 0).all() and not frame["outlier"].str.contains("red-shifted").any()
     assert frame["height"].tolist() == [8, 9, 10] * 2
-    assert "8 x 12: 1, 9 x 12: 1, 10 x 12: 1" in (files.RUNS / "grey/look/look.html").read_text("utf-8")
+    assert "8 x 12: 1, 9 x 12: 1, 10 x 12: 1" in (Workspace().runs / "grey/look/look.html").read_text("utf-8")
 
 
 def test_measures_of_pictures_that_can_be_reckoned_by_hand():

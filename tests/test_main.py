@@ -13,6 +13,7 @@ from conftest import class_folders
 from competition import files
 from competition.__main__ import main
 from competition.files import InputError
+from competition.workspace import Workspace
 
 ROOT = Path(files.__file__).parent.parent
 VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup",
@@ -168,7 +169,8 @@ def test_flags_reach_the_verb(given):
     line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3 --again 0"
     assert main(line.split()) == 0
     assert given == [("3", "vgg16", "best", "mine", [], {
-        "again": "0", "name": "plants", "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None, "pseudo": None})]
+        "again": "0", "name": "plants", "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None,
+        "pseudo": None, "workspace": Workspace()})]
 
 
 def test_a_double_run_has_seeds_too(given):

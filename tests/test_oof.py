@@ -11,8 +11,9 @@ from sklearn import metrics
 from competition import oof
 from competition.files import InputError, write_json
 from competition.folds import FoldTable
-from competition.oof import read_fold, read_oof, read_predictions, write_fold, write_oof
 from competition.record import all_runs
+from competition.oof import read_fold, read_oof, read_predictions, write_fold, write_oof
+from competition.workspace import Workspace
 
 # class names that trip readers
 AWKWARD = ["image", "label", "fold", "Füchse, rot", "1.0", 'ein "Wort"', "nan"]
@@ -207,11 +208,12 @@ def test_one_other_view_alone_is_shown(tmp_path, table):
 
 def test_lists_runs_and_whether_they_are_finished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert all_runs("toy") == {}
+    paths = Workspace().competition("toy")
+    assert all_runs(paths) == {}
     for run, finished in (("b", True), ("a", True), ("c", False), ("blend", True)):
         write_json(tmp_path / "runs" / "toy" / run / "run.json", {"finished": finished})
     (tmp_path / "runs" / "toy" / "empty").mkdir()
-    assert all_runs("toy") == {"a": True, "b": True, "c": False}
+    assert all_runs(paths) == {"a": True, "b": True, "c": False}
 
 
 def test_metrics_agree_with_scikit_learn():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import class_folders
 
-from competition import blend, explain, files, fit, oof, runs_kinds, runs_tree, soup, submission, teach
+from competition import blend, explain, files, fit, runs_kinds, runs_tree, soup, submission, teach
 from competition import train as training
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
@@ -22,8 +22,9 @@ from competition.runs_kinds import kind_of, read_run
 from competition.runs_single import SingleRun, softmax
 from competition.runs_tree import TreeRun
 from competition.shift import read_test
+from competition.workspace import Workspace
 
-RUNS = files.RUNS / "toy"
+RUNS = Workspace().competition("toy").runs
 VIEWS = ["identity", "hflip"]
 
 
@@ -123,7 +124,7 @@ def test_a_new_kind_is_predicted_packed_asked_and_measured(run, table):
                  for flip in (1, -1) if network.model.set_weights(weights) is None) / 2
     np.testing.assert_allclose(packed, mean, atol=1e-5)
 
-    unknown = read_test("test", table, oof.PREDICT, fewest=1)
+    unknown = read_test("test", table, "predict", fewest=1)
     said = predict_folds(plain, table, VIEWS, load_images(unknown)).mean((0, 1))[..., ::-1]
     np.testing.assert_allclose(kaggle_csv.predict_images(ensemble, table, unknown), said, atol=1e-5)
     asked = teach.Teaching([turned], np.ones((2, 1)), None, {})._ask(table, images, [1])

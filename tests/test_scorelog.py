@@ -1,7 +1,10 @@
 import pytest
 
 from competition import scorelog
-from competition.files import SUBMISSIONS, InputError, sha256_file
+from competition.files import InputError, sha256_file
+from competition.workspace import Workspace
+
+SUBMISSIONS = Workspace().submissions
 
 
 def make_zip(name, content, expected=0.87):

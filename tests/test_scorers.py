@@ -6,6 +6,7 @@ import pytest
 
 from competition import scorers
 from competition.files import InputError
+from competition.workspace import Workspace
 
 
 def test_own_python_and_paths(tmp_path):
@@ -19,7 +20,7 @@ def test_own_python_and_paths(tmp_path):
 def test_names_that_are_no_releases(workdir, scorer):
     with pytest.raises(InputError, match="expected releases such as|no such program"):
         scorers.find_python(scorer)
-    assert not scorers.FOLDER.exists()
+    assert not Workspace().scorers.exists()
 
 
 def test_environment_is_built_once(workdir, tmp_path, monkeypatch):
@@ -34,7 +35,7 @@ def test_environment_is_built_once(workdir, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(InputError, match=r"pip has no tinything==1.6 for Python 3.*\(it has 1.5\); expected another"):
         scorers.find_python("tinything==1.6")
-    assert not list(scorers.FOLDER.iterdir())
+    assert not list(Workspace().scorers.iterdir())
     python = scorers.find_python("tinything==1.5")
     code = "import tinything, sys; print(tinything.answer, sys.prefix != sys.base_prefix)"
     assert subprocess.check_output([python, "-I", "-c", code], text=True).split() == ["42", "True"]

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from conftest import encode
 
-from competition import files
 from competition.files import InputError
 from competition.folds import make_folds
 from competition.images import open_unlabelled
 from competition.shift import compare, measure_auc, prepare, shift, tell_apart, weigh, weigh_score
+from competition.workspace import Workspace
 from test_oof import write_run
 
 
@@ -51,7 +51,7 @@ def test_like_images_give_no_shift_and_copies_are_named(trained, capsys):
         assert one["interval"][0] <= 0.5 and one["verdict"] == "no shift seen"
     assert record["copies"] == {"same.png": "été/0061.png", "again.bmp": "a b/0003.png"}
     assert "notes.txt" in captured.err and "again.bmp = a b/0003.png" in captured.out
-    folder = files.RUNS / "known/shift/like"
+    folder = Workspace().runs / "known/shift/like"
     assert json.loads((folder / "shift.json").read_text()) == record
     rows = pd.read_csv(folder / "shift.csv", keep_default_na=False)
     assert rows["set"].value_counts().to_dict() == {"training": 120, "test": 62}
@@ -153,7 +153,7 @@ def test_the_score_that_is_weighted_is_of_the_metric_or_says_that_it_is_not(trai
     for metric in ("log_loss", "macro_f1", "accuracy"):
         table = make_folds(trained / "known", folds=2, metric=metric)
         probs = {"identity": np.where(np.eye(2)[table.labels] > 0, 0.8, 0.2).astype(np.float32)}
-        write_run(files.RUNS / "known/net", table, probs)
+        write_run(Workspace().runs / "known/net", table, probs)
         record, out = shift(test, model="baseline"), capsys.readouterr().out
         weighed = "log_loss" if metric == "log_loss" else "accuracy"
         assert record["score"][weighed] == pytest.approx({"log_loss": -np.log(0.8), "accuracy": 1}[weighed])

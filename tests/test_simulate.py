@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from competition import blend, simulate
-from competition.features import hash_images
+from competition.features import Shelf
 from competition.files import InputError, write_json
 from competition.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
 from test_oof import make_table
@@ -115,13 +115,14 @@ def test_the_command_writes_its_rounds(tmp_path, monkeypatch, capsys, pool):
 def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = make_table(n=60)
-    monkeypatch.setattr(simulate, "read_folds", lambda name: table)
+    monkeypatch.setattr(simulate, "read_folds", lambda name, workspace: table)
+    images = Shelf(Path(), table.frame["sha256"].tolist(), {}).images
     folder, features = Path("runs/toy/features"), np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
 
-    def compute(name):
+    def compute(name, workspace):
         for file, changes in {"a": {}, "b": {"view": "hflip"}, "c": {"images": "others"}}.items():
             write_json(folder / f"{file}.json",
-                       {"view": "identity", "images": hash_images(table.frame["sha256"].tolist()), "model": "m"} | changes)
+                       {"view": "identity", "images": images, "model": "m"} | changes)
             np.save(folder / f"{file}.npy", features)
 
     monkeypatch.setattr("competition.rank.rank", compute)

@@ -16,9 +16,10 @@ from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.images import load_images
 from competition.runs_kinds import read_run
+from competition.workspace import Workspace
 from test_oof import make_table
 
-RUNS = files.RUNS / "toy"
+RUNS = Workspace().runs / "toy"
 SETTINGS = {
     "one": ("scratch", ["epochs=2", "rate=3e-3", "views=identity,hflip,vflip"]),
     "two": ("scratch", ["epochs=2", "rate=3e-3", "views=identity,vflip", "dropout=0.2", "seed=1"]),
@@ -159,7 +160,7 @@ def test_it_packs_as_a_submission(table):
     from competition.submission import make_submission
 
     assert make_submission(run="both").exists()
-    assert files.read_json(files.SUBMISSIONS / "toy.json")["source"] == "run both"
+    assert files.read_json(Workspace().submissions / "toy.json")["source"] == "run both"
 
 
 def test_weights_of_other_shapes_are_no_average():

@@ -28,6 +28,7 @@ from competition.metrics import METRICS
 from competition.recipes import Recipe, read_recipe
 from competition.study import BUDGETS, HOW, LADDER, Effort, Result, Rung, Study, compare, interval, print_command
 from competition.tune import read_space
+from competition.workspace import Workspace
 
 RAREST = 'b; 5" c '  # as odd as a class name may be
 RECIPE_KEYS = {field.name for field in dataclasses.fields(Recipe)}
@@ -410,7 +411,7 @@ def test_a_search_is_compared_with_as_many_epochs_on_the_same_fold(played):
     for run in trials["run"]:
         recipe = files.read_json(f"runs/arten/{run}/run.json")["config"]["recipe"]
         assert {key for key in recipe if recipe[key] != reference[key]} <= {"rate"} and recipe["epochs"] == 2
-        assert [path.name for path in sorted((files.RUNS / "arten" / run).glob("fold_*"))] == ["fold_1"]
+        assert [path.name for path in sorted((Workspace().runs / "arten" / run).glob("fold_*"))] == ["fold_1"]
 
 
 @pytest.mark.parametrize("budget", studying.TUNER)
@@ -422,7 +423,7 @@ def test_the_ladder_s_search_has_a_reference_of_its_effort(budget):
 
 
 def test_what_is_written_says_it_all(played):
-    text = (files.RUNS / "arten/study/study.md").read_text("utf-8")
+    text = (Workspace().runs / "arten/study/study.md").read_text("utf-8")
     assert "| `make train NAME=arten MODEL=scratch RECIPE=quick RUN=study-default-scratch ONLY_FOLD=1 " in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert "`: the mean of the views identity, hflip in its fold_*/views.npz |" in text
@@ -471,16 +472,18 @@ def test_flags_name_one_budget(monkeypatch, capsys):
 
 
 def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_else(tmp_path, monkeypatch):
-    assert not studying._wants_sample(None) and not studying._wants_sample("arten")
-    assert studying._wants_sample("sample")
+    def wants_sample(name):
+        return studying._wants_sample(name, Workspace())
+
+    assert not wants_sample(None) and not wants_sample("arten")
+    assert wants_sample("sample")
     monkeypatch.chdir(tmp_path)
-    assert studying._wants_sample(None) and not studying._wants_sample("arten")
-    with files.within("sample"):
-        files.write_text(files.FOLDS / "sample.json", "{}")
-    assert studying._wants_sample("sample"), "folds/ is one's own again"
+    assert wants_sample(None) and not wants_sample("arten")
+    files.write_text(Workspace().sample.folds / "sample.json", "{}")
+    assert wants_sample("sample"), "folds/ is one's own"
     asked = []
-    monkeypatch.setattr("competition.blend.make_blend", lambda *options: asked.append((options[0], files.RUNS)))
+    monkeypatch.setattr("competition.blend.make_blend", lambda *options: asked.append((options[0], options[-1].runs)))
     assert main(["blend", "--name", "sample"]) == main(["blend", "--name", "other"]) == 0
     assert asked == [("sample", Path("sample/runs")), ("other", Path("runs"))]
     files.write_text("folds/sample.json", "{}")
-    assert not studying._wants_sample("sample") and not studying._wants_sample(None)
+    assert not wants_sample("sample") and not wants_sample(None)

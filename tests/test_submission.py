@@ -16,18 +16,21 @@ import pytest
 from competition import fit, submission
 from competition.blend import FORMAT, sharpen
 from competition.check import check
-from competition.files import RUNS, SUBMISSIONS, InputError, read_json, sha256_file, write_json
+from competition.files import InputError, read_json, sha256_file, write_json
 from competition.folds import make_folds, read_folds
 from competition.fuse import fuse_batchnorm
 from competition.images import load_images, resize
 from competition.rehearsal import predict_zip
 from competition.submission import choose_sample, make_submission, pack
 from competition.views import VIEWS
+from competition.workspace import Workspace
 from conftest import class_folders
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
+RUNS = Workspace().runs
+SUBMISSIONS = Workspace().submissions
 COUNTS = {"a": 20, "b": 25, "c": 18}
 RUN_SETTINGS = {  # the rates are high enough for probabilities that differ
     "pixels": ("baseline", ["epochs=2", "rate=0.003"]),
@@ -377,7 +380,7 @@ def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
 
     monkeypatch.setattr(submission, "prove", prove)
     found = {"bytes": 9e6, "hidden_seconds": 1, "hidden_bytes": 1, "load_seconds": 1, "warm_seconds": 0}
-    given = whole, SimpleNamespace(name="toy"), None, None, None, 1, fit.Limits(megabytes=1), found, True
+    given = whole, SimpleNamespace(paths=Workspace().competition("toy")), None, None, None, 1, fit.Limits(megabytes=1), found, True
     smallest = 1e5
     assert submission._fit(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
     smallest = 2e6

@@ -19,8 +19,9 @@ from competition.images import load_images
 from competition.job import Job
 from competition.recipes import Recipe
 from competition.runs_kinds import read_run
+from competition.workspace import Workspace
 
-RUNS = files.RUNS / "toy"
+RUNS = Workspace().runs / "toy"
 TINY = "batch_size = 8\n[scratch]\nepochs = 2\nrate = 1e-2\n"
 BOTH = ("frozen_epochs=2", "epochs=2", "batch_size=4", "oversample_count=12", "class_weight=balanced", "cutmix=0.5")
 

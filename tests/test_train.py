@@ -38,6 +38,7 @@ from competition.job import Job
 from competition.oof import accuracy, log_loss, read_oof
 from competition.recipes import Recipe
 from competition.runs_kinds import read_run
+from competition.workspace import Workspace
 
 ROOT = Path(files.__file__).parent.parent
 COUNTS = {"Füchse, rot": 13, "a b": 9, "été": 11}
@@ -1152,7 +1153,7 @@ def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, c
     assert train_all("more-whole") == {"more-whole": all_folds, "more-whole-seed1": ["fold_0"]}
     printed = capsys.readouterr().out
     assert "more-whole is done. Its first fold once more" in printed and "the forecast needs no other fold of" in printed
-    rows, others = trained_again(files.RUNS / "arten/more-whole", table, ["identity"])
+    rows, others = trained_again(Workspace().runs / "arten/more-whole", table, ["identity"])
     assert set(table.fold[rows]) == {0} and len(others) == 1
     assert train_all("more-once", again="0") == {"more-once": all_folds}
     assert train_all("more-part", "rate=0.1", only_fold=1) == {"more-part": ["fold_1"]}
@@ -1169,7 +1170,7 @@ def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, c
     training.train("baseline", name="arten", run="more-copies-seed1", only_fold=1, overrides=[
         *BOTH, "epochs=0", "frozen_copies=2", "augment=hflip", "seed=1"])
     capsys.readouterr()
-    _choose_runs("arten", None)
+    _choose_runs(Workspace().competition("arten"), None)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "since unfinished" in line]
     assert {"more-copies-seed1", "more-half"} <= set(line.replace(",", " ").split())
     assert "more-whole-seed1" not in line, "that fold is not meant to blend"
@@ -1200,7 +1201,7 @@ def test_stopped_at_the_fold_for_the_forecast_a_run_is_whole(table, monkeypatch)
     monkeypatch.setattr(training, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
         training.train_seeds(1, "scratch", "tiny.toml", **options)
-    before = files.sha256_file(files.RUNS / "arten/more-stopped/oof.npz")
+    before = files.sha256_file(Workspace().runs / "arten/more-stopped/oof.npz")
     monkeypatch.setattr(training, "train", real)
     folders = training.train_seeds(1, "scratch", "tiny.toml", **options)
     assert (folders[1] / "fold_0/fold.json").exists() and files.sha256_file(folders[0] / "oof.npz") == before

@@ -63,7 +63,7 @@ def fake_train(monkeypatch):
     """Call it with {run: accuracy of its epochs}: then trials have four such epochs, and are trained by no network."""
 
     def fake(accuracies):
-        def train(model, recipe, name, weights, run, only_fold, overrides, memory, after_epoch):
+        def train(model, recipe, name, weights, run, only_fold, overrides, memory, after_epoch, workspace):
             folder, table = Path("runs") / name / run / f"fold_{only_fold}", read_folds(name)
             path = folder / "history.csv"
             rows = pd.read_csv(path).to_dict("records") if path.exists() else []
@@ -231,10 +231,10 @@ def test_what_is_behind_the_median_is_pruned_and_leaves_no_half_run(fake_train, 
 def test_the_metric_prunes_and_chooses(fake_train, monkeypatch, capsys):
     """Each trial is as accurate as any other, but not as sure: less is better."""
     table = dataclasses.replace(read_folds("arten"), metric="log_loss")
-    monkeypatch.setattr(tuning, "read_folds", lambda name: table)
+    monkeypatch.setattr(tuning, "read_folds", lambda name, workspace: table)
     sure = {"loss-002": 0.9, "loss-005": 0.4, "loss-006": 0.95}
 
-    def train(model, recipe, name, weights, run, only_fold, overrides, memory, after_epoch):
+    def train(model, recipe, name, weights, run, only_fold, overrides, memory, after_epoch, workspace):
         folder, rows = Path("runs") / name / run / "fold_0", table.fold == 0
         value = sure.get(run, 0.8)
         probs = np.where(np.eye(3)[table.labels[rows]] > 0, value, (1 - value) / 2).astype(np.float32)
@@ -285,10 +285,10 @@ def test_a_trial_that_fails_does_not_end_the_others_and_is_tried_again(fake_trai
     fake_train({})
     sweep, fake = {"run": "failing", "folds_used": "0"}, tuning.train
 
-    def exhausted(*arguments):
+    def exhausted(*arguments, workspace):
         if "batch_size=8" in arguments[6]:
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        fake(*arguments)
+        fake(*arguments, workspace=workspace)
 
     monkeypatch.setattr(tuning, "train", exhausted)
     assert tune("baseline", "batch_size=8,4", "tiny.toml", **sweep)["state"].tolist() == ["failed", "done"]

@@ -2,10 +2,11 @@
 
 To add one, write `competition/formats/<name>.py` with a function
 
-    make(name=None, run=None, ...) -> path of what was made
+    make(name=None, run=None, ..., workspace=Workspace()) -> path of what was made
 
-and name it in FORMATS. `name` is that of the fold table, `run` a run in place of the blend; the names of its other
-arguments are the options that it takes, which the user gives in capitals (`test` is TEST=), and None means not given.
+and name it in FORMATS. `name` is that of the fold table, `run` a run in place of the blend, `workspace` says where both
+lie (workspace.py); the names of its other arguments are the options that it takes, which the user gives in capitals
+(`test` is TEST=), and None means not given.
 A new option is a flag of the verb `submission` and a variable in the Makefile as well. `make` writes a record beside
 its output that names the format, with `record_of`, and raises InputError for whatever cannot be used.
 
@@ -17,6 +18,7 @@ import inspect
 from importlib import import_module
 
 from competition.files import InputError
+from competition.workspace import Workspace
 
 FORMATS = {  # name: what it is, for --help; the module's name has _ for -
     "codalab": "a zip with model.py, class model(path), for CodaLab",
@@ -26,7 +28,7 @@ FORMATS = {  # name: what it is, for --help; the module's name has _ for -
 }
 
 
-def make(format=None, name=None, run=None, **options):
+def make(format=None, name=None, run=None, workspace=Workspace(), **options):
     """Make what the format asks for of the blend, or of one run; returns its path.
 
     Options that are None or False were not given. InputError for an unknown format, for options that it does not take
@@ -42,4 +44,4 @@ def make(format=None, name=None, run=None, **options):
         if key not in taken:
             known = ", ".join(f"{key.upper()}=" for key in taken if key in options) or "none of its own"
             raise InputError(f"{key.upper()}={value}: not an option of FORMAT={format}, which has {known}")
-    return function(name, run, **given)
+    return function(name, run, workspace=workspace, **given)

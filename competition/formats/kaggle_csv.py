@@ -19,11 +19,12 @@ from competition.files import InputError, csv_bytes, hash_json, sha256_file, ver
 from competition.folds import read_folds
 from competition.forecast import print_forecast
 from competition.images import load_images, shorten
-from competition.oof import PREDICT, text_table
 from competition.predict_folds import each_fold, predict_folds
+from competition.oof import text_table
 from competition.scorelog import keep_older, log_submission
 from competition.shift import read_test
 from competition.submission import read_ensemble, record_of
+from competition.workspace import Workspace
 
 OF_PROBABILITIES = ("auc", "log_loss")  # metrics that labels would spoil
 PREDICT_FORMAT = 1  # raise it when the same models say something else of the same images
@@ -44,7 +45,8 @@ class Wanted:
     order: list[int]
 
 
-def make(name=None, run=None, test=None, sample=None, probabilities=False, memory=None, hidden=None):
+def make(name=None, run=None, test=None, sample=None, probabilities=False, memory=None, hidden=None,
+         workspace=Workspace()):
     """Write `submissions/<name>.csv` of the blend or of one finished run, and its record `<name>.csv.json`.
 
     name, run      as of submission.make_submission
@@ -53,6 +55,7 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
     probabilities  a column a class in place of labels; a sample that has such columns gets them anyway
     memory         "4G", as for train.train
     hidden         as of submission.make_submission; the score is forecast for as many images as there are
+    workspace      where the table and its runs lie, and the CSV is written
 
     Returns the CSV's path. InputError for what cannot be used, above all for a sample that does not fit the images or
     the classes.
@@ -60,8 +63,8 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
     if not test:
         raise InputError("TEST= is missing, expected the test images: a folder of them, or a zip of one")
     memory = read_memory(memory)
-    table = read_folds(name)
-    unknown = read_test(test, table, PREDICT, fewest=1)
+    table = read_folds(name, workspace)
+    unknown = read_test(test, table, table.paths.predict, fewest=1)
     ensemble = read_ensemble(table, run, len(unknown.images), hidden)
     if sample:
         wanted = read_sample(sample, unknown, table.classes, probabilities, table.metric)
@@ -69,19 +72,19 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
         wanted = _plain(unknown.images, table.classes, probabilities)
     probs = predict_images(ensemble, table, unknown, memory)
     frame = fill(wanted, unknown.images, probs, table.classes)
-    path = files.SUBMISSIONS / f"{table.name}.csv"
+    path = table.paths.predictions
 
     def write(temporary):
         Path(temporary).write_bytes(csv_bytes(frame))
         check_csv(temporary, wanted, table.classes)
-        keep_older(path, path.with_suffix(".csv.json"), temporary)
+        keep_older(path, table.paths.predictions_json, temporary)
 
     write_with(path, write)
     record = record_of(path, ensemble, table, "kaggle-csv") | {
         "test": unknown.data, "test_data": unknown.data_hash, "rows": len(frame), "values": wanted.values,
         "sample": sample and sha256_file(sample)}
-    write_json(path.with_suffix(".csv.json"), record)
-    log_submission(path, record)
+    write_json(table.paths.predictions_json, record)
+    log_submission(path, record, workspace)
     _report(path, ensemble, table, wanted, sample, probs)
     return path
 
@@ -131,7 +134,7 @@ def _parts(run, weight, views, table, unknown):
     key = {"format": PREDICT_FORMAT, "test": unknown.data_hash, "size": list(table.size), "views": views,
            "config": run.config, "weights": weights, "versions": versions()}
     names = [f"{run.name}-{hash_json(key | {'fold': fold})[:16]}.npz" for fold in folds]
-    return [Part(run, fold, weight / len(folds), files.RUNS / unknown.name / name) for fold, name in zip(folds, names)]
+    return [Part(run, fold, weight / len(folds), unknown.paths.runs / name) for fold, name in zip(folds, names)]
 
 
 def _answer(run, folds, table, views, images, bar):

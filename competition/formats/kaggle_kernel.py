@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import competition as toolkit
 from competition import files, oof, train
 from competition.arrays import gigabytes
 from competition.content import check_package
@@ -37,8 +38,8 @@ from competition.runs_kinds import read_run
 from competition.scorelog import log_submission
 from competition.settle import settle
 from competition.submission import pack, read_ensemble, record_of
+from competition.workspace import Workspace, check_run_name
 
-KERNELS = Path("kernels")
 WHEELS = ("keras", "albumentations", "albucore")  # what Kaggle's image has in other versions, none of it compiled
 KEPT = ("run.json", "oof.csv", "oof.npz", BACKBONE_FILE, MODEL_FILE, HEAD_FILE)  # what predicts
 LONGEST = 50  # signs of a title on Kaggle
@@ -51,7 +52,7 @@ make take FROM={folder}/output"""
 
 
 def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, test=None, sample=None,
-         probabilities=False, hidden_n=None, hidden=None):
+         probabilities=False, hidden_n=None, hidden=None, workspace=Workspace()):
     """Write `kernels/<name>-predict/`: a kernel that writes submission.csv of the competition's test images.
 
     name, run            as of submission.make_submission
@@ -60,10 +61,11 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     test, sample         what the test folder (or zip) and sample_submission.csv are called there; default "test"
     probabilities        as of kaggle_csv.make
     hidden_n, hidden     as of submission.make_submission
+    workspace            where the table and its runs lie; in the kernel they lie in the folder that it works in
 
     Returns the folder. InputError for whatever cannot be used.
     """
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     ensemble = read_ensemble(table, run, hidden_n, hidden)
     if not (competition or dataset):
         raise InputError("COMPETITION= is missing, expected the name that the competition with the test images has in "
@@ -72,7 +74,7 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     arguments += ["--run", run] if run else []
     arguments += ["--sample", ["input", sample]] if sample else []
     arguments += ["--probabilities"] if probabilities else []
-    job = _Job(table.name, arguments, {f"submissions/{table.name}.csv": "submission.csv"})
+    job = _Job(table.name, arguments, {_at_home(table, table.paths.predictions): "submission.csv"})
 
     def stage(folder):
         for member, _ in ensemble.members:
@@ -80,21 +82,21 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
             for path in sorted(kept | set(member.weight_files(table.k))):
                 _copy(path, folder / "work" / path)
         if not run:
-            path = files.RUNS / table.name / oof.BLEND / "blend.json"
-            _copy(path, folder / "work" / path)
+            path = table.paths.blend / "blend.json"
+            _copy(path, folder / "work" / _at_home(table, path))
 
     slug = _slug(table.name, "predict", run or "blend")
     folder, payload = _write(slug, table, job, stage, kaggle_user, competition, dataset)
     record = record_of(payload, ensemble, table, "kaggle-kernel")
-    write_json(KERNELS / f"{slug}.json", record)
-    log_submission(slug, record)
+    write_json(workspace.kernels / f"{slug}.json", record)
+    log_submission(slug, record, workspace)
     print_forecast(ensemble.forecast, table.classes)
     print(f"{folder}: {ensemble.source}" + NEXT.format(folder=folder))
     return folder
 
 
 def make_training(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
-                  kaggle_user=None, competition=None, dataset=None):
+                  kaggle_user=None, competition=None, dataset=None, workspace=Workspace()):
     """Write `kernels/<name>-train-<run>/`: a kernel that trains a run on Kaggle's GPU, for `take` to bring home.
 
     competition, dataset  as of `make`, where they have the training images as they are here; by default the images go
@@ -109,14 +111,14 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
         raise InputError(f"synthetic is {settings.synthetic}, expected 0: a kernel takes no GAN along")
     settled.size_inside()  # refuses what the model cannot take
     train.fold_numbers("ONLY_FOLD", only_fold, table)
-    run = train._run_name(run or f"{model}-{Path(recipe).stem}")
+    run = check_run_name(run or f"{model}-{Path(recipe).stem}")
     arguments = ["train", "--name", table.name, "--model", model, "--run", run, "--again", "0"]
     arguments += ["--recipe", ["payload", "recipe.toml"] if Path(recipe).suffix == ".toml" else recipe]
     arguments += ["--weights", ["payload", f"weights/{chosen.path.name}"] if chosen.path else "none"]
     arguments += ["--only-fold", str(only_fold)] if only_fold is not None else []
     arguments += [part for override in overrides for part in ("--set", override)]
     first = table.frame.iloc[0]
-    job = _Job(table.name, arguments, {f"{files.RUNS}/{table.name}/{run}": f"run-{table.name}-{run}.zip"},
+    job = _Job(table.name, arguments, {_at_home(table, table.paths.run(run)): f"run-{table.name}-{run}.zip"},
                first["image"], first["sha256"])
 
     def stage(folder):
@@ -129,7 +131,7 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
 
     slug = _slug(table.name, "train", run)
     folder, payload = _write(slug, table, job, stage, kaggle_user, competition, dataset)
-    write_json(KERNELS / f"{slug}.json", {
+    write_json(workspace.kernels / f"{slug}.json", {
         "format": "kaggle-kernel", "zip": payload.name, "sha256": sha256_file(payload), "bytes": payload.stat().st_size,
         "run": run, "arguments": arguments, "weights": chosen.sha256, "recipe": dataclasses.asdict(settings),
         "table": table.hash, "data": table.data_hash, "versions": versions()})
@@ -154,15 +156,15 @@ class _Job:
 def _write(slug, table, job, stage, user, competition, dataset):
     """Write the kernel's folder; `stage` adds to what the dataset holds. Returns the folder and the dataset's zip."""
     sources = _check_names(user, competition, dataset)
-    folder = KERNELS / slug
+    folder = table.workspace.kernels / slug
     payload = folder / "dataset" / kernel_script.PAYLOAD
     with tempfile.TemporaryDirectory() as temporary:
         temporary = Path(temporary)
         (temporary / kernel_script.JOB).write_text(json.dumps(dataclasses.asdict(job), indent=2), "utf-8")
-        _copy_table(table, temporary / "work" / files.FOLDS)
-        package = Path(files.__file__).parent
+        _copy_table(table, Workspace(temporary / "work"))
+        package = Path(toolkit.__file__).parent
         shutil.copytree(package, temporary / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        for wheel in fetch_wheels():
+        for wheel in fetch_wheels(table.workspace):
             _copy(wheel, temporary / "wheels" / wheel.name)
         stage(temporary)
         try:
@@ -213,12 +215,17 @@ def _copy(source, target):
     shutil.copyfile(source, target)
 
 
-def _copy_table(table, folder):
+def _at_home(table, path):
+    """A path of the table's Workspace from its root on: a kernel has it there, in the folder that it works in."""
+    return path.relative_to(table.workspace.root).as_posix()
+
+
+def _copy_table(table, workspace):
     """The fold table, without the path that the images have here."""
-    for ending in ("csv", "json"):
-        _copy(files.FOLDS / f"{table.name}.{ending}", folder / f"{table.name}.{ending}")
-    path = folder / f"{table.name}.json"
-    path.write_text(json.dumps(files.read_json(path) | {"data": "", "root": ""}, ensure_ascii=False), "utf-8")
+    paths = workspace.competition(table.name)
+    _copy(table.paths.csv, paths.csv)
+    record = files.read_json(table.paths.json) | {"data": "", "root": ""}
+    paths.json.write_text(json.dumps(record, ensure_ascii=False), "utf-8")
 
 
 def _copy_images(table, folder):
@@ -234,12 +241,12 @@ def _copy_images(table, folder):
         path.write_bytes(data)
 
 
-def fetch_wheels():
+def fetch_wheels(workspace=Workspace()):
     """The wheels of WHEELS in the versions that are installed here, from `kernels/wheels/` or fetched there by pip.
 
     Without network, or pip, a warning says which are missing; the kernel then takes what Kaggle's image has.
     """
-    folder = KERNELS / "wheels"
+    folder = workspace.wheels
     wanted = {name: metadata.version(name) for name in WHEELS}
 
     def there(name):
@@ -261,7 +268,7 @@ def fetch_wheels():
 # --------------------------------------------------------------------------------------------- what comes from Kaggle
 
 
-def take(source):
+def take(source, workspace=Workspace()):
     """Take in the runs that training kernels left, `run-*.zip` in a folder or one such zip, as runs of their tables.
 
     Their hashes of fold table and images must be those of the table here. A run that was trained in parts (ONLY_FOLD=)
@@ -276,10 +283,10 @@ def take(source):
         there = sorted(path.name for path in source.iterdir())
         raise InputError(f"{source}: found {shorten(there) or 'nothing'}, expected run-<table>-<run>.zip, which a "
                          "training kernel leaves")
-    return [_take(path) for path in zips]
+    return [_take(path, workspace) for path in zips]
 
 
-def _take(path):
+def _take(path, workspace):
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -287,8 +294,8 @@ def _take(path):
             if len(tops) != 1 or not re.fullmatch(r"runs/[^/]+/[^/]+/.+", names[0]) or ".." in Path(names[0]).parts:
                 raise InputError(f"{path}: found {shorten(names)}, expected one run, runs/<table>/<run>/...")
             (_, name, run), = tops
-            table = read_folds(name)
-            folder = files.RUNS / table.name / train._run_name(run)
+            table = read_folds(name, workspace.of(name))
+            folder = table.paths.run(check_run_name(run))
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=files.PARTIAL) as temporary:
                 archive.extractall(temporary)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from competition.__main__ import import_tensorflow  # noqa: F401 (without its start-up lines)
+from competition.backend import import_tensorflow  # noqa: F401 (without its start-up lines)
 from competition.folds import make_folds
 from competition.images import decode, open_source
 

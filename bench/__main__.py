@@ -20,8 +20,8 @@ from tqdm import tqdm  # noqa: E402
 from bench.figures import Figure, Options  # noqa: E402
 from bench.tools import deal, describe_gpu, measure_theme, stream_apart  # noqa: E402
 from competition import device, files, oof  # noqa: E402
+from competition.cli.options import Option, Verb  # noqa: E402
 from competition.cli.parser import Parser, add_options, to_flags  # noqa: E402
-from competition.cli.verbs import Option, Verb  # noqa: E402
 from competition.files import InputError  # noqa: E402
 
 THEMES = ("frozen", "heads", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")

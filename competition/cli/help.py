@@ -1,4 +1,4 @@
-"""`make help`: the targets of the Makefile, then the commands of the table. It runs before set-up, on any Python 3.8."""
+"""`make help`: the targets of the Makefile, then the commands of the table. It needs no set-up, and Python 3.8 will do."""
 
 import re
 import sys
@@ -14,7 +14,9 @@ def show(makefile):
     own = re.findall(r"^([a-z]+):.*  ## (.*?)(?: -- (.*))?$", makefile, re.M)
     lines = [(name, what, example) for name, what, example in own]
     lines += [(verb.name, verb.summary, say_examples(verb)) for verb in VERBS]
-    return "\n".join(f"  make {name:11} {what}" + f"\n{'':18}{example}" * bool(example) for name, what, example in lines)
+    return "\n".join(
+        f"  make {name:11} {what}" + f"\n{'':18}{example}" * bool(example) for name, what, example in lines
+    )
 
 
 def say_examples(verb):

@@ -68,6 +68,6 @@ def commands():
 
 
 def _means_sample(name):
-    """Whether NAME=sample is the sample competition that `make demo` or `make study` drew, and no table of one's own."""
+    """Whether NAME=sample is the sample competition that `make demo` or `make study` drew, not the user's own table."""
     own, drawn = (folder / f"{SAMPLE}.json" for folder in (files.FOLDS, SAMPLE / files.FOLDS))
     return name == SAMPLE.name and drawn.exists() and not own.exists()

@@ -53,18 +53,22 @@ def add_options(parser, verb):
         given = {"dest": option.key, "required": option.required, "help": said.replace("%", "%%")}
         if option.kind != "switch":
             given["metavar"] = option.metavar or option.variable
-        parser.add_argument(option.flag, **given, **{
-            "text": {"default": option.default},
-            "number": {"default": option.default, "type": int},
-            "switch": {"action": "store_true"},
-            "settings": {"default": [], "action": _Settings},
-        }[option.kind])
+        parser.add_argument(
+            option.flag,
+            **given,
+            **{
+                "text": {"default": option.default},
+                "number": {"default": option.default, "type": int},
+                "switch": {"action": "store_true"},
+                "settings": {"default": [], "action": _Settings},
+            }[option.kind],
+        )
 
 
 def to_flags(verb, words):
     """Words of a command line as argparse takes them: make's variables, NAME=value, and --only_fold become flags.
 
-    An empty value counts as not given. A switch is off at 0. InputError names a variable that the command does not know.
+    An empty value counts as not given, a switch is off at 0. InputError names a variable that the command lacks.
     """
     known = {name.upper(): option for option in verb.options for name in (option.name, *option.aliases)}
     flags, words = [], list(words)

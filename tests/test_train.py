@@ -22,7 +22,7 @@ from conftest import class_folders, encode, smooth
 
 from competition import features, files, heads
 from competition import train as training
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.arrays import Memory
 from competition.blend import _choose_runs
 from competition.features import predict

@@ -1,4 +1,4 @@
-"""`make help`: the targets of the Makefile, then the commands of the table. It needs no set-up, and Python 3.8 will do."""
+"""`make help`: the targets of the Makefile, then the commands of the table. It needs no set-up; Python 3.8 will do."""
 
 import re
 import sys

@@ -1,6 +1,5 @@
 """`make bench`: measure every theme side by side, print one table, append a row a figure to bench/results.csv."""
 
-import argparse
 import contextlib
 import datetime
 import importlib.util
@@ -20,8 +19,10 @@ from tqdm import tqdm  # noqa: E402
 
 from bench.figures import Figure, Options  # noqa: E402
 from bench.tools import deal, describe_gpu, measure_theme, stream_apart  # noqa: E402
-from competition import device, files, oof
-from competition.files import InputError
+from competition import device, files, oof  # noqa: E402
+from competition.cli.options import Option, Verb  # noqa: E402
+from competition.cli.parser import Parser, add_options, to_flags  # noqa: E402
+from competition.files import InputError  # noqa: E402
 
 THEMES = ("frozen", "heads", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")
 WITHOUT = ("gpu",)  # themes that run under whatever backend of Keras there is
@@ -31,11 +32,25 @@ SAMPLE = Path("sample/data")  # where `make demo` draws it too
 FAILED = "failed"
 SHOWN = 60  # characters of a note in the printed table; all of it is in results.csv
 
+BENCH = Verb(
+    "bench", "measure speed, memory and scale beside a plain Keras loop", ("", "DATA=photos.zip QUICK=1"),
+    "bench.__main__:bench", (
+        Option("data", "a folder of class folders, a zip of one, or a CSV", otherwise="the sample"),
+        Option("only", f"some of the themes: {', '.join(THEMES)}", otherwise="all", metavar="A,B"),
+        Option("results", "the CSV to append to", str(RESULTS)),
+        Option("quick", "shorter runs, 5 minutes on 2 cores", False, kind="switch"),
+        Option("long", "nothing extrapolated, the largest sizes", False, kind="switch"),
+    ))
+
 
 def main(arguments=None):
     """Measure; the exit code: 0, 1 when a theme failed, 2 after one line about wrong input, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    parser = Parser(prog="python -m bench", description=__doc__)
+    add_options(parser, BENCH)
     try:
+        options = parser.parse_args(to_flags(BENCH, sys.argv[1:] if arguments is None else arguments))
+        if options.quick and options.long:
+            raise InputError("QUICK=1 and LONG=1: expected one of them")
         return bench(options.data, options.quick, options.long, options.only, Path(options.results))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -183,17 +198,6 @@ def _draw_sample():
     from competition.sample import write_sample
 
     return write_sample(SAMPLE).absolute() / "train"
-
-
-def _parser():
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--data", help="a folder of class folders, a zip of one, or a CSV (default: the sample)")
-    parser.add_argument("--only", metavar="A,B", help=f"some of the themes: {', '.join(THEMES)} (default: all)")
-    parser.add_argument("--results", default=str(RESULTS), help="the CSV to append to (default: %(default)s)")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--quick", action="store_true", help="shorter runs, 5 minutes on 2 cores")
-    length.add_argument("--long", action="store_true", help="nothing extrapolated, the largest sizes")
-    return parser
 
 
 if __name__ == "__main__":

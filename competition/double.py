@@ -88,6 +88,13 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     return folder
 
 
+def double_seeds(model, splits, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
+                 memory=None, seeds=1, again=1):
+    """`double` with several seeds; seeds, again and what it returns and raises are as of train.train_seeds."""
+    return train.train_seeds(seeds, model, recipe, run, overrides, double, again, splits=splits, name=name,
+                             weights=weights, only_fold=only_fold, memory=memory)
+
+
 _TOKENS = re.compile(r'\s*"((?:[^"]|"")*)"\s*|([;|,])|([^;|,"]+)')  # a name in quotes, a sign, a plain name
 
 

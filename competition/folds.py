@@ -91,7 +91,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     skip_bad  leave out files that are no pictures instead of stopping
     force     replace another table even though runs use it
     groups    a column of the CSV (patient, site, camera): images that have the same there share a group too
-    near      look for images that show the same picture (competition/groups.py); without it only those of
+    near      1 or True: look for images that show the same picture (competition/groups.py); 0 or False: only those of
               identical bytes share a group
     drop_conflicts  leave out pictures that are there under several labels
     metric    what the competition is scored by, a name of metrics.METRICS
@@ -104,6 +104,7 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     name = files.check_name("NAME", name) if name else default_name(data)
     folds = whole_number("FOLDS", folds, 2, 1000)
     seed = whole_number("SEED", seed, 0, 2**32 - 1)
+    near = bool(whole_number("NEAR", int(near) if isinstance(near, bool) else near, 0, 1))
     size = parse_size(size)
     metric = find_metric(metric).name
     source = open_source(data)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from competition import oof
-from competition.backbones import build_backbone
+from competition.backbones import build_backbone, names
 from competition.files import InputError
 from competition.folds import parse_size
 
@@ -61,11 +61,15 @@ def receptive_field(model):
     return _walk(model, [Field((1, 1), (0, 0), (0, 0), tuple(model.input_shape[1:3]))])[0]
 
 
-def show_backbones(models, size=None):
+def show_backbones(models=None, size=None):
     """Print, and return as a DataFrame, receptive field, stride, last feature map and parameters of "a,b,c".
 
-    size   of the images: "96", "96x128" (height x width); default 224. Weights are random, none are loaded.
+    models  default: print the names of all, and return None; to build them would take minutes
+    size    of the images: "96", "96x128" (height x width); default 224. Weights are random, none are loaded.
     """
+    if not models:
+        print("\n".join(names()))
+        return None
     size = parse_size(size) or (SIZE, SIZE)
     rows = []
     for name in dict.fromkeys(model.strip() for model in models.split(",")):

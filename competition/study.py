@@ -10,13 +10,12 @@ accuracy are Wilson's (1927; Journal of the American Statistical Association 22,
 """
 
 import contextlib
-import importlib
 import io
 import math
 import re
 import shlex
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -236,6 +235,7 @@ class Study:
     weights: dict[str, str]  # of the pretrained backbones at hand: what WEIGHTS= takes for them
     memory: str | None
     results: dict[str, Result]
+    commands: dict[str, object] = field(default_factory=dict)  # name: function
 
     @property
     def folder(self):
@@ -258,8 +258,18 @@ class Study:
         return STUDY_RUN + "-".join([self.budget, *parts, slug])
 
 
+def play(name=None, backbone="efficientnet_lite0", quick=False, budget=None, weights="imagenet", memory=None,
+         workspace=Workspace(), *, commands):
+    """`study` with the budget "quick", or another; returns the exit code, 1 where a rung failed."""
+    if quick and budget:
+        raise InputError(f"QUICK=1 and BUDGET={budget}: expected one of them")
+    rungs = study(name, backbone, "quick" if quick else budget or "default", weights, memory, workspace,
+                  commands=commands)
+    return int("failed" in set(rungs["state"]))
+
+
 def study(name=None, backbone="efficientnet_lite0", budget="default", weights="imagenet", memory=None,
-          workspace=Workspace()):
+          workspace=Workspace(), *, commands):
     """Run the ladder on the fold table `name`; prints the table of all rungs, writes and returns it as a DataFrame.
 
     name      of the fold table; "sample", or none where there is no table at all, is the sample competition, which is
@@ -269,11 +279,12 @@ def study(name=None, backbone="efficientnet_lite0", budget="default", weights="i
     weights   "imagenet", or a folder of weights, for those backbones that it holds; the others take "imagenet"
     memory    as for `train`
     workspace where the table lies; the sample is played in sample/ there
+    commands  {name: function} of the commands that the rungs run; each takes its options as keywords
 
     Writes study.csv, study.md (with the commands) and study.json into `runs/<name>/study/` after each rung. Stopped or
     killed, the same call goes on. A rung that fails is noted with its reason, and tried again by the next call; one
     that cannot be had here (weights that are not at hand) is skipped and says why. Raises InputError for a name, budget
-    or backbone that cannot be used.
+    or backbone that cannot be used, LookupError where `commands` lacks one that a rung runs.
     """
     if budget not in BUDGETS:
         raise InputError(f"BUDGET={budget}: expected one of {', '.join(BUDGETS)}")
@@ -286,9 +297,16 @@ def study(name=None, backbone="efficientnet_lite0", budget="default", weights="i
         table = make_folds(write_sample(workspace.sample_data) / "train", name=SAMPLE, workspace=workspace)
     else:
         table = read_folds(name, workspace)
-    plan = Study(table, backbone, budget, found, memory, {})
+    plan = Study(table, backbone, budget, found, memory, {}, commands)
+    _check_commands(plan)
     with locked(plan.folder):
         return _climb(plan)
+
+
+def _check_commands(plan):
+    for name in (name for rung in plan.rungs for name in RUNS.get(rung.how, ())):
+        if name not in plan.commands:
+            raise LookupError(f"the study runs `make {name}`, which is no command")
 
 
 def _wants_sample(name, workspace):
@@ -474,7 +492,9 @@ def train_options(plan, rung):
 
 HOW = {"train": _train, "tune": _tune, "double": _double, "gan": _gan, "zeros": _zeros, "views": _views,
        "blend": _blend, "distil": _distil, "soup": _soup}
-RUNS = ("train", "tune", "double", "gan", "distil", "soup")  # what leaves a run of its own
+# what leaves a run of its own, by which commands
+RUNS = {"train": ("train",), "tune": ("tune",), "double": ("double",), "gan": ("gan", "train"), "distil": ("train",),
+        "soup": ("soup",)}
 
 
 def _weights(plan, model):
@@ -489,26 +509,20 @@ def _weights(plan, model):
 def _call(plan, result, verb, options):
     """Run `make <verb> ...`, with the WEIGHTS= that its model wants; what is None is left out.
 
-    _Skipped when these are not at hand, and when this version has no such verb or recipe key.
+    _Skipped when these are not at hand, and when this version has no such recipe key.
     """
     result.command = print_command(verb, options)
     if "MODEL" in options:
         options = options | {"WEIGHTS": _weights(plan, options["MODEL"])}
         result.command = print_command(verb, options)
-    known = {field.name for field in fields(Recipe)}
+    known = {key.name for key in fields(Recipe)}
     for key in options.get("SET") or () if verb != "gan" else ():
         if (word := key.partition("=")[0]) not in known:
             raise _Skipped(f"recipes have no key {word} in this version")
-    try:
-        function = getattr(importlib.import_module(f"competition.{verb}"), verb)
-    except ModuleNotFoundError as error:
-        if error.name != f"competition.{verb}":
-            raise
-        raise _Skipped(f"this version has no make {verb}") from None
     given = {"overrides" if key == "SET" else key.lower(): value for key, value in options.items() if value}
     if verb != "gan":
         given["memory"] = plan.memory
-    function(**given, workspace=plan.table.workspace)
+    plan.commands[verb](**given, workspace=plan.table.workspace)
 
 
 def print_command(verb, options):

@@ -64,6 +64,18 @@ def bench(data, monkeypatch, *arguments):
     return program.main(["--data", str(data), "--results", "results.csv", *arguments])
 
 
+@pytest.mark.parametrize("line, words", [
+    ("SEED=1", "make bench: unknown variable SEED=, expected one of DATA, ONLY, RESULTS, QUICK, LONG"),
+    ("QUIK=1", "; did you mean QUICK=?"),
+    ("QUICK=1 LONG=1", "QUICK=1 and LONG=1: expected one of them"),
+    ("QUICK=0 LONG=1 ONLY=nothing", "ONLY=nothing: found nothing"),
+])
+def test_make_s_variables_are_read(line, words, capsys):
+    assert program.main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and error.count("\n") == 1
+
+
 def test_rows_and_a_theme_that_fails_or_dies(data, workdir, monkeypatch, capfd):
     assert bench(data, monkeypatch, "--quick", "--only", "frozen,finetune,step,scale") == 1
     rows = pd.read_csv("results.csv", dtype=str, keep_default_na=False)

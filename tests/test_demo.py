@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from competition import demo
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.files import read_json
 
 

@@ -122,7 +122,7 @@ def test_threads_are_set_before_a_backbone_is_asked_for_its_weights(verb, argume
     save_weights(keras.applications.MobileNet(include_top=False, weights=None),
                  tmp_path / "weights" / backbones._wanted("mobilenet").name)
     arguments = [verb, *(["--model"] if verb == "train" else []), *arguments]
-    code = ("import sys; from competition.__main__ import main; "
+    code = ("import sys; from competition.cli.main import main; "
             "code = main(['folds', '--data', 'data', '--folds', '2']) or main(sys.argv[1:]); import tensorflow as tf; "
             "print('threads', tf.config.threading.get_inter_op_parallelism_threads()); sys.exit(code)")
     environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTEROP_THREADS"}

@@ -20,7 +20,7 @@ import pytest
 from conftest import class_folders
 
 from competition import files, gan, train
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.arrays import Rows
 from competition.blend import gather_seeds, make_blend
 from competition.double import double, fit_recipe, quote_name, read_splits

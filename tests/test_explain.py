@@ -11,21 +11,9 @@ from conftest import class_folders
 
 from competition import files, settle
 from competition import train as training
-from competition.__main__ import main
-from competition.explain import (
-    Hidden,
-    _centre,
-    _patches,
-    choose_measured,
-    choose_shown,
-    explain,
-    lay_over,
-    map_evidence,
-    map_occlusion,
-    share_in_centre,
-    split_at_map,
-    summarise,
-)
+from competition.cli.main import main
+from competition.explain import (Hidden, _centre, _patches, choose_measured, choose_shown, explain, lay_over,
+                                 map_evidence, map_occlusion, share_in_centre, split_at_map, summarise)
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.oof import read_oof

@@ -8,7 +8,7 @@ from conftest import encode, smooth
 
 from bench import duplicates
 from competition import groups
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.augment import draw_numbers, plan_copies
 from competition.files import InputError
 from competition.folds import assign_folds, make_folds, read_folds

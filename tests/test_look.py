@@ -12,7 +12,7 @@ from conftest import encode
 from PIL import Image
 
 from competition import look as looking
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.files import InputError
 from competition.folds import make_folds
 from competition.look import KINDS, find_outliers, look, measure, robust_z

@@ -1,9 +1,13 @@
 import os
+import inspect
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +15,12 @@ import pytest
 from conftest import class_folders
 
 from competition import files
-from competition.__main__ import main
+from competition.cli import docs
+from competition.cli import help as helping
+from competition.cli.main import call, commands, find_function, main
+from competition.cli.parser import as_flags, make_parser, parse
+from competition.cli.verbs import BY_NAME
+from competition.cli.verbs import VERBS as TABLE
 from competition.files import InputError
 from competition.workspace import Workspace
 
@@ -32,7 +41,7 @@ def test_training_needs_no_tensorflow_where_jax_is(tmp_path):
     class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8)
     hidden = "import sys; sys.modules['tensorflow'] = None; import importlib.util as u; find = u.find_spec; " \
              "u.find_spec = lambda name: None if name == 'tensorflow' else find(name); " \
-             "from competition.__main__ import main; sys.exit(main(sys.argv[1:]))"
+             "from competition.cli.main import main; sys.exit(main(sys.argv[1:]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": ""}
 
     def run(*arguments):
@@ -65,13 +74,12 @@ def test_help_names_every_verb():
 
 @pytest.mark.parametrize("verb", [*VERBS, "backbones", "demo"])
 def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
-    from competition.__main__ import _parser
-
     text = helped(verb, capsys)
     examples = re.findall(r"^  python -m competition (.*)", text, re.M)
     assert examples and all(example.split()[0] == verb for example in examples)
     for example in examples:
-        _parser().parse_args(example.split())
+        found, _ = parse(shlex.split(example))
+        assert found.name == verb
 
 
 @pytest.mark.parametrize("verb, flags, defaults", [
@@ -143,7 +151,13 @@ def given(monkeypatch):
     from competition import train
 
     calls = []
-    monkeypatch.setattr(train, "train_seeds", lambda *arguments, **more: calls.append((*arguments, more)))
+    signature = inspect.signature(train.train_seeds)
+
+    def note(*arguments, **more):
+        found = signature.bind(*arguments, **more).arguments
+        calls.append(found | found.pop("options"))
+
+    monkeypatch.setattr(train, "train_seeds", note)
     return calls
 
 
@@ -161,24 +175,27 @@ def given(monkeypatch):
 def test_set_repeated_and_several_in_one(texts, overrides, given):
     arguments = ["train", "--model", "scratch"]
     assert main(arguments + [part for text in texts for part in ("--set", text)]) == 0
-    ((*found, _),) = given
-    assert found == [1, "scratch", "quick", None, overrides]
+    ((found),) = given
+    assert [found[key] for key in ("seeds", "model", "recipe", "run", "overrides")] == [
+        1, "scratch", "quick", None, overrides]
 
 
 def test_flags_reach_the_verb(given):
     line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3 --again 0"
     assert main(line.split()) == 0
-    assert given == [("3", "vgg16", "best", "mine", [], {
-        "again": "0", "name": "plants", "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None,
-        "pseudo": None, "workspace": Workspace()})]
+    assert given == [{
+        "seeds": "3", "model": "vgg16", "recipe": "best", "run": "mine", "overrides": [], "again": "0", "name": "plants",
+        "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None, "pseudo": None,
+        "workspace": Workspace()}]
 
 
 def test_a_double_run_has_seeds_too(given):
     from competition.double import double
 
     assert main("double --model vgg16 --splits a --seeds 2 --set epochs=1".split()) == 0
-    (*found, more), = given
-    assert found == ["2", "vgg16", "quick", None, ["epochs=1"], double, 1] and more["splits"] == "a"
+    (found,) = given
+    assert [found[key] for key in ("seeds", "model", "recipe", "run", "overrides", "how", "again", "splits")] == [
+        "2", "vgg16", "quick", None, ["epochs=1"], double, 1, "a"]
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
@@ -186,20 +203,20 @@ def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
 
     cases = ((InputError("a.csv: bad"), 2, "error: a.csv: bad\n"), (KeyboardInterrupt(), 130, "stopped"))
     for error, code, text in cases:
-        def fail(*_, error=error):
+        def fail(error=error, **_):
             raise error
 
         monkeypatch.setattr(blend, "make_blend", fail)
         assert main(["blend"]) == code
         assert text in capsys.readouterr().err
-    monkeypatch.setattr(blend, "make_blend", lambda *_: 1 / 0)
+    monkeypatch.setattr(blend, "make_blend", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a mistake of ours is not dressed up as one of the user
         main(["blend"])
 
 
 def test_help_and_folds_start_without_tensorflow(tmp_path):
     data = class_folders(tmp_path / "photos", {"a": 4, "b": 4})
-    code = ("import sys; from competition.__main__ import main; "
+    code = ("import sys; from competition.cli.main import main; "
             "code = main(sys.argv[1:]); sys.exit(code or 'tensorflow' in sys.modules)")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, "folds", "--data", str(data), "--folds", "2"]
@@ -221,12 +238,34 @@ def makefile(tmp_path):
     """Runs make in a folder that has no .venv, untouched by a make that these tests run under."""
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "competition").symlink_to(ROOT / "competition")
 
-    def run(*arguments):
-        return subprocess.run(["make", *arguments], cwd=tmp_path, env={"PATH": os.environ["PATH"]},
+    def run(*arguments, environment=None):
+        return subprocess.run(["make", *arguments], cwd=tmp_path, env={"PATH": os.environ["PATH"]} | (environment or {}),
                               capture_output=True, text=True)
 
     run.folder = tmp_path
+    return run
+
+
+@pytest.fixture
+def made(makefile):
+    """Runs make with a Python that does nothing but note its arguments; returns these, a list for each start."""
+    python = makefile.folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word" >> calls; done; echo ---- >> calls\n')
+    python.chmod(0o755)
+    (makefile.folder / ".venv/bin/pip").symlink_to("/bin/true")
+    calls = makefile.folder / "calls"
+
+    def run(*arguments, environment=None):
+        calls.write_text("")
+        (makefile.folder / ".venv/.ready").touch()
+        result = makefile(*arguments, environment=environment)
+        assert result.returncode == 0, result.stderr
+        return [text.splitlines() for text in calls.read_text().split("----\n")[:-1]]
+
+    run.python, run.run = python, lambda *arguments: ((makefile.folder / ".venv/.ready").touch(), makefile(*arguments))[1]
     return run
 
 
@@ -234,12 +273,11 @@ def makefile(tmp_path):
 def test_make_alone_prints_each_target_with_an_example(makefile):
     result = makefile()
     assert result.returncode == 0 and result.stderr == ""
-    for target in ("setup", "demo", "test", *VERBS):
+    for target in ("setup", "test", "bench", *BY_NAME):
         assert re.search(rf"^  make {target} +\w.*\n +make {target}\b", result.stdout, re.M), result.stdout
-    assert sorted(path.name for path in makefile.folder.iterdir()) == ["Makefile", "requirements.txt"]
+    assert sorted(path.name for path in makefile.folder.iterdir()) == ["Makefile", "competition", "requirements.txt"]
 
 
-@needs_make
 @pytest.mark.parametrize("line, expected", [
     ("folds DATA=a.zip", "folds --data='a.zip'"),
     ("folds DATA=a NAME=n FOLDS=3 SEED=1 SIZE=8x9 CLASSES=b,a SKIP_BAD=1 FORCE=1",
@@ -283,12 +321,161 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
      "kernel --model='m' --recipe='best' --run='r' --only-fold='0' --set='a=1 b=2' --kaggle-user='me'"),
     ("take FROM=out", "take --from='out'"),
 ])
-def test_make_s_variables_become_flags(line, expected, makefile):
+def test_make_s_variables_become_flags(line, expected):
+    """As the Makefile hands them on, which the next test tries."""
     start, *rest = line.split("|")
-    result = makefile("-n", *start.split(), *rest)
-    text = re.sub(r"\s*\\\n\s*", " ", result.stdout)
-    commands = [" ".join(line.split()) for line in text.splitlines() if "-m competition " in line]
-    assert [command.partition(" -m competition ")[2] for command in commands] == [expected], result.stderr
+    assert parse([*start.split(), *rest]) == parse(shlex.split(expected))
+
+
+@needs_make
+def test_make_hands_on_what_came_on_its_command_line(made):
+    odd = {"SET": "a=1 b=2  c=3", "GRID": "x|y", "SPLITS": '"oak; ash"', "DATA": "it's here", "RUN": "a$b$(X)$$c#d",
+           "TEST": "a\\b*", "FORCE": "", "only_fold": "0"}
+    expected = sorted(f"{name}={value}" for name, value in odd.items())
+    assert made("train", *expected, "GPU=0", "PYTHON=python3") == [["-m", "competition", "train", *expected]]
+    assert made("bench", "DATA=a b", "QUICK=1") == [["-m", "bench", "DATA=a b", "QUICK=1"]]
+    assert made("-e", "look", environment={"NAME": "n"}) == [["-m", "competition", "look"]]
+
+
+@needs_make
+def test_make_knows_the_commands_of_the_table(made):
+    assert made(*BY_NAME) == [["-m", "competition", name] for name in BY_NAME]
+
+
+@pytest.mark.parametrize("line, unknown, near", [
+    ("train SEED=3 MODEL=vgg16", "SEED", "SEEDS"),
+    ("train MODEL=vgg16 SEED=", "SEED", "SEEDS"),
+    ("folds FOLD=3", "FOLD", "FOLDS"),
+    ("tune model=vgg16", "model", "MODEL"),
+    ("soup RUNS=a,b NAMES=n", "NAMES", "NAME"),
+    ("look FOO=1", "FOO", ""),
+])
+def test_a_variable_that_a_command_does_not_know_is_named_with_its_nearest(line, unknown, near, capsys):
+    assert main(line.split()) == 2
+    command = line.split()[0]
+    names = ", ".join(option.variable for option in BY_NAME[command].options)
+    meant = f"; did you mean {near}=?" if near else ""
+    assert capsys.readouterr() == (
+        "", f"error: make {command}: unknown variable {unknown}=, expected one of {names}{meant}\n")
+
+
+@needs_make
+def test_make_ends_with_the_code_of_the_command(made):
+    made.python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    result = made.run("train", "SEED=3")
+    assert result.returncode == 2 and result.stderr.startswith("error: make train: unknown variable SEED=, expected one of")
+
+
+def test_singular_names_and_underscores_are_taken():
+    for line, expected in (("rank MODEL=a,b", "rank --models a,b"), ("audit RUN=a", "audit --runs a"),
+                           ("shift TEST=t RUN=a", "shift --test t --runs a"), ("blend RUN=a", "blend --runs a"),
+                           ("blend RUN=b RUNS=a,b", "blend --runs a,b"),
+                           ("soup RUN=both RUNS=a", "soup --runs a --run both"),
+                           ("kernel --model a --only_fold=0 --kaggle_user x_y",
+                            "kernel --model a --only-fold 0 --kaggle-user x_y"),
+                           ("train --model a --set a_b=1", "train --model a --set=a_b=1")):
+        assert parse(line.split()) == parse(expected.split())
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+
+# functions that hand options on: what they take besides those that they name themselves
+HANDED_ON = {"train": ["competition.train:train"],
+             "submission": [f"competition.formats.{name}:make"
+                            for name in ("codalab", "codabench", "kaggle_csv", "kaggle_kernel")]}
+FOR_OTHERS = {"how", "clock"}  # what only other callers give
+
+
+@pytest.mark.parametrize("verb", TABLE, ids=lambda verb: verb.name)
+def test_the_function_of_a_command_takes_its_options_and_no_others(verb):
+    function, own = find_function(verb), {"commands"} * verb.runs_others | {"workspace"} * verb.in_workspace
+    taken = {name: parameter for name, parameter in inspect.signature(function).parameters.items()
+             if parameter.kind is not parameter.VAR_KEYWORD}
+    given = {option.key for option in verb.options} | own
+    further = set()
+    for place in HANDED_ON.get(verb.name, ()):
+        further |= set(inspect.signature(find_function(replace(verb, function=place))).parameters)
+    assert given <= set(taken) | further and len(given) == len(verb.options) + len(own)
+    left = {name for name in taken if name not in given}
+    assert left <= FOR_OTHERS
+    for option in verb.options:
+        parameter = taken.get(option.key)
+        if parameter and parameter.default is not parameter.empty and option.key != "format":
+            assert parameter.default == option.default, option.name
+    assert all(taken[name].default is not taken[name].empty for name in left)
+
+
+def test_names_in_the_table_are_told_apart():
+    assert len(BY_NAME) == len(TABLE) and set(BY_NAME) == {*VERBS, "backbones", "demo"}
+    for verb in TABLE:
+        names = [name for option in verb.options for name in (option.name, *option.aliases)]
+        assert len(names) == len(set(names)) and all(re.fullmatch("[a-z][a-z_]*", name) for name in names)
+        assert verb.examples and verb.backend in ("", "tensorflow", "tensorflow or jax")
+        assert not verb.summary.endswith(".") and "\n" not in verb.summary
+
+
+@pytest.mark.parametrize("verb, example", [(verb, example) for verb in TABLE for example in verb.examples],
+                         ids=lambda value: getattr(value, "name", None))
+def test_each_example_is_the_same_in_make_s_words_and_in_flags(verb, example):
+    found, options = parse([verb.name, *shlex.split(example)])
+    assert found is verb and options == parse([verb.name, *shlex.split(as_flags(verb, example))])[1]
+    for word in shlex.split(example):
+        name, _, value = word.partition("=")
+        option = next(option for option in verb.options if option.variable == name)
+        assert options[option.key] == {"switch": True, "settings": value.split(), "number": value.isdigit() and int(value)}.get(
+            option.kind, value)
+
+
+def test_a_command_that_runs_others_gets_them_with_the_table_s_defaults(given):
+    others = commands()
+    assert set(others) == set(BY_NAME)
+    others["train"](model="scratch", run="r")
+    assert given == [BY_NAME["train"].defaults | {"model": "scratch", "run": "r"}]
+    asked = []
+    verb = replace(BY_NAME["study"], function="competition.study:play")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("competition.study.play", lambda **options: asked.append(options))
+        call(verb, name="n")
+    assert set(asked[0]) == {"name", "commands"} and set(asked[0]["commands"]) == set(BY_NAME)
+
+
+def test_an_int_that_a_function_returns_is_the_exit_code(monkeypatch):
+    for returned, code in ((3, 3), (0, 0), (None, 0), ("text", 0)):
+        monkeypatch.setattr("competition.audit.audit", lambda returned=returned, **_: returned)
+        assert main(["audit"]) == code
+
+
+def test_help_and_table_need_the_standard_library_alone():
+    """`make help` runs before set-up, and --help should not take the seconds that pandas does."""
+    code = ("import sys, json; before = set(sys.modules); from competition.cli import docs, help, main; "
+            "main.parse(['folds', '--data', 'x']); print(json.dumps(sorted({name.partition('.')[0] for name in "
+            "set(sys.modules) - before} - set(sys.stdlib_module_names))))")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == ["competition"]
+
+
+def test_make_help_lists_the_targets_of_a_makefile_and_all_commands():
+    page = helping.show("own: dep  ## do it -- make own   or   make own X=1\nhidden: dep\nplain:  ## just that\n")
+    assert page.startswith("  make own         do it\n                  make own   or   make own X=1\n"
+                           "  make plain       just that\n  make demo        play")
+    assert "hidden:" not in page and re.findall(r"^  make (\w+)", page, re.M) == ["own", "plain", *BY_NAME]
+
+
+def test_the_reference_of_the_commands_is_up_to_date():
+    written = (ROOT / "docs/reference/commands.md").read_text("utf-8")
+    assert written == docs.write_page(), "python -m competition.cli.docs > docs/reference/commands.md"
+    assert re.findall("^## (.*)", written, re.M) == list(BY_NAME)
+    rows = [line for line in written.splitlines() if line.startswith("| `")]
+    assert len(rows) == sum(len(verb.options) for verb in TABLE)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows)
+
+
+def test_the_parser_has_a_flag_for_each_option():
+    (commands_of,) = [action for action in make_parser()._actions if action.choices]
+    for verb in TABLE:
+        flags = [flag for action in commands_of.choices[verb.name]._actions for flag in action.option_strings]
+        assert flags == ["-h", "--help", *(option.flag for option in verb.options)]
 
 
 @needs_make

@@ -11,7 +11,7 @@ import pytest
 from conftest import class_folders
 
 from competition import backbones, files, oof
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.rank import rank, read_grid

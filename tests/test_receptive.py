@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.backbones import build_backbone
 from competition.files import InputError
 from competition.receptive import receptive_field, show_backbones

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import fisher_exact
 
 from competition import heads, sanity
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.files import InputError
 from competition.folds import make_folds
 

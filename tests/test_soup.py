@@ -10,7 +10,7 @@ import pytest
 from conftest import class_folders
 
 from competition import files, oof, soup, train
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds

@@ -19,9 +19,11 @@ from competition import explain as explaining
 from competition import files, oof
 from competition import study as studying
 from competition import train as training
-from competition.__main__ import _parser, _part, main
 from competition.backbones import OWN, names
 from competition.blend import make_blend
+from competition.cli.main import commands, main
+from competition.cli.parser import parse
+from competition.cli.verbs import BY_NAME
 from competition.files import InputError
 from competition.folds import make_folds, read_folds
 from competition.metrics import METRICS
@@ -95,9 +97,8 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
         options = studying.train_options(plan, rung)
         make, verb, *words = shlex.split(print_command("train", options))
         assert make == "make"
-        flags = [part for word in words for part in (f"--{word.partition('=')[0].lower()}", word.partition("=")[2])]
-        typed = vars(_parser().parse_args([verb, *flags]))
-        assert _part(typed["overrides"]) == options["SET"] and typed["only_fold"] == options["ONLY_FOLD"]
+        found, typed = parse([verb, *words])
+        assert found.name == "train" and typed["overrides"] == options["SET"] and typed["only_fold"] == options["ONLY_FOLD"]
         assert (typed["model"], typed["recipe"], typed["run"]) == (plan.model(rung), options["RECIPE"], plan.run(rung))
         known = [key for key in options["SET"] if key.partition("=")[0] in RECIPE_KEYS]
         recipe = read_recipe(options["RECIPE"], known, plan.model(rung) in OWN)
@@ -110,8 +111,7 @@ def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeyp
     plan.weights = dict.fromkeys(names(), "imagenet")
     shape = len(plan.table.labels), len(plan.table.classes)
     monkeypatch.setattr(studying, "read_held_out", lambda *_: {"identity": np.full(shape, 1 / shape[1])})
-    for verb in ("tune", "soup", "train"):
-        monkeypatch.setattr(f"competition.{verb}.{verb}", lambda verb=verb, **given: asked.append((verb, given)))
+    plan.commands = {verb: lambda verb=verb, **given: asked.append((verb, given)) for verb in ("tune", "soup", "train")}
     for rung in plan.rungs:
         plan.results[rung.name] = Result(rung, views={"identity": np.full(shape, 1 / shape[1])})
     for how, verb, most in (("tune", "tune", 1), ("soup", "soup", 1), ("distil", "train", 1), ("blend", "blend", 9)):
@@ -120,9 +120,11 @@ def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeyp
             with contextlib.suppress(FileNotFoundError):  # the trials, which nobody has made
                 HOW[how](plan, rung, result)
             make, typed, *words = shlex.split(result.command)
-            flags = [part for word in words for part in (f"--{word.partition('=')[0].lower()}", word.partition("=")[2])]
-            options = vars(_parser().parse_args([typed, *flags]))
+            _, options = parse([typed, *words])
             assert (make, typed, options["name"]) == ("make", verb, "arten")
+            if how != "blend":
+                given = BY_NAME[verb].defaults | asked[-1][1]
+                assert {key: list(value) if key == "overrides" else value for key, value in given.items()} == options
             if how == "tune":
                 assert asked[-1][0] == "tune" and options["model"] == "hyperresnet" and options["folds_used"] == "0"
                 space = options["space"] if options["space"] != "auto" else "version=v1,v2"
@@ -333,11 +335,11 @@ def played(place):
     monkeypatch = pytest.MonkeyPatch()
     train, calls = training.train, []
 
-    def stop(*, run, **options):
+    def stop(*arguments, run, **options):
         calls.append(run)
         if run == "study-default-scratch":
             raise KeyboardInterrupt
-        return train(run=run, **options)
+        return train(*arguments, run=run, **options)
 
     with contextlib.chdir(place), monkeypatch.context() as patch:
         patch.setattr(studying, "LADDER", SMALL_LADDER)
@@ -346,12 +348,12 @@ def played(place):
         patch.setattr(studying, "at_hand", lambda *_: ["efficientnet_lite0"])
         patch.setattr(training, "train", stop)
         with pytest.raises(KeyboardInterrupt):
-            studying.study("arten")
+            studying.study("arten", commands=commands())
         first = pd.read_csv("runs/arten/study/study.csv")
         patch.setattr(training, "train", train)
         path = place / "runs/arten/study-default-baseline/oof.npz"
         before = path.stat().st_mtime_ns
-        second = studying.study("arten")
+        second = studying.study("arten", commands=commands())
         assert path.stat().st_mtime_ns == before, "what is finished is not trained again"
     return calls, first, second
 
@@ -451,14 +453,44 @@ def test_explain_and_a_blend_take_the_study_s_runs_only_when_they_are_named(play
 ])
 def test_what_it_cannot_use_is_refused(options, words):
     with pytest.raises(InputError, match=re.escape(words)):
-        studying.study(**options)
+        studying.study(**options, commands=commands())
+
+
+@pytest.mark.parametrize("missing", ["train", "tune", "double", "gan", "soup"])
+def test_a_command_that_is_missing_is_an_error_and_no_skipped_rung(missing, monkeypatch):
+    monkeypatch.setattr(studying, "_climb", lambda plan: pytest.fail("no rung is run"))
+    monkeypatch.setattr(studying, "_find_weights", lambda *_: {})
+    given = {name: function for name, function in commands().items() if name != missing}
+    with pytest.raises(LookupError, match=f"make {missing}`, which is no command"):
+        studying.study("arten", budget="full", commands=given)
+
+
+@pytest.mark.parametrize("how", studying.RUNS)
+def test_each_rung_runs_the_commands_that_are_looked_for(how, monkeypatch):
+    plan, called = a_plan("full"), []
+    plan.weights = dict.fromkeys(names(), "imagenet")
+    monkeypatch.setattr(studying, "read_held_out", lambda *_: {"identity": None})
+    monkeypatch.setattr("competition.gan.check_synthetic", lambda *_: None if "gan" in called else refuse())
+    trials = pd.DataFrame({"state": ["done"], "run": ["r"], "accuracy": [1.0], "log_loss": [0.0]})
+    monkeypatch.setattr(pd, "read_csv", lambda *_: trials)
+    plan.commands = {command: lambda command=command, **_: called.append(command) for command in commands()}
+    for rung in plan.rungs:
+        plan.results[rung.name] = Result(rung, views={"identity": 0})
+    rung = next(rung for rung in plan.rungs if rung.how == how)
+    HOW[how](plan, rung, plan.results[rung.name])
+    assert tuple(called) == studying.RUNS[how]
+
+
+def refuse():
+    raise InputError("no GAN yet")
 
 
 def test_flags_name_one_budget(monkeypatch, capsys):
     asked = []
     states = iter([["done"], ["done", "skipped"], ["done", "failed"]])
 
-    def study(*options):
+    def study(*options, commands):
+        assert set(studying.RUNS) - {"distil"} <= set(commands)
         asked.append(options)
         return pd.DataFrame({"state": next(states)})
 
@@ -482,7 +514,8 @@ def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_el
     files.write_text(Workspace().sample.folds / "sample.json", "{}")
     assert wants_sample("sample"), "folds/ is one's own"
     asked = []
-    monkeypatch.setattr("competition.blend.make_blend", lambda *options: asked.append((options[0], options[-1].runs)))
+    monkeypatch.setattr("competition.blend.make_blend",
+                        lambda **options: asked.append((options["name"], options["workspace"].runs)))
     assert main(["blend", "--name", "sample"]) == main(["blend", "--name", "other"]) == 0
     assert asked == [("sample", Path("sample/runs")), ("other", Path("runs"))]
     files.write_text("folds/sample.json", "{}")

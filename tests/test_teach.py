@@ -11,7 +11,7 @@ from conftest import encode
 
 from competition import arrays, files, heads, oof, settle, teach
 from competition import train as training
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.features import predict
 from competition.files import InputError
 from competition.folds import make_folds, read_folds

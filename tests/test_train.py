@@ -23,7 +23,7 @@ from conftest import class_folders, encode, smooth
 from competition import classifier
 from competition import features, files, heads, record, settle
 from competition import train as training
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.arrays import Memory
 from competition.backbones import Weights
 from competition.blend import _choose_runs

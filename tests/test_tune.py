@@ -22,7 +22,7 @@ from conftest import class_folders
 
 from competition import files, hyperresnet, oof, settle
 from competition import tune as tuning
-from competition.__main__ import main
+from competition.cli.main import main
 from competition.backbones import names
 from competition.files import InputError
 from competition.folds import make_folds, read_folds

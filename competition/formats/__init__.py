@@ -7,7 +7,7 @@ To add one, write `competition/formats/<name>.py` with a function
 and name it in FORMATS. `name` is that of the fold table, `run` a run in place of the blend, `workspace` says where both
 lie (workspace.py); the names of its other arguments are the options that it takes, which the user gives in capitals
 (`test` is TEST=), and None means not given.
-A new option is a flag of the verb `submission` and a variable in the Makefile as well. `make` writes a record beside
+A new option is one of the verb `submission` in competition/cli/verbs.py as well. `make` writes a record beside
 its output that names the format, with `record_of`, and raises InputError for whatever cannot be used.
 
 Where the format is a zip with code around the same network, it is a submission.Layout: codabench.py is one in 40 lines.

@@ -34,7 +34,10 @@ def build_classifier(model, size, classes, settings, weights):
 
 
 def set_head(model, head):
-    """Give a classifier the weights of its head: of each layer a float32 [inputs + 1, outputs], the last row the bias."""
+    """Give a classifier the weights of its head.
+
+    head   of each layer a float32 [inputs + 1, outputs], the last row the bias
+    """
     for name, matrix in zip([*(f"hidden_{i}" for i in range(len(head) - 1)), "logits"], head, strict=True):
         model.get_layer(name).set_weights([matrix[:-1], matrix[-1]])
 

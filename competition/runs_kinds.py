@@ -8,7 +8,7 @@ KINDS = (TreeRun, SingleRun)  # a run is of the first that fits its config; the 
 
 
 def kind_of(config):
-    """The class in KINDS for the run of a config, a dict; None, of predictions from elsewhere, is that of a single run."""
+    """The class in KINDS for the run of a config, a dict. None, of predictions from elsewhere, means a single run."""
     return next(kind for kind in KINDS if kind.fits(config or {}))
 
 

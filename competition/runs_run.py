@@ -47,7 +47,7 @@ class Run:
 
     @property
     def rule(self):
-        """The function (logits [..., outputs], ops=numpy) -> probabilities [..., classes] for the shared heads' logits.
+        """The function (logits [..., outputs], ops=numpy) -> probabilities [..., classes] of the shared heads.
 
         `ops` is numpy or keras.ops, according to what the logits are. It is hashable, and equal for runs whose logits
         mean the same.
@@ -71,7 +71,10 @@ class Run:
         raise NotImplementedError
 
     def predict_heads(self, fold, features):
-        """Probabilities float32 [n, classes] by the heads of a frozen run's fold for features [n, d], or arrays.Rows."""
+        """Probabilities float32 [n, classes] by the heads of a frozen run's fold.
+
+        features   float32 [n, d], an array or arrays.Rows
+        """
         raise NotImplementedError
 
     @classmethod
@@ -92,6 +95,6 @@ def read_checked(run_dir, table):
     record = read_run_record(run_dir)
     check_hashes(path, table, record)
     if missing := [key for key in ("config", "frozen", "views", "finished") if record.get(key) is None]:
-        raise InputError(f"{path}: found no {', '.join(missing)}, expected a run of `make train`: predictions that come "
-                         "from elsewhere have no models to build, and can only be blended")
+        raise InputError(f"{path}: found no {', '.join(missing)}, expected a run of `make train`: predictions that "
+                         "come from elsewhere have no models to build, and can only be blended")
     return record

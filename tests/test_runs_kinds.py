@@ -215,7 +215,8 @@ def test_nobody_else_asks_whether_a_run_is_a_tree():
 
 def test_the_fold_models_are_one_network_with_other_weights(table):
     run, images = read_run(RUNS / "full", table), load_images(table).astype(np.float32)
-    found = [(fold, model, np.asarray(model(images, training=False))) for fold, model in fold_models(run, table, [1, 0])]
+    found = [(fold, model, np.asarray(model(images, training=False)))
+             for fold, model in fold_models(run, table, [1, 0])]
     assert [fold for fold, _, _ in found] == [1, 0] and found[0][1] is found[1][1]
     for fold, _, probs in found:
         np.testing.assert_allclose(probs, np.asarray(run.build_fold_model(table, fold)(images)), atol=1e-5)

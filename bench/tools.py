@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from competition.backend import import_tensorflow
+from competition.backend import import_tensorflow  # noqa: F401
 from competition.folds import make_folds
 from competition.images import decode, open_source
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import class_folders
 
-from competition import blend, explain, files, fit, runs_kinds, runs_tree, soup, submission, teach
+from competition import blend, explain, files, fit, oof, runs_kinds, runs_tree, soup, submission, teach
 from competition import train as training
 from competition.files import InputError
 from competition.folds import make_folds, read_folds

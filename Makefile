@@ -26,8 +26,16 @@ setup: $(READY)  ## create .venv with the pinned requirements, once -- make setu
 demo: $(READY)  ## play the sample competition from folds to its hidden score -- make demo
 	$(TOOL) demo
 
-test: $(READY)  ## run the whole test suite -- make test
+test: $(VENV)/.test  ## run the whole test suite -- make test
 	$(VENV)/bin/python -m pytest -q tests
+
+lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
+	$(VENV)/bin/mkdocs build --quiet --strict
 
 folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=photos.zip NAME=plants FOLDS=5
 	$(TOOL) folds $(call flag,data,DATA) $(call flag,name,NAME) $(call flag,folds,FOLDS) \
@@ -129,6 +137,17 @@ $(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
 	sed 's/^tensorflow-cpu==/$(if $(CUDA),tensorflow[and-cuda],tensorflow-cpu)==/' requirements.txt > $(VENV)/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	@touch $@
+
+# What tests and lint need besides, and what the docs need, each installed when it is first asked for.
+$(VENV)/.test: requirements-test.txt $(READY)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+.PHONY: lint docs
 
 $(VENV)/.gpu: | $(VENV)/bin/pip
 	@touch $@

@@ -14,6 +14,7 @@ occlusion   How much of its probability the class loses when a patch is painted 
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -28,6 +29,9 @@ from competition.fuse import fuse_batchnorm
 from competition.images import load_images
 from competition.oof import STUDY, accuracy, all_runs, read_oof, read_run_record, text_table
 from competition.train import build_fold_model, read_run
+
+if TYPE_CHECKING:  # Keras is imported late
+    import keras
 
 EXPLAIN = "explain"  # the folder in the run's own
 LEAST = 3  # places a side that a feature map must have to say where
@@ -58,9 +62,9 @@ class Hidden:
 class Network:
     """A fold model, and the same cut at its last feature map (split_at_map)."""
 
-    model: "keras.Model"  # noqa: F821 (Keras is imported late)
-    trunk: "keras.Model"  # noqa: F821
-    rest: "keras.Model"  # noqa: F821
+    model: "keras.Model"
+    trunk: "keras.Model"
+    rest: "keras.Model"
 
 
 def explain(name=None, run=None, fold=None):

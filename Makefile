@@ -35,7 +35,7 @@ lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
-	$(VENV)/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=photos.zip NAME=plants FOLDS=5
 	$(TOOL) folds $(call flag,data,DATA) $(call flag,name,NAME) $(call flag,folds,FOLDS) \

@@ -26,16 +26,8 @@ setup: $(READY)  ## create .venv with the pinned requirements, once -- make setu
 demo: $(READY)  ## play the sample competition from folds to its hidden score -- make demo
 	$(TOOL) demo
 
-test: $(VENV)/.test  ## run the whole test suite -- make test
+test: $(READY)  ## run the whole test suite -- make test
 	$(VENV)/bin/python -m pytest -q tests
-
-lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/mypy
-
-docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 folds: $(READY)  ## check the images, make stratified folds -- make folds DATA=photos.zip NAME=plants FOLDS=5
 	$(TOOL) folds $(call flag,data,DATA) $(call flag,name,NAME) $(call flag,folds,FOLDS) \
@@ -138,7 +130,17 @@ $(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	@touch $@
 
-# What tests and lint need besides, and what the docs need, each installed when it is first asked for.
+lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+
+# What tests and lint need besides the product, and what the docs need: each is installed when it is first asked for.
+test: $(VENV)/.test
+
 $(VENV)/.test: requirements-test.txt $(READY)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-test.txt
 	@touch $@

@@ -40,6 +40,27 @@ $(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	@touch $@
 
+lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+
+# What tests and lint need besides the product, and what the docs need: each is installed when it is first asked for.
+test: $(VENV)/.test
+
+$(VENV)/.test: requirements-test.txt $(READY)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+.PHONY: lint docs
+
 $(VENV)/.gpu: | $(VENV)/bin/pip
 	@touch $@
 

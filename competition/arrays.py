@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,8 +140,8 @@ class Rows:
 class Joined:
     """The rows of one array of images or features and behind them those of a second, asked for by many at a time."""
 
-    first: object  # an array, Stored, Rows or another Joined
-    second: object  # of the same dtype and shape, but for the number of rows
+    first: Any  # an array, Stored, Rows or another Joined
+    second: Any  # of the same dtype and shape, but for the number of rows
 
     @property
     def shape(self):

@@ -112,9 +112,10 @@ def _rand_augment(A, n, magnitude):
 
 
 def _grid_mask(A, p):
-    class GridMask(A.ImageOnlyTransform):
+    class GridMask(A.ImageOnlyTransform):  # type: ignore[name-defined]
         def get_params_dependent_on_data(self, params, data):
-            return {"erased": grid_mask(*params["shape"][:2], self.random_generator)}
+            height, width = params["shape"][:2]
+            return {"erased": grid_mask(height, width, self.random_generator)}
 
         def apply(self, image, erased, **_):
             return np.where(erased[..., None], np.uint8(0), image)

@@ -644,7 +644,8 @@ def _runs_table(members, labels, stacks, metric):
     rows = []
     for i, (run, *others) in enumerate(members):
         scores = {_name_views(views): metric.score(stack[i], labels) for views, stack in stacks.items()}
-        rows.append({"run": f"{run} and {len(others)} more seeds" if others else run, **scores, "log-loss": log_loss(stacks[("identity",)][i], labels)})
+        rows.append({"run": f"{run} and {len(others)} more seeds" if others else run, **scores,
+                     "log-loss": log_loss(stacks[("identity",)][i], labels)})
     return pd.DataFrame(rows).sort_values("identity", ascending=metric.sign < 0, kind="stable")
 
 

@@ -14,6 +14,7 @@ occlusion   How much of its probability the class loses when a patch is painted 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,9 +61,9 @@ class Hidden:
 class Network:
     """A fold model, and the same cut at its last feature map (split_at_map)."""
 
-    model: "keras.Model"  # noqa: F821 (Keras is imported late)
-    trunk: "keras.Model"  # noqa: F821
-    rest: "keras.Model"  # noqa: F821
+    model: Any
+    trunk: Any
+    rest: Any
 
 
 def explain(name=None, run=None, fold=None, workspace=Workspace()):

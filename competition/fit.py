@@ -335,7 +335,8 @@ def _commands(ensemble, table, cost, choices):
         alone = _alone(largest, ensemble, choices)
         left = _expected({largest.name}, ensemble, choices)
         yield (f"one run that learns what the blend says{_taking(alone, left, ensemble)}: make train NAME={table.name} "
-               f"MODEL={largest.config['model']} RECIPE={'quick' if largest.frozen else 'best'} TEACHER=blend; then it is offered here with its own OOF")
+               f"MODEL={largest.config['model']} RECIPE={'quick' if largest.frozen else 'best'} TEACHER=blend; "
+               "then it is offered here with its own OOF")
 
 
 def _alone(run, ensemble, choices, folds=None):

@@ -63,8 +63,8 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
     if any(probs is not None for probs in stopped.values()):
         as_is = {run: oofs[run].mean(["identity"]) for run in winner.weights}
         elsewhere = {run: as_is[run] if stopped[run] is None else stopped[run] for run in winner.weights}
-        early = score_gain(metric, *(_average(winner.weights, probs, temperature) for probs in (as_is, elsewhere)),
-                           labels, groups)
+        better, others = (_average(winner.weights, probs, temperature) for probs in (as_is, elsewhere))
+        early = score_gain(metric, better, others, labels, groups)
 
     scenes, heads_of = (0.0, 0.0), []
     if (np.bincount(groups)[groups] > 1).mean() >= LEAST_GROUPED:
@@ -464,7 +464,8 @@ def print_forecast(found, classes):
             f"drawn at random from the same scenes (HIDDEN=random) {found['expected'] + found['scenes']:.4f}"
         print(f"  {sizes} images share {found['groups']} scenes with others; were the hidden images {other} ({tell})")
     if left := found.get("left_out"):
-        print(f"  {left} other finished runs were left out by hand: if their scores were why, this is too good by what that gained")
+        print(f"  {left} other finished runs were left out by hand: if their scores were why, this is too good by what "
+              "that gained")
     rows = [f"{name} {row['expected']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
             for name, row in zip(classes, found["classes"])]
     print("  accuracy of each class: " + "; ".join(rows[:20]) + "; ..." * (len(rows) > 20))

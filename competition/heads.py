@@ -77,8 +77,8 @@ def start_heads(settings, folds, dimension, classes, hidden=(), seed=0):
         layers.append([np.zeros((*shape, before + 1, units), np.float32) for _ in range(4)])
         if len(layers) <= len(hidden):
             layers[-1][0][..., :-1, :] = random.normal(0, np.sqrt(2 / before), (before, units))
-    return Heads(*layers.pop(), np.zeros(shape, np.int64), np.tile([-1.0, 0.0], (*shape, 1)), np.zeros((0, *shape, 4)),
-                 tuple(Layer(*layer) for layer in layers))
+    return Heads(*layers.pop(), best_epoch=np.zeros(shape, np.int64), best_score=np.tile([-1.0, 0.0], (*shape, 1)),
+                 log=np.zeros((0, *shape, 4)), hidden=tuple(Layer(*layer) for layer in layers))
 
 
 def read_heads(arrays):
@@ -86,7 +86,7 @@ def read_heads(arrays):
     hidden = []
     while f"hidden_{len(hidden)}_weights" in arrays:
         hidden.append(Layer(*(arrays[f"hidden_{len(hidden)}_{f.name}"] for f in fields(Layer))))
-    return Heads(*(arrays[f.name] for f in fields(Heads) if f.name != "hidden"), tuple(hidden))
+    return Heads(*(arrays[f.name] for f in fields(Heads) if f.name != "hidden"), hidden=tuple(hidden))
 
 
 def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None, soft=None,

@@ -113,8 +113,8 @@ def _find(zip_path, rows, workspace):
         digits = re.fullmatch(r"[0-9a-f]{8,64}", str(zip_path))
         if digits and (found := [row for row in rows if row["sha256"].startswith(digits[0])]):
             return found[-1]
-        raise InputError(f"ZIP={zip_path}: no such file, expected the zip or CSV that was handed in, or the first eight digits of "
-                         "its sha256 as the table has them")
+        raise InputError(f"ZIP={zip_path}: no such file, expected the zip or CSV that was handed in, or the first "
+                         "eight digits of its sha256 as the table has them")
     sha256 = sha256_file(zip_path)
     found = [row for row in rows if row["sha256"] == sha256]
     if not found:

@@ -2,7 +2,8 @@
 
 A rung of LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends
 and packs like others when it is named and has trained all folds; `make blend` without RUNS= leaves it out. What a rung
-may take of the machine is a matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its command says it in full.
+may take of the machine is a matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its
+command says it in full.
 
 Two runs are compared on the images that both have a held-out prediction of, by McNemar's exact test: of the images on
 which they differ, does one win more often than a coin would (McNemar 1947; Psychometrika 12, 153)? Intervals of an

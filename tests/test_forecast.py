@@ -310,7 +310,8 @@ def test_folds_of_other_runs_tell_nothing(again, change, capsys):
         chooser = make_chooser(oofs, table)
         candidates, chosen = make_candidates(chooser, [["net"]])
         print_forecast(forecast_blend(table, oofs, chooser, candidates[chosen]), table.classes)
-        assert "counted as 0: net; the same `make train` (or `make double`) with SEEDS=2 ONLY_FOLD=0 tells" in capsys.readouterr().out
+        expected = "counted as 0: net; the same `make train` (or `make double`) with SEEDS=2 ONLY_FOLD=0 tells"
+        assert expected in capsys.readouterr().out
 
 
 @pytest.fixture

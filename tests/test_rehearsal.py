@@ -44,7 +44,8 @@ def run(tmp_path):
 def test_answers(run):
     found = run(load="open(path + '/weights/one.txt').read(); assert 'competition' not in sys.modules",
                 jobs=[Job(3, "float64", probabilities=False, times=2), Job(0, "uint8", probabilities=False),
-                      Job(23, "float32", probabilities=False), Job(4, "uint8", probabilities=False, first=8), Job(50, "uint8", probabilities=False, budget=1e-12)])
+                      Job(23, "float32", probabilities=False), Job(4, "uint8", probabilities=False, first=8),
+                      Job(50, "uint8", probabilities=False, budget=1e-12)])
     expected = IMAGES.astype(float).mean((1, 2)).argmax(1)
     assert np.array_equal(found.labels[0], expected[:3]) and np.array_equal(found.again[0][0], expected[:3])
     assert found.labels[1].shape == (0,) and np.array_equal(found.labels[2], np.resize(expected, 23))

@@ -165,8 +165,8 @@ def test_record_and_table(competition, inside):
     assert record["rehearsal"]["images"] == 63 and record["rehearsal"]["probabilities_differ"] < 1e-5
     assert record["rehearsal"]["oof_differs"] < 1e-5
     printed = competition[1]
-    for text in ("submissions/toy.zip: blend; views identity, hflip", "lite_again", " MB", "images a second", "second fresh process", "MB at most",
-                 f"OOF accuracy {record['oof_accuracy']:.4f}", "7 float64 array"):
+    for text in ("submissions/toy.zip: blend; views identity, hflip", "lite_again", " MB", "images a second",
+                 "second fresh process", "MB at most", f"OOF accuracy {record['oof_accuracy']:.4f}", "7 float64 array"):
         assert text in printed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from competition.__main__ import _parser as make_parser
+from competition.cli.parser import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -19,10 +19,13 @@ from tqdm import tqdm  # noqa: E402
 
 from bench.figures import Figure, Options  # noqa: E402
 from bench.tools import deal, describe_gpu, measure_theme, stream_apart  # noqa: E402
-from competition import device, files, oof  # noqa: E402
-from competition.cli.options import Option, Verb  # noqa: E402
-from competition.cli.parser import Parser, add_options, to_flags  # noqa: E402
-from competition.files import InputError  # noqa: E402
+from competition.base import files
+from competition.base.backend import bfloat16_units
+from competition.base.files import InputError
+from competition.base.text import text_table
+from competition.cli.options import Option, Verb
+from competition.cli.parser import Parser, add_options, to_flags
+from competition.trials.sample import write_sample
 
 THEMES = ("frozen", "heads", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")
 WITHOUT = ("gpu",)  # themes that run under whatever backend of Keras there is
@@ -156,7 +159,7 @@ def show(rows):
         frame[column] = [f"{float(text):.4g}" if text else "" for text in frame[column]]
     long = frame["note"].str.len() > SHOWN
     frame.loc[long, "note"] = frame["note"].str.slice(0, SHOWN - 3) + "..."
-    return oof.text_table(frame)
+    return text_table(frame)
 
 
 # ------------------------------------------------------------------------------------------------ what all rows share
@@ -183,7 +186,7 @@ def _processor():
         name = said.get("model name", name)
         if "cpu family" in said and "model" in said:
             name += f" (family {said['cpu family']} model {said['model']})"
-    return f"{name}, {' and '.join(device.bfloat16_units()) or 'no bfloat16 units'}"
+    return f"{name}, {' and '.join(bfloat16_units()) or 'no bfloat16 units'}"
 
 
 def _describe_data(data, place):
@@ -195,8 +198,6 @@ def _describe_data(data, place):
 
 
 def _draw_sample():
-    from competition.sample import write_sample
-
     return write_sample(SAMPLE).absolute() / "train"
 
 

@@ -8,11 +8,14 @@ from unittest import mock
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, copy_images, deal, import_tensorflow
-from competition import files
-from competition import train as training
-from competition.recipes import read_recipe
-from competition.workspace import Workspace
+from bench.tools import call_apart, copy_images, deal
+from competition.base import files
+from competition.base.backend import import_tensorflow
+from competition.base.workspace import Workspace
+from competition.features.frozen import frozen_features
+from competition.recipes.recipe import read_recipe
+from competition.training import progress, train as training
+from competition.training.full_phase import Phase
 
 MODEL = "efficientnet_lite0"
 IMAGES = 320  # of the data unless LONG=1 takes all: the report's recipe trains up to 225 epochs
@@ -71,8 +74,8 @@ def count_epochs(table, passes):
 def train_until(work, model, recipe, accuracy, overrides=()):
     """The Effort of the first fold of the table "accuracy": to the recipe's end, or to a validation accuracy."""
     import_tensorflow()
-    fold_features, train_epoch, write_history = (training.frozen_features, training.Phase.train_epoch,
-                                                 training.write_history)
+    fold_features, train_epoch, write_history = (frozen_features, Phase.train_epoch,
+                                                 progress.write_history)
     seconds, counts, reached = [], {"features": 0, "steps": 0}, []
 
     def timed(function, *arguments):
@@ -103,7 +106,7 @@ def train_until(work, model, recipe, accuracy, overrides=()):
     folder = Workspace().runs / "accuracy" / recipe
     with contextlib.chdir(work):
         with (contextlib.suppress(_Reached), mock.patch.object(training, "frozen_features", timed_features),
-              mock.patch.object(training.Phase, "train_epoch", timed_epoch),
+              mock.patch.object(Phase, "train_epoch", timed_epoch),
               mock.patch.object(training, "write_history", noted_history)):
             training.train(model, recipe, "accuracy", run=recipe, only_fold=0, overrides=overrides)
         size = files.read_json(folder / "run.json")["config"]["recipe"]["batch_size"]

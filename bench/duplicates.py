@@ -1,6 +1,6 @@
 """How well `make folds` finds pictures that are there twice: `python -m bench.duplicates --data photos.zip`.
 
-Copies of some images of the data, of each kind that competition/groups.py names, are planted among all of them, in
+Copies of some images of the data, of each kind that competition/data/groups.py names, are planted among all of them, in
 memory, as the bytes of files. Recall is the share of them that end in the group of their source. What is grouped beyond
 that is not wrong by itself, as the data may have such pairs of its own: counted are the images that are tied to one of
 another class, which are hardly ever the same picture, and the pairs of one class, which a person has to look at.
@@ -20,11 +20,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from competition.files import InputError, sha256_bytes
-from competition.folds import make_folds
-from competition.groups import SIDE, find_groups, make_sketch, transform
-from competition.images import check_with_draft, decode, in_threads, open_source
-from competition.oof import text_table
+from competition.base.files import InputError, sha256_bytes
+from competition.base.text import text_table
+from competition.base.threads import in_threads
+from competition.data.decode import check_with_draft, decode
+from competition.data.folds import make_folds
+from competition.data.groups import find_groups
+from competition.data.near import SIDE, make_sketch, transform
+from competition.data.sources import open_source
 
 SEEN = 0.8  # share of an image that a frame of it shows: the rest is what another frame may see more of
 

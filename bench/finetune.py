@@ -8,8 +8,10 @@ from unittest import mock
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import copy_images, deal, import_tensorflow
-from competition import train as training
+from bench.tools import copy_images, deal
+from competition.base.backend import import_tensorflow
+from competition.training import train as training
+from competition.training.full_phase import Phase
 
 MODEL = "efficientnet_lite0"
 FOLDS = 5
@@ -39,7 +41,7 @@ def measure(options, model=MODEL, recipe="best", overrides=("least_size=0", "fro
 
 def _time_epochs(table, model, recipe, overrides, rounds):
     """Images a second, one a round: of the toolkit's epoch, and of the train step alone."""
-    fed, ready, train_epoch = [], [], training.Phase.train_epoch
+    fed, ready, train_epoch = [], [], Phase.train_epoch
 
     def timed_epoch(phase, fold, epoch, steps, tick):
         import tensorflow as tf
@@ -62,6 +64,6 @@ def _time_epochs(table, model, recipe, overrides, rounds):
 
     import_tensorflow()
     overrides = [*overrides, f"epochs={rounds}", f"batch_size={BATCH}"]
-    with mock.patch.object(training.Phase, "train_epoch", timed_epoch):
+    with mock.patch.object(Phase, "train_epoch", timed_epoch):
         training.train(model, recipe, table.name, run="finetune", only_fold=0, overrides=overrides)
     return fed, ready

@@ -9,11 +9,14 @@ import numpy as np
 
 from bench.figures import Figure
 from bench.reference import run_loop
-from bench.tools import call_apart, deal, import_tensorflow
-from competition import oof
-from competition.images import load_images
-from competition.recipes import read_recipe
-from competition.workspace import Workspace
+from bench.tools import call_apart, deal
+from competition.base.backend import import_tensorflow
+from competition.base.metrics import accuracy
+from competition.base.workspace import Workspace
+from competition.data.images import load_images
+from competition.recipes.recipe import read_recipe
+from competition.runs import oof
+from competition.training.train import train
 
 RUNS = Workspace().runs
 MODEL = "efficientnet_lite0"
@@ -49,11 +52,11 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
         ours = oof.read_oof(places[0] / RUNS / table.name / "first", table).probs[0]
     name = "frozen phase, OOF accuracy less the reference's"
     if options.quick:
-        note = f"ours {oof.accuracy(ours, table.labels):.4f}; QUICK=1 runs no fold of the reference to its end"
+        note = f"ours {accuracy(ours, table.labels):.4f}; QUICK=1 runs no fold of the reference to its end"
         yield Figure(name, "accuracy", None, target=">= -0.005", note=note)
         return
     both = ~np.isnan(loop.oof[:, 0])
-    scores = [oof.accuracy(probs[both], table.labels[both]) for probs in (ours, loop.oof)]
+    scores = [accuracy(probs[both], table.labels[both]) for probs in (ours, loop.oof)]
     folds = ", ".join(str(fold) for fold in sorted(set(table.fold[both].tolist())))
     yield Figure(name, "accuracy", scores[0] - scores[1], n=int(both.sum()), target=">= -0.005",
                  note=f"{scores[0]:.4f} and {scores[1]:.4f} on the {both.sum()} images of folds {folds}")
@@ -62,8 +65,6 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
 def _train(place, model, recipe, settings, run):
     """Seconds of a run of the toolkit, all folds."""
     import_tensorflow()
-    from competition.train import train
-
     with contextlib.chdir(place):
         before = time.perf_counter()
         train(model, recipe, "frozen", run=run, overrides=settings)

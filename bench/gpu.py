@@ -13,9 +13,11 @@ from importlib.util import find_spec
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import deal, describe_gpu, import_tensorflow
-from competition import device
-from competition import train as training
+from bench.tools import deal, describe_gpu
+from competition.base.backend import has_gpu, import_tensorflow, layers_of
+from competition.features.on_gpu import draw_transforms, keep_on_device
+from competition.training import train as training
+from competition.training.batches import prefetch
 
 MODELS = ("resnet50", "efficientnet_lite0")
 SIZES = (96, 224)
@@ -35,7 +37,7 @@ def measure(options):
     if find_spec("tensorflow"):
         import_tensorflow()
     name = describe_gpu()
-    lacks = "" if device.has_gpu() else "no GPU here, so this figure is missing"
+    lacks = "" if has_gpu() else "no GPU here, so this figure is missing"
     steps = 3 if options.quick else STEPS
     for model, size, precision in itertools.product(MODELS, SIZES, PRECISIONS):
         what = f"GPU: {model} training, {size}x{size}, batch {BATCH}, {precision}"
@@ -63,18 +65,18 @@ def time_step(model, size, precision, steps):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4 * BATCH, size, size, 3), np.uint8)
     policies = ["d4", "affine", "light", "colour"]
-    draw = device.keep_on_device(images, policies)
-    with device.layers_of(precision):
+    draw = keep_on_device(images, policies)
+    with layers_of(precision):
         network = build_keras(Setup(model, (size, size), steps))
     compile_keras(network)
     targets = np.eye(network.output_shape[-1], dtype=np.float32)[np.arange(BATCH) % network.output_shape[-1]]
 
     def batches():
-        transforms = device.draw_transforms(policies, 0)
+        transforms = draw_transforms(policies, 0)
         for _ in range(steps + 3):
             yield draw(transforms, random.integers(len(images), size=BATCH))
 
-    for step, batch in enumerate(training._prefetch(batches())):
+    for step, batch in enumerate(prefetch(batches())):
         if step == 3:
             before = time.perf_counter()
         network.train_on_batch(batch, targets)

@@ -6,7 +6,15 @@ import time
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, copy_images, deal, import_tensorflow
+from bench.tools import call_apart, copy_images, deal
+
+from competition.base.backend import import_tensorflow
+from competition.data.images import load_images
+from competition.data.table import read_folds
+from competition.features.frozen import copies_features, frozen_features
+from competition.models.backbones import build_backbone, resolve_weights
+from competition.models.fuse import fuse_batchnorm
+from competition.trials import rank
 
 MODELS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 GRID = "frozen_rate=3e-4,1e-3,3e-3 dropout=0,0.2 class_weight=none,balanced"  # twelve settings
@@ -34,13 +42,6 @@ def measure(options, models=MODELS, recipe="quick"):
 def _time(work, models, recipe):
     """Seconds of `make rank`, of a grid's heads together, and of each of its settings alone."""
     import_tensorflow()
-    from competition import rank
-    from competition.backbones import build_backbone, resolve_weights
-    from competition.folds import read_folds
-    from competition.frozen import copies_features, frozen_features
-    from competition.fuse import fuse_batchnorm
-    from competition.images import load_images
-
     def timed(function, *arguments):
         before = time.perf_counter()
         function(*arguments)

@@ -16,10 +16,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from competition.files import InputError
-from competition.folds import make_folds
-from competition.images import decode, open_source
-from competition.oof import text_table
+from competition.base.files import InputError
+from competition.base.text import text_table
+from competition.data.decode import decode
+from competition.data.folds import make_folds
+from competition.data.sources import open_source
+from competition.insight.audit import audit
+from competition.insight.shift import shift
+from competition.training.train import train
 
 MODEL = "efficientnet_lite0"
 WRONG, FIRST = 0.05, 50  # share of wrong labels; of how many suspects it is counted how many are wrong
@@ -39,9 +43,6 @@ def write_images(folder, source, rows, labels=None, factors=(1, 1, 1)):
 def find_wrong_labels(source, random):
     """(a frozen run's OOF accuracy on the labels as planted, labels that are likely wrong, share of wrong ones among the
     FIRST of these, share of all wrong ones that are among all)."""
-    from competition.audit import audit
-    from competition.train import train
-
     classes = list(source.classes)
     given = np.array([classes.index(label) for label in source.labels])
     wrong = random.permutation(len(given))[: round(WRONG * len(given))]
@@ -57,8 +58,6 @@ def find_wrong_labels(source, random):
 
 def find_shifts(source, random):
     """{what was done to the test half: shift.shift's record}."""
-    from competition.shift import shift
-
     order = random.permutation(len(source.labels))
     half = len(order) // 2
     make_folds(write_images("half", source, order[:half], source.labels), near=0)

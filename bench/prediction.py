@@ -13,11 +13,14 @@ import numpy as np
 
 from bench.figures import Figure
 from bench.tools import copy_images, deal
-from competition import files, rehearsal, submission
+from competition.base import files
+from competition.data.images import load_images
 from competition.formats import codalab
-from competition.images import load_images
-from competition.runs_kinds import read_run
-from competition.train import train
+from competition.rehearsal import rehearsal
+from competition.runs.kinds import read_run
+from competition.submission.ensemble import Ensemble
+from competition.submission.package import build_package, pack
+from competition.training.train import train
 
 FOLDS, QUICK_FOLDS = 5, 2
 VIEWS = ["identity", "hflip"]
@@ -81,9 +84,9 @@ def measure(options):
 
 
 def _pack_ours(run, table, folder):
-    ensemble = submission.Ensemble(f"run {run.name}", [(run, 1.0)], VIEWS, oof=None)
-    submission.build_package(ensemble, table, folder / "ours", codalab.write_code)
-    submission.pack(folder / "ours", folder / "ours.zip")
+    ensemble = Ensemble(f"run {run.name}", [(run, 1.0)], VIEWS, oof=None)
+    build_package(ensemble, table, folder / "ours", codalab.write_code)
+    pack(folder / "ours", folder / "ours.zip")
     return folder / "ours.zip"
 
 
@@ -91,7 +94,7 @@ def _pack_reference(run, table, folder):
     files.write_text(folder / "reference" / "model.py", REFERENCE)
     for fold in range(table.k):
         run.build_fold_model(table, fold).save(folder / "reference" / f"fold_{fold}.keras")
-    submission.pack(folder / "reference", folder / "reference.zip")
+    pack(folder / "reference", folder / "reference.zip")
     return folder / "reference.zip"
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.tools import import_tensorflow
-from competition.backbones import build_backbone, resolve_weights
+from competition.base.backend import import_tensorflow
+from competition.models.backbones import build_backbone, resolve_weights
 
 BATCH = 64
 SHIFT = 0.1  # of height and width

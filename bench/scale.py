@@ -17,16 +17,23 @@ from unittest import mock
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, import_tensorflow, memory
-from competition import folds, images
-from competition import train as training
-from competition.arrays import read_memory
-from competition.backbones import Weights
-from competition.features import predict
-from competition.images import Source, open_source
-from competition.job import Job
-from competition.recipes import Recipe
-from competition.workspace import Workspace
+from bench.tools import call_apart, memory
+from competition.base.arrays import read_memory
+from competition.base.backend import import_tensorflow
+from competition.base.workspace import Workspace
+from competition.data import folds
+from competition.data.images import load_images
+from competition.data.sources import Source, open_reader, open_source
+from competition.data.table import read_folds
+from competition.features.features import predict
+from competition.features.frozen import frozen_features
+from competition.models.backbones import Weights
+from competition.recipes.recipe import Recipe
+from competition.training import train as training
+from competition.training.frozen_phase import train_heads
+from competition.training.full_phase import Phase, predict_probabilities
+from competition.training.job import Job
+from competition.training.table import train_table
 
 MEMORY = "64M"  # so little that 30 thousand images of SIZE do not fit
 SIZE = 32  # pixels
@@ -119,14 +126,14 @@ def run(data, n):
     that is read, the network of the measured run included, and at its highest.
     """
     reader = draw_source(data, WARM_UP)  # reads any number of images, but lists few, which would count as memory
-    images.open_source = images.open_reader = lambda *_: reader
+    open_source = open_reader = lambda *_: reader
     deal(data, WARM_UP, "warm")
-    few, after = folds.read_folds("warm"), []
+    few, after = read_folds("warm"), []
     for _ in range(2):  # what TensorFlow takes once; then what each network that is traced takes
         _time_stages(few, "warm")
         after.append(memory("VmRSS"))
     found = {"start": after[1] + after[1] - after[0]}
-    table = folds.read_folds("scale")
+    table = read_folds("scale")
     rounds = [_time_stages(table, "round")]
     found["peak"] = memory("VmHWM")  # before further rounds, which trace anew, and of which large sets have none
     rounds += [_time_stages(table, "round") for _ in range(SHORT // n - 1)]
@@ -140,7 +147,7 @@ def _time_stages(table, name):
     Tracing is left out: a network has its first step, or its first batch to predict, before its time counts.
     """
     found, traced = dict.fromkeys((*STAGES, "CPU"), 0.0), set()
-    train_epoch = training.Phase.train_epoch
+    train_epoch = Phase.train_epoch
 
     def timed(stage, work, prepare=lambda *_: None):
         def measured(*arguments):
@@ -168,12 +175,12 @@ def _time_stages(table, name):
         phase.write(before)
 
     shutil.rmtree(Workspace().runs / table.name, ignore_errors=True)  # each time from the beginning
-    with (mock.patch.object(training, "load_images", timed("decode", training.load_images)),
-          mock.patch.object(training, "frozen_features", timed("features", training.frozen_features, note_backbone)),
-          mock.patch.object(training, "_train_heads", timed("head", training._train_heads)),
-          mock.patch.object(training.Phase, "train_epoch", timed("train", train_epoch, trace_step)),
+    with (mock.patch.object(training, "load_images", timed("decode", load_images)),
+          mock.patch.object(training, "frozen_features", timed("features", frozen_features, note_backbone)),
+          mock.patch.object(training, "_train_heads", timed("head", train_heads)),
+          mock.patch.object(Phase, "train_epoch", timed("train", train_epoch, trace_step)),
           mock.patch.object(training, "_probabilities",
-                            timed("predict", training._probabilities, lambda model, *_: trace(model)))):
-        training.train_table(Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0],
+                            timed("predict", predict_probabilities, lambda model, *_: trace(model)))):
+        train_table(Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0],
                                  read_memory(MEMORY)))
     return found

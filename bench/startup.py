@@ -7,10 +7,13 @@ from unittest import mock
 import numpy as np
 
 from bench.figures import Figure
-from bench.tools import call_apart, copy_images, deal, import_tensorflow, memory
-from competition import train as training
-from competition.runs_folder import MODEL_FILE
-from competition.workspace import Workspace
+from bench.tools import call_apart, copy_images, deal, memory
+from competition.base.backend import import_tensorflow
+from competition.base.workspace import Workspace
+from competition.runs import finish
+from competition.runs.folder import MODEL_FILE
+from competition.training import train as training
+from competition.training.full_phase import Phase, _train_fold
 
 RUNS = Workspace().runs
 MODEL = "efficientnet_lite0"
@@ -57,7 +60,7 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
     """
     import_tensorflow()
     starts, first_steps, peaks = [time.perf_counter()], {}, []
-    train_fold, save_fold, train_epoch = training._train_fold, training.save_fold, training.Phase.train_epoch
+    train_fold, save_fold, train_epoch = _train_fold, finish.save_fold, Phase.train_epoch
 
     def noted_fold(*arguments):
         if peaks:
@@ -77,7 +80,7 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
 
     with (contextlib.chdir(work), mock.patch.object(training, "_train_fold", noted_fold),
           mock.patch.object(training, "save_fold", noted_end),
-          mock.patch.object(training.Phase, "train_epoch", noted_epoch)):
+          mock.patch.object(Phase, "train_epoch", noted_epoch)):
         training.train(model, recipe, name, run=run, only_fold=only_fold, overrides=overrides)
     return list(first_steps.values()), peaks
 

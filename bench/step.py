@@ -17,13 +17,15 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.figures import Figure
-from bench.tools import call_apart, fit, import_tensorflow
-from competition import train as training
-from competition.backbones import Weights
-from competition.classifier import build_classifier
-from competition.features import use_xla
-from competition.fuse import fuse_batchnorm
-from competition.recipes import Recipe
+from bench.tools import call_apart, fit
+from competition.base.backend import import_tensorflow, start_keras, use_xla
+from competition.data.decode import decode
+from competition.data.sources import open_source
+from competition.models.backbones import Weights
+from competition.models.classifier import build_classifier
+from competition.models.fuse import fuse_batchnorm
+from competition.recipes.recipe import Recipe
+from competition.training.optimizer import compile_model
 
 MODELS = ("efficientnet_lite0", "mobilenet_v2", "resnet50")
 FAMILIES = ("baseline", "scratch", "hyperresnet", "efficientnet_lite1", "efficientnet_lite2", "convnext_tiny",
@@ -50,7 +52,7 @@ class Setup:
     onednn: bool = True
     xla: bool = False
     threads: int = 0  # of an operation; 0: one a core
-    repeatable: bool = True  # the same each time, as the toolkit trains: train.start_keras
+    repeatable: bool = True  # the same each time, as the toolkit trains: backend.start_keras
     batches: tuple[int, ...] = (BATCH,)
     frozen_share: float = 0.0
     cached: bool = False  # training begins at what the frozen layers made of the images
@@ -111,8 +113,6 @@ def measure(options, size=None, models=None):
 
 def data_size(options):
     """The (height, width) of the data's first picture, of a large one made smaller."""
-    from competition.images import decode, open_source
-
     source = open_source(options.data)
     return fit(decode(source.read(source.images[0]), source.images[0]).shape[:2])
 
@@ -185,7 +185,7 @@ def time_keras(setup):
     if setup.threads:
         tf.config.threading.set_intra_op_parallelism_threads(setup.threads)
     if setup.repeatable:
-        training.start_keras(0)
+        start_keras(0)
     keras.config.set_dtype_policy(setup.precision)
     whole = build_keras(setup)
     fused = fuse_batchnorm(whole)
@@ -208,7 +208,7 @@ def time_keras(setup):
 def time_backend(setup):
     """The same on another backend of Keras, as the toolkit's training calls it."""
     os.environ["KERAS_BACKEND"] = setup.backend
-    training.start_keras(0)
+    start_keras(0)
     whole = build_keras(setup)
     fused = fuse_batchnorm(whole)
     compile_keras(whole)
@@ -234,7 +234,7 @@ def build_keras(setup):
 
 
 def compile_keras(model):
-    training._compile(model, 0.05, 0.1, {})
+    compile_model(model, 0.05, 0.1, {})
     model.optimizer.learning_rate = 1e-4
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from competition.backend import import_tensorflow  # noqa: F401
-from competition.folds import make_folds
-from competition.images import decode, open_source
+from competition.data.decode import decode
+from competition.data.folds import make_folds
+from competition.data.sources import open_source
 
 MOST_SIDE = 224  # pixels
 

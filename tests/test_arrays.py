@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from competition import arrays
-from competition.arrays import Joined, Room, Rows, Stored, build_array, held, open_array, read_memory
-from competition.files import InputError
-from competition.views import VIEWS
+from competition.base import arrays
+from competition.base.arrays import Joined, Room, Rows, Stored, build_array, held, open_array, read_memory
+from competition.base.files import InputError
+from competition.features.views import VIEWS
 
-ROOT = Path(arrays.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 SHAPE = (50, 4, 5, 3)
 WHOLE = np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8)
 

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import files
-from competition.audit import audit, confused_pairs, find_suspects
-from competition.blend import make_blend
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.oof import write_oof
-from competition.workspace import Workspace
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
+from competition.blending.blend import make_blend
+from competition.data.folds import make_folds
+from competition.data.table import read_folds
+from competition.insight.audit import audit, confused_pairs, find_suspects
+from competition.runs.oof import write_oof
 
 
 def predict(truth, classes, seed, noise=1.0):

@@ -1,16 +1,8 @@
 import numpy as np
 import pytest
 
-from competition.augment import (
-    POLICIES,
-    _rand_augment,
-    blob_mask,
-    build_policy,
-    draw_numbers,
-    grid_mask,
-    mix_pairs,
-    patch_mask,
-    plan_copies,
+from competition.features.augment import (
+    POLICIES, _rand_augment, blob_mask, build_policy, draw_numbers, grid_mask, mix_pairs, patch_mask, plan_copies,
 )
 
 ALL = sorted(POLICIES)

@@ -4,9 +4,9 @@ import socket
 import numpy as np
 import pytest
 
-from competition import backbones
-from competition.backbones import Weights, build_backbone, names, network_size, pretrained, resolve_weights
-from competition.files import InputError, sha256_file
+from competition.base.files import InputError, sha256_file
+from competition.models import backbones
+from competition.models.backbones import Weights, build_backbone, names, network_size, pretrained, resolve_weights
 
 keras = pytest.importorskip("keras")
 

@@ -21,10 +21,13 @@ from bench import accuracy, finetune, frozen, gpu, heads, scale, startup, step
 from bench.figures import Figure, Options
 from bench.reference import run_loop
 from bench.tools import call_apart, copy_images, deal, stream_apart
-from competition import files, folds, images
-from competition import train as training
-from competition.folds import make_folds
-from competition.images import load_images, open_source
+from competition.base import files
+from competition.data import images
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.sources import open_source
+from competition.models.backbones import build_backbone
+from competition.training import table as table_module
 
 SLOW = Figure("a", "s", 3.0, 2.0, 3, "<= 0.04", "a, \"b\"\nc")
 QUICK = Figure("b", "accuracy", -0.001, target=">= -0.005")
@@ -257,8 +260,6 @@ def test_gpu(options, monkeypatch):
 
 def test_flops():
     """ResNet50 at 224 pixels: 3.86 billion multiplications and additions (He et al. 2016, table 1: 3.8)."""
-    from competition.backbones import build_backbone
-
     assert gpu.count_flops(build_backbone("resnet50", (224, 224))) / 2e9 == pytest.approx(3.86, abs=0.05)
 
 
@@ -286,7 +287,7 @@ def test_scale_goes_the_way_of_train(data, workdir, monkeypatch):
     for name in ("open_source", "open_reader"):
         monkeypatch.setattr(images, name, getattr(images, name))  # so that they are put back
     calls = []
-    train_table = training.train_table
+    train_table = table_module.train_table
     monkeypatch.setattr(scale.training, "train_table", lambda job: calls.append(job.table) or train_table(job))
     scale.deal(data, 120)
     found = scale.run(data, 120)
@@ -344,6 +345,4 @@ def test_what_is_measured_of_a_model(options):
     long = Options(Path(), Path(), long=True)
     assert len(step.list_setups("vgg16", (96, 96), 5, long)) == 8
     assert len(step.list_setups("resnet50", (96, 96), 5, long)) == len(names)
-    from competition.backbones import names
-
     assert set(step.MODELS + step.FAMILIES) <= set(names())

@@ -7,24 +7,21 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from competition import blend
-from competition.blend import WEIGH, Candidate, Chooser, calibrate_nested, combine, explain, find_temperature
-from competition.blend import (
-    forecast_again,
-    make_blend,
-    make_candidates,
-    nest_parts,
-    price,
-    read_blend,
-    read_networks,
-    select_greedily,
+from competition.base.files import InputError, write_json
+from competition.base.metrics import METRICS, accuracy, log_loss
+from competition.base.workspace import Workspace
+from competition.blending import blend
+from competition.blending.blend import explain_choice, forecast_again, make_blend
+from competition.blending.chooser import (
+    Candidate, Chooser, KINDS, SHOWN, calibrate_nested, combine, make_candidates, make_chooser, nest_parts,
+    view_sets,
 )
-from competition.blend import sharpen, view_sets
-from competition.files import InputError, write_json
-from competition.folds import make_folds
-from competition.metrics import METRICS
-from competition.oof import OOF, accuracy, log_loss, read_oof, read_predictions, write_oof
-from competition.workspace import Workspace
+from competition.blending.price import price, read_networks
+from competition.blending.record import read_blend
+from competition.blending.temperature import find_temperature, sharpen
+from competition.blending.weights import WEIGH, select_greedily
+from competition.data.folds import make_folds
+from competition.runs.oof import OOF, read_oof, read_predictions, write_oof
 from test_oof import make_table, random_probs, write_run
 
 RUNS = Workspace().runs
@@ -75,7 +72,7 @@ def noise(seed, runs=15, n=400, classes=3):
     return random.dirichlet(np.ones(classes), (runs, n)), random.integers(0, classes, n)
 
 
-def chooser_of(probs, labels, kinds=blend.KINDS, metric="accuracy", views=1):
+def chooser_of(probs, labels, kinds=KINDS, metric="accuracy", views=1):
     stacks = {("identity", "hflip")[: view + 1]: np.roll(probs, view, axis=0) * (1 - 0.1 * view) + 0.1 * view / 3
               for view in range(views)}
     n = len(labels)
@@ -98,7 +95,7 @@ def test_greedy_beats_its_parts_and_the_mean(table, capsys):
     line = next(line for line in out.split("\n") if line.startswith("*"))
     assert line.split()[:5] == ["*", record["kind"], "identity", "15", f"{record['nested']:.4f}"]
     assert out.count("\n*") == 1 and f"p {record['weights']['p']:.2f}" in line and "not packable" in out
-    assert not any(row["chosen"] for row in record["candidates"] if row["kind"] in blend.SHOWN)
+    assert not any(row["chosen"] for row in record["candidates"] if row["kind"] in SHOWN)
     forecast = record["forecast"]
     assert forecast["hidden_n"] == 120 and forecast["low"] <= forecast["expected"] <= forecast["high"]
     assert f"forecast: accuracy {forecast['expected']:.4f} on a hidden test" in out and "not measured" in out
@@ -227,19 +224,19 @@ def test_the_simplest_within_noise_wins():
     worse = chooser_of(np.stack([probs[0], predictions(labels, np.arange(1000) % 2 == 0)]), labels)
     candidates, chosen = make_candidates(worse, [["a"], ["b"]])
     assert candidates[chosen].kind == "single" and candidates[chosen].weights == {"a": 1.0}
-    assert {c.kind for c in candidates} == {*blend.KINDS, *blend.SHOWN}
+    assert {c.kind for c in candidates} == {*KINDS, *SHOWN}
 
 
 def test_why_it_was_chosen():
     best = candidate("greedy", 0.801, weights="abc", views=("identity", "hflip"))
     single = candidate("single", 0.8, behind=0.001, error=0.0017)
     shown = candidate("stacking", 0.9, behind=-0.099)
-    assert explain([best, single, shown], 1) == (
+    assert explain_choice([best, single, shown], 1) == (
         "chosen: single with identity (nested accuracy 0.8000), the simplest of the 2 within one standard error "
         "of the best, greedy of 3 with identity+hflip (0.8010)"
     )
     behind = candidate("single", 0.78, behind=0.021, error=0.004)
-    assert "more than one standard error ahead of the others" in explain([best, behind], 0)
+    assert "more than one standard error ahead of the others" in explain_choice([best, behind], 0)
 
 
 def test_parts_are_the_folds_and_never_fewer_than_three():
@@ -459,7 +456,7 @@ def test_the_temperature_is_part_of_the_forecast(table):
     sure = np.eye(3)[np.where(right, table.labels, (table.labels + 1) % 3)] * 0.9996 + 0.0001
     sure = (sure / sure.sum(1, keepdims=True)).astype(np.float32)
     oofs = {"a": OOF("a", ["identity"], sure[None])}
-    chooser = blend.make_chooser(oofs, dataclasses.replace(table, metric="log_loss"))
+    chooser = make_chooser(oofs, dataclasses.replace(table, metric="log_loss"))
     plain, tempered = (log_loss(chooser.whole(tempered), table.labels) for tempered in (False, True))
     assert plain > 1.5 and tempered < 0.8
 

@@ -1,4 +1,4 @@
-"""competition/check.py: broken zips, each named in plain words. Most are of numpy alone, so that each takes a blink."""
+"""competition/checking/check_zip.py: broken zips, each named in plain words. Most are of numpy alone, so that each takes a blink."""
 
 import contextlib
 import io
@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from competition import check as checking
-from competition import diagnose, files, reading
-from competition.check import check
-from competition.files import InputError
-from competition.folds import make_folds
-from competition.rehearsal import RehearsalError
+from competition.base import files
+from competition.base.files import InputError
+from competition.checking import check_zip as checking, diagnose, reading
+from competition.checking.answers import _judge_accuracy
+from competition.checking.check_zip import check_zip
+from competition.checking.finding import Reading
+from competition.checking.remedies import explain_error
+from competition.data.folds import make_folds
+from competition.rehearsal.rehearsal import RehearsalError
 from conftest import encode
 
 CLASSES = ["oak", "ash", "yew", "elm"]  # not in alphabetical order
@@ -96,7 +99,7 @@ def said(tmp_path, capsys):
         path = path or write_zip(tmp_path / "mine.zip", parts)
         capsys.readouterr()
         try:
-            findings, line = check(str(path), **options), ""
+            findings, line = check_zip(str(path), **options), ""
         except InputError as error:
             findings, line = None, str(error)
         out = capsys.readouterr().out
@@ -287,7 +290,7 @@ BROKEN = {  # what is changed: (parts, replacements in model.py, options), what 
 
 @pytest.mark.parametrize("mistake", BROKEN)
 def test_each_mistake_is_named(mistake, inside, said, monkeypatch):
-    monkeypatch.setattr("competition.scorers._build", None)  # no environment is needed
+    monkeypatch.setattr("competition.rehearsal.scorer_environments._build", None)  # no environment is needed
     (parts, replaced, options), words, remedy = BROKEN[mistake]
     line, out, _ = said(parts, replaced, **options)
     assert line.count(words) == 1 and line.split(": ", 1)[1][0].isdigit(), (line, out)
@@ -403,8 +406,8 @@ def test_keras_files_tell_their_version(tmp_path):
 def test_errors_in_plain_words(text, meaning):
     kind, _, message = text.partition(": ")
     error = RehearsalError("", "error", "load", None, {"type": kind, "text": message, "trace": ""})
-    read = reading.Reading(names=["model.py", "net.keras", "sub/deep.npy"])
-    found = checking.explain(error, read)
+    read = Reading(names=["model.py", "net.keras", "sub/deep.npy"])
+    found = explain_error(error, read)
     assert meaning in found.found and found.advice and found.result == "FAILED"
 
 
@@ -438,10 +441,10 @@ def test_a_low_accuracy_names_what_may_be():
     wrong = (TRUTH + 1 + np.arange(len(TRUTH)) // 4 % 3) % 4
     sent, scaled = (np.where(right < limit, TRUTH, wrong) for limit in (10, 11))
     sample = checking.Sample(np.zeros((len(TRUTH), 2, 2, 3), np.uint8), TRUTH, list("abcd"), "")
-    found = checking._judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
+    found = _judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
     assert found.result == "warning" and found.found.startswith("0.44 on 160") and "What may be" not in found.advice
     scaled = np.where(right < 12, TRUTH, wrong)
-    found = checking._judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
+    found = _judge_accuracy(sent, {diagnose.AS_SENT: sent, "255": scaled}, TRUTH, sample.classes)
     assert "What may be: model.py forgets to divide the images by 255" in found.advice
 
 

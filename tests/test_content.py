@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from competition import content
-from competition.content import check_package, find_unfit, is_pickle, machine_marks
-from competition.rehearsal import RehearsalError
+from competition.rehearsal import content
+from competition.rehearsal.content import check_package, find_unfit, is_pickle, machine_marks
+from competition.rehearsal.rehearsal import RehearsalError
 
 RANDOM = np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes()
 GRAPH = "saved_model.pb"

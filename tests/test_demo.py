@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from competition import demo
+from competition.base.files import read_json
 from competition.cli.main import main
-from competition.files import read_json
+from competition.trials import demo
 
 
 def test_the_whole_competition(tmp_path, monkeypatch, capsys):

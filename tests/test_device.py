@@ -11,11 +11,15 @@ import pytest
 from conftest import class_folders
 from test_backbones import save_weights
 
-from competition import backbones, device
-from competition.arrays import Rows
-from competition.augment import POLICIES, build_policy
+from competition.base import backend
+from competition.base.arrays import Rows
+from competition.base.backend import choose_precision, has_gpu, layers_of
+from competition.features import on_gpu as device
+from competition.features.augment import POLICIES, build_policy
+from competition.features.on_gpu import draw_transforms, keep_on_device
+from competition.models import backbones
 
-ROOT = Path(device.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 def draw_picture(height, width, seed):
@@ -30,7 +34,7 @@ def draw_both(names, n=24, size=(40, 40), seed=5):
     rows = np.arange(n) % 4
     augment = build_policy(names, seed)
     wanted = np.stack([augment(images[row]) for row in rows])
-    found = device.keep_on_device(images, names)(device.draw_transforms(names, seed), rows)
+    found = keep_on_device(images, names)(draw_transforms(names, seed), rows)
     return np.asarray(found), wanted.astype(np.float32)
 
 
@@ -56,10 +60,10 @@ def test_the_same_as_albumentations(names):
 def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_the_processor(monkeypatch):
     images = np.zeros((4, 8, 8, 3), np.uint8)
     unknown = sorted(set(POLICIES) - {"hflip", "vflip", "d4", "shift", "affine", "light", "colour"})
-    assert unknown and all(device.keep_on_device(images, ["hflip", name]) is None for name in unknown)
-    assert device.keep_on_device([image for image in images], ["hflip"]) is None
+    assert unknown and all(keep_on_device(images, ["hflip", name]) is None for name in unknown)
+    assert keep_on_device([image for image in images], ["hflip"]) is None
     monkeypatch.setattr(device, "MOST_BYTES", images.nbytes - 1)
-    assert device.keep_on_device(images, ["hflip"]) is None
+    assert keep_on_device(images, ["hflip"]) is None
 
 
 @pytest.mark.parametrize("gpu, capability, units, wanted, model, found", [
@@ -76,28 +80,28 @@ def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_th
     (False, 0, [], "mixed_bfloat16", "scratch", "mixed_bfloat16"),
 ])
 def test_precision(monkeypatch, gpu, capability, units, wanted, model, found):
-    monkeypatch.setattr(device, "has_gpu", lambda: gpu)
-    monkeypatch.setattr(device, "_compute_capability", lambda: capability)
-    monkeypatch.setattr(device, "bfloat16_units", lambda: units)
-    assert device.choose_precision(wanted, model) == found
+    monkeypatch.setattr(backend, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(backend, "_compute_capability", lambda: capability)
+    monkeypatch.setattr(backend, "bfloat16_units", lambda: units)
+    assert choose_precision(wanted, model) == found
     if (gpu, wanted) == (False, "auto"):
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-        assert device.choose_precision(wanted, model) == "float32"
+        assert choose_precision(wanted, model) == "float32"
 
 
 def test_layers_of_a_precision():
-    with pytest.raises(ZeroDivisionError), device.layers_of("mixed_bfloat16"):
+    with pytest.raises(ZeroDivisionError), layers_of("mixed_bfloat16"):
         assert keras.layers.Dense(2).compute_dtype == "bfloat16"
         raise ZeroDivisionError
     assert keras.layers.Dense(2).compute_dtype == "float32"
-    assert not device.has_gpu()
+    assert not has_gpu()
 
 
 def test_no_policy_gives_the_images():
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 12, 3), np.uint8)
-    found = device.keep_on_device(images, [])(device.draw_transforms([], 0), [3, 0])
+    found = keep_on_device(images, [])(draw_transforms([], 0), [3, 0])
     assert np.array_equal(np.asarray(found), images[[3, 0]])
-    found = device.keep_on_device(Rows(images, np.array([4, 2])), [])(device.draw_transforms([], 0), [1, 0])
+    found = keep_on_device(Rows(images, np.array([4, 2])), [])(draw_transforms([], 0), [1, 0])
     assert np.array_equal(np.asarray(found), images[[2, 4]])
 
 

@@ -19,23 +19,29 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import files, gan, train
+from competition.base import files
+from competition.base.arrays import Rows
+from competition.base.files import InputError
+from competition.blending.blend import make_blend
+from competition.blending.measured import trained_again
 from competition.cli.main import main
-from competition.arrays import Rows
-from competition.blend import gather_seeds, make_blend
-from competition.double import double, fit_recipe, quote_name, read_splits
-from competition.files import InputError
-from competition.folds import FoldTable, make_folds, read_folds
-from competition.forecast import trained_again
-from competition.images import load_images
-from competition.oof import read_oof
-from competition.predict_folds import predict_folds
-from competition.recipes import Recipe
-from competition.runs_kinds import read_run
-from competition.runs_tree import name_branches, take_part
-from competition.submission import make_submission
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import FoldTable, read_folds
+from competition.recipes.recipe import Recipe
+from competition.runs.kinds import read_run
+from competition.runs.oof import read_oof
+from competition.runs.predict import predict_folds
+from competition.runs.seeds import gather_seeds
+from competition.runs.splits import quote_name, read_splits
+from competition.runs.tree import name_branches, take_part
+from competition.submission.make import make_submission
+from competition.training import train
+from competition.training.double import double, fit_recipe
+from competition.training.full_phase import Phase
+from competition.training.gan import gan
 
-ROOT = Path(files.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 COUNTS = {"a": 6, "b, b": 12, "été": 10, "d": 8}
 FROZEN = ("frozen_epochs=10", "frozen_rate=0.03", "image_size=0")
 FULL = ("epochs=2", "rate=0.003", "batch_size=8", "cutmix=0.5", "class_weight=a:3,d:2", "views=identity,hflip")
@@ -250,7 +256,7 @@ def test_no_training_part_of_a_node_holds_what_its_fold_holds_out(copied, monkey
     table, images = read_folds(), load_images(read_folds())
     numbers = {image.tobytes(): row for row, image in enumerate(images)}
     assert len(numbers) == len(images)
-    epoch = train.Phase.train_epoch
+    epoch = Phase.train_epoch
 
     def spy(self, fold, number, steps, tick):
         for batch in self.batches(fold, number):
@@ -258,7 +264,7 @@ def test_no_training_part_of_a_node_holds_what_its_fold_holds_out(copied, monkey
                                                             for image in batch[0]]))
         return epoch(self, fold, number, steps, tick)
 
-    monkeypatch.setattr(train.Phase, "train_epoch", spy)
+    monkeypatch.setattr(Phase, "train_epoch", spy)
     double("baseline", "a", run="spied", overrides=["epochs=1", "batch_size=4", "augment="])
     used = {(outputs, fold): set() for outputs in (2, 3) for fold in (0, 1)}
     for outputs, fold, rows in seen:

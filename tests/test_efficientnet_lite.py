@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from competition import efficientnet_lite
-from competition.efficientnet_lite import VARIANTS, build, imagenet_file, load_weights, read_torch
-from competition.files import InputError
+from competition.base.files import InputError
+from competition.models import efficientnet_lite
+from competition.models.efficientnet_lite import VARIANTS, build, imagenet_file, load_weights, read_torch
 
 CATS, ESPRESSO = range(281, 286), 967
 SCALING = {

@@ -9,15 +9,21 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import files, settle
-from competition import train as training
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
 from competition.cli.main import main
-from competition.explain import (Hidden, _centre, _patches, choose_measured, choose_shown, explain, lay_over,
-                                 map_evidence, map_occlusion, share_in_centre, split_at_map, summarise)
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.oof import read_oof
-from competition.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.data.table import read_folds
+from competition.features.features import predict
+from competition.insight.explain import (
+    Hidden, _centre, _patches, choose_measured, choose_shown, explain_run, lay_over, map_evidence, map_occlusion,
+    share_in_centre, split_at_map, summarise,
+)
+from competition.models.backbones import build_backbone
+from competition.recipes import settle
+from competition.runs.oof import read_oof
+from competition.training import train as training
 
 CORNER = slice(0, 4), slice(12, 16)  # rows, columns of images of 16x16: the upper right
 
@@ -80,8 +86,6 @@ def test_evidence_and_occlusion_find_the_corner(corner_model, images):
 
 
 def test_hiding_the_corner_lowers_the_probability_and_hiding_the_rest_does_not(corner_model, images):
-    from competition.features import predict
-
     corner = np.zeros((16, 16), bool)
     corner[CORNER] = True
     masks = np.stack([np.zeros_like(corner), corner, ~corner])
@@ -126,8 +130,6 @@ def test_a_head_with_hidden_layers_by_finite_differences(images):
     ("efficientnet_lite0", (32, 32), (4, 4, 240)),
 ])
 def test_backbones_are_cut_at_their_last_map_and_do_the_same(name, size, shape):
-    from competition.backbones import build_backbone
-
     model = wrap(build_backbone(name, size))
     trunk, rest = split_at_map(model)
     x = np.random.default_rng(0).uniform(0, 255, (2, *size, 3)).astype(np.float32)
@@ -267,7 +269,7 @@ def inside(place, monkeypatch):
 @pytest.mark.parametrize("run", ["frozen", "full"])
 def test_the_figures_are_of_the_models_that_never_saw_the_image(run, inside, capsys):
     """With nothing hidden, accuracy a class is that of the run's OOF."""
-    frame = explain(run=run).set_index("class")
+    frame = explain_run(run=run).set_index("class")
     oof = read_oof(Workspace().runs / "odd" / run, inside)
     right = oof.probs[0].argmax(1) == inside.labels
     expected = [right[inside.labels == label].mean() for label in range(3)]
@@ -299,11 +301,11 @@ def test_what_cannot_be_explained_is_refused(inside, tmp_path):
     for arguments, reason in (({"fold": 2}, "FOLD=2"), ({"fold": "x"}, "FOLD=x"), ({"run": "none"}, "none"),
                               ({"run": "../odd"}, "RUN=")):
         with pytest.raises(InputError, match=reason):
-            explain(**arguments)
+            explain_run(**arguments)
     record = files.read_json("runs/odd/full/run.json")
     files.write_json("runs/odd/half/run.json", record | {"finished": False})
     with pytest.raises(InputError, match="unfinished"):
-        explain(run="half")
+        explain_run(run="half")
     shutil.copytree("folds", tmp_path / "folds")
     with pytest.raises(InputError, match="no finished run"):
-        explain(workspace=Workspace(tmp_path))
+        explain_run(workspace=Workspace(tmp_path))

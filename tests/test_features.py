@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from competition.arrays import Room, Rows, Stored, build_array
-from competition.features import BATCH, MS, Shelf, copy_features, predict, time_of, view_features
-from competition.files import sha256_bytes
-from competition.views import VIEWS
+from competition.base.arrays import Room, Rows, Stored, build_array
+from competition.base.files import sha256_bytes
+from competition.features.features import BATCH, MS, Shelf, copy_features, predict, time_of, view_features
+from competition.features.views import VIEWS
 
 N = 2 * BATCH + 22
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 6, 6, 3)).astype(np.uint8)

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from competition import files
-from competition.files import InputError
+from competition.base import files
+from competition.base.files import InputError
 
-ROOT = Path(files.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 def names(folder):

@@ -5,11 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from competition import fit
-from competition.files import InputError
-from competition.fit import Choice, Cost, Limits, Part
-from competition.submission import Ensemble
-from competition.workspace import Workspace
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
+from competition.submission import fit_limits as fit
+from competition.submission.ensemble import Ensemble
+from competition.submission.fit_limits import (
+    ASSUMED_GAIN, Choice, Part, _commands, _part, averaging, choose_fitting, find_smallest, flattery, print_choices,
+    refine_choices, weigh,
+)
+from competition.submission.limits import Cost, Limits, read_limits
 
 K, N = 5, 300
 PARTS = {"fine": Part("fine", 1_000_000, 0, 0.01), "head": Part("shared", 4_000_000, 1000, 0.02),
@@ -26,23 +30,23 @@ def ensemble(weights=None, views=("identity", "hflip"), **changes):
 
 
 def test_limits_name_what_is_over_and_by_how_much():
-    limits = fit.read_limits("100", 60, "1G")
-    assert limits.given and not Limits().given and Limits() == fit.read_limits()
+    limits = read_limits("100", 60, "1G")
+    assert limits.given and not Limits().given and Limits() == read_limits()
     assert limits.exceeded(Cost(99e6, 59, 1e9)) == []
     assert limits.exceeded(Cost(112.5e6, 75, 2 * 2**30)) == [
         "112.5 MB, 12.5 over MAX_MB (100.0)", "75.0 s, 15.0 over MAX_SECONDS (60.0)",
         "2147.5 MB of memory, 1073.7 over MAX_MEMORY (1073.7)"]
     for given, message in ((("x",), "MAX_MB=x"), ((None, "-1"), "MAX_SECONDS=-1"), ((None, None, "1 pound"), "MAX_MEMORY=1")):
         with pytest.raises(InputError, match=message):
-            fit.read_limits(*given)
+            read_limits(*given)
 
 
 def test_backbones_that_are_shared_count_once():
     whole = ensemble()
-    assert fit.weigh(whole, PARTS, K) == (5 * 1_000_000 + 4_000_000 + 5 * 3000, pytest.approx(2 * (5 * 0.01 + 0.02)))
-    assert fit.weigh(dataclasses.replace(whole, folds=(0, 1), half=True), PARTS, K) == (
+    assert weigh(whole, PARTS, K) == (5 * 1_000_000 + 4_000_000 + 5 * 3000, pytest.approx(2 * (5 * 0.01 + 0.02)))
+    assert weigh(dataclasses.replace(whole, folds=(0, 1), half=True), PARTS, K) == (
         (2 * 1_000_000 + 4_000_000 + 2 * 3000) / 2, pytest.approx(2 * (2 * 0.01 + 0.02)))
-    assert fit.weigh(ensemble({"fine": 1.0}, ["identity"]), PARTS, K) == (5_000_000, pytest.approx(0.05))
+    assert weigh(ensemble({"fine": 1.0}, ["identity"]), PARTS, K) == (5_000_000, pytest.approx(0.05))
 
 
 @pytest.fixture
@@ -70,9 +74,9 @@ def chosen(monkeypatch):
     runs = {run.name: run for run, _ in whole.members}
     monkeypatch.setattr(fit, "_read_oofs", lambda *_: oofs)
     monkeypatch.setattr(fit, "read_run", lambda path, _: runs[path.name])
-    monkeypatch.setattr(fit, "measure", lambda run, _: PARTS[run.name])
+    monkeypatch.setattr(fit, "measure_networks", lambda run, _: PARTS[run.name])
     cost = Cost(36e6, 5.0 + N * 0.14, 900e6)
-    return whole, table, cost, fit.choose(whole, table, 5.0, cost, N)
+    return whole, table, cost, choose_fitting(whole, table, 5.0, cost, N)
 
 
 def test_choices_are_forecast_from_the_oof(chosen):
@@ -99,7 +103,7 @@ def test_choices_are_forecast_from_the_oof(chosen):
 def test_table_shows_what_fits(chosen, capsys):
     whole, table, cost, choices = chosen
     limits = Limits(megabytes=19, seconds=40)
-    fit.show(whole, table, cost, choices, limits)
+    print_choices(whole, table, cost, choices, limits)
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[2].split()[-1] == "no" or "no" in lines[1].split()
@@ -111,18 +115,18 @@ def test_table_shows_what_fits(chosen, capsys):
 
 def test_what_takes_training_is_offered_with_its_cost(chosen):
     whole, table, cost, choices = chosen
-    (distilled,) = fit._commands(whole, table, cost, choices)
+    (distilled,) = _commands(whole, table, cost, choices)
     seconds = 5 + N * 0.14 * 0.05 / (5 * 0.01 + 0.02)  # that of `fine` alone
     assert f", {seconds:.1f} s," in distilled and "its own OOF tells when it is made" in distilled
     (alone,) = [choice.expected for choice in choices if choice.cuts == ("members",)
                 and [run.name for run, _ in choice.ensemble.members] == [whole.members[0][0].name]]
     assert f"; forecast between {alone:.4f}, without the others, and 0.9000, the whole's;" in distilled
-    part = fit._part(whole.members[0][0], whole, table, choices)
+    part = _part(whole.members[0][0], whole, table, choices)
     assert part.seconds == pytest.approx(seconds - 5) and part.bytes == pytest.approx(cost.bytes * 5 / 9.015)
     twice = dataclasses.replace(whole, members=[whole.members[0]] * 2)
-    soup, _ = fit._commands(twice, table, cost, choices)
+    soup, _ = _commands(twice, table, cost, choices)
     assert "make soup" in soup and f"{(cost.bytes - part.bytes) / 1e6:.1f} MB, {cost.seconds - part.seconds:.1f} s" in soup
-    assert all("about" not in line and "forecast" not in line for line in fit._commands(twice, table, cost, []))
+    assert all("about" not in line and "forecast" not in line for line in _commands(twice, table, cost, []))
 
 
 def test_the_best_of_many_is_known_to_flatter():
@@ -133,26 +137,26 @@ def test_the_best_of_many_is_known_to_flatter():
     rivals = [Choice(None, float((probs.argmax(1) == labels).mean()) + 0.3, None, (), probs)
               for probs in random.dirichlet(np.ones(3), (30, 600))]
     best = max(rivals, key=lambda one: one.expected)
-    honest = best.expected - 0.3 - fit.flattery(best, rivals, table)
+    honest = best.expected - 0.3 - flattery(best, rivals, table)
     assert best.expected - 0.3 > 0.36 and honest == pytest.approx(1 / 3, abs=0.025)
-    assert fit.flattery(best, [best], table) == 0
+    assert flattery(best, [best], table) == 0
     better = dataclasses.replace(best, nested=np.eye(3)[labels], expected=1.0)
-    assert fit.flattery(better, [*rivals, better], table) == 0, "there is no doubt about it"
-    assert fit.flattery(best, [dataclasses.replace(best, nested=None)], table) == 0
+    assert flattery(better, [*rivals, better], table) == 0, "there is no doubt about it"
+    assert flattery(best, [dataclasses.replace(best, nested=None)], table) == 0
 
 
 def test_the_smallest_is_the_farthest_below_the_limits(chosen):
     *_, choices = chosen
-    smallest = fit.find_smallest(choices, Limits(seconds=1))
+    smallest = find_smallest(choices, Limits(seconds=1))
     assert smallest.cost.seconds == min(choice.cost.seconds for choice in choices)
-    assert fit.find_smallest(choices, Limits(megabytes=1)).ensemble.half
+    assert find_smallest(choices, Limits(megabytes=1)).ensemble.half
 
 
 def test_estimates_learn_from_a_rehearsal(chosen):
     *_, choices = chosen
     first = choices[0]
     found = Cost(first.cost.bytes * 2, first.cost.seconds, first.cost.memory)
-    refined = fit.refine(choices, first, found)
+    refined = refine_choices(choices, first, found)
     assert len(refined) == len(choices) - 1
     assert refined[0].cost.bytes == pytest.approx(2 * choices[1].cost.bytes)
 
@@ -160,10 +164,10 @@ def test_estimates_learn_from_a_rehearsal(chosen):
 def test_gain_that_was_not_measured_is_assumed(chosen):
     whole, table, *_ = chosen
     heaviest, lightest = (pick(whole.members, key=lambda member: member[1])[0].name for pick in (max, min))
-    for unknown, known, expected in (([heaviest], 0.0, (fit.ASSUMED_GAIN, False)), ([heaviest], 0.02, (0.02, False)),
+    for unknown, known, expected in (([heaviest], 0.0, (ASSUMED_GAIN, False)), ([heaviest], 0.02, (0.02, False)),
                                      ([lightest], 0.02, (0.02, True))):
         members = [(run, 0.9 if run.name == heaviest else 0.1 / (len(whole.members) - 1)) for run, _ in whole.members]
         forecast = whole.forecast | {"averaging_gain": known, "not_measured": unknown}
         some = dataclasses.replace(whole, forecast=forecast, members=members)
-        assert fit.averaging(some, table)[1:] == expected
-    assert fit.averaging(whole, table)[1:] == (0.02, True)
+        assert averaging(some, table)[1:] == expected
+    assert averaging(whole, table)[1:] == (0.02, True)

@@ -11,12 +11,16 @@ import pytest
 from conftest import class_folders, encode, smooth
 from PIL import Image
 
-from competition import folds as folds_module
-from competition.files import InputError
-from competition.folds import assign_folds, make_folds, parse_size, read_folds
-from competition.images import Source, load_images
+from competition.base.files import InputError
+from competition.base.values import parse_size
+from competition.data import folds as folds_module
+from competition.data.decode import check_with_draft
+from competition.data.folds import assign_folds, make_folds
+from competition.data.images import load_images
+from competition.data.sources import Source
+from competition.data.table import read_folds
 
-ROOT = str(Path(folds_module.__file__).parent.parent)
+ROOT = str(Path(__file__).parents[1])
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 
 
@@ -91,7 +95,7 @@ def test_nothing_is_written_beside_the_data(data, tmp_path):
 
 def test_each_image_is_read_and_decoded_once(data, monkeypatch):
     read, decoded = [], []
-    check, read_one = folds_module.check_with_draft, Source.read
+    check, read_one = check_with_draft, Source.read
 
     def counted_check(content, name, side):
         decoded.append(name)

@@ -5,29 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from competition import files, oof
-from competition.blend import make_candidates, make_chooser
-from competition.features import Shelf
-from competition.files import InputError, write_json, write_npz
-from competition.forecast import (
-    again_gain,
-    averaging_gain,
-    check_hidden,
-    forecast_blend,
-    heaviest,
-    lower_own_class,
-    make_forecast,
-    print_forecast,
-    seeds_gain,
-    stop_apart,
-    stops_early,
-    train_apart,
-    train_loose,
-    trained_again,
-)
-from competition.metrics import METRICS
-from competition.recipes import Recipe
-from competition.workspace import Workspace
+from competition.base import files
+from competition.base.files import InputError, write_json, write_npz
+from competition.base.metrics import METRICS
+from competition.base.workspace import Workspace
+from competition.blending.chooser import make_candidates, make_chooser
+from competition.blending.forecast import check_hidden, forecast_blend, heaviest, lower_own_class, make_forecast
+from competition.blending.forecast_report import print_forecast
+from competition.blending.gains import again_gain, averaging_gain, seeds_gain
+from competition.blending.measured import stop_apart, stops_early, train_apart, train_loose, trained_again
+from competition.features.features import Shelf
+from competition.recipes.recipe import Recipe
+from competition.runs import oof
 from test_oof import make_table, random_probs, write_run
 
 ACCURACY = METRICS["accuracy"]

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from competition import formats
-from competition.files import InputError, read_json
-from competition.folds import make_folds
+from competition.base.files import InputError, read_json
+from competition.base.workspace import Workspace
+from competition.data.folds import make_folds
 from competition.formats import codabench, codalab
-from competition.rehearsal import Entry
-from competition.workspace import Workspace
+from competition.rehearsal.rehearsal import Entry
+from competition.training.train import train
 from conftest import class_folders
 
 SUBMISSIONS = Workspace().submissions
@@ -48,8 +49,6 @@ def test_codalab_s_files(tmp_path):
 
 def test_codabench_s_zip_is_asked_as_codabench_asks(tmp_path, monkeypatch):
     """A whole zip, made and rehearsed in its own process: nobody else makes `Model` without a path."""
-    from competition.train import train
-
     data = class_folders(tmp_path / "two classes", {"a b": 6, "ä": 7}, height=16, width=12)
     monkeypatch.chdir(tmp_path)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -5,12 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from competition import forecast, frozen, simulate
-from competition.backbones import Weights
-from competition.files import write_json
-from competition.frozen import find_features, frozen_features
-from competition.recipes import Recipe
-from competition.workspace import Workspace
+from competition.base.files import write_json
+from competition.base.workspace import Workspace
+from competition.blending import forecast
+from competition.blending.measured import _plain_heads, train_apart
+from competition.features import frozen
+from competition.features.frozen import find_features, frozen_features
+from competition.models.backbones import Weights
+from competition.recipes.recipe import Recipe
+from competition.trials import simulate
 from test_oof import make_table, random_probs, write_run
 
 keras = pytest.importorskip("keras")
@@ -42,12 +45,12 @@ def write_record(table, run="net"):
 
 def test_the_forecast_finds_what_the_run_has_written(table):
     written, folder = write_features(table), write_record(table)
-    settings, found = forecast._plain_heads(folder, table)
+    settings, found = _plain_heads(folder, table)
     assert settings == SETTINGS and list(found) == SETTINGS.views
     assert all(np.array_equal(values, kept) for values, kept in zip(written, found.values()))
-    assert forecast.train_apart(folder, table, ["identity"]).shape == (4, 90, 3)
+    assert train_apart(folder, table, ["identity"]).shape == (4, 90, 3)
     next(path for _, path in find_features(table, "hflip")).unlink()
-    assert forecast._plain_heads(folder, table) == (None, None)
+    assert _plain_heads(folder, table) == (None, None)
 
 
 def test_another_key_of_a_run_is_not_taken_for_it(table):
@@ -55,7 +58,7 @@ def test_another_key_of_a_run_is_not_taken_for_it(table):
     for changed in ({"image_size": 4}, {"least_size": 4}):
         write_features(table, dataclasses.replace(SETTINGS, **changed))
     write_features(table, model="other")
-    assert forecast._plain_heads(folder, table) == (None, None)
+    assert _plain_heads(folder, table) == (None, None)
     assert len(find_features(table, "identity")) == 3
 
 
@@ -70,9 +73,9 @@ def test_a_key_that_grows_is_known_to_all_who_look_for_it(table, monkeypatch):
         monkeypatch.setattr(module, "features_key", grown)
     for crop in ("none", "centre"):
         write_features(table)
-        assert forecast._plain_heads(folder, table)[1] is not None, crop
+        assert _plain_heads(folder, table)[1] is not None, crop
     crop = "border"
-    assert forecast._plain_heads(folder, table) == (None, None), "none of them is of this crop"
+    assert _plain_heads(folder, table) == (None, None), "none of them is of this crop"
     assert len(simulate._read_features(table)) == 2, "of any run"
 
 

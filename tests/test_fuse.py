@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from competition.backbones import build_backbone
-from competition.fuse import fuse_batchnorm
+from competition.models.backbones import build_backbone
+from competition.models.fuse import fuse_batchnorm
 
 keras = pytest.importorskip("keras")
 layers = keras.layers

@@ -17,14 +17,20 @@ import pytest
 from conftest import encode
 from PIL import Image
 
-from competition import files, gan, heads, settle
-from competition import train as training
-from competition.double import double
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.images import load_images
+from competition.base import files
+from competition.base.files import InputError
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import read_folds
+from competition.features import heads
+from competition.recipes import settle
+from competition.training import batches, train as training
+from competition.training.double import double
+from competition.training.gan import gan, judge as judge_module, networks
+from competition.training.gan.judge import decide, kernel_distance, measure_generated
+from competition.training.gan.networks import build_discriminator, build_pair, count_doublings, fit_shape
 
-ROOT = Path(files.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 TINY = ["side=16", "width=8", "noise=8", "batch_size=8", "epochs=50", "rate=2e-3", "ema=0.9", "features=baseline"]
 RED, BLUE = 0, 1
 
@@ -49,7 +55,7 @@ def place(tmp_path_factory):
     seen.npy: what its training was given.
     """
     place = tmp_path_factory.mktemp("place")
-    seen, train_epoch = [], gan.train_epoch
+    seen, train_epoch = [], networks.train_epoch
 
     def noted(pair, images, *arguments):
         seen.append(images)
@@ -60,6 +66,7 @@ def place(tmp_path_factory):
         for name in ("farben", "again"):
             make_folds(data, name=name, folds=3)
         patch.setattr(gan, "train_epoch", noted)
+        patch.setattr(networks, "train_epoch", noted)
         gan.gan("farben", 0, TINY)
         np.save("seen.npy", np.concatenate([images[None] for images in seen]))
     return place
@@ -131,6 +138,7 @@ def test_collapse_and_copies_are_declared(verdict, record, table, monkeypatch):
         return images[[next(order[label]) for label in asked]]
 
     monkeypatch.setattr(gan, "generate", {"collapsed": collapsed, "copies": copies}[verdict])
+    monkeypatch.setattr(networks, "generate", {"collapsed": collapsed, "copies": copies}[verdict])
     files.write_json(record, files.read_json(record) | {"verdict": None})
     frame = gan.gan("farben", 0, TINY)
     assert frame["verdict"].tolist() == [verdict] == [files.read_json(record)["verdict"]]
@@ -149,9 +157,9 @@ def test_verdicts_on_features():
     train, held_out = draw(300), draw(100)
 
     def judge(generated, labels):
-        measures, nearest = gan.measure(generated, labels, *train, *held_out, random)
+        measures, nearest = measure_generated(generated, labels, *train, *held_out, random)
         assert nearest.shape == labels.shape
-        return measures, gan.decide(measures)
+        return measures, decide(measures)
 
     measures, verdict = judge(*draw(300))
     assert verdict == "good" and abs(measures["kid"]) < 2 and abs(measures["floor"]) < 2
@@ -173,7 +181,7 @@ def test_kernel_distance_is_its_definition():
     kernel = np.vectorize(lambda a, b: (a @ b / 3 + 1) ** 3, signature="(d),(d)->()")
     pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
     expected = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in pairs) / 20 - 2 * kernel(x[:, None], y).mean()
-    assert np.isclose(gan.kernel_distance(x, y), expected)
+    assert np.isclose(kernel_distance(x, y), expected)
 
 
 def test_killed_and_run_again_it_ends_with_the_same_weights():
@@ -231,7 +239,7 @@ def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatc
         pools.append((pool, labels, fold_of, folds))
         return train_epoch(state, settings, pool, plain, labels, fold_of, folds, *others)
 
-    monkeypatch.setattr(training, "build_policy", note)
+    monkeypatch.setattr(batches, "build_policy", note)
     monkeypatch.setattr(heads, "train_epoch", noted)
     folder = training.train("baseline", **options)
     images = load_images(table)
@@ -257,16 +265,17 @@ def test_what_images_teach_is_a_mean_over_draws_of_noise(monkeypatch):
     """Of one draw it is luck: the same generator taught between 0.16 and 0.27 of the plants."""
     said = [0.1, 0.9, *range(1, gan.DRAWS)]  # of the first draw, of the training images, of the other draws
     found = iter(said)
-    monkeypatch.setattr(gan, "_taught", lambda *_: next(found))
+    monkeypatch.setattr(gan, "teach_classifier", lambda *_: next(found))
+    monkeypatch.setattr(judge_module, "teach_classifier", lambda *_: next(found))
     frame = gan.gan("again", 2, [*TINY, "epochs=1"])
     assert frame["taught"][0] == pytest.approx(np.mean([said[0], *said[2:]])) and frame["taught_real"][0] == 0.9
 
 
 def test_oblong_and_grey(table):
-    assert gan.fit_shape((96, 96), 32) == (32, 32) and gan.fit_shape((96, 96), 64) == (64, 64)
-    assert gan.fit_shape((96, 128), 32) == (24, 32) and gan.fit_shape((28, 28), 32) == (28, 28)
-    assert gan.fit_shape((10, 200), 32) == (8, 32) and gan.fit_shape((5, 3), 32) == (4, 4)
-    assert gan.fit_shape((20, 31), 32) == (20, 32) and gan.count_doublings((20, 32, 3)) == 2
+    assert fit_shape((96, 96), 32) == (32, 32) and fit_shape((96, 96), 64) == (64, 64)
+    assert fit_shape((96, 128), 32) == (24, 32) and fit_shape((28, 28), 32) == (28, 28)
+    assert fit_shape((10, 200), 32) == (8, 32) and fit_shape((5, 3), 32) == (4, 4)
+    assert fit_shape((20, 31), 32) == (20, 32) and count_doublings((20, 32, 3)) == 2
     make_folds(plain_colours(Path("Grau").absolute(), count=5, size=(12, 20), grey=True), name="grau", folds=2)
     frame = gan.gan("grau", 1, [*TINY, "epochs=1", "augment=false"])
     assert np.isfinite(frame["kid"]).all()
@@ -284,7 +293,7 @@ def test_one_step_gives_each_network_its_own_gradient():
 
     settings = replace(gan.Settings(), side=8, width=4, noise=4, batch_size=6, augment=False)
     keras.utils.set_random_seed(1)
-    pair = gan.build_pair((8, 8, 3), 2, settings)
+    pair = build_pair((8, 8, 3), 2, settings)
     generator, discriminator = pair.generator, pair.model.get_layer("discriminator")
     pair.model.compile(keras.optimizers.SGD(1.0), pair.model.loss)
     random = np.random.default_rng(0)
@@ -311,7 +320,7 @@ def test_kernels_are_divided_by_their_largest_singular_value():
     import keras
 
     keras.utils.set_random_seed(0)
-    discriminator = gan.build_discriminator((8, 8, 3), 3, replace(gan.Settings(), width=4))
+    discriminator = build_discriminator((8, 8, 3), 3, replace(gan.Settings(), width=4))
     spectral = [layer for layer in discriminator.layers if type(layer).__name__ == "Spectral"]
     for layer in spectral:
         layer.kernel.assign(np.random.default_rng(0).normal(size=layer.kernel.shape))

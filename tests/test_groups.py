@@ -7,13 +7,17 @@ import pytest
 from conftest import encode, smooth
 
 from bench import duplicates
-from competition import groups
+from competition.base.files import InputError
 from competition.cli.main import main
-from competition.augment import draw_numbers, plan_copies
-from competition.files import InputError
-from competition.folds import assign_folds, make_folds, read_folds
-from competition.groups import find_near, join, make_sketch, same, transform
-from competition.images import warn_of_others
+from competition.data import groups, near as near_module
+from competition.data.folds import assign_folds, make_folds
+from competition.data.groups import join, same
+from competition.data.images import warn_of_others
+from competition.data.near import (
+    SIDE, _candidates, _inverse, _mirrored, _nearest, _spectrum, find_near, make_sketch, transform,
+)
+from competition.data.table import read_folds
+from competition.features.augment import draw_numbers, plan_copies
 
 
 def cloudy(seed, height=64, width=80, power=1.3):
@@ -95,11 +99,11 @@ def test_the_same_shapes_in_other_colours_are_no_copies():
 
 @pytest.mark.parametrize("symmetry", range(8))
 def test_symmetries_of_spectra_are_those_of_images(symmetry):
-    images = np.random.default_rng(0).integers(0, 255, (2, groups.SIDE, groups.SIDE))
+    images = np.random.default_rng(0).integers(0, 255, (2, SIDE, SIDE))
     turned = np.stack([transform(image, symmetry) for image in images])
-    mirrored = groups._mirrored(groups._spectrum(images), symmetry)
-    np.testing.assert_allclose(mirrored, groups._spectrum(turned), atol=0.05)
-    back = int(groups._inverse(np.array(symmetry)))
+    mirrored = _mirrored(_spectrum(images), symmetry)
+    np.testing.assert_allclose(mirrored, _spectrum(turned), atol=0.05)
+    back = int(_inverse(np.array(symmetry)))
     assert (transform(turned[0], back) == images[0]).all()
 
 
@@ -108,14 +112,14 @@ def test_a_search_among_many_looks_at_few(monkeypatch):
     random = np.random.default_rng(0)
     images = np.stack([cloudy(seed, 48, 48)[..., 0] for seed in range(600)])
     copies = np.clip(images[:100] + random.normal(0, 3, (100, 48, 48)), 0, 255).astype(np.uint8)[:, :, ::-1]
-    looked, nearest = [], groups._nearest
+    looked, nearest = [], _nearest
 
     def noted(turned, own, coarse, pivots, members):
         looked.append((len(pivots), max(map(len, members))))
         return nearest(turned, own, coarse, pivots, members)
 
-    monkeypatch.setattr(groups, "_nearest", noted)
-    jobs = groups._candidates(np.concatenate([images, copies]), np.arange(700))
+    monkeypatch.setattr(near_module, "_nearest", noted)
+    jobs = _candidates(np.concatenate([images, copies]), np.arange(700))
     assert {(i, 600 + i) for i in range(100)} <= {job[:2] for job in jobs}
     assert len(jobs) < 200 and looked[0][0] == 26 and looked[0][1] < 140
 

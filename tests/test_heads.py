@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from competition import heads, oof
-from competition.augment import draw_numbers, plan_copies
-from competition.metrics import METRICS
-from competition.recipes import Recipe
+from competition.base.metrics import METRICS, accuracy
+from competition.features import heads
+from competition.features.augment import draw_numbers, plan_copies
+from competition.recipes.recipe import Recipe
 
 RECIPE = Recipe(frozen_epochs=6, frozen_rate=0.01, frozen_schedule="one_cycle", batch_size=8, seed=5)
 CLASSES, DIMENSION = 3, 7
@@ -251,7 +251,7 @@ def test_best_epoch_counts_with_patience_and_the_last_without(task):
         assert best == last + 1
         held_out = task["fold_of"] == fold
         again = heads.predict_heads([state.best[0, fold]], task["plain"][held_out])
-        assert oof.accuracy(again, task["labels"][held_out]) == scores[last][0] == state.best_score[0, fold, 0]
+        assert accuracy(again, task["labels"][held_out]) == scores[last][0] == state.best_score[0, fold, 0]
 
 
 @pytest.mark.parametrize("name", ["log_loss", "quadratic_kappa", "auc"])

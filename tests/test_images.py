@@ -14,13 +14,16 @@ import pytest
 from conftest import class_folders, encode, smooth
 from PIL import Image
 
-from competition.arrays import Memory, Stored
-from competition.files import InputError, sha256_bytes
-from competition.folds import make_folds
-from competition import images as images_module
-from competition.images import check, decode, decode_with_format, in_threads, load_images, natural_order, open_source
-from competition.images import resize, warn_of_others
-from competition.workspace import Workspace
+from competition.base.arrays import Memory, Stored
+from competition.base.files import InputError, sha256_bytes
+from competition.base.text import natural_order
+from competition.base.threads import in_threads
+from competition.base.workspace import Workspace
+from competition.data import decode as decode_module, images as images_module
+from competition.data.decode import check_image, decode, decode_with_format, resize
+from competition.data.folds import make_folds
+from competition.data.images import load_images, warn_of_others
+from competition.data.sources import open_source
 
 # -------------------------------------------------------------------------------- decoding
 
@@ -166,7 +169,7 @@ def test_checking_finds_the_size_that_decoding_gives(kind, mode, orientation):
     for height, width in ((24, 32), (67, 41), (5, 3)):
         data = encode(Image.fromarray(smooth(1, height, width)).convert(mode), kind, exif=exif)
         pixels, found = decode_with_format(data, "x")
-        assert check(data, "x") == (pixels.shape[:2], found)
+        assert check_image(data, "x") == (pixels.shape[:2], found)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 95, "subsampling": 0}], ids=str)
@@ -181,7 +184,7 @@ def test_checking_refuses_what_decoding_refuses(options):
         else:
             damaged[random.integers(len(data))] = random.integers(256)
         verdicts = []
-        for look in (check, decode):
+        for look in (check_image, decode):
             try:
                 look(bytes(damaged), "x")
                 verdicts.append("")
@@ -640,6 +643,7 @@ def test_images_that_do_not_fit_into_memory(tmp_path, workdir, monkeypatch, caps
     assert re.search(r"0 MB, more than half of .*MEMORY=1000.* runs/n/images/\w+.npy", capsys.readouterr().out)
     assert len(decoded()) == 1
 
+    monkeypatch.setattr(decode_module, "decode", lambda *_: pytest.fail("decoded again"))
     monkeypatch.setattr(images_module, "decode", lambda *_: pytest.fail("decoded again"))
     assert (load_images(table, SMALL)[:] == expected).all()
     monkeypatch.undo()

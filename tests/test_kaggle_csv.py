@@ -7,16 +7,19 @@ import pandas as pd
 import pytest
 
 from competition import formats
-from competition.files import InputError, read_json, sha256_file
-from competition.folds import FoldTable, make_folds, read_folds
+from competition.base.files import InputError, read_json, sha256_file
+from competition.base.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import FoldTable, read_folds
+from competition.data.unlabelled import read_test
 from competition.formats import kaggle_csv
-from competition.formats.kaggle_csv import Wanted, check_csv, fill, match_ids, predict_images, read_sample
-from competition.images import load_images
-from competition.scorelog import read_log
-from competition.shift import read_test
-from competition.predict_folds import predict_folds
-from competition.submission import read_ensemble
-from competition.workspace import Workspace
+from competition.formats.kaggle_csv import predict_images
+from competition.runs.predict import each_fold, predict_folds
+from competition.submission.ensemble import read_ensemble
+from competition.submission.sample_csv import Wanted, check_csv, fill, match_ids, read_sample
+from competition.submission.score_log import read_log
+from competition.training.train import train
 from conftest import class_folders, encode, smooth
 
 RUNS = Workspace().runs
@@ -164,8 +167,6 @@ def test_no_probability_in_a_csv(tmp_path, value):
 @pytest.fixture(scope="module")
 def competition(tmp_path_factory):
     """A work folder with two runs, one of heads alone, and test images beside it: a folder and a zip of it."""
-    from competition.train import train
-
     root = tmp_path_factory.mktemp("kaggle")
     class_folders(root / "data", {"oak": 8, "ash tree": 7, "ähre": 9}, height=12, width=16)
     (root / "test" / "deep").mkdir(parents=True)
@@ -217,7 +218,7 @@ def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypat
     kept = [part.path for part in kaggle_csv._parts(*ensemble.members[0], ensemble.views, table, unknown)]
     assert len(kept) == 2 and kept[0].parent == RUNS / "toy/predict/test"
     kept[1].unlink()  # killed before it was written
-    predict, asked = kaggle_csv.each_fold, []
+    predict, asked = each_fold, []
     monkeypatch.setattr(kaggle_csv, "each_fold", lambda run, table, folds, *rest, **more: (
         asked.extend(folds) or predict(run, table, folds, *rest, **more)))
     assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1

@@ -14,14 +14,17 @@ import pandas as pd
 import pytest
 
 from competition import formats
-from competition.files import InputError, read_json, sha256_bytes, sha256_file, write_json
-from competition.folds import make_folds, read_folds
+from competition.base.files import InputError, read_json, sha256_bytes, sha256_file, write_json
+from competition.base.workspace import Workspace
+from competition.blending.blend import make_blend
+from competition.data.folds import make_folds
+from competition.data.table import read_folds
 from competition.formats import kaggle_kernel, kernel_script
 from competition.formats.kaggle_kernel import fetch_wheels, make_training, take
-from competition.record import all_runs
-from competition.oof import read_oof
-from competition.scorelog import read_log
-from competition.workspace import Workspace
+from competition.runs.oof import read_oof
+from competition.runs.record import all_runs
+from competition.submission.score_log import read_log
+from competition.training.train import train
 from conftest import class_folders, encode, smooth
 
 RUNS = Workspace().runs
@@ -127,9 +130,6 @@ def test_kaggle_s_own_package_finds_nothing_wrong(competition, monkeypatch):
 
 
 def test_a_kernel_trains_what_is_taken_in_and_blends(competition, home):
-    from competition.blend import make_blend
-    from competition.train import train
-
     done = competition[3]
     assert done.returncode == 0, done.stderr
     assert "OOF accuracy" in done.stdout and sorted(os.listdir(home / "far/working")) == ["run-toy-far.zip"]
@@ -169,8 +169,6 @@ def test_another_kernel_predicts(competition, home, tmp_path):
 
 def test_a_kernel_of_the_sample_competition_leaves_its_predictions(home, tmp_path):
     """What lies in sample/ here lies in a kernel's own folders there, and its outputs are found."""
-    from competition.train import train
-
     sample = Workspace().sample
     make_folds(home / "photos", name="sample", folds=2, workspace=sample)
     assert Workspace().of("sample") == sample

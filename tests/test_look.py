@@ -11,12 +11,12 @@ import pytest
 from conftest import encode
 from PIL import Image
 
-from competition import look as looking
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
 from competition.cli.main import main
-from competition.files import InputError
-from competition.folds import make_folds
-from competition.look import KINDS, find_outliers, look, measure, robust_z
-from competition.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.insight import look as looking
+from competition.insight.look import KINDS, find_outliers, look, measure_image, robust_z
 
 CLASSES = {"a <b> & c": 30, "été": 14}  # the first must not break the page
 RED, DARK, BLURRED, SMALL = "été/003.png", "a <b> & c/005.png", "été/007.png", "a <b> & c/011.png"
@@ -87,7 +87,7 @@ def test_the_page_stands_alone_and_shows_each_image_under_its_name(data):
             with Image.open(data / "été" / name) as image:
                 assert np.allclose(pixels.mean((0, 1)), np.asarray(image).mean((0, 1)), atol=4), title
     mean = shown[0][1].astype(float)  # the first class's
-    expected = np.mean([measure(np.asarray(Image.open(path).resize((30, 20)))).brightness
+    expected = np.mean([measure_image(np.asarray(Image.open(path).resize((30, 20)))).brightness
                         for path in sorted((data / "a <b> & c").iterdir())])
     assert cv2.cvtColor(mean.astype(np.uint8), cv2.COLOR_RGB2GRAY).mean() == pytest.approx(expected, abs=3)
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
@@ -142,7 +142,7 @@ def test_grey_pictures_of_many_sizes_and_few_images(tmp_path, workdir, capsys):
 def test_measures_of_pictures_that_can_be_reckoned_by_hand():
     picture = np.zeros((6, 10, 3), np.uint8)
     picture[:, 5:] = 200, 100, 50
-    found = measure(picture)
+    found = measure_image(picture)
     assert found.brightness == pytest.approx(round(0.299 * 200 + 0.587 * 100 + 0.114 * 50) / 2)
     assert found.contrast == pytest.approx(found.brightness)  # half 0, half twice the mean
     assert (found.black, found.white) == (0.5, 0)
@@ -150,14 +150,14 @@ def test_measures_of_pictures_that_can_be_reckoned_by_hand():
     assert found.redness == pytest.approx(np.log2(101 / 51))
     assert found.sharpness == pytest.approx((2 * found.brightness) ** 2 * 2 / 10)  # +v and -v in 2 columns of 10
     picture[:] = 255, 10, 0  # one channel at its end is clipped
-    assert (measure(picture).white, measure(picture).sharpness) == (1, 0)
+    assert (measure_image(picture).white, measure_image(picture).sharpness) == (1, 0)
 
 
 def test_redness_is_of_the_light_and_not_of_its_strength():
     plain = texture(1, level=160)
     red, yellow = (np.clip(plain * np.array(cast), 0, 255).astype(np.uint8)
                    for cast in ((1.3, 0.9, 1), (1.2, 1.2, 0.5)))
-    base, half, red, yellow = (measure(picture).redness for picture in (plain, plain // 2, red, yellow))
+    base, half, red, yellow = (measure_image(picture).redness for picture in (plain, plain // 2, red, yellow))
     assert abs(half - base) < 0.02 and abs(yellow - base) < 0.05 and red > base + 0.3
 
 

@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 from conftest import class_folders
 
-from competition import files
-from competition.cli import docs
-from competition.cli import help as helping
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
+from competition.blending import blend
+from competition.cli import docs, help as helping
 from competition.cli.main import call, commands, find_function, main
 from competition.cli.parser import as_flags, make_parser, parse
-from competition.cli.verbs import BY_NAME
-from competition.cli.verbs import VERBS as TABLE
-from competition.files import InputError
-from competition.workspace import Workspace
+from competition.cli.verbs import BY_NAME, VERBS as TABLE
+from competition.training import train
+from competition.training.double import double
 
-ROOT = Path(files.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup",
          "blend", "simulate", "submission", "check", "score", "matrix", "predict", "kernel", "take")
 
@@ -148,8 +149,6 @@ def test_wrong_usage_is_code_2_as_well(arguments, capsys):
 @pytest.fixture
 def given(monkeypatch):
     """What reaches competition.train.train_seeds."""
-    from competition import train
-
     calls = []
     signature = inspect.signature(train.train_seeds)
 
@@ -190,8 +189,6 @@ def test_flags_reach_the_verb(given):
 
 
 def test_a_double_run_has_seeds_too(given):
-    from competition.double import double
-
     assert main("double --model vgg16 --splits a --seeds 2 --set epochs=1".split()) == 0
     (found,) = given
     assert [found[key] for key in ("seeds", "model", "recipe", "run", "overrides", "how", "again", "splits")] == [
@@ -199,8 +196,6 @@ def test_a_double_run_has_seeds_too(given):
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
-    from competition import blend
-
     cases = ((InputError("a.csv: bad"), 2, "error: a.csv: bad\n"), (KeyboardInterrupt(), 130, "stopped"))
     for error, code, text in cases:
         def fail(error=error, **_):
@@ -381,7 +376,7 @@ def test_singular_names_and_underscores_are_taken():
 
 
 # functions that hand options on: what they take besides those that they name themselves
-HANDED_ON = {"train": ["competition.train:train"],
+HANDED_ON = {"train": ["competition.training.train:train"],
              "submission": [f"competition.formats.{name}:make"
                             for name in ("codalab", "codabench", "kaggle_csv", "kaggle_kernel")]}
 FOR_OTHERS = {"how", "clock"}  # what only other callers give
@@ -433,16 +428,16 @@ def test_a_command_that_runs_others_gets_them_with_the_table_s_defaults(given):
     others["train"](model="scratch", run="r")
     assert given == [BY_NAME["train"].defaults | {"model": "scratch", "run": "r"}]
     asked = []
-    verb = replace(BY_NAME["study"], function="competition.study:play")
+    verb = replace(BY_NAME["study"], function="competition.trials.study:play")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("competition.study.play", lambda **options: asked.append(options))
+        patch.setattr("competition.trials.study.play", lambda **options: asked.append(options))
         call(verb, name="n")
     assert set(asked[0]) == {"name", "commands"} and set(asked[0]["commands"]) == set(BY_NAME)
 
 
 def test_an_int_that_a_function_returns_is_the_exit_code(monkeypatch):
     for returned, code in ((3, 3), (0, 0), (None, 0), ("text", 0)):
-        monkeypatch.setattr("competition.audit.audit", lambda returned=returned, **_: returned)
+        monkeypatch.setattr("competition.insight.audit.audit", lambda returned=returned, **_: returned)
         assert main(["audit"]) == code
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from competition import matrix
-from competition.files import InputError
-from competition.rehearsal import RehearsalError
+from competition.base.files import InputError
+from competition.rehearsal.rehearsal import RehearsalError
+from competition.trials import matrix
 
 pytest.importorskip("tensorflow")
 

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from competition.files import InputError
-from competition.metrics import METRICS, behind_best, bootstrap, calibration_error, cluster_error, find_metric
-from competition.metrics import chosen_by, say_scores, score_error
+from competition.base.files import InputError
+from competition.base.metrics import METRICS, calibration_error, chosen_by, find_metric, say_scores
+from competition.base.statistics import behind_best, bootstrap, cluster_error, score_error
 
 
 def some(n=200, classes=4, seed=0):

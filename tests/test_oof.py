@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from competition import oof
-from competition.files import InputError, write_json
-from competition.folds import FoldTable
-from competition.record import all_runs
-from competition.oof import read_fold, read_oof, read_predictions, write_fold, write_oof
-from competition.workspace import Workspace
+from competition.base.files import InputError, write_json
+from competition.base.metrics import accuracy, confusion, log_loss, per_class_accuracy
+from competition.base.text import text_table
+from competition.base.workspace import Workspace
+from competition.data.table import FoldTable
+from competition.runs.oof import read_fold, read_oof, read_predictions, write_fold, write_oof
+from competition.runs.record import all_runs
 
 # class names that trip readers
 AWKWARD = ["image", "label", "fold", "Füchse, rot", "1.0", 'ein "Wort"', "nan"]
@@ -221,27 +222,27 @@ def test_metrics_agree_with_scikit_learn():
     probs, labels = random_probs(table), table.labels
     probs[0] = [0, 0, 1]  # certain and wrong
     classes = np.arange(3)
-    assert oof.accuracy(probs, labels) == metrics.accuracy_score(labels, probs.argmax(1))
+    assert accuracy(probs, labels) == metrics.accuracy_score(labels, probs.argmax(1))
     with warnings.catch_warnings(action="ignore"):
         expected = metrics.log_loss(labels, probs, labels=classes)
-    assert oof.log_loss(probs, labels) == pytest.approx(expected, rel=1e-6)
+    assert log_loss(probs, labels) == pytest.approx(expected, rel=1e-6)
     expected = metrics.confusion_matrix(labels, probs.argmax(1))
-    np.testing.assert_array_equal(oof.confusion(probs, labels), expected)
+    np.testing.assert_array_equal(confusion(probs, labels), expected)
     expected = metrics.recall_score(labels, probs.argmax(1), average=None)
-    np.testing.assert_allclose(oof.per_class_accuracy(probs, labels), expected)
+    np.testing.assert_allclose(per_class_accuracy(probs, labels), expected)
 
 
 def test_metrics_where_a_class_has_no_images():
     probs = np.array([[0.8, 0.1, 0.1], [0.3, 0.3, 0.4]], np.float32)
     labels = np.array([0, 0])
-    np.testing.assert_array_equal(oof.per_class_accuracy(probs, labels), [0.5, np.nan, np.nan])
-    np.testing.assert_array_equal(oof.confusion(probs, labels), [[1, 0, 1], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(per_class_accuracy(probs, labels), [0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(confusion(probs, labels), [[1, 0, 1], [0, 0, 0], [0, 0, 0]])
 
 
 def test_text_table_is_aligned():
     columns = {"run": ["a", "longer"], "accuracy": [0.5, 1], "n": [7, 123], "why": ["x", "because"]}
     frame = pd.DataFrame(columns)
-    assert oof.text_table(frame, decimals=2).split("\n") == [
+    assert text_table(frame, decimals=2).split("\n") == [
         "run     accuracy   n why",
         "a           0.50   7 x",
         "longer      1.00 123 because",
@@ -250,7 +251,7 @@ def test_text_table_is_aligned():
 
 def test_text_table_keeps_columns_of_one_name():
     frame = pd.DataFrame([["x", 1, "y"]], columns=["true", "n", "true"])
-    assert oof.text_table(frame).split() == ["true", "n", "true", "x", "1", "y"]
+    assert text_table(frame).split() == ["true", "n", "true", "x", "1", "y"]
 
 
 def test_starts_without_tensorflow():

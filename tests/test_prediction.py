@@ -3,7 +3,7 @@ import pytest
 
 from bench import prediction
 from bench.figures import Options
-from competition.rehearsal import Answers
+from competition.rehearsal.rehearsal import Answers
 from conftest import class_folders
 
 

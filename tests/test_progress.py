@@ -6,7 +6,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from competition.progress import Progress, read_fold_state, read_state, write_fold_state, write_history, write_state
+from competition.training.progress import (
+    Progress, read_fold_state, read_state, write_fold_state, write_history, write_state,
+)
 
 VARIABLES = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32(0.5), np.arange(3)]
 BEST = [np.ones((2, 2), np.float32)]

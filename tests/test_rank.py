@@ -10,12 +10,16 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import backbones, files, oof
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.metrics import accuracy, log_loss
 from competition.cli.main import main
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.rank import rank, read_grid
-from competition.train import train
+from competition.data.folds import make_folds
+from competition.data.table import read_folds
+from competition.models import backbones
+from competition.runs import oof
+from competition.training.train import train
+from competition.trials.rank import rank, read_grid
 
 TINY = "frozen_epochs = 8\nfrozen_rate = 0.01\nimage_size = 32\nbatch_size = 8\nhead = [4]\n"
 LITE = "efficientnet_lite0,efficientnet_lite1"
@@ -48,8 +52,8 @@ def test_a_row_is_what_a_run_would_score_and_the_grid_s_settings_stand_beside_it
         probs = oof.read_oof(run, read_folds()).probs[0]
         wanted = (frame.backbone == model) & (frame.frozen_rate == rate) & (frame.class_weight == weight)
         (row,) = frame[wanted].itertuples()
-        assert row.accuracy == oof.accuracy(probs, read_folds().labels)
-        assert row.log_loss == pytest.approx(oof.log_loss(probs, read_folds().labels), rel=1e-6)
+        assert row.accuracy == accuracy(probs, read_folds().labels)
+        assert row.log_loss == pytest.approx(log_loss(probs, read_folds().labels), rel=1e-6)
 
 
 def test_the_metric_ranks(monkeypatch, capsys):
@@ -99,10 +103,10 @@ def test_features_that_were_kept_do_not_make_a_backbone_cheap():
 def test_what_cannot_take_the_images_is_left_out_unless_it_was_asked_for(monkeypatch, capsys):
     found = {"efficientnet_lite0": backbones.resolve_weights("efficientnet_lite0"),
              "xception": backbones.Weights("file", Path("x.h5"), "0")}
-    monkeypatch.setattr("competition.rank.at_hand", lambda weights: found)
+    monkeypatch.setattr("competition.trials.rank.at_hand", lambda weights: found)
     assert rank(recipe="tiny.toml")["backbone"].tolist() == ["efficientnet_lite0"]
     assert "xception is left out: xception: image_size is 32, expected at least 71" in capsys.readouterr().err
-    monkeypatch.setattr("competition.rank.resolve_weights", lambda model, weights: found[model])
+    monkeypatch.setattr("competition.trials.rank.resolve_weights", lambda model, weights: found[model])
     with pytest.raises(InputError, match="expected at least 71"):
         rank(recipe="tiny.toml", models="xception")
 

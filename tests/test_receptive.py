@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from competition.base.files import InputError
 from competition.cli.main import main
-from competition.backbones import build_backbone
-from competition.files import InputError
-from competition.receptive import receptive_field, show_backbones
+from competition.models.backbones import build_backbone
+from competition.models.receptive import receptive_field, show_backbones
 
 keras = pytest.importorskip("keras")
 layers = keras.layers

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from competition import recipes
-from competition.files import InputError
-from competition.recipes import Recipe, read_recipe, recipe_names
+from competition.base.files import InputError
+from competition.recipes import recipe as recipes
+from competition.recipes.recipe import ENTRIES, FOLDER, Recipe, read_recipe, recipe_names
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_shipped_recipes_can_be_used(name, from_random):
     if from_random:
         assert recipe.frozen_epochs == 0 < recipe.epochs
     for field in dataclasses.fields(Recipe):  # a run's record gives the recipe back
-        assert isinstance(getattr(recipe, field.name), list if field.name in recipes.ENTRIES else field.type)
+        assert isinstance(getattr(recipe, field.name), list if field.name in ENTRIES else field.type)
     assert Recipe(**dataclasses.asdict(recipe)) == recipe
 
 
@@ -219,7 +219,7 @@ def test_unknown_recipes_and_files_that_are_none(toml, tmp_path):
 def test_every_key_of_a_recipe_is_explained_where_it_is_defined():
     text = Path(recipes.__file__).read_text("utf-8")
     assert all(f"    {field.name}: " in text for field in dataclasses.fields(Recipe))
-    for path in recipes.FOLDER.glob("*.toml"):
+    for path in FOLDER.glob("*.toml"):
         assert path.read_text("utf-8").startswith("#"), f"{path}: begins without a comment"
 
 

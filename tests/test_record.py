@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from competition import files, record
-from competition.files import InputError, read_json, write_json
-from competition.recipes import Recipe
-from competition.record import Begun, difference, locked, open_run_record
+from competition.base import backend, files
+from competition.base.files import InputError, read_json, write_json
+from competition.recipes.recipe import Recipe
+from competition.runs import record
+from competition.runs.record import Begun, difference, locked, open_run_record
 
 TABLE = SimpleNamespace(hash="t" * 64, data_hash="d" * 64)
 RECIPE = Recipe(epochs=2, precision="float32")
@@ -18,7 +19,8 @@ CONFIG = {"model": "baseline", "weights": None, "recipe": asdict(RECIPE), "folds
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
     """The folder of a run that has a fold begun."""
-    monkeypatch.setattr(record, "training_versions", lambda: {"keras": "3.0"})
+    monkeypatch.setattr(backend, "backend_versions", lambda: {"keras": "3.0"})
+    monkeypatch.setattr(record, "backend_versions", lambda: {"keras": "3.0"})
     open_run_record(tmp_path / "run", TABLE, CONFIG, RECIPE)
     write_json(tmp_path / "run/fold_0/fold.json", {})
     return tmp_path / "run"
@@ -60,7 +62,8 @@ def test_without_anything_trained_a_record_is_begun_anew(begun):
 
 def test_other_versions_and_formats(begun, monkeypatch, capsys):
     """Of a finished run neither matters."""
-    monkeypatch.setattr(record, "training_versions", lambda: {"keras": "4.0"})
+    monkeypatch.setattr(backend, "backend_versions", lambda: {"keras": "4.0"})
+    monkeypatch.setattr(record, "backend_versions", lambda: {"keras": "4.0"})
     open_run_record(begun, TABLE, CONFIG, RECIPE)
     assert "begun with keras = 3.0 (now 4.0); the rest may come out differently" in capsys.readouterr().err
     monkeypatch.setattr(record, "TRAIN_FORMAT", 6)

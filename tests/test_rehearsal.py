@@ -8,8 +8,8 @@ import numpy as np
 import psutil
 import pytest
 
-from competition import rehearsal
-from competition.rehearsal import Answers, Conditions, Entry, Job, RehearsalError, check_answers, run_isolated
+from competition.rehearsal import rehearsal
+from competition.rehearsal.rehearsal import Answers, Conditions, Entry, Job, RehearsalError, check_answers, run_isolated
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), np.uint8)
 PLAIN = Job(None, "uint8", probabilities=False)

@@ -10,19 +10,28 @@ import numpy as np
 import pytest
 from conftest import class_folders
 
-from competition import blend, explain, files, fit, oof, runs_kinds, runs_tree, soup, submission, teach
-from competition import train as training
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.forecast import plain_heads
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
+from competition.blending.price import read_networks
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import read_folds
+from competition.data.unlabelled import read_test
 from competition.formats import kaggle_csv, kaggle_kernel
-from competition.images import load_images
-from competition.predict_folds import each_fold, fold_models, predict_folds
-from competition.runs_kinds import kind_of, read_run
-from competition.runs_single import SingleRun, softmax
-from competition.runs_tree import TreeRun
-from competition.shift import read_test
-from competition.workspace import Workspace
+from competition.insight import explain
+from competition.runs import kinds as runs_kinds, oof, tree as runs_tree
+from competition.runs.kinds import KINDS, kind_of, read_run
+from competition.runs.predict import each_fold, fold_models, predict_folds
+from competition.runs.seeds import plain_heads
+from competition.runs.single import SingleRun, softmax
+from competition.runs.tree import TreeRun
+from competition.submission.by_hand import average_by_hand
+from competition.submission.ensemble import Ensemble, check_weights
+from competition.submission.fit_limits import measure_networks
+from competition.submission.network import build_networks
+from competition.submission.record import record_of
+from competition.training import soup, teach, train as training
 
 RUNS = Workspace().competition("toy").runs
 VIEWS = ["identity", "hflip"]
@@ -86,7 +95,7 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def inside(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(runs_kinds, "KINDS", (TurnedRun, *runs_kinds.KINDS))
+    monkeypatch.setattr(runs_kinds, "KINDS", (TurnedRun, *KINDS))
 
 
 @pytest.fixture
@@ -95,7 +104,7 @@ def table():
 
 
 def ensemble_of(table, run, weight=1.0):
-    return submission.Ensemble(run, [(read_run(RUNS / run, table), weight)], VIEWS,
+    return Ensemble(run, [(read_run(RUNS / run, table), weight)], VIEWS,
                                oof.read_oof(RUNS / run, table).probs[0])
 
 
@@ -116,11 +125,11 @@ def test_a_new_kind_is_predicted_packed_asked_and_measured(run, table):
 
     ensemble = ensemble_of(table, turned.name)
     mean = expected.mean((0, 1))
-    by_hand, differs = submission.average_by_hand(ensemble, table, images, np.arange(21))
+    by_hand, differs = average_by_hand(ensemble, table, images, np.arange(21))
     assert differs < 1e-4
     np.testing.assert_allclose(by_hand, mean, atol=1e-6)
     packed = sum(np.asarray(network.model(images[:, :, ::flip].astype(np.float32), training=False))
-                 for network in submission.build_networks(ensemble, table) for weights in network.members
+                 for network in build_networks(ensemble, table) for weights in network.members
                  for flip in (1, -1) if network.model.set_weights(weights) is None) / 2
     np.testing.assert_allclose(packed, mean, atol=1e-5)
 
@@ -129,20 +138,20 @@ def test_a_new_kind_is_predicted_packed_asked_and_measured(run, table):
     np.testing.assert_allclose(kaggle_csv.predict_images(ensemble, table, unknown), said, atol=1e-5)
     asked = teach.Teaching([turned], np.ones((2, 1)), None, {})._ask(table, images, [1])
     np.testing.assert_allclose(asked[0], expected[1, 0], atol=1e-5)
-    assert fit.measure(turned, table).numbers > 0
+    assert measure_networks(turned, table).numbers > 0
 
 
 def test_its_files_are_recorded_and_looked_for(table, tmp_path, monkeypatch):
     ensemble = ensemble_of(table, "full-turned")
     files.write_text(tmp_path / "some.zip", "")
-    (member,) = submission.record_of(tmp_path / "some.zip", ensemble, table, "none")["members"]
+    (member,) = record_of(tmp_path / "some.zip", ensemble, table, "none")["members"]
     assert set(member["files"]) == {
         "run.json", "oof.npz", "turn.txt", "fold_0/model.weights.h5", "fold_1/model.weights.h5"}
     shutil.copytree(RUNS, tmp_path / "runs/toy")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/toy/full-turned/turn.txt").unlink()
     with pytest.raises(InputError, match="turn.txt: no such file, expected a finished run's weights"):
-        submission.check_weights(read_run(RUNS / "full-turned", table), table)
+        check_weights(read_run(RUNS / "full-turned", table), table)
 
 
 def test_a_kernel_takes_its_files_along(table, tmp_path, monkeypatch):
@@ -160,14 +169,14 @@ def test_a_kernel_takes_its_files_along(table, tmp_path, monkeypatch):
 
 
 def test_what_it_costs_is_known(table):
-    costs = {run: blend.read_networks(RUNS / run, table.k).passes
+    costs = {run: read_networks(RUNS / run, table.k).passes
              for run in ("full", "full-turned", "frozen", "frozen-turned")}
     assert costs == {"full": 2, "full-turned": 6, "frozen": 1, "frozen-turned": 1}
 
 
 def test_where_only_single_runs_will_do_others_are_refused(table):
     with pytest.raises(InputError, match="full-turned: a turned run, expected one of a single model a fold"):
-        explain.explain(run="full-turned")
+        explain.explain_run(run="full-turned")
     with pytest.raises(InputError, match="run.json: a turned run, expected one of a single model a fold"):
         soup.soup(runs="full,full-turned")
     assert not explain._best_run(table).endswith("turned")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from competition import sample
-from competition.files import InputError, read_json
-from competition.sample import CLASSES, draw_frame, plan_sample, write_sample
+from competition.base.files import InputError, read_json
+from competition.trials import sample
+from competition.trials.sample import plan_sample, write_sample
+from competition.trials.sample_scenes import CLASSES, Hour, SPECIES, choose_hour, draw_frame, draw_scene, photograph
 
 IMAGES, HIDDEN = 64, 16
 
@@ -141,7 +142,7 @@ def test_a_killed_drawing_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 
 def test_hours_and_casts_vary():
-    hours = [sample.choose_hour(np.random.default_rng(seed)) for seed in range(500)]
+    hours = [choose_hour(np.random.default_rng(seed)) for seed in range(500)]
     assert 0.07 < np.mean([hour.red > 0 for hour in hours]) < 0.18
     assert 0.3 < np.mean([hour.shadow is not None for hour in hours]) < 0.5
     exposures = np.array([hour.exposure for hour in hours])
@@ -154,10 +155,10 @@ def test_light_shows_in_the_pictures(folder):
     brightness = images.mean((1, 2, 3))
     assert brightness.max() > 1.8 * brightness.min() and brightness.min() > 8 and brightness.max() < 235
     assert images.std((1, 2, 3)).min() > 5  # there is something to see in each
-    scene, _ = sample.draw_scene(sample.SPECIES[2], np.random.default_rng(0))
-    hour = sample.choose_hour(np.random.default_rng(1))
+    scene, _ = draw_scene(SPECIES[2], np.random.default_rng(0))
+    hour = choose_hour(np.random.default_rng(1))
     plain, red = (
-        sample.photograph(scene, sample.Hour(**{**hour.__dict__, "red": cast}), np.random.default_rng(2))
+        photograph(scene, Hour(**{**hour.__dict__, "red": cast}), np.random.default_rng(2))
         for cast in (0.0, 0.8)
     )
     ratio = [x[..., 0].mean() / x[..., 1].mean() for x in (plain, red)]

@@ -8,10 +8,12 @@ from conftest import encode
 from PIL import Image
 from scipy.stats import fisher_exact
 
-from competition import heads, sanity
+from competition.base.files import InputError
 from competition.cli.main import main
-from competition.files import InputError
-from competition.folds import make_folds
+from competition.data.decode import shrunk
+from competition.data.folds import make_folds
+from competition.features import heads
+from competition.insight import sanity
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +31,7 @@ def task(counts, folds=2, dimension=40, signal=1.0, seed=0):
 
 
 def verdicts(pixels, labels, folds):
-    return [c.good for c in sanity.check(pixels, labels, folds, labels.max() + 1)]
+    return [c.good for c in sanity.check_pixels(pixels, labels, folds, labels.max() + 1)]
 
 
 @pytest.mark.parametrize("counts, signal", [
@@ -57,7 +59,7 @@ def test_zero_inputs_give_the_most_common_class():
     np.testing.assert_allclose(probabilities.mean(0), [0.3, 0.5, 0.2], atol=0.05)
     for fold in range(2):
         assert len(np.unique(probabilities[folds == fold], axis=0)) == 1
-    zeros = sanity.check(*task([30, 50, 20]), 3)[2]
+    zeros = sanity.check_pixels(*task([30, 50, 20]), 3)[2]
     assert zeros.found == "accuracy 0.500" and zeros.expected.startswith("at most 0.500")
 
 
@@ -88,7 +90,7 @@ def test_a_leak_is_seen(monkeypatch):
 def test_a_batch_that_cannot_be_learnt_by_heart():
     pixels, labels, folds = task([40, 40])
     pixels[40:] = pixels[:40]  # each picture under two labels
-    checks = sanity.check(pixels, labels, folds, 2)
+    checks = sanity.check_pixels(pixels, labels, folds, 2)
     assert not checks[1].good and checks[1].found < "accuracy 0.95" and not checks[3].good
     blank = verdicts(np.zeros_like(pixels), labels, folds)
     assert blank == [True, False, True, False, True]
@@ -107,7 +109,7 @@ def test_loss_at_the_start(classes, monkeypatch):
 
     start = heads.start_heads
     monkeypatch.setattr(heads, "start_heads", lopsided)
-    assert not sanity.check(pixels, labels, np.arange(len(labels)) % 2, classes)[0].good
+    assert not sanity.check_pixels(pixels, labels, np.arange(len(labels)) % 2, classes)[0].good
 
 
 def test_the_test_is_fisher_s_where_that_is_exact(monkeypatch):
@@ -140,8 +142,8 @@ def test_a_mean_of_the_classes():
 
 
 def test_shrunk():
-    assert sanity.shrunk((96, 96)) == (32, 32) and sanity.shrunk((20, 30)) == (20, 30)
-    assert sanity.shrunk((50, 200)) == (16, 64) and sanity.shrunk((1, 5000)) == (1, 2263)
+    assert shrunk((96, 96)) == (32, 32) and shrunk((20, 30)) == (20, 30)
+    assert shrunk((50, 200)) == (16, 64) and shrunk((1, 5000)) == (1, 2263)
 
 
 # ------------------------------------------------------------------------------------------------- the whole command

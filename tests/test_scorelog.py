@@ -1,8 +1,8 @@
 import pytest
 
-from competition import scorelog
-from competition.files import InputError, sha256_file
-from competition.workspace import Workspace
+from competition.base.files import InputError, sha256_file
+from competition.base.workspace import Workspace
+from competition.submission.score_log import keep_older, log_score, log_submission, read_log
 
 SUBMISSIONS = Workspace().submissions
 
@@ -12,7 +12,7 @@ def make_zip(name, content, expected=0.87):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     forecast = expected and {"expected": expected, "low": expected - 0.02, "high": expected + 0.02, "hidden_n": 500}
-    scorelog.log_submission(path, {"sha256": sha256_file(path), "metric": "accuracy", "forecast": forecast})
+    log_submission(path, {"sha256": sha256_file(path), "metric": "accuracy", "forecast": forecast})
     return path
 
 
@@ -20,11 +20,11 @@ def test_forecast_and_score_stand_side_by_side(workdir, capsys):
     first = make_zip("plants.zip", b"1")
     kept = first.rename(workdir / "as_sent.zip")
     second = make_zip("plants.zip", b"2", None)
-    scorelog.score(str(kept), "public", "0.8512")
-    scorelog.score(str(kept), "final", "0.86")
-    scorelog.score(str(second), "", "1")
+    log_score(str(kept), "public", "0.8512")
+    log_score(str(kept), "final", "0.86")
+    log_score(str(second), "", "1")
     capsys.readouterr()
-    scorelog.score()
+    log_score()
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if "plants.zip" in line]) == 3
     (public,) = [line for line in lines if "public" in line]
@@ -38,10 +38,10 @@ def test_the_log_only_grows(workdir):
     make_zip("a.zip", b"1")  # the same once more
     assert (SUBMISSIONS / "log.csv").read_bytes() == before
     path = make_zip("a.zip", b"2")
-    scorelog.score(str(path), "final", 0.5)
+    log_score(str(path), "final", 0.5)
     after = (SUBMISSIONS / "log.csv").read_bytes()
     assert after.startswith(before) and after.count(b"\n") == 4
-    rows = scorelog.read_log()
+    rows = read_log()
     assert [row["value"] for row in rows] == ["", "", "0.5"] and rows[2]["forecast"] == "0.87"
 
 
@@ -52,23 +52,23 @@ def test_the_log_only_grows(workdir):
 def test_values_that_cannot_be(workdir, value, message):
     path = make_zip("a.zip", b"1")
     with pytest.raises(InputError, match=message):
-        scorelog.score(str(path), "final", value)
+        log_score(str(path), "final", value)
 
 
 def test_what_the_log_does_not_know(workdir):
     with pytest.raises(InputError, match="no submission yet"):
-        scorelog.score()
+        log_score()
     with pytest.raises(InputError, match="ZIP= is missing"):
-        scorelog.score(None, "final", 0.5)
+        log_score(None, "final", 0.5)
     path = make_zip("a.zip", b"1")
     with pytest.raises(InputError, match="b.zip: no such file"):
-        scorelog.score("b.zip", "final", 0.5)
+        log_score("b.zip", "final", 0.5)
     path.write_bytes(b"changed")
     with pytest.raises(InputError, match=r"is not in submissions/log.csv, expected one of a.zip \("):
-        scorelog.score(str(path), "final", 0.5)
+        log_score(str(path), "final", 0.5)
     (SUBMISSIONS / "log.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="expected the columns date"):
-        scorelog.score()
+        log_score()
 
 
 @pytest.mark.parametrize("name, record_name", [("a.zip", "a.json"), ("a.csv", "a.csv.json")])
@@ -77,17 +77,17 @@ def test_what_may_have_been_handed_in_is_kept(workdir, capsys, name, record_name
     record = path.with_name(record_name)
     record.write_text("{}")
     fresh.write_bytes(b"1")
-    scorelog.keep_older(path, record, fresh)
+    keep_older(path, record, fresh)
     assert path.exists() and not capsys.readouterr().out, "the same once more"
     fresh.write_bytes(b"2")
-    scorelog.keep_older(path, record, fresh)
+    keep_older(path, record, fresh)
     kept = path.with_stem("a-6b86b273")
     assert kept.read_bytes() == b"1" and kept.with_name(record_name.replace("a.", "a-6b86b273.")).read_text() == "{}"
     assert not path.exists() and not record.exists() and f"{kept}: what lay at {path}" in capsys.readouterr().out
-    scorelog.score(str(kept), "final", 0.5)  # known by its content
+    log_score(str(kept), "final", 0.5)  # known by its content
     assert "0.5000" in capsys.readouterr().out
-    scorelog.score("6b86b273", "private", 0.25)  # or by what the table shows, when the file is gone
+    log_score("6b86b273", "private", 0.25)  # or by what the table shows, when the file is gone
     assert "0.2500" in capsys.readouterr().out
     with pytest.raises(InputError, match="ZIP=6b86b274: no such file"):
-        scorelog.score("6b86b274", "private", 0.25)
-    scorelog.keep_older(path, record, fresh)  # there is none
+        log_score("6b86b274", "private", 0.25)
+    keep_older(path, record, fresh)  # there is none

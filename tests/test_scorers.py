@@ -4,22 +4,23 @@ import zipfile
 
 import pytest
 
-from competition import scorers
-from competition.files import InputError
-from competition.workspace import Workspace
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
+from competition.rehearsal import scorer_environments as scorers
+from competition.rehearsal.scorer_environments import find_python
 
 
 def test_own_python_and_paths(tmp_path):
-    assert scorers.find_python() == sys.executable and scorers.find_python(sys.executable) == sys.executable
+    assert find_python() == sys.executable and find_python(sys.executable) == sys.executable
     for path in (f"{tmp_path}/nothing", str(tmp_path)):
         with pytest.raises(InputError, match="no such program"):
-            scorers.find_python(path)
+            find_python(path)
 
 
 @pytest.mark.parametrize("scorer", ["tensorflow", "tensorflow>=2.12", "2.12.1", "-r requirements.txt", "a==1;b", " "])
 def test_names_that_are_no_releases(workdir, scorer):
     with pytest.raises(InputError, match="expected releases such as|no such program"):
-        scorers.find_python(scorer)
+        find_python(scorer)
     assert not Workspace().scorers.exists()
 
 
@@ -34,10 +35,10 @@ def test_environment_is_built_once(workdir, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(InputError, match=r"pip has no tinything==1.6 for Python 3.*\(it has 1.5\); expected another"):
-        scorers.find_python("tinything==1.6")
+        find_python("tinything==1.6")
     assert not list(Workspace().scorers.iterdir())
-    python = scorers.find_python("tinything==1.5")
+    python = find_python("tinything==1.5")
     code = "import tinything, sys; print(tinything.answer, sys.prefix != sys.base_prefix)"
     assert subprocess.check_output([python, "-I", "-c", code], text=True).split() == ["42", "True"]
     monkeypatch.setattr(scorers, "_run", None)  # nothing is built again
-    assert scorers.find_python("tinything==1.5") == python
+    assert find_python("tinything==1.5") == python

@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from competition.backbones import Weights
-from competition.files import InputError
-from competition.folds import FoldTable
-from competition.recipes import read_recipe
-from competition.settle import fit_to_table, settle
+from competition.base.files import InputError
+from competition.data.table import FoldTable
+from competition.models.backbones import Weights
+from competition.recipes.recipe import read_recipe
+from competition.recipes.settle import fit_to_table, settle
 
 
 LARGER = ["image_size=0", "least_size=32"]

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from conftest import encode
 
-from competition.files import InputError
-from competition.folds import make_folds
-from competition.images import open_unlabelled
-from competition.shift import compare, measure_auc, prepare, shift, tell_apart, weigh, weigh_score
-from competition.workspace import Workspace
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.data.sources import open_unlabelled
+from competition.insight.shift import compare_statistics, measure_auc, prepare, shift, tell_apart, weigh, weigh_score
 from test_oof import write_run
 
 
@@ -164,7 +164,7 @@ def test_the_score_that_is_weighted_is_of_the_metric_or_says_that_it_is_not(trai
 
 def test_standardised_differences_by_hand():
     frame = pd.DataFrame({"x": [0, 2, 3, 5.0], "same": 1.0, "other": [1, 1, 2, 2.0]})
-    found = compare(frame, np.array([0, 0, 1, 1], bool)).set_index("statistic")["difference"]
+    found = compare_statistics(frame, np.array([0, 0, 1, 1], bool)).set_index("statistic")["difference"]
     assert found.index.tolist() == ["other", "x", "same"]
     assert found.tolist() == [np.inf, pytest.approx(3 / np.sqrt(2)), 0]
     sizes = prepare(pd.DataFrame({"width": [3], "height": [7]} | dict.fromkeys(

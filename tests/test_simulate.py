@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from competition import blend, simulate
-from competition.features import Shelf
-from competition.files import InputError, write_json
-from competition.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
+from competition.base.files import InputError, write_json
+from competition.blending import blend, weights
+from competition.features.features import Shelf
+from competition.trials import simulate
+from competition.trials.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
 from test_oof import make_table
 
 
@@ -24,7 +25,7 @@ def pool():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(blend, "BAGS", 1)
+    monkeypatch.setattr(weights, "BAGS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
                        {"view": "identity", "images": images, "model": "m"} | changes)
             np.save(folder / f"{file}.npy", features)
 
-    monkeypatch.setattr("competition.rank.rank", compute)
+    monkeypatch.setattr("competition.trials.rank.rank", compute)
     pool = simulate.read_pool("toy")
     assert list(pool.features) == ["m a"] and np.array_equal(pool.labels, table.labels)
     assert pool.features["m a"].shape == (60, 8) and (pool.features["m a"] ** 2).mean() == pytest.approx(1)

@@ -9,14 +9,19 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import files, oof, soup, train
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.metrics import accuracy, log_loss
+from competition.base.workspace import Workspace
 from competition.cli.main import main
-from competition.features import predict
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.images import load_images
-from competition.runs_kinds import read_run
-from competition.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import read_folds
+from competition.features.features import predict
+from competition.runs import oof
+from competition.runs.kinds import read_run
+from competition.submission.make import make_submission
+from competition.training import soup, train
 from test_oof import make_table
 
 RUNS = Workspace().runs / "toy"
@@ -77,7 +82,7 @@ def test_its_oof_is_that_of_models_that_never_saw_the_image(table):
         model = read_run(RUNS / "both", table).build_fold_model(table, fold)
         np.testing.assert_allclose(predict(model, load_images(table)[rows]), found.probs[0][rows], atol=1e-5)
     record = files.read_json(RUNS / "both/run.json")
-    assert record["finished"] and record["accuracy"] == oof.accuracy(found.probs[0], table.labels)
+    assert record["finished"] and record["accuracy"] == accuracy(found.probs[0], table.labels)
     assert record["config"]["soup"] == {run: files.sha256_file(RUNS / run / "oof.npz") for run in ("one", "two")}
     assert list(pd.read_csv(RUNS / "both/oof.csv")) == ["image", "label", "fold", "a b", "ä"]
 
@@ -147,7 +152,7 @@ def test_the_verdict_is_of_the_metric(monkeypatch, tmp_path):
     table = replace(table, frame=table.frame.assign(label="a"))
     members = [SimpleNamespace(name=name, dir=tmp_path / name) for name in ("right", "sure")]
     line = soup._judge(tmp_path / "soup", table, members)
-    loss = oof.log_loss(found["sure"], table.labels)
+    loss = log_loss(found["sure"], table.labels)
     assert f"OOF log_loss 0.2231, {0.22314 - loss:+.4f} +- " in line and f"(sure, {loss:.4f})" in line
     assert "does not hold" in line
     found["soup"][:5] = [0.4, 0.6]
@@ -157,8 +162,6 @@ def test_the_verdict_is_of_the_metric(monkeypatch, tmp_path):
 
 
 def test_it_packs_as_a_submission(table):
-    from competition.submission import make_submission
-
     assert make_submission(run="both").exists()
     assert files.read_json(Workspace().submissions / "toy.json")["source"] == "run both"
 

@@ -15,22 +15,26 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import explain as explaining
-from competition import files, oof
-from competition import study as studying
-from competition import train as training
-from competition.backbones import OWN, names
-from competition.blend import make_blend
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.metrics import METRICS, accuracy, per_class_accuracy
+from competition.base.statistics import accuracy_interval, compare_rungs
+from competition.base.workspace import Workspace
+from competition.blending.blend import make_blend
 from competition.cli.main import commands, main
 from competition.cli.parser import parse
 from competition.cli.verbs import BY_NAME
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.metrics import METRICS
-from competition.recipes import Recipe, read_recipe
-from competition.study import BUDGETS, HOW, LADDER, Effort, Result, Rung, Study, compare, interval, print_command
-from competition.tune import read_space
-from competition.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.data.table import read_folds
+from competition.insight import explain as explaining
+from competition.models.backbones import OWN, names
+from competition.recipes.recipe import Recipe, read_recipe
+from competition.runs import oof
+from competition.training import train as training
+from competition.trials import ladder, study as studying
+from competition.trials.ladder import BUDGETS, Effort, LADDER, MEMBERS, Rung, TUNER
+from competition.trials.space import read_space
+from competition.trials.study import HOW, Result, Study, print_command
 
 RAREST = 'b; 5" c '  # as odd as a class name may be
 RECIPE_KEYS = {field.name for field in dataclasses.fields(Recipe)}
@@ -182,15 +186,15 @@ def test_what_depends_on_the_competition():
 def test_a_paired_test_and_an_interval_by_hand():
     right = np.array([1] * 6 + [0] * 1 + [1] * 10 + [0] * 3, bool)
     other = np.array([0] * 6 + [1] * 1 + [1] * 10 + [0] * 3, bool)
-    difference, p = compare(right, other)
+    difference, p = compare_rungs(right, other)
     assert difference == pytest.approx(5 / 20)
     assert p == pytest.approx(2 * (math.comb(7, 0) + math.comb(7, 1)) / 2**7)  # 6 of 7 by a coin, either way
-    assert compare(other, right) == (pytest.approx(-5 / 20), pytest.approx(p))
-    assert compare(right, right) == (0, 1)
+    assert compare_rungs(other, right) == (pytest.approx(-5 / 20), pytest.approx(p))
+    assert compare_rungs(right, right) == (0, 1)
 
     n, share, z = 20, 16 / 20, 1.6448536
     centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    assert interval(right) == (pytest.approx((centre - spread) / (1 + z * z / n), abs=1e-6),
+    assert accuracy_interval(right) == (pytest.approx((centre - spread) / (1 + z * z / n), abs=1e-6),
                                pytest.approx((centre + spread) / (1 + z * z / n), abs=1e-6))
 
 
@@ -203,7 +207,7 @@ def test_only_images_that_both_held_out_are_compared():
     second[-2:] = np.nan
     for name, probs, reference in (("one", first, ""), ("two", second, "one")):
         plan.results[name] = Result(Rung(name, reference, ""), views={"identity": probs})
-    one, two = (studying.score(plan, result) for result in plan.results.values())
+    one, two = (studying.score_rung(plan, result) for result in plan.results.values())
     assert (one["images"], one["accuracy"], one["rarest"]) == (n - n // 2, 1.0, 1.0)
     assert math.isnan(one["difference"]) and two["images"] == n - 2
     assert two["difference"] == -1 and two["p"] == pytest.approx(2 / 2 ** (n - n // 2 - 2)) and two["rarest"] == 0
@@ -216,14 +220,14 @@ def test_the_metric_has_a_column_and_what_stays_of_accuracy_is_said():
     probs = np.eye(3)[np.where(labels == labels[-1], 0, labels)]
     plan.results = {"one": Result(Rung("one", "", ""), views={"identity": probs}),
                     "two": Result(Rung("two", "one", ""), "skipped")}
-    frame = pd.DataFrame([studying.score(plan, result) for result in plan.results.values()])
+    frame = pd.DataFrame([studying.score_rung(plan, result) for result in plan.results.values()])
     assert frame["macro_f1"][0] == METRICS["macro_f1"].score(probs, labels) != frame["accuracy"][0]
     shown = studying._show(frame)
     assert shown["macro_f1"].tolist() == [f"{frame['macro_f1'][0]:.3f}", ""]
     assert "scored by macro_f1, beside which interval, difference and p are of accuracy" in studying._describe(plan)
     plan = a_plan()
     plan.results["one"] = Result(Rung("one", "", ""), views={"identity": probs})
-    frame = pd.DataFrame([studying.score(plan, plan.results["one"])])
+    frame = pd.DataFrame([studying.score_rung(plan, plan.results["one"])])
     assert "macro_f1" not in [*frame, *studying._show(frame)] and "scored by" not in studying._describe(plan)
 
 
@@ -250,11 +254,11 @@ def test_an_ensemble_is_the_mean_of_its_first_members_on_the_images_of_all(monke
     n = len(plan.table.labels)
     probs = np.random.default_rng(0).dirichlet(np.ones(3), (3, n))
     probs[1, :3] = np.nan
-    for rung, values in zip((rung for rung in LADDER if rung.name in studying.MEMBERS), probs):
+    for rung, values in zip((rung for rung in LADDER if rung.name in MEMBERS), probs):
         plan.results[rung.name] = Result(rung, views={"identity": values})
     heads = list(plan.results)
     pair = next(rung for rung in LADDER if rung.keys == ("mean", "2"))
-    members = sorted(heads, key=studying.MEMBERS.index)[:2]
+    members = sorted(heads, key=MEMBERS.index)[:2]
     expected = np.mean([plan.results[name].probs for name in members], axis=0)
     result = Result(pair)
     np.testing.assert_allclose(studying._blend(plan, pair, result)["identity"], expected, atol=1e-6)
@@ -275,14 +279,14 @@ def test_what_averages_weights_and_what_learns_of_heads_name_their_runs(monkeypa
             for name in (*soup.keys, "head"):
                 plan.results[name] = Result(next(rung for rung in LADDER if rung.name == name))
             HOW[rung.how](plan, rung, Result(rung))
-    for name in (*soup.keys, *studying.MEMBERS[:4]):
+    for name in (*soup.keys, *MEMBERS[:4]):
         plan.results[name] = Result(next(rung for rung in LADDER if rung.name == name), views={"identity": 0})
     for rung in (soup, distilled):
         assert HOW[rung.how](plan, rung, Result(rung)) == {"identity": plan.run(rung)}
     (verb, options), (learns, taught) = calls
     assert (verb, learns) == ("soup", "train") and options["RUNS"].split(",") == [
         plan.run(plan.results[name].rung) for name in soup.keys]
-    assert taught["TEACHER"].split(",") == [plan.run(plan.results[name].rung) for name in studying.MEMBERS[:3]]
+    assert taught["TEACHER"].split(",") == [plan.run(plan.results[name].rung) for name in MEMBERS[:3]]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -317,7 +321,7 @@ def test_only_a_good_gan_adds_images(verdicts, called, made, monkeypatch):
     plan, calls = a_plan(), []
     rung = next(rung for rung in LADDER if rung.how == "gan")
     result = Result(rung)
-    monkeypatch.setattr("competition.gan.check_synthetic", check_synthetic)
+    monkeypatch.setattr("competition.training.gan.gan.check_synthetic", check_synthetic)
     monkeypatch.setattr(studying, "_call", call)
     monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": None})
     with contextlib.nullcontext() if made else pytest.raises(studying._Skipped, match="is poor"):
@@ -342,8 +346,11 @@ def played(place):
         return train(*arguments, run=run, **options)
 
     with contextlib.chdir(place), monkeypatch.context() as patch:
+        patch.setattr(ladder, "LADDER", SMALL_LADDER)
         patch.setattr(studying, "LADDER", SMALL_LADDER)
+        patch.setattr(ladder, "BUDGETS", SMALL_BUDGETS)
         patch.setattr(studying, "BUDGETS", SMALL_BUDGETS)
+        patch.setattr(ladder, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
         patch.setattr(studying, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
         patch.setattr(studying, "at_hand", lambda *_: ["efficientnet_lite0"])
         patch.setattr(training, "train", stop)
@@ -381,16 +388,16 @@ def test_its_figures_are_those_of_the_runs(played):
     rows, table = played[2].set_index("rung"), read_folds("arten")
     assert rows["accuracy"]["zero inputs"] <= 9 / 20, "zero inputs know the most common class at best"
     baseline = oof.read_oof("runs/arten/study-default-baseline", table)
-    assert rows["accuracy"]["baseline"] == pytest.approx(oof.accuracy(baseline.probs[0], table.labels))
-    assert rows["rarest"]["baseline"] == pytest.approx(oof.per_class_accuracy(baseline.probs[0], table.labels)[1])
+    assert rows["accuracy"]["baseline"] == pytest.approx(accuracy(baseline.probs[0], table.labels))
+    assert rows["rarest"]["baseline"] == pytest.approx(per_class_accuracy(baseline.probs[0], table.labels)[1])
     assert rows["images"].loc[["baseline", "scratch"]].tolist() == [20, (table.fold == 1).sum()]
     with np.load("runs/arten/study-default-scratch/fold_1/views.npz") as saved:
         probs, mean = saved["probs"][0], saved["probs"].mean(0)
     labels = table.labels[table.fold == 1]
-    assert rows["accuracy"]["scratch"] == pytest.approx(oof.accuracy(probs, labels))
-    assert rows["accuracy"]["TTA"] == pytest.approx(oof.accuracy(mean, labels))
+    assert rows["accuracy"]["scratch"] == pytest.approx(accuracy(probs, labels))
+    assert rows["accuracy"]["TTA"] == pytest.approx(accuracy(mean, labels))
     held_out = baseline.probs[0][table.fold == 1]
-    assert rows["difference"]["scratch"] == pytest.approx(oof.accuracy(probs, labels) - oof.accuracy(held_out, labels))
+    assert rows["difference"]["scratch"] == pytest.approx(accuracy(probs, labels) - accuracy(held_out, labels))
     assert (rows["low"] <= rows["accuracy"])[rows["state"] == "done"].all()
 
 
@@ -416,7 +423,7 @@ def test_a_search_is_compared_with_as_many_epochs_on_the_same_fold(played):
         assert [path.name for path in sorted((Workspace().runs / "arten" / run).glob("fold_*"))] == ["fold_1"]
 
 
-@pytest.mark.parametrize("budget", studying.TUNER)
+@pytest.mark.parametrize("budget", TUNER)
 def test_the_ladder_s_search_has_a_reference_of_its_effort(budget):
     plan = a_plan(budget)
     rung = next(rung for rung in plan.rungs if rung.how == "tune")
@@ -470,7 +477,7 @@ def test_each_rung_runs_the_commands_that_are_looked_for(how, monkeypatch):
     plan, called = a_plan("full"), []
     plan.weights = dict.fromkeys(names(), "imagenet")
     monkeypatch.setattr(studying, "read_held_out", lambda *_: {"identity": None})
-    monkeypatch.setattr("competition.gan.check_synthetic", lambda *_: None if "gan" in called else refuse())
+    monkeypatch.setattr("competition.training.gan.gan.check_synthetic", lambda *_: None if "gan" in called else refuse())
     trials = pd.DataFrame({"state": ["done"], "run": ["r"], "accuracy": [1.0], "log_loss": [0.0]})
     monkeypatch.setattr(pd, "read_csv", lambda *_: trials)
     plan.commands = {command: lambda command=command, **_: called.append(command) for command in commands()}
@@ -514,7 +521,7 @@ def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_el
     files.write_text(Workspace().sample.folds / "sample.json", "{}")
     assert wants_sample("sample"), "folds/ is one's own"
     asked = []
-    monkeypatch.setattr("competition.blend.make_blend",
+    monkeypatch.setattr("competition.blending.blend.make_blend",
                         lambda **options: asked.append((options["name"], options["workspace"].runs)))
     assert main(["blend", "--name", "sample"]) == main(["blend", "--name", "other"]) == 0
     assert asked == [("sample", Path("sample/runs")), ("other", Path("runs"))]

@@ -13,17 +13,29 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from competition import fit, submission
-from competition.blend import FORMAT, sharpen
-from competition.check import check
-from competition.files import InputError, read_json, sha256_file, write_json
-from competition.folds import make_folds, read_folds
-from competition.fuse import fuse_batchnorm
-from competition.images import load_images, resize
-from competition.rehearsal import predict_zip
-from competition.submission import choose_sample, make_submission, pack
-from competition.views import VIEWS
-from competition.workspace import Workspace
+from competition.base.files import InputError, read_json, sha256_file, write_json
+from competition.base.workspace import Workspace
+from competition.blending.record import FORMAT
+from competition.blending.temperature import sharpen
+from competition.checking.check_zip import check_zip
+from competition.data.decode import resize
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import choose_sample, read_folds
+from competition.features.views import VIEWS
+from competition.models.backbones import build_backbone
+from competition.models.fuse import fuse_batchnorm
+from competition.rehearsal.rehearsal import predict_zip
+from competition.runs.kinds import read_run
+from competition.submission import by_hand, fit_limits as fit, make as submission, network as network_module, package
+from competition.submission.by_hand import average_halved
+from competition.submission.ensemble import Ensemble, _read_blend
+from competition.submission.fit_limits import Choice
+from competition.submission.limits import Cost, Limits
+from competition.submission.make import _fit, make_submission
+from competition.submission.network import Network, ROWS, build_networks, export
+from competition.submission.package import pack
+from competition.training.train import train
 from conftest import class_folders
 
 keras = pytest.importorskip("keras")
@@ -65,8 +77,6 @@ def write_blend(weights, views=VIEWS_OF_BLEND):
 @pytest.fixture(scope="module")
 def competition(tmp_path_factory):
     """A folder with a fold table, four runs, a blend of them and its zip; and what `make_submission` said."""
-    from competition.train import train
-
     data = class_folders(tmp_path_factory.mktemp("data") / "toy", COUNTS, height=32, width=32)
     folder = tmp_path_factory.mktemp("work")
     printed = io.StringIO()
@@ -123,8 +133,6 @@ def images(inside):
 
 def average_of_fold_models(table, images):
     """The blend's probabilities [n, C] by definition, from whole fold models, also for the frozen runs."""
-    from competition.runs_kinds import read_run
-
     total = 0
     for run, weight in WEIGHTS.items():
         for fold in range(table.k):
@@ -225,8 +233,6 @@ def test_other_sizes_are_resized_as_in_training(scorer, images):
 def test_shared_backbone_is_stored_and_run_once(unpacked):
     from tensorflow.core.protobuf import saved_model_pb2
 
-    from competition.backbones import build_backbone
-
     def count(variables):
         return sum(int(np.prod(shape)) for _, shape in variables)
 
@@ -252,10 +258,10 @@ def test_all_views_are_averaged(tmp_path):
     image = keras.Input((6, 6, 3))
     models = [keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image))) for _ in range(3)]
     weights = [model.get_weights() for model in models]
-    networks = [submission.Network(models[0], weights[:2]), submission.Network(models[2], weights[2:])]
+    networks = [Network(models[0], weights[:2]), Network(models[2], weights[2:])]
     for views in (list(VIEWS), ["identity", "rot90", "hflip"], ["identity"]):
-        images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS // len(views), 6, 6, 3)).astype(np.float32)
-        submission.export(networks, views, (6, 6), tmp_path / "net")
+        images = np.random.default_rng(0).uniform(0, 1, (ROWS // len(views), 6, 6, 3)).astype(np.float32)
+        export(networks, views, (6, 6), tmp_path / "net")
         loaded = tf.saved_model.load(str(tmp_path / "net"))
         expected = sum(np.mean([np.asarray(model(VIEWS[view](images))) for view in views], axis=0) for model in models)
         np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
@@ -264,8 +270,8 @@ def test_all_views_are_averaged(tmp_path):
 def test_temperature_is_in_the_network(tmp_path):
     image = keras.Input((6, 6, 3))
     model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
-    images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS, 6, 6, 3)).astype(np.float32)
-    submission.export([submission.Network(model, [model.get_weights()])], ["identity"], (6, 6), tmp_path / "net", 0.5)
+    images = np.random.default_rng(0).uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
+    export([Network(model, [model.get_weights()])], ["identity"], (6, 6), tmp_path / "net", 0.5)
     expected = sharpen(np.asarray(model(images)), 0.5)
     loaded = tf.saved_model.load(str(tmp_path / "net"))
     np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
@@ -301,12 +307,12 @@ if sys.argv[3] == "later":  # a process that has done other things before
         make(5)(np.zeros((1, 6, 6, 3)))
         tf.function(lambda x: x + 1)(tf.zeros(3))
     keras.layers.Dense(2)(np.zeros((1, 2)))
-networks = [submission.Network(model := make(3), [[np.ones(value.shape, np.float32) for value in model.get_weights()]] * 2)
+networks = [network.Network(model := make(3), [[np.ones(value.shape, np.float32) for value in model.get_weights()]] * 2)
             for _ in range(2)]
 folder = Path(sys.argv[1])
-submission.export(networks, ["identity", "hflip"], (6, 6), folder / "SubmissionModel", half=True)
+network.export(networks, ["identity", "hflip"], (6, 6), folder / "SubmissionModel", half=True)
 content.check_package(folder)
-submission.pack(folder, sys.argv[2])
+package.pack(folder, sys.argv[2])
 images = np.random.RandomState(0).uniform(0, 1, (16, 6, 6, 3)).astype(np.float32)
 loaded = tf.saved_model.load(str(folder / "SubmissionModel"))
 assert loaded.serve(images).shape == (16, 3)
@@ -329,8 +335,8 @@ def test_half_of_the_weights(tmp_path):
     model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
     weights = [np.random.default_rng(0).normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()]
     weights[1][0] = 1e5  # more than float16 holds: the bias stays as it is
-    images = np.random.default_rng(0).uniform(0, 1, (submission.ROWS, 6, 6, 3)).astype(np.float32)
-    submission.export([submission.Network(model, [weights])], ["identity"], (6, 6), tmp_path / "net", half=True)
+    images = np.random.default_rng(0).uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
+    export([Network(model, [weights])], ["identity"], (6, 6), tmp_path / "net", half=True)
     stored = tf.saved_model.load(str(tmp_path / "net"))
     assert [str(variable.dtype.name) for variable in stored.weights[0]] == ["float16", "float32"]
     model.set_weights([weights[0].astype(np.float16).astype(np.float32), weights[1]])
@@ -365,12 +371,12 @@ def test_limits_and_what_fits(copied, capsys, monkeypatch):
 
 def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
     """Estimates that are far too low, each of another cut, so that refining them does not help."""
-    whole = submission.Ensemble("blend", [], ["identity"], None)
-    choices = [fit.Choice(dataclasses.replace(whole, source=str(n)), 0.9 - n / 100, fit.Cost(9e5 - n, 1, 1), ())
+    whole = Ensemble("blend", [], ["identity"], None)
+    choices = [Choice(dataclasses.replace(whole, source=str(n)), 0.9 - n / 100, Cost(9e5 - n, 1, 1), ())
                for n in range(20)]
-    monkeypatch.setattr(fit, "choose", lambda *_: choices)
-    monkeypatch.setattr(fit, "refine", lambda choices, choice, _: [other for other in choices if other is not choice])
-    monkeypatch.setattr(fit, "show", lambda *_: None)
+    monkeypatch.setattr(fit, "choose_fitting", lambda *_: choices)
+    monkeypatch.setattr(fit, "refine_choices", lambda choices, choice, _: [other for other in choices if other is not choice])
+    monkeypatch.setattr(fit, "print_choices", lambda *_: None)
     tried = []
 
     def prove(ensemble, *_):
@@ -380,12 +386,12 @@ def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
 
     monkeypatch.setattr(submission, "prove", prove)
     found = {"bytes": 9e6, "hidden_seconds": 1, "hidden_bytes": 1, "load_seconds": 1, "warm_seconds": 0}
-    given = whole, SimpleNamespace(paths=Workspace().competition("toy")), None, None, None, 1, fit.Limits(megabytes=1), found, True
+    given = whole, SimpleNamespace(paths=Workspace().competition("toy")), None, None, None, 1, Limits(megabytes=1), found, True
     smallest = 1e5
-    assert submission._fit(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
+    assert _fit(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
     smallest = 2e6
     with pytest.raises(InputError, match="the smallest that was found does not fit: 2.0 MB"):
-        submission._fit(*given)
+        _fit(*given)
 
 
 def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
@@ -395,12 +401,14 @@ def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     members = [[random.normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()] for _ in range(2)]
     members[1][0][0] = 1e5
-    network = submission.Network(model, members)
-    images = random.uniform(0, 1, (submission.ROWS, 6, 6, 3)).astype(np.float32)
-    submission.export([network], ["identity"], (6, 6), tmp_path / "net", half=True)
-    monkeypatch.setattr(submission, "build_networks", lambda *_: [network])
-    ensemble = submission.Ensemble("blend", [], ["identity"], None, half=True)
-    expected = submission.average_halved(ensemble, None, images)
+    network = Network(model, members)
+    images = random.uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
+    export([network], ["identity"], (6, 6), tmp_path / "net", half=True)
+    monkeypatch.setattr(by_hand, "build_networks", lambda *_: [network])
+    monkeypatch.setattr(network_module, "build_networks", lambda *_: [network])
+    monkeypatch.setattr(package, "build_networks", lambda *_: [network])
+    ensemble = Ensemble("blend", [], ["identity"], None, half=True)
+    expected = average_halved(ensemble, None, images)
     loaded = tf.saved_model.load(str(tmp_path / "net"))
     found = loaded.serve(images).numpy()
     np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected / expected.sum(1, keepdims=True), atol=1e-6)
@@ -410,7 +418,7 @@ def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
 
 
 def test_make_check_finds_nothing_wrong_with_it(inside, capsys):
-    findings = check("submissions/toy.zip")
+    findings = check_zip("submissions/toy.zip")
     assert {finding.check for finding in findings if finding.result != "ok"} == {"accuracy"}  # of toys it is low
     out = capsys.readouterr().out
     assert "checked as FORMAT=codalab (submissions/toy.json says so)" in out and "on 63 training images of toy" in out
@@ -432,13 +440,15 @@ def test_fresh_process_does_not_know_the_project(tmp_path, monkeypatch):
 def test_wrong_answers_make_no_zip(inside, monkeypatch, capsys):
     kept = {path.name: path.read_bytes() for path in SUBMISSIONS.iterdir()}
     write_blend({"pixels": 1.0})
-    build = submission.build_networks
+    build = build_networks
 
     def rotate_classes(network):
         model = keras.Model(network.model.input, keras.ops.roll(network.model.output, 1, axis=1))
         return dataclasses.replace(network, model=model)
 
-    monkeypatch.setattr(submission, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
+    monkeypatch.setattr(by_hand, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
+    monkeypatch.setattr(network_module, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
+    monkeypatch.setattr(package, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
     with pytest.raises(InputError, match="toy.zip: not written, .* differ from the toolkit's own.*older zip"):
         make_submission()
     out = capsys.readouterr().out
@@ -471,7 +481,7 @@ def test_one_run(inside, capsys):
 
 def test_runs_without_weight_are_left_out(inside):
     write_blend({"pixels": 1.0, "lite": 0.0})
-    ensemble = submission._read_blend(read_folds())
+    ensemble = _read_blend(read_folds())
     assert [(run.name, weight) for run, weight in ensemble.members] == [("pixels", 1.0)]
 
 

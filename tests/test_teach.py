@@ -9,17 +9,24 @@ import numpy as np
 import pytest
 from conftest import encode
 
-from competition import arrays, files, heads, oof, settle, teach
-from competition import train as training
+from competition.base import arrays, files
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
 from competition.cli.main import main
-from competition.features import predict
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.images import load_images
-from competition.job import Job
-from competition.recipes import Recipe
-from competition.runs_kinds import read_run
-from competition.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import read_folds
+from competition.features import heads
+from competition.features.features import predict
+from competition.models.backbones import Weights
+from competition.recipes import settle
+from competition.recipes.recipe import Recipe
+from competition.runs import oof
+from competition.runs.kinds import read_run
+from competition.training import full_phase, teach, train as training
+from competition.training.full_phase import _build_phase
+from competition.training.job import Job
+from competition.training.lessons import Taught
 
 RUNS = Workspace().runs / "toy"
 TINY = "batch_size = 8\n[scratch]\nepochs = 2\nrate = 1e-2\n"
@@ -67,7 +74,7 @@ def table():
 
 
 def job_of(folder, table, settings):
-    return Job(folder, table, "baseline", training.Weights("none"), settings, list(range(table.k)))
+    return Job(folder, table, "baseline", Weights("none"), settings, list(range(table.k)))
 
 
 def new_images():
@@ -79,7 +86,7 @@ def test_each_fold_is_taught_by_the_models_that_never_saw_it(place, table):
     images = load_images(table)
     settings = Recipe(teacher_weight=0.25, teacher_temperature=2.0)
     taught = teaching.teach(job_of(place / "asked", table, settings), images,
-                            dict.fromkeys([0, 2], training.Taught(table, images)))
+                            dict.fromkeys([0, 2], Taught(table, images)))
     for fold in (0, 2):
         held_out = table.fold == fold
         soft = taught[fold].soft
@@ -130,11 +137,11 @@ def test_a_student_of_labels_alone_is_no_other(phase, table):
         np.testing.assert_allclose(found[0], found[2][..., ::-1], atol=1e-6)  # every label turned round
     else:
         settings = Recipe(epochs=1, batch_size=8, cutmix=0.5, mixup=0.5, class_weight="balanced", precision="float32")
-        taught = {0: training.Taught(table, images), 1: training.Taught(table, images, same),
-                  2: training.Taught(table, images, same[:, ::-1])}
-        phase = training._build_phase(job_of(Path("asked"), table, settings), images, taught, [])
+        taught = {0: Taught(table, images), 1: Taught(table, images, same),
+                  2: Taught(table, images, same[:, ::-1])}
+        phase = _build_phase(job_of(Path("asked"), table, settings), images, taught, [])
         for fold in (1, 2):
-            plain = training._build_phase(job_of(Path("asked"), table, settings), images, {fold: taught[0]}, [])
+            plain = _build_phase(job_of(Path("asked"), table, settings), images, {fold: taught[0]}, [])
             for (x, y, w), (x2, y2, w2) in zip(plain.batches(fold, 0), phase.batches(fold, 0), strict=True):
                 assert np.array_equal(x, x2) and np.array_equal(y, y2 if fold == 1 else y2[:, ::-1])
                 np.testing.assert_allclose(w, w2, rtol=1e-6)  # a class counts by the label
@@ -146,7 +153,7 @@ def student(place):
     """A student in both phases of both kinds of labels, with copies, weights and CutMix."""
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
         patch.setattr(settle, "pretrained", lambda model, weights: True)
-        taught, build, pools, train_epoch = {}, training._build_phase, {}, heads.train_epoch
+        taught, build, pools, train_epoch = {}, _build_phase, {}, heads.train_epoch
 
         def build_phase(job, images, given, start):
             taught.update(given)
@@ -156,7 +163,7 @@ def student(place):
             pools[folds[0]] = pool
             return train_epoch(state, settings, pool, plain, labels, fold_of, folds, *others)
 
-        patch.setattr(training, "_build_phase", build_phase)
+        patch.setattr(full_phase, "_build_phase", build_phase)
         patch.setattr(heads, "train_epoch", note)
         folder = training.train("baseline", "tiny.toml", teacher="blend", pseudo=new_images(),
                                 overrides=[*BOTH, "pseudo_least=0.6"])
@@ -226,7 +233,7 @@ def test_hard_labels_alone(table, place):
     settings = replace(read_run(folder, table).recipe)
     assert settings.teacher_weight == 0
     images = load_images(table)
-    taught = teaching.teach(job_of(folder, table, settings), images, {1: training.Taught(table, images)})[1]
+    taught = teaching.teach(job_of(folder, table, settings), images, {1: Taught(table, images)})[1]
     rows = taught.table.fold != 1
     assert np.array_equal(taught.soft[rows], np.eye(2)[taught.table.labels[rows]])
     assert len(taught.soft) >= len(images) + 14
@@ -237,7 +244,7 @@ def test_a_broken_record_of_what_was_said_is_named(table, tmp_path):
     path = tmp_path / "fold_0" / teach.SAID
     files.write_npz(path, image=np.array(["another"]), probs=np.zeros((1, 2)))
     with pytest.raises(InputError, match="teacher.npz"):
-        teaching.teach(job_of(tmp_path, table, Recipe()), images, {0: training.Taught(table, images)})
+        teaching.teach(job_of(tmp_path, table, Recipe()), images, {0: Taught(table, images)})
 
 
 def test_where_the_teachers_are_sure_of_none_none_joins(place, table, monkeypatch):
@@ -245,7 +252,7 @@ def test_where_the_teachers_are_sure_of_none_none_joins(place, table, monkeypatc
     monkeypatch.setattr(teach.Teaching, "_ask", lambda self, table, images, folds: np.full(
         (len(folds), len(images), 2), 0.5, np.float32))
     job = job_of(place / "unsure", table, Recipe())
-    one = teaching.teach(job, images, {0: training.Taught(table, images)})[0]
+    one = teaching.teach(job, images, {0: Taught(table, images)})[0]
     assert len(one.images) == len(one.soft) == len(table.labels) and one.table.images == table.images
     assert np.array_equal(one.table.fold, table.fold) and one.behind[0][2].tolist() == []
     pool = arrays.Joined(images, arrays.Rows(one.behind[0][1], one.behind[0][2]))

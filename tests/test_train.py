@@ -20,27 +20,38 @@ import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
 
-from competition import classifier
-from competition import features, files, heads, record, settle
-from competition import train as training
+from competition.base import files
+from competition.base.arrays import Memory
+from competition.base.files import InputError
+from competition.base.metrics import accuracy, log_loss
+from competition.base.workspace import Workspace
+from competition.blending.measured import trained_again
 from competition.cli.main import main
-from competition.arrays import Memory
-from competition.backbones import Weights
-from competition.blend import _choose_runs
-from competition.classifier import build_classifier, build_recipe_backbone
-from competition.features import predict
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.forecast import trained_again
-from competition.fuse import fuse_batchnorm
-from competition.images import load_images
-from competition.job import Job
-from competition.oof import accuracy, log_loss, read_oof
-from competition.recipes import Recipe
-from competition.runs_kinds import read_run
-from competition.workspace import Workspace
+from competition.data.folds import make_folds
+from competition.data.images import load_images
+from competition.data.table import read_folds
+from competition.features import features, heads
+from competition.features.augment import POLICIES
+from competition.features.features import predict
+from competition.features.views import VIEWS
+from competition.models import classifier
+from competition.models.backbones import Weights
+from competition.models.classifier import build_classifier, build_recipe_backbone
+from competition.models.fuse import fuse_batchnorm
+from competition.recipes import settle
+from competition.recipes.recipe import Recipe
+from competition.runs import record
+from competition.runs.choose import choose_runs
+from competition.runs.kinds import read_run
+from competition.runs.oof import read_oof
+from competition.training import table as table_module, train as training
+from competition.training.batches import _in_batches, epoch_random
+from competition.training.full_phase import _build_phase
+from competition.training.job import Job
+from competition.training.lessons import Taught, prepare_lessons
+from competition.training.optimizer import compile_model, layer_rates
 
-ROOT = Path(files.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 COUNTS = {"Füchse, rot": 13, "a b": 9, "été": 11}
 FULL = ("epochs=12", "batch_size=8", "rate=1e-3", "schedule=one_cycle", "augment=d4,light", "mixup=0.3", "cutmix=0.3",
         "plain_epochs=2", "dropout=0.3", "label_smoothing=0.1", "weight_decay=0.05", "patience=10",
@@ -110,7 +121,7 @@ def table():
 
 def job_of(table, settings, model="baseline"):
     """A Job of the first fold that writes nothing."""
-    return Job(Path("nowhere"), table, model, training.Weights("none"), settings, [0])
+    return Job(Path("nowhere"), table, model, Weights("none"), settings, [0])
 
 
 def start(place, log, *arguments):
@@ -496,10 +507,8 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
     marked = np.random.default_rng(0).integers(100, 256, (33, 16, 16, 3)).astype(np.uint8)
     marked *= np.eye(3, dtype=np.uint8)[table.fold][:, None, None]
     if "erase" in overrides[0]:  # which fills holes with any colour: those are put out
-        from competition.augment import POLICIES
-
         monkeypatch.setitem(POLICIES, "erase", lambda A: A.CoarseDropout(fill=0, p=0.5))
-    monkeypatch.setattr(training, "load_images", lambda table, memory: marked)
+    monkeypatch.setattr(table_module, "load_images", lambda table, memory: marked)
     forget_features()
     for fold in range(3):  # the heads of several folds would learn side by side
         run = train("baseline", name="arten", run=f"marked-{len(overrides)}", only_fold=fold,
@@ -537,7 +546,7 @@ def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_p
 def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch):
     """The row's number is written into the image: rows are of the training folds, each with its own label."""
     numbered = np.full((33, 16, 16, 3), 7, np.uint8) * np.arange(1, 34, dtype=np.uint8)[:, None, None, None]
-    monkeypatch.setattr(training, "load_images", lambda table, memory: numbered)
+    monkeypatch.setattr(table_module, "load_images", lambda table, memory: numbered)
     forget_features()
     train("baseline", name="arten", run="numbered", only_fold=2, overrides=[*BOTH, "frozen_epochs=3", "epochs=5"])
     forget_features()
@@ -559,13 +568,11 @@ def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch)
 @pytest.fixture
 def marked(table, monkeypatch):
     """Images of their row's number, black in the first line. "hflip" inverts them, "vflip" turns them upside down."""
-    from competition.augment import POLICIES
-
     images = np.full((33, 16, 16, 3), 3, np.uint8) * np.arange(1, 34, dtype=np.uint8)[:, None, None, None]
     images[:, 0] = 0
     monkeypatch.setitem(POLICIES, "hflip", lambda A: A.InvertImg(p=1))
     monkeypatch.setitem(POLICIES, "vflip", lambda A: A.VerticalFlip(p=1))
-    monkeypatch.setattr(training, "load_images", lambda table, memory: images)
+    monkeypatch.setattr(table_module, "load_images", lambda table, memory: images)
     forget_features()
     yield
     forget_features()
@@ -624,7 +631,7 @@ def test_class_weights_change_the_gradient_as_they_should(class_weight, table):
     settings = settle.fit_classes(table, Recipe(
         epochs=1, batch_size=22, class_weight=class_weight, precision="float32"))
     images = load_images(table)
-    phase = training._build_phase(job_of(table, settings), images, {1: training.Taught(table, images)}, [])
+    phase = _build_phase(job_of(table, settings), images, {1: Taught(table, images)}, [])
     model = phase.model
     phase.train_epoch(1, 0, 1, lambda *_: None)
     kernel = model.get_layer("logits").kernel
@@ -649,7 +656,7 @@ def test_images_are_mixed_as_the_recipe_says(way, other, table):
                       **{way: 1.0}, **other)
     greys = np.array([50, 110, 230])
     images = np.ones((33, 16, 16, 3), np.uint8) * greys[table.labels, None, None, None].astype(np.uint8)
-    phase = training._build_phase(job_of(table, settings), images, {0: training.Taught(table, images)}, [])
+    phase = _build_phase(job_of(table, settings), images, {0: Taught(table, images)}, [])
     for epoch, mixed in enumerate([True, True, False]):
         inputs, targets, counted = (np.concatenate(parts) for parts in zip(*phase.batches(0, epoch)))
         np.testing.assert_allclose(inputs.mean((1, 2, 3)), targets @ greys, rtol=1e-4)
@@ -681,7 +688,7 @@ def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, m
     poisoned[table.fold == 0] = np.random.default_rng(0).integers(0, 256, poisoned[table.fold == 0].shape)
     histories, weights = [], []
     for name, given in (("clean", images), ("poisoned", poisoned)):
-        monkeypatch.setattr(training, "load_images", lambda table, memory, given=given: given)
+        monkeypatch.setattr(table_module, "load_images", lambda table, memory, given=given: given)
         forget_features()
         run = train("baseline", name="arten", run=name, only_fold=0, overrides=[*BOTH, "mixup=0.5"])
         histories.append(pd.read_csv(run / "fold_0/history.csv"))
@@ -699,7 +706,7 @@ def test_an_epoch_s_order(batch_size, table):
     """Full batches of training rows, none twice while there are enough."""
     orders = []
     for epoch in range(30):
-        order = training._in_batches(np.flatnonzero(table.fold != 1), batch_size, training._random(Recipe(), 1, epoch))
+        order = _in_batches(np.flatnonzero(table.fold != 1), batch_size, epoch_random(Recipe(), 1, epoch))
         assert order.shape == (max(1, 22 // batch_size), batch_size)
         assert (table.fold[order] != 1).all()
         assert np.bincount(order.ravel()).max() == np.ceil(order.size / 22)
@@ -709,7 +716,7 @@ def test_an_epoch_s_order(batch_size, table):
 
 
 def test_draws_differ_between_seeds_folds_and_epochs():
-    drawn = {training._random(Recipe(seed=seed), *key).integers(2**60) for seed in (0, 1) for key in np.ndindex(3, 4)}
+    drawn = {epoch_random(Recipe(seed=seed), *key).integers(2**60) for seed in (0, 1) for key in np.ndindex(3, 4)}
     assert len(drawn) == 24
 
 
@@ -821,8 +828,6 @@ def test_without_patience_the_last_epoch_counts(table):
 
 
 def check_fold_models(run, table, folds):
-    from competition.views import VIEWS
-
     run, images, oof = read_run(run, table), load_images(table).astype(np.float32), read_oof(run, table)
     for fold in folds:
         model = run.build_fold_model(table, fold)
@@ -948,7 +953,7 @@ def test_layer_decay_scales_the_steps(table):
     for decay in (1.0, 0.01):
         settings = Recipe(epochs=1, layer_decay=decay)
         model = build_classifier("scratch", table.size, len(table.classes), settings, Weights("none"))
-        training._compile(model, 0.0, 0.0, training._layer_rates(model, settings))
+        compile_model(model, 0.0, 0.0, layer_rates(model, settings))
         model.optimizer.learning_rate = 1e-3
         rng = np.random.default_rng(0)
         model.get_layer("logits").kernel.assign(rng.normal(size=model.get_layer("logits").kernel.shape))
@@ -966,7 +971,7 @@ def test_weights_decay_at_the_rate_of_their_layer(layer_decay, table):
     """Images of weight 0 have no gradient: what moves is the decay's, of kernels alone."""
     settings = Recipe(epochs=1, layer_decay=layer_decay)
     model = build_classifier("scratch", table.size, len(table.classes), settings, Weights("none"))
-    training._compile(model, 0.1, 0.0, training._layer_rates(model, settings))
+    compile_model(model, 0.1, 0.0, layer_rates(model, settings))
     model.optimizer.learning_rate = 0.5
     for variable in model.trainable_variables:
         variable.assign(np.ones(variable.shape))
@@ -980,7 +985,7 @@ def test_weights_decay_at_the_rate_of_their_layer(layer_decay, table):
 def test_labels_are_smoothed(table):
     """The slope of the loss in the logits is p - y: of y, 0.3 goes to the three classes alike."""
     model = build_classifier("baseline", table.size, len(table.classes), Recipe(epochs=1), Weights("none"))
-    training._compile(model, 0.0, 0.3, {})
+    compile_model(model, 0.0, 0.3, {})
     model.train_on_batch(load_images(table)[:4].astype(np.float32), np.eye(3)[[0] * 4])
     (momentum,) = [v for v in model.optimizer.variables if v.shape == (3,) and "momentum" in v.path]
     np.testing.assert_allclose(np.asarray(momentum) / (1 - heads.BETA_1), 1 / 3 - np.array([0.8, 0.1, 0.1]), rtol=1e-4)
@@ -989,7 +994,7 @@ def test_labels_are_smoothed(table):
 def test_a_share_of_the_layers_keeps_its_weights(table):
     settings = Recipe(epochs=1, frozen_share=0.5, batchnorm="train")
     model = build_classifier("scratch", table.size, len(table.classes), settings, Weights("none"))
-    training._compile(model, 0.1, 0.0, training._layer_rates(model, settings))
+    compile_model(model, 0.1, 0.0, layer_rates(model, settings))
     model.optimizer.learning_rate = 0.01
     model.get_layer("logits").kernel.assign(np.random.default_rng(0).normal(size=model.get_layer("logits").kernel.shape))
     layers = model.get_layer("backbone").layers
@@ -1125,12 +1130,12 @@ def test_progressive_resizing_of_oblong_images_and_what_cannot_have_it(table):
     settings = Recipe(epochs=4, progressive=0.5, least_size=64, precision="float32")
     oblong, images = replace(table, size=(16, 24)), np.zeros((len(table.labels), 16, 24, 3), np.uint8)
     start = build_recipe_backbone("mobilenet", oblong.size, settings, Weights("none")).get_weights()
-    taught = {0: training.Taught(oblong, images)}
-    phase = training._build_phase(job_of(oblong, settings, "mobilenet"), images, taught, start)
+    taught = {0: Taught(oblong, images)}
+    phase = _build_phase(job_of(oblong, settings, "mobilenet"), images, taught, start)
     assert [model.input_shape[1:3] for model in phase.smaller] == [(32, 48), (48, 72)]
     assert phase.small == 2 and phase.model.input_shape[1:3] == (16, 24)  # which it enlarges
     with pytest.raises(InputError, match="progressive is 0.5, expected 0: the number of weights of baseline"):
-        training._build_phase(job_of(oblong, settings), images, taught, [])
+        _build_phase(job_of(oblong, settings), images, taught, [])
 
 
 def test_seeds_are_runs_that_differ_in_their_seed_alone(table):
@@ -1170,7 +1175,7 @@ def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, c
     training.train("baseline", name="arten", run="more-copies-seed1", only_fold=1, overrides=[
         *BOTH, "epochs=0", "frozen_copies=2", "augment=hflip", "seed=1"])
     capsys.readouterr()
-    _choose_runs(Workspace().competition("arten"), None)
+    choose_runs(Workspace().competition("arten"), None)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "since unfinished" in line]
     assert {"more-copies-seed1", "more-half"} <= set(line.replace(",", " ").split())
     assert "more-whole-seed1" not in line, "that fold is not meant to blend"
@@ -1229,5 +1234,5 @@ def test_unlabelled_images_take_what_the_labelled_leave_of_their_half(table):
     left, images = [], np.zeros((33, 16, 16, 3), np.uint8)
     for total in (10 * images.nbytes, images.nbytes):
         job = replace(job_of(table, Recipe(epochs=1)), memory=Memory(total, ""), teaching=Teaching())
-        training._taught(job, images)
+        prepare_lessons(job, images)
     assert left == [4 * images.nbytes, 0]

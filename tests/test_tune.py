@@ -20,18 +20,23 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
-from competition import files, hyperresnet, oof, settle
-from competition import tune as tuning
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.metrics import METRICS, accuracy, log_loss
 from competition.cli.main import main
-from competition.backbones import names
-from competition.files import InputError
-from competition.folds import make_folds, read_folds
-from competition.metrics import METRICS
-from competition.recipes import Recipe, read_recipe
-from competition.train import train
-from competition.tune import Study, Trial, auto_space, optimism, read_space, tune
+from competition.data.folds import make_folds
+from competition.data.table import read_folds
+from competition.models import hyperresnet
+from competition.models.backbones import names
+from competition.recipes import settle
+from competition.recipes.recipe import Recipe, read_recipe
+from competition.runs import oof
+from competition.training.train import train
+from competition.trials import tune as tuning
+from competition.trials.space import auto_space, read_space
+from competition.trials.tune import Study, Trial, optimism, tune
 
-ROOT = Path(files.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 TINY = """batch_size = 8
 frozen_epochs = 4
 image_size = 32
@@ -135,8 +140,8 @@ def test_a_sweep_runs_every_combination_once_as_ordinary_runs(capsys):
     assert "4 combinations, each once" in out and "none" in out and "flatters, this one by about" in out
     for row in frame.itertuples():
         probs = oof.read_oof(f"runs/arten/{row.run}", table).probs[0]
-        assert row.accuracy == pytest.approx(oof.accuracy(probs, table.labels))
-        assert row.log_loss == pytest.approx(oof.log_loss(probs, table.labels), rel=1e-6)
+        assert row.accuracy == pytest.approx(accuracy(probs, table.labels))
+        assert row.log_loss == pytest.approx(log_loss(probs, table.labels), rel=1e-6)
         recipe = files.read_json(f"runs/arten/{row.run}/run.json")["config"]["recipe"]
         assert recipe["batch_size"] == row.batch_size and recipe["augment"] == [p for p in row.augment.split(",") if p]
         assert recipe["dropout"] == 0.1
@@ -283,7 +288,7 @@ def test_steps_of_several_folds_follow_one_another(tmp_path):
 
 def test_a_trial_that_fails_does_not_end_the_others_and_is_tried_again(fake_train, monkeypatch, capsys):
     fake_train({})
-    sweep, fake = {"run": "failing", "folds_used": "0"}, tuning.train
+    sweep, fake = {"run": "failing", "folds_used": "0"}, train
 
     def exhausted(*arguments, workspace):
         if "batch_size=8" in arguments[6]:

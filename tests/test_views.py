@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from competition.views import SQUARE_ONLY, VIEWS, usable_views
+from competition.features.views import SQUARE_ONLY, VIEWS, usable_views
 
 INVERSE = {name: name for name in VIEWS} | {"rot90": "rot270", "rot270": "rot90"}
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import competition
-from competition import workspace as module
-from competition.__main__ import main
-from competition.files import InputError, write_text
-from competition.folds import make_folds, read_folds
-from competition.train import train
-from competition.workspace import BESIDE, Paths, Workspace, check_run_name
+from competition.base import workspace as module
+from competition.base.files import InputError, write_text
+from competition.base.workspace import BESIDE, Paths, Workspace, check_run_name
+from competition.cli.main import main
+from competition.data.folds import make_folds
+from competition.data.table import read_folds
+from competition.training.train import train
 from conftest import class_folders
 
 # methods of Paths that lead into a folder beside the runs

@@ -5,11 +5,11 @@ import sys
 from functools import partial
 from importlib import import_module
 
-from competition.backend import choose_backend
+from competition.base.backend import choose_backend
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
 from competition.cli.parser import parse
 from competition.cli.verbs import BY_NAME
-from competition.files import InputError
-from competition.workspace import Workspace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 

@@ -82,7 +82,6 @@ def as_list(option, **changes):
 
 
 # Options that several commands share.
-
 NAME = Option("name", "which competition", otherwise="the only one", metavar="NAME")
 MEMORY = Option(
     "memory",

@@ -5,8 +5,8 @@ import difflib
 import re
 import shlex
 
+from competition.base.files import InputError
 from competition.cli.verbs import BY_NAME, VERBS
-from competition.files import InputError
 
 
 def parse(arguments):

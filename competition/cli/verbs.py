@@ -8,42 +8,18 @@ library is imported here, so that help is fast and needs no set-up.
 from dataclasses import replace
 
 from competition.cli.options import (
-    AGAIN,
-    HIDDEN,
-    HIDDEN_N,
-    MAX_MB,
-    MAX_MEMORY,
-    MAX_SECONDS,
-    MEMORY,
-    MODEL,
-    NAME,
-    ON_KAGGLE,
-    ONE_RUN,
-    ONLY_FOLD,
-    PRETRAINED,
-    RECIPE,
-    RUN,
-    RUNS,
-    SEEDS,
-    SET,
-    SIZE,
-    TEST,
-    TO_PREDICT,
-    WEIGHTS,
-    Option,
-    Verb,
-    as_list,
+    AGAIN, HIDDEN, HIDDEN_N, MAX_MB, MAX_MEMORY, MAX_SECONDS, MEMORY, MODEL, NAME, ONE_RUN, ONLY_FOLD, ON_KAGGLE,
+    Option, PRETRAINED, RECIPE, RUN, RUNS, SEEDS, SET, SIZE, TEST, TO_PREDICT, Verb, WEIGHTS, as_list,
 )
 from competition.formats import FORMATS
 
 TENSORFLOW, EITHER = "tensorflow", "tensorflow or jax"
-
 VERBS = (
     Verb(
         "demo",
         "play the whole sample competition, from drawing it to the score on its hidden test",
         ("", "IMAGES=600 HIDDEN=200"),
-        "competition.demo:play",
+        "competition.trials.demo:play",
         (
             Option("folder", "where the sample is drawn", otherwise="sample"),
             Option("images", "number of training images", 1200, kind="number"),
@@ -59,7 +35,7 @@ VERBS = (
             "DATA=photos.zip NAME=plants FOLDS=10",
             "DATA=labels.csv SIZE=128x96 SKIP_BAD=1 GROUPS=patient",
         ),
-        "competition.folds:make_folds",
+        "competition.data.folds:make_folds",
         (
             Option(
                 "data", "a folder of class folders, a zip of one, or a CSV with image and label columns", required=True
@@ -91,14 +67,14 @@ VERBS = (
         "look",
         "show the data on a page: statistics, outliers and pictures of each class",
         ("",),
-        "competition.look:look",
+        "competition.insight.look:look",
         (NAME,),
     ),
     Verb(
         "sanity",
         "check that pictures and labels belong together, and that held out means held out",
         ("", "NAME=plants"),
-        "competition.sanity:sanity",
+        "competition.insight.sanity:sanity",
         (NAME,),
     ),
     Verb(
@@ -110,7 +86,7 @@ VERBS = (
             'MODEL=resnet50 RECIPE=best SET="batch_size=16 image_size=160"',
             "MODEL=efficientnet_lite0 TEACHER=blend",
         ),
-        "competition.train:train_seeds",
+        "competition.training.train:train_seeds",
         (
             MODEL,
             RECIPE,
@@ -143,7 +119,7 @@ VERBS = (
             "MODEL=efficientnet_lite0 SPLITS=Species1",
             'MODEL=efficientnet_lite0 SPLITS="oak;ash,elm" RUN=trees SET=cutmix=0.5',
         ),
-        "competition.double:double_seeds",
+        "competition.training.double:double_seeds",
         (
             MODEL,
             Option(
@@ -173,7 +149,7 @@ VERBS = (
             "MODEL=mobilenet RECIPE=best SPACE=rate=1e-4:1e-2:log FOLDS_USED=0,1 MINUTES=600",
             "MODEL=hyperresnet TRIALS=30",
         ),
-        "competition.tune:tune",
+        "competition.trials.tune:tune",
         (
             replace(MODEL, help="a backbone; hyperresnet has an architecture to tune as well"),
             Option(
@@ -203,7 +179,7 @@ VERBS = (
         "gan",
         "train a conditional GAN for each fold and judge it on held-out images; only a good one may add images",
         ("", 'ONLY_FOLD=0 SET="epochs=200 side=64"'),
-        "competition.gan:gan",
+        "competition.training.gan.gan:gan",
         (
             NAME,
             replace(ONLY_FOLD, help="train just this fold's GAN"),
@@ -219,7 +195,7 @@ VERBS = (
         "rank",
         "rank backbones by the OOF score of a head on their frozen features",
         ("", "WEIGHTS=weights/", 'MODELS=efficientnet_lite0 GRID="frozen_rate=3e-4,1e-3"'),
-        "competition.rank:rank",
+        "competition.trials.rank:rank",
         (
             NAME,
             as_list(
@@ -246,7 +222,7 @@ VERBS = (
         "study",
         "compare every system of the original report on the same images: each is one rung of a ladder",
         ("", "NAME=sample QUICK=1", "WEIGHTS=weights/", "BUDGET=full"),
-        "competition.study:play",
+        "competition.trials.study:play",
         (
             NAME,
             Option("backbone", "the backbone of the rungs that do not name one", "efficientnet_lite0"),
@@ -269,7 +245,7 @@ VERBS = (
         "explain",
         "show what a finished run looks at in its images, background or leaves",
         ("", "RUN=vgg16-quick FOLD=0"),
-        "competition.explain:explain",
+        "competition.insight.explain:explain_run",
         (
             NAME,
             Option("run", "which run", otherwise="the finished one of best OOF accuracy"),
@@ -281,14 +257,14 @@ VERBS = (
         "audit",
         "rank labels that are likely wrong, by the OOF; confused pairs, images that no run gets right",
         ("", "RUNS=efficientnet_lite0-quick"),
-        "competition.audit:audit",
+        "competition.insight.audit:audit",
         (NAME, replace(RUNS, help="judge by the mean of these runs", otherwise="the blend, or else all finished runs")),
     ),
     Verb(
         "shift",
         "compare unlabelled test images with the training images, and say what that does to the score",
         ("TEST=test_images/", "TEST=test.zip MODEL=baseline"),
-        "competition.shift:shift",
+        "competition.insight.shift:shift",
         (
             replace(TEST, help="a folder of images, or a zip of one; labels are not asked for", required=True),
             NAME,
@@ -303,7 +279,7 @@ VERBS = (
         "soup",
         "average the weights of runs of one backbone into one run, fold by fold, and say whether it holds",
         ("RUNS=efficientnet_lite0-best,seed1", "RUNS=a,b RUN=both"),
-        "competition.soup:soup",
+        "competition.training.soup:soup",
         (
             NAME,
             replace(RUNS, help="two or more finished runs that trained all layers", required=True, aliases=()),
@@ -316,7 +292,7 @@ VERBS = (
         "blend",
         "choose weights over the runs and TTA views on their OOF predictions",
         ("", "RUNS=efficientnet_lite0-quick,vgg16-quick"),
-        "competition.blend:make_blend",
+        "competition.blending.blend:make_blend",
         (
             NAME,
             replace(RUNS, help="the runs to choose from", otherwise="all finished ones"),
@@ -328,7 +304,7 @@ VERBS = (
         "simulate",
         "play whole competitions on frozen features: does the forecast hold on the hidden part?",
         ("N=20", "NAME=plants,digits N=40 HIDDEN=groups", "DATA=photos.zip"),
-        "competition.simulate:simulate",
+        "competition.trials.simulate:simulate",
         (
             Option(
                 "name", "fold tables, several with commas between; digits: those of scikit-learn", otherwise="digits"
@@ -374,7 +350,7 @@ VERBS = (
         "check",
         "say what is wrong with a submission's zip, whoever made it, and how to mend it",
         ("ZIP=submissions/plants.zip", "ZIP=mine.zip FORMAT=codabench SCORER=tensorflow==2.12.1"),
-        "competition.check:check",
+        "competition.checking.check_zip:check_zip",
         (
             Option("zip", "any zip with a model.py", required=True, keyword="zip_path"),
             Option("format", "what its scorer asks for", otherwise="guessed from the zip", metavar="codalab|codabench"),
@@ -401,7 +377,7 @@ VERBS = (
         "score",
         "write down the score that came back for a zip, beside its forecast",
         ("", "ZIP=submissions/plants.zip PHASE=final VALUE=0.871"),
-        "competition.scorelog:score",
+        "competition.submission.score_log:log_score",
         (
             Option("zip", "the zip that was handed in", otherwise="print the table", keyword="zip_path"),
             Option("phase", "what the competition calls the test that it was scored on", ""),
@@ -412,7 +388,7 @@ VERBS = (
         "matrix",
         "rehearse a model of every backbone family with several scorers, and every format",
         ("", "SCORERS=current FAMILIES=scratch,resnet50"),
-        "competition.matrix:play",
+        "competition.trials.matrix:play",
         (
             Option("scorers", "current, or releases of TensorFlow", otherwise="2.12.1,2.15.1,current", metavar="A,B"),
             Option(
@@ -468,7 +444,7 @@ VERBS = (
         "backbones",
         "list the backbones, or say what some of them see and how large they are",
         ("", "MODEL=vgg16,vgg16_nopool SIZE=96"),
-        "competition.receptive:show_backbones",
+        "competition.models.receptive:show_backbones",
         (
             as_list(
                 Option(
@@ -484,5 +460,4 @@ VERBS = (
         in_workspace=False,
     ),
 )
-
 BY_NAME = {verb.name: verb for verb in VERBS}

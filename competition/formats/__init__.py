@@ -10,15 +10,15 @@ lie (workspace.py); the names of its other arguments are the options that it tak
 A new option is one of the verb `submission` in competition/cli/verbs.py as well. `make` writes a record beside
 its output that names the format, with `record_of`, and raises InputError for whatever cannot be used.
 
-Where the format is a zip with code around the same network, it is a submission.Layout: codabench.py is one in 40 lines.
+Where the format is a zip with code around the same network, it is a package.Layout: codabench.py is one in 40 lines.
 Where it is a file of predictions, `predict_images` of kaggle_csv.py gives them.
 """
 
 import inspect
 from importlib import import_module
 
-from competition.files import InputError
-from competition.workspace import Workspace
+from competition.base.files import InputError
+from competition.base.workspace import Workspace
 
 FORMATS = {  # name: what it is, for --help; the module's name has _ for -
     "codalab": "a zip with model.py, class model(path), for CodaLab",

@@ -5,10 +5,11 @@ and a class more, since a second file to import might not be on the ingestion pr
 """
 
 from functools import partial
-from pathlib import Path
+from importlib import resources
 
-from competition import submission
-from competition.rehearsal import Entry
+from competition.rehearsal.rehearsal import Entry
+from competition.submission.make import make_submission
+from competition.submission.package import Layout
 
 CODE = '''
 
@@ -30,9 +31,9 @@ class Model(model):
 
 def write_code(folder):
     """Write `model.py` into `folder`, beside `SubmissionModel/`."""
-    code = Path(submission.__file__).with_name("submission_model.py").read_text("utf-8")
+    code = (resources.files("competition.submission") / "submission_model.py").read_text("utf-8")
     (folder / "model.py").write_text(code + CODE, "utf-8")
 
 
-LAYOUT = submission.Layout("codabench", write_code, Entry("Model", with_path=False, returns="array"))
-make = partial(submission.make_submission, layout=LAYOUT)
+LAYOUT = Layout("codabench", write_code, Entry("Model", with_path=False, returns="array"))
+make = partial(make_submission, layout=LAYOUT)

@@ -23,22 +23,27 @@ from pathlib import Path
 from tqdm import tqdm
 
 import competition as toolkit
-from competition import files, oof, train
-from competition.arrays import gigabytes
-from competition.content import check_package
-from competition.files import InputError, sha256_file, versions, write_json, write_with
-from competition.folds import read_folds
-from competition.forecast import print_forecast
+from competition.base import files
+from competition.base.arrays import gigabytes
+from competition.base.files import InputError, sha256_file, versions, write_json, write_with
+from competition.base.text import shorten
+from competition.base.workspace import Workspace, check_run_name
+from competition.blending.forecast_report import print_forecast
+from competition.data.sources import open_reader
+from competition.data.table import fold_numbers, read_folds
 from competition.formats import kernel_script
-from competition.images import open_reader, shorten
-from competition.record import locked, read_run_record
-from competition.rehearsal import RehearsalError
-from competition.runs_folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, is_done
-from competition.runs_kinds import read_run
-from competition.scorelog import log_submission
-from competition.settle import settle
-from competition.submission import pack, read_ensemble, record_of
-from competition.workspace import Workspace, check_run_name
+from competition.recipes.settle import settle
+from competition.rehearsal.content import check_package
+from competition.rehearsal.rehearsal import RehearsalError
+from competition.runs import oof
+from competition.runs.finish import finish_run, print_folds
+from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, is_done
+from competition.runs.kinds import read_run
+from competition.runs.record import locked, read_run_record
+from competition.submission.ensemble import read_ensemble
+from competition.submission.package import pack
+from competition.submission.record import record_of
+from competition.submission.score_log import log_submission
 
 WHEELS = ("keras", "albumentations", "albucore")  # what Kaggle's image has in other versions, none of it compiled
 KEPT = ("run.json", "oof.csv", "oof.npz", BACKBONE_FILE, MODEL_FILE, HEAD_FILE)  # what predicts
@@ -55,12 +60,12 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
          probabilities=False, hidden_n=None, hidden=None, workspace=Workspace()):
     """Write `kernels/<name>-predict/`: a kernel that writes submission.csv of the competition's test images.
 
-    name, run            as of submission.make_submission
+    name, run            as of make.make_submission
     kaggle_user          whose kernel and dataset they are
     competition, dataset slugs of what has the test images on Kaggle: "plant-seedlings", or "<owner>/<dataset>"
     test, sample         what the test folder (or zip) and sample_submission.csv are called there; default "test"
     probabilities        as of kaggle_csv.make
-    hidden_n, hidden     as of submission.make_submission
+    hidden_n, hidden     as of make.make_submission
     workspace            where the table and its runs lie; in the kernel they lie in the folder that it works in
 
     Returns the folder. InputError for whatever cannot be used.
@@ -110,7 +115,7 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
     if settings.synthetic:
         raise InputError(f"synthetic is {settings.synthetic}, expected 0: a kernel takes no GAN along")
     settled.size_inside()  # refuses what the model cannot take
-    train.fold_numbers("ONLY_FOLD", only_fold, table)
+    fold_numbers("ONLY_FOLD", only_fold, table)
     run = check_run_name(run or f"{model}-{Path(recipe).stem}")
     arguments = ["train", "--name", table.name, "--model", model, "--run", run, "--again", "0"]
     arguments += ["--recipe", ["payload", "recipe.toml"] if Path(recipe).suffix == ".toml" else recipe]
@@ -140,8 +145,6 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
 
 
 # -------------------------------------------------------------------------------------------------- what goes to Kaggle
-
-
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """What kernel_script.py reads: what to call, and what of its outputs goes where."""
@@ -266,8 +269,6 @@ def fetch_wheels(workspace=Workspace()):
 
 
 # --------------------------------------------------------------------------------------------- what comes from Kaggle
-
-
 def take(source, workspace=Workspace()):
     """Take in the runs that training kernels left, `run-*.zip` in a folder or one such zip, as runs of their tables.
 
@@ -342,5 +343,5 @@ def _merge(brought, folder, table):
             os.replace(brought / BACKBONE_FILE, folder / BACKBONE_FILE)
     done = [fold for fold in range(table.k) if is_done(folder, fold, run.recipe)]
     if len(done) == table.k and not run.finished:
-        train.finish_run(folder, table, run.recipe, record)
-    train.print_folds(folder, table, done)
+        finish_run(folder, table, run.recipe, record)
+    print_folds(folder, table, done)

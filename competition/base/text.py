@@ -1,0 +1,46 @@
+"""Tables, bars and short lists as text."""
+
+import re
+
+import pandas as pd
+
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
+
+
+def natural_order(names):
+    """Names sorted as people do, "2" before "10"."""
+
+    def key(name):
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+    return sorted(names, key=key)
+
+
+def shorten(names, limit=5):
+    """A list of names for one line: the first few, and how many more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def text_table(frame, decimals=4):
+    """A DataFrame as aligned text without its index: text columns to the left, numbers to the right."""
+    columns = []
+    for name, column in frame.items():
+        name = str(name)
+        if not pd.api.types.is_numeric_dtype(column):
+            column = column.astype(str)
+            width = max([len(name), *column.str.len()])
+            name, column = name.ljust(width), column.str.ljust(width)
+        columns.append(column.rename(name))
+    text = pd.concat(columns, axis=1).to_string(index=False, float_format=f"{{:.{decimals}f}}".format)
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
+def one_line(error):
+    return " ".join(str(error).split())
+
+
+def join_names(names):
+    """Names for one line of a message: the first twenty, and how many more."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

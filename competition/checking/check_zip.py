@@ -1,0 +1,249 @@
+"""Diagnose any submission zip, the toolkit's own or one made by hand, in words that a beginner understands.
+
+`make check ZIP=` reads the zip (reading.py), runs it as a scorer would (rehearsal.py), looks at what it answers, and
+where a competition's labelled images are at hand compares with the truth (diagnose.py). Everything that can be found
+is listed, not only the first; a zip that cannot run is not run.
+"""
+
+import re
+import tempfile
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition.base import files
+from competition.base.files import InputError, sha256_file
+from competition.base.text import text_table
+from competition.base.values import parse_size, whole_number
+from competition.base.workspace import Workspace
+from competition.checking import reading
+from competition.checking.answers import FEW, PROBES, ask_again, check_probes, check_repeats, check_shape, read_as_ids
+from competition.checking.diagnose import VERSIONS
+from competition.checking.finding import FAILED, Finding, OK, SKIPPED, WARNING
+from competition.checking.reading import check_imports, check_keras
+from competition.checking.remedies import explain_error
+from competition.data.images import load_images
+from competition.data.table import choose_sample, read_folds
+from competition.formats import codabench, codalab
+from competition.rehearsal.rehearsal import Conditions, Job, RehearsalError, run_isolated
+from competition.rehearsal.scorer_environments import find_python, read_releases
+from competition.submission.limits import Cost, Limits, read_limits
+
+LAYOUTS = {layout.format: layout for layout in (codalab.LAYOUT, codabench.LAYOUT)}
+NOISE = 64  # images where no labelled ones are at hand
+LEAST, MOST, EACH = 200, 1000, 10  # labelled images: ten a class, within these
+BUDGET = 90  # seconds that all labelled images may take, and all their versions
+SECONDS = 900  # that a whole run may take
+HIDDEN = 1000  # images of the hidden test where nothing says how many
+SIZE = (96, 96)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images that a zip is asked about, the classes in turn; labels None for noise."""
+
+    images: np.ndarray  # uint8 [n, h, w, 3]
+    labels: np.ndarray | None  # int64 [n]
+    classes: list | None
+    where: str  # what they are, in words
+    hidden_n: int = HIDDEN
+
+
+def check_zip(zip_path, format=None, name=None, scorer=None, size=None, hidden_n=None, max_mb=None, max_seconds=None,
+          max_memory=None, workspace=Workspace()):
+    """Check a zip and print a table of what was found, with a remedy for whatever is wrong. Returns the Findings.
+
+    format    codalab or codabench; default: guessed from the zip
+    name      of the fold table whose images and labels it is asked about; default: the only one; without any, noise
+    scorer    which Python runs it, as in make_submission
+    size      height and width of the images, where they are noise
+    hidden_n, max_mb, max_seconds, max_memory   as in make_submission
+    workspace where the fold table and the scorers' environments lie
+
+    Raises InputError, one line that names them, where checks failed.
+    """
+    path = Path(zip_path)
+    if not path.is_file():
+        what = "a folder; zip what is in it" if path.is_dir() else "no such file"
+        raise InputError(f"ZIP={zip_path}: {what}, expected a submission's zip")
+    if format and format not in LAYOUTS:
+        raise InputError(f"FORMAT={format}: expected one of {', '.join(LAYOUTS)}, whose submissions are zips with code")
+    limits = read_limits(max_mb, max_seconds, max_memory)
+    releases = read_releases(scorer)
+    record = _read_record(path)
+    sample = take_sample(name, size, workspace)
+    count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(record, sample)
+
+    read = reading.read_zip(path, format or record.get("format"), LAYOUTS)
+    if not format and record:
+        read.why = f"{path.with_suffix('.json')} says so"
+    findings = read.findings
+    python = _check_scorer(read, scorer, releases, workspace)
+    if not any(finding.check == "zip" and finding.stops for finding in findings):
+        findings += _over(Limits(megabytes=limits.megabytes), Cost(path.stat().st_size, 0, 0), "size",
+                          f"{path.stat().st_size / 1e6:.1f} MB")
+    if read.stopped:
+        read.add("run", SKIPPED, "not run: it could not, as it is")
+    else:
+        findings += _run(path, read, sample, python, count, limits)
+    _show(path, read, sample, scorer, record)
+    if failed := [finding.found for finding in findings if finding.result == FAILED]:
+        raise InputError(f"{path}: {len(failed)} {'checks' if failed[1:] else 'check'} failed: {'; '.join(failed)}")
+    return findings
+
+
+def _read_record(path):
+    """The record that the toolkit wrote beside a zip of these bytes, or {}."""
+    try:
+        record = files.read_json(path.with_suffix(".json"))
+    except InputError:
+        return {}
+    fits = isinstance(record, dict) and record.get("sha256") == sha256_file(path)
+    return record if fits and record.get("format") in LAYOUTS else {}
+
+
+def take_sample(name=None, size=None, workspace=Workspace()):
+    """The Sample of a fold table's images, or of noise where there is no table at all; InputError as read_folds."""
+    if not name and not workspace.names():
+        size = parse_size(size) or SIZE
+        noise = np.random.default_rng(0).integers(0, 256, (NOISE, *size, 3), np.uint8)
+        return Sample(noise, None, None, f"{NOISE} images of noise, {size[0]}x{size[1]}, as there is no fold table")
+    table = read_folds(name, workspace)
+    rows = choose_sample(table, int(np.clip(EACH * len(table.classes), LEAST, MOST)))
+    labels = table.labels[rows]
+    turn = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+    rows = rows[np.argsort(turn, kind="stable")]  # any number of the first ones has all classes
+    part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=parse_size(size) or table.size)
+    return Sample(load_images(part), part.labels, table.classes, f"{len(rows)} training images of {table.name}",
+                  len(table.labels) // table.k)
+
+
+def _hidden_n(record, sample):
+    return (record.get("forecast") or {}).get("hidden_n") or sample.hidden_n
+
+
+def _check_scorer(read, scorer, releases, workspace):
+    """The scorer's Python, built where it has to be; what it lacks becomes Findings. None where it is not needed."""
+    if releases and not read.stopped:  # what the names of the releases tell needs no environment
+        check_keras(read, {re.sub(r"\[.*|-cpu$|-intel$", "", name): version for name, version in (
+            release.split("==") for release in releases)}, scorer)
+    if read.stopped and releases:
+        return None
+    try:
+        python = find_python(scorer, workspace)
+    except InputError as error:
+        if not releases:
+            raise
+        read.add("scorer", FAILED, str(error), "Without that environment the zip is not run.", stops=True)
+        return None
+    if not read.trees:
+        return python
+    answer = reading.ask_python(python, read)
+    check_imports(read, answer, scorer)
+    if not releases and isinstance(answer, dict):
+        check_keras(read, answer["versions"], scorer)
+    return python
+
+
+def _over(limits, cost, check, found):
+    over = limits.exceeded(cost)
+    advice = "Fewer or smaller networks, float16 weights, or one distilled network; "\
+             "`make submission FIT=1` finds what fits."
+    return [Finding(check, FAILED, over[0], advice) if over else Finding(check, OK, found)]
+
+
+def _show(path, read, sample, scorer, record):
+    by = scorer or "the project's own Python"
+    print(f"{path}: checked as FORMAT={read.format} ({read.why}), by {by}, on {sample.where}\n")
+    print(text_table(pd.DataFrame([{"check": one.check, "result": one.result, "found": one.found}
+                                   for one in read.findings])))
+    for one in read.findings:
+        if one.advice and one.result in (FAILED, WARNING):
+            print(f"\n{one.check}: {one.found}.\n  {one.advice}")
+    if forecast := record.get("forecast"):
+        print(f"\nits record: {record['source']}, forecast {record['metric']} {forecast['expected']:.4f}, "
+              f"{forecast['low']:.4f} to {forecast['high']:.4f} on {forecast['hidden_n']} hidden images")
+    print(flush=True)
+
+
+def _run(path, read, sample, python, count, limits):
+    """Findings of running the zip; it stops at the first thing that breaks it, but for single kinds of calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        if read.prefix:
+            path = _unwrap(path, read.prefix, Path(folder) / "unwrapped.zip")
+        wall = SECONDS if limits.seconds is None else min(SECONDS, 60 + 10 * limits.seconds * max(1, MOST / count))
+        conditions = Conditions(python=python, seconds=wall)
+        try:
+            answers, calls, findings = _ask(path, read, sample, conditions)
+        except RehearsalError as error:
+            return [explain_error(error, read)]
+        findings.append(Finding("run", OK, "alone, without network, nothing written beside it"))
+        main = 1 if answers.left_out[1] is None else 0  # all images, or where that would take too long FEW
+        asked = len(sample.images) if main else FEW
+        speed = asked / max(answers.seconds[main], 1e-6)
+        warm = max(0.0, answers.seconds[0] - FEW / speed)  # what the very first call costs beyond others
+        seconds = answers.load_seconds + warm + count / speed
+        held = count * np.prod(sample.images.shape[1:]) * 4  # the images themselves, as float32
+        findings += check_shape(answers.labels[main], answers.returned[main], sample.classes, asked, read)
+        labels = read_as_ids(answers.labels[main], asked)
+        if labels is not None:
+            labels = labels[:len(sample.images)]  # a few are asked for more often than there are
+            findings += check_repeats(answers)
+            findings += check_probes(answers, calls, labels, len(sample.images))
+            shown = int(BUDGET * speed / len(VERSIONS))
+            findings += ask_again(path, read, sample, conditions, labels, shown, calls[0][1].dtype)
+        cost = Cost(0, seconds, answers.peak_bytes + held)
+        findings += _over(Limits(seconds=limits.seconds), cost, "time",
+                          f"{answers.load_seconds:.1f} s to load, {warm:.1f} s more for the first call, {speed:.0f} images a "
+                          f"second: {seconds:.0f} s for {count}")
+        findings += _over(Limits(memory=limits.memory), cost, "memory",
+                          f"{cost.memory / 1e6:.0f} MB at most, {count} images included")
+    return findings
+
+
+def _unwrap(path, prefix, target):
+    """A zip of what is in a folder of another one."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as unwrapped:
+        for info in source.infolist():
+            if info.filename.startswith(prefix) and not info.is_dir():
+                unwrapped.writestr(info.filename[len(prefix):], source.read(info))
+    return target
+
+
+def _main(dtype):
+    return Job(None, dtype, probabilities=False, budget=BUDGET)
+
+
+def _ask(path, read, sample, conditions):
+    """Answers, [(Probe or None, Job)] of the calls, and Findings of those that fail and were left out.
+
+    The first two are of a few images, twice, and of all; then come those of the PROBES.
+
+    RehearsalError where the zip does not work at all.
+    """
+    findings, probes = [], list(PROBES)
+    if "tensorflow" not in read.modules:
+        probes = [probe for probe in probes if not probe.jobs[0].tensor]  # the scorer may have none
+    types = ["uint8", "float32"]
+    while True:
+        calls = [(None, Job(FEW, types[0], times=2)), (None, Job(None, types[0], budget=BUDGET))]
+        calls += [(probe, job) for probe in probes for job in probe.jobs]
+        calls = [(probe, replace(job, probabilities=False, dtype=types[0] if job.dtype == "uint8" else job.dtype))
+                 for probe, job in calls]
+        try:
+            return run_isolated(path, sample.images, [job for _, job in calls], read.entry, conditions), calls, findings
+        except RehearsalError as error:
+            found = explain_error(error, read)
+            probe = None if error.job is None else calls[error.job][0]
+            if error.broke != "error" or error.job is None or probe is None and len(types) == 1:
+                raise
+            if probe is None:
+                findings.append(replace(found, check="images as uint8"))
+                types = types[1:]
+            else:
+                probes.remove(probe)
+                advice = found.advice if probe.result == FAILED else probe.advice
+                findings.append(replace(found, check=probe.check, result=probe.result, advice=advice))

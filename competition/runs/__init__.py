@@ -1,0 +1,1 @@
+"""What a run is on disk: its record, its folds, its OOF; and the kinds of run, which predict alike."""

@@ -1,0 +1,87 @@
+"""A single run: each fold has one model, of one backbone and one head."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from competition.base import files
+from competition.features.heads import predict_heads
+from competition.models.backbones import Weights
+from competition.models.classifier import build_classifier, build_recipe_backbone, set_head
+from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, fold_dir, load, weight_files
+from competition.runs.run import Run
+
+
+class SingleRun(Run):
+    """A run of one model a fold; where only heads were trained, of one backbone and a head a fold."""
+
+    kind = "a run of one model a fold"
+    plain = True
+
+    @staticmethod
+    def fits(config):
+        return True
+
+    @staticmethod
+    def count_models(config):
+        return 1
+
+    @property
+    def rule(self):
+        return softmax
+
+    def weight_files(self, k):
+        return weight_files(self.dir, self.frozen, k)
+
+    def build_fold_model(self, table, fold):
+        import keras
+
+        model = self.build_logits(table, fold)
+        return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
+
+    def build_logits(self, table, fold):
+        """The same up to its logits float32 [n, classes]: the model whose weights a fold's MODEL_FILE holds."""
+        # how BatchNormalization learnt is nothing to inference, and a plain model can be saved whole
+        settings = replace(self.recipe, batchnorm="train")
+        model = build_classifier(self.config["model"], table.size, len(table.classes), settings, Weights("none"))
+        if self.frozen:
+            load(model.get_layer("backbone").load_weights, self.dir / BACKBONE_FILE)
+            set_head(model, read_head(self.dir, fold))
+        else:
+            load(model.load_weights, fold_dir(self.dir, fold) / MODEL_FILE)
+        return model
+
+    def build_shared(self, table):
+        backbone = build_recipe_backbone(self.config["model"], table.size, self.recipe, Weights("none"))
+        load(backbone.load_weights, self.dir / BACKBONE_FILE)
+        return backbone, read_heads(self.dir, table.k)
+
+    def predict_heads(self, fold, features):
+        return predict_heads(read_head(self.dir, fold), features)
+
+
+def softmax(logits, ops=np):
+    """Probabilities [..., C] of logits [..., C]; `ops` is numpy or keras.ops, according to what these are."""
+    powers = ops.exp(logits - ops.max(logits, -1, keepdims=True))
+    return powers / ops.sum(powers, -1, keepdims=True)
+
+
+def write_head(path, head, **more):
+    """Write a list of float32 [inputs + 1, outputs], one for each layer, the last row its bias."""
+    hidden = {f"hidden_{i}": matrix for i, matrix in enumerate(head[:-1])}
+    files.write_npz(path, kernel=head[-1][:-1], bias=head[-1][-1], **hidden, **more)
+
+
+def read_head(run_dir, fold):
+    """A fold's head as write_head got it."""
+    def read(path):
+        with np.load(path) as saved:
+            hidden = [saved[f"hidden_{i}"] for i in range(sum(name.startswith("hidden_") for name in saved.files))]
+            return [*hidden, np.concatenate([saved["kernel"], saved["bias"][None]])]
+
+    return load(read, fold_dir(run_dir, fold) / HEAD_FILE)
+
+
+def read_heads(run_dir, k):
+    """The heads of k folds: of each layer a float32 [k, inputs + 1, outputs], the last row the bias."""
+    return [np.stack(layer) for layer in zip(*(read_head(run_dir, fold) for fold in range(k)))]

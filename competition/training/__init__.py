@@ -1,0 +1,1 @@
+"""How runs are trained: two phases, trees of models, soups, teachers, GANs."""

@@ -1,0 +1,105 @@
+"""The first phase: the heads of all folds learn together on frozen features."""
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from competition.base import files
+from competition.base.arrays import Rows
+from competition.base.metrics import find_metric
+from competition.data.table import held_out
+from competition.features import heads
+from competition.features.features import time_of
+from competition.features.frozen import open_shelf
+from competition.runs.finish import save_fold
+from competition.runs.folder import HEADS_STATE, HEAD_FILE, fold_dir, load
+from competition.runs.single import read_head, write_head
+from competition.training.progress import Progress, history_row, read_or_anew, write_epoch, write_history
+
+
+def read_head_progress(run_dir, fold):
+    """The Progress that a fold has made when its head is trained."""
+    def read(path):
+        with np.load(path) as saved:
+            history = tuple(json.loads(str(saved["history"])))
+            return Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
+
+    return load(read, fold_dir(run_dir, fold) / HEAD_FILE)
+
+
+def save_heads(job, features):
+    """Write what each fold leaves where heads are all that is trained; features of the TTA views, a list of [n, d]."""
+    table, settings, folder = job.table, job.recipe, job.folder
+    whole = table.whole or table
+    took = time_of(open_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
+    for fold in job.folds:
+        head, progress = read_head(folder, fold), read_head_progress(folder, fold)
+        views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
+                 for i, view in enumerate(settings.views)}
+        save_fold(fold_dir(folder, fold), table, fold, progress, views, took)
+
+
+def train_heads(job, lesson, bar):
+    """The first phase: train the heads of those folds that have none yet; those that were interrupted first."""
+    folder, settings = job.folder, job.recipe
+
+    def headless(folds):
+        return [fold for fold in folds if not (fold_dir(folder, fold) / HEAD_FILE).exists()]
+
+    interrupted, state, seconds = read_heads(folder)
+    if going := headless(interrupted):
+        state = state.of([interrupted.index(fold) for fold in going])
+        _train_heads_of(replace(job, folds=going), lesson, state, seconds, bar)
+    if fresh := headless(job.folds):
+        state = heads.start_heads(1, len(fresh), lesson.plain.shape[-1], len(job.table.classes), settings.head,
+                                  settings.seed)
+        _train_heads_of(replace(job, folds=fresh), lesson, state, [], bar)
+    (folder / HEADS_STATE).unlink(missing_ok=True)
+    if not settings.epochs:
+        # what was done before, and what an early stop spared
+        bar.update(max(0, len(job.folds) * settings.frozen_epochs - bar.n))
+
+
+def _train_heads_of(job, lesson, state, seconds, bar):
+    """Train the heads of a Job's folds together, from their state on."""
+    folder, table, settings, folds = job.folder, job.table, job.recipe, job.folds
+    metric, names = find_metric(table.metric), [held_out(table, fold) for fold in folds]
+    while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
+        before = time.time()
+        probabilities = heads.train_epoch(state, [settings], lesson.pool, lesson.plain, table.labels, table.fold, folds,
+                                          lesson.copies, lesson.soft, metric)
+        for f, fold in enumerate(folds):
+            if not stopped[f]:
+                write_epoch(fold_dir(folder, fold), len(state.log), names[f], probabilities[f][0])
+        seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
+        files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **state.arrays())
+        for f, fold in enumerate(folds):
+            write_history(fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
+        bar.set_postfix_str(f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
+                            f"val {metric.sign * state.best_score[0, :, 0].mean():.3f}", refresh=False)
+        bar.update(0 if settings.epochs else len(folds))
+    for f, fold in enumerate(folds):
+        history = _heads_history(state, seconds, f, settings)
+        write_history(fold_dir(folder, fold), history)
+        write_head(fold_dir(folder, fold) / HEAD_FILE, [matrices[0] for matrices in state.best_of(f)],
+                    history=np.array(json.dumps(history)), best_epoch=state.best_epoch[0, f])
+
+
+def _heads_history(state, seconds, f, settings):
+    epochs = len(state.log)
+    if settings.patience:
+        epochs = min(epochs, state.best_epoch[0, f] + settings.patience)
+    return [history_row(epoch + 1, "frozen", *state.log[epoch, 0, f], seconds[epoch]) for epoch in range(epochs)]
+
+
+def read_heads(folder):
+    """Of an interrupted frozen phase: its folds, their Heads and the seconds of its epochs."""
+    def read(saved):
+        return saved["folds"].tolist(), heads.read_heads(saved), saved["seconds"].tolist()
+
+    found = read_or_anew(folder / HEADS_STATE, read, "the frozen phase")
+    # the user removed none
+    whole = found and all((fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in found[0])
+    return found if whole else ([], None, [])

@@ -1,0 +1,1 @@
+"""A conditional GAN for each fold, and the judge of its images."""

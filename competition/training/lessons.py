@@ -1,0 +1,70 @@
+"""What a fold learns from: its images, generated ones, and what a teacher says."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from competition.base.arrays import Joined, Room, Rows, held
+from competition.base.backend import start_keras
+from competition.features.frozen import copies_features, frozen_features
+from competition.training.frozen_phase import read_heads
+from competition.training.gan.gan import add_synthetic
+
+
+def deal_lessons(job, plain, pool, images, taught, fused, room):
+    """The Lesson of all folds, or one for each that has images of its own: pairs of a Job of these folds and a Lesson.
+
+    plain, pool   features of the Job's images, as in a Lesson
+    images        uint8 [n, h, w, 3], these images
+    taught        {fold: Taught}
+    fused, room   as of frozen_features
+    """
+    table, settings, model, weights = job.table, job.recipe, job.model, job.weights
+    if not (settings.synthetic or job.teaching):
+        yield job, Lesson(plain, pool, copies_features(table, settings, model, weights, images, fused, room))
+        return
+    for fold, one in taught.items():
+        own, left = pool, Room(room.left)  # what a fold's own take ends with it
+        for source, pictures, rows in one.behind:
+            found = frozen_features(source, settings, model, weights, pictures, fused, left)[1]
+            own = [Joined(values, Rows(more, rows)) for values, more in zip(own, found)]
+        copies = copies_features(one.table, settings, model, weights, one.images, fused, left)
+        yield replace(job, table=one.table, folds=[fold]), Lesson(plain, own, copies, one.soft)
+
+
+class Taught(NamedTuple):
+    """What a fold is trained by."""
+
+    table: object  # a FoldTable
+    images: object  # uint8 [n, h, w, 3]
+    soft: np.ndarray | None = None  # float32 [n, C]: what to learn of each in place of its label
+    behind: tuple = ()  # what came after the images of the run's table: a FoldTable, its images, and rows of these
+
+
+class Lesson(NamedTuple):
+    """What heads are trained by: features, with what belongs to them."""
+
+    plain: object  # float32 [n, d], of the images as they are: what they are validated on
+    pool: list  # of float32 [n, d], one for each copy or view: what they are trained on
+    copies: object  # an augment.Copies
+    soft: np.ndarray | None = None  # float32 [n, C], see Taught
+
+
+def prepare_lessons(job, images):
+    """{fold: Taught}: its own where images are generated or there is a teacher, also for interrupted heads."""
+    table, settings = job.table, job.recipe
+    if not (settings.synthetic or job.teaching):
+        return dict.fromkeys(job.folds, Taught(table, images))
+    taught = dict.fromkeys([*read_heads(job.folder)[0], *job.folds], Taught(table, images))
+    if settings.synthetic:
+        for fold in taught:
+            more, joined = add_synthetic(table, images, fold, settings.synthetic)
+            made = replace(more, frame=more.frame.iloc[len(table.frame):])
+            taught[fold] = Taught(more, joined, behind=((made, joined.second, np.arange(len(joined.second))),))
+    if job.teaching:
+        if job.memory:  # unlabelled images take what those of the table leave of their half
+            job = replace(job, memory=replace(job.memory, total=max(0, job.memory.total - 2 * held(images))))
+        taught = job.teaching.teach(job, images, taught)
+    start_keras(settings.seed)  # generators and teachers, as many as there are folds left, drew random numbers
+    return taught

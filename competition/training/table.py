@@ -1,0 +1,82 @@
+"""Train the folds of a table through both phases."""
+
+from dataclasses import asdict, replace
+
+from tqdm import tqdm
+
+from competition.base import files
+from competition.base.arrays import Room
+from competition.base.backend import start_keras
+from competition.base.metrics import find_metric
+from competition.base.text import BAR
+from competition.data.images import load_images, warn_of_others
+from competition.features.frozen import frozen_features
+from competition.models.classifier import build_recipe_backbone
+from competition.models.fuse import fuse_batchnorm
+from competition.runs.finish import finish_run, print_folds
+from competition.runs.folder import BACKBONE_FILE, is_done, is_whole
+from competition.runs.record import locked, open_run_record
+from competition.training.frozen_phase import save_heads, train_heads
+from competition.training.full_phase import train_whole
+from competition.training.gan.gan import check_synthetic
+from competition.training.lessons import deal_lessons, prepare_lessons
+
+
+def train_table(job):
+    """Train the folds of a Job, write the OOF once all folds of its table are done, and return the run's folder."""
+    folder, table, settings = job.folder, job.table, job.recipe
+    config = {
+        "model": job.model,
+        "weights": job.weights.sha256,  # None: random
+        "recipe": asdict(settings),
+        "classes": table.classes,
+        "size": list(table.size),
+        "folds": table.k,
+    } | find_metric(table.metric).chooses(settings.patience)
+    if settings.synthetic:
+        config["gan"] = check_synthetic(table.whole or table, job.folds)
+    if job.teaching:
+        config |= job.teaching.config
+    with locked(folder):
+        record = open_run_record(folder, table, config, settings)
+        if record["finished"] and is_whole(folder, table, settings):
+            print(f"{folder}: finished before, nothing to do")
+        else:
+            settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
+            _train_folds(replace(job, recipe=settings))
+            if all(is_done(folder, k, settings) for k in range(table.k)):
+                finish_run(folder, table, settings, record)
+        print_folds(folder, table, [fold for fold in range(table.k) if is_done(folder, fold, settings)])
+    return folder
+
+
+def _train_folds(job):
+    """Train those folds of a Job that are not done."""
+    folder, table, settings = job.folder, job.table, job.recipe
+    job = replace(job, folds=[fold for fold in job.folds if not is_done(folder, fold, settings)])
+    if not job.folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
+        return
+    start_keras(settings.seed)
+    whole = table.whole or table  # whose images and features serve all parts
+    warn_of_others(whole)
+    images = table.take(every := load_images(whole, job.memory))
+    taught = prepare_lessons(job, images)
+    backbone = build_recipe_backbone(job.model, table.size, settings, job.weights)
+    if settings.frozen_epochs:
+        fused = fuse_batchnorm(backbone)  # half as fast again
+        room = Room(job.memory and job.memory.features)
+        found = frozen_features(whole, settings, job.model, job.weights, every, fused, room)
+        features, pool = ([table.take(part) for part in parts] for parts in found)
+    if not settings.epochs:
+        files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
+    # where all layers train as well, the heads take no time worth a place on the bar
+    with tqdm(total=len(job.folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
+              bar_format=BAR) as bar:
+        if settings.frozen_epochs:
+            for some, lesson in deal_lessons(job, features[0], pool, images, taught, fused, room):
+                train_heads(some, lesson, bar)
+                del lesson  # whose features make room for those of the next
+        if settings.epochs:
+            train_whole(job, images, taught, backbone.get_weights(), bar)
+        else:
+            save_heads(job, features)

@@ -1,0 +1,100 @@
+"""Train one model on all folds and save its OOF predictions.
+
+A fold is trained in up to two phases. First the backbone is frozen and the heads of all folds learn together on its
+features, which are computed once; then everything trains, one fold after the other, in one compiled model that is set
+back to its start before each of them, so that no fold knows of another. Either phase may have no epochs.
+
+After every epoch all that the rest depends on (weights, optimizer, best epoch, history) is written in one step, to
+`heads.npz` or `fold_<k>/state.npz`, and what is drawn at random follows from seed, fold, phase and epoch: a run that
+was killed goes on from its last finished epoch as if nothing had happened.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from competition.base import files
+from competition.base.arrays import read_memory
+from competition.base.backend import make_repeatable
+from competition.base.files import InputError
+from competition.base.values import whole_number
+from competition.base.workspace import STUDY_RUN, Workspace, check_run_name
+from competition.data.table import fold_numbers, read_folds
+from competition.recipes.recipe import read_recipe
+from competition.recipes.settle import settle
+from competition.runs.seeds import plain_heads
+from competition.training.job import Job
+from competition.training.table import train_table
+from competition.training.teach import read_teaching
+
+
+def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
+          after_epoch=None, teacher=None, pseudo=None, workspace=Workspace()):
+    """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
+
+    weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
+    run        name of the run; default <model>-<recipe>
+    only_fold  train just this fold, or these ("0,2"); the OOF is written by whichever call trains the last missing one
+    overrides  "key=value" strings that replace keys of the recipe
+    memory     "4G", what the process may take; images and features that are too much for it are read from disk as
+               they are needed, which changes nothing in the result; default: half of what is available
+    teacher    "blend", or finished runs ("a,b"), whose fold models say what to learn of the images that they saw as well
+    pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
+               models (default: of the blend) give; see teach.py for both
+    workspace  where the table lies and the run is written; default: the current folder
+    after_epoch  called without arguments after each epoch of the second phase, when all of it is on disk; what it
+               raises ends the training there, and the same call goes on with it
+
+    Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
+    other images.
+    """
+    memory = read_memory(memory)
+    table = read_folds(name, workspace)
+    make_repeatable()
+    settled = settle(table, model, weights, recipe, overrides)
+    settled.size_inside()  # refuses before a run is begun
+    folds = fold_numbers("ONLY_FOLD", only_fold, table)
+    kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
+    folder = table.paths.run(check_run_name(run or f"{model}-{Path(recipe).stem}{kind}"))
+    job = Job(folder, table, model, settled.weights, settled.recipe, folds, memory, after_epoch)
+    if kind:
+        job = replace(job, teaching=read_teaching(table, teacher, pseudo))
+        if not teacher:
+            job = replace(job, recipe=replace(job.recipe, teacher_weight=0.0))
+    return train_table(job)
+
+
+def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, again=1, **options):
+    """`train`, or `how` in its place, with several seeds: the recipe's, the next, ...; returns the Runs' folders.
+
+    The runs are <run>, <run>-seed1, <run>-seed2, ... and differ in nothing else, by which `make blend` knows them for
+    one member. options: of `train`.
+
+    again   0 or 1. With one seed and all folds done, 1 trains the first fold once more with the next seed, where only
+            that tells the forecast what averaging the fold models gains. A call that is stopped there, or that cannot
+            do it, has lost nothing of the run, and the same call goes on with it.
+    """
+    count, again = whole_number("SEEDS", seeds, 1, 100), whole_number("AGAIN", again, 0, 1)
+    how, seed = how or train, read_recipe(recipe, overrides).seed
+
+    def train_seed(i, **more):
+        return how(model, recipe=recipe, run=f"{folders[0].name}-seed{i}", overrides=[*overrides, f"seed={seed + i}"],
+                   **options | more)
+
+    folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]
+    folders += [train_seed(i) for i in range(1, count)]
+    if count == 1 and again and _wants_another_seed(folders[0]):
+        print(f"\n{folders[0]} is done. Its first fold once more, with another seed, tells the forecast what averaging the "
+              "fold models gains (AGAIN=0 leaves this out)", flush=True)
+        try:
+            folders.append(train_seed(1, only_fold=0))
+            print(f"{folders[0]} is whole, and the forecast needs no other fold of {folders[1]}")
+        except InputError as error:
+            files.warn(f"{error}. {folders[0]} is whole without it; AGAIN=0 leaves it out")
+    return folders
+
+
+def _wants_another_seed(folder):
+    """Whether a run is done and the forecast cannot measure by heads what averaging its fold models gains."""
+    record = files.read_json(folder / "run.json")
+    by_heads = plain_heads(record) and record["config"]["folds"] > 2  # train_apart leaves out two
+    return record["finished"] and not by_heads and not folder.name.startswith(STUDY_RUN)  # which never blend

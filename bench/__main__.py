@@ -14,11 +14,11 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import pandas as pd  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import pandas as pd
+from tqdm import tqdm
 
-from bench.figures import Figure, Options  # noqa: E402
-from bench.tools import deal, describe_gpu, measure_theme, stream_apart  # noqa: E402
+from bench.figures import Figure, Options
+from bench.tools import deal, describe_gpu, measure_theme, stream_apart
 from competition.base import files
 from competition.base.backend import bfloat16_units
 from competition.base.files import InputError

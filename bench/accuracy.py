@@ -14,7 +14,9 @@ from competition.base.backend import import_tensorflow
 from competition.base.workspace import Workspace
 from competition.features.frozen import frozen_features
 from competition.recipes.recipe import read_recipe
-from competition.training import progress, train as training
+from competition.training import full_phase, progress
+from competition.training import table as table_module
+from competition.training import train as training
 from competition.training.full_phase import Phase
 
 MODEL = "efficientnet_lite0"
@@ -105,9 +107,9 @@ def train_until(work, model, recipe, accuracy, overrides=()):
 
     folder = Workspace().runs / "accuracy" / recipe
     with contextlib.chdir(work):
-        with (contextlib.suppress(_Reached), mock.patch.object(training, "frozen_features", timed_features),
+        with (contextlib.suppress(_Reached), mock.patch.object(table_module, "frozen_features", timed_features),
               mock.patch.object(Phase, "train_epoch", timed_epoch),
-              mock.patch.object(training, "write_history", noted_history)):
+              mock.patch.object(full_phase, "write_history", noted_history)):
             training.train(model, recipe, "accuracy", run=recipe, only_fold=0, overrides=overrides)
         size = files.read_json(folder / "run.json")["config"]["recipe"]["batch_size"]
         kept = files.read_json(folder / "fold_0" / "fold.json")["accuracy"] if accuracy is None else max(reached)

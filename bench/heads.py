@@ -7,7 +7,6 @@ import numpy as np
 
 from bench.figures import Figure
 from bench.tools import call_apart, copy_images, deal
-
 from competition.base.backend import import_tensorflow
 from competition.data.images import load_images
 from competition.data.table import read_folds

@@ -21,19 +21,19 @@ from bench.tools import call_apart, memory
 from competition.base.arrays import read_memory
 from competition.base.backend import import_tensorflow
 from competition.base.workspace import Workspace
-from competition.data import folds
+from competition.data import folds, images
 from competition.data.images import load_images
-from competition.data.sources import Source, open_reader, open_source
+from competition.data.sources import Source, open_source
 from competition.data.table import read_folds
 from competition.features.features import predict
 from competition.features.frozen import frozen_features
 from competition.models.backbones import Weights
 from competition.recipes.recipe import Recipe
-from competition.training import train as training
+from competition.training import full_phase
+from competition.training import table as table_module
 from competition.training.frozen_phase import train_heads
 from competition.training.full_phase import Phase, predict_probabilities
 from competition.training.job import Job
-from competition.training.table import train_table
 
 MEMORY = "64M"  # so little that 30 thousand images of SIZE do not fit
 SIZE = 32  # pixels
@@ -126,7 +126,7 @@ def run(data, n):
     that is read, the network of the measured run included, and at its highest.
     """
     reader = draw_source(data, WARM_UP)  # reads any number of images, but lists few, which would count as memory
-    open_source = open_reader = lambda *_: reader
+    images.open_source = images.open_reader = lambda *_: reader
     deal(data, WARM_UP, "warm")
     few, after = read_folds("warm"), []
     for _ in range(2):  # what TensorFlow takes once; then what each network that is traced takes
@@ -175,12 +175,12 @@ def _time_stages(table, name):
         phase.write(before)
 
     shutil.rmtree(Workspace().runs / table.name, ignore_errors=True)  # each time from the beginning
-    with (mock.patch.object(training, "load_images", timed("decode", load_images)),
-          mock.patch.object(training, "frozen_features", timed("features", frozen_features, note_backbone)),
-          mock.patch.object(training, "_train_heads", timed("head", train_heads)),
+    with (mock.patch.object(table_module, "load_images", timed("decode", load_images)),
+          mock.patch.object(table_module, "frozen_features", timed("features", frozen_features, note_backbone)),
+          mock.patch.object(table_module, "train_heads", timed("head", train_heads)),
           mock.patch.object(Phase, "train_epoch", timed("train", train_epoch, trace_step)),
-          mock.patch.object(training, "_probabilities",
+          mock.patch.object(full_phase, "predict_probabilities",
                             timed("predict", predict_probabilities, lambda model, *_: trace(model)))):
-        train_table(Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0],
-                                 read_memory(MEMORY)))
+        table_module.train_table(Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0],
+                                     read_memory(MEMORY)))
     return found

@@ -10,10 +10,10 @@ from bench.figures import Figure
 from bench.tools import call_apart, copy_images, deal, memory
 from competition.base.backend import import_tensorflow
 from competition.base.workspace import Workspace
-from competition.runs import finish
 from competition.runs.folder import MODEL_FILE
+from competition.training import full_phase
 from competition.training import train as training
-from competition.training.full_phase import Phase, _train_fold
+from competition.training.full_phase import Phase
 
 RUNS = Workspace().runs
 MODEL = "efficientnet_lite0"
@@ -60,7 +60,7 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
     """
     import_tensorflow()
     starts, first_steps, peaks = [time.perf_counter()], {}, []
-    train_fold, save_fold, train_epoch = _train_fold, finish.save_fold, Phase.train_epoch
+    train_fold, save_fold, train_epoch = full_phase._train_fold, full_phase.save_fold, Phase.train_epoch
 
     def noted_fold(*arguments):
         if peaks:
@@ -78,8 +78,8 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
 
         return train_epoch(phase, fold, epoch, steps, noted_tick)
 
-    with (contextlib.chdir(work), mock.patch.object(training, "_train_fold", noted_fold),
-          mock.patch.object(training, "save_fold", noted_end),
+    with (contextlib.chdir(work), mock.patch.object(full_phase, "_train_fold", noted_fold),
+          mock.patch.object(full_phase, "save_fold", noted_end),
           mock.patch.object(Phase, "train_epoch", noted_epoch)):
         training.train(model, recipe, name, run=run, only_fold=only_fold, overrides=overrides)
     return list(first_steps.values()), peaks

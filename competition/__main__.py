@@ -5,7 +5,6 @@ import sys
 
 from competition.cli.main import main
 
-
 if __name__ == "__main__":
     code = main()
     if code == 130:  # threads may be at work in native code, which a shutdown of the interpreter would abort

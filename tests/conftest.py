@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
 # Files that take a minute or more, the longest first: what is begun last ends alone.
 LONG = ("matrix", "demo", "train", "submission", "prediction", "bench", "double", "kaggle_kernel", "rehearsal", "check",
         "study", "tune", "gan", "teach", "simulate")

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from competition.features.augment import (
-    POLICIES, _rand_augment, blob_mask, build_policy, draw_numbers, grid_mask, mix_pairs, patch_mask, plan_copies,
+    POLICIES,
+    _rand_augment,
+    blob_mask,
+    build_policy,
+    draw_numbers,
+    grid_mask,
+    mix_pairs,
+    patch_mask,
+    plan_copies,
 )
 
 ALL = sorted(POLICIES)

@@ -288,7 +288,7 @@ def test_scale_goes_the_way_of_train(data, workdir, monkeypatch):
         monkeypatch.setattr(images, name, getattr(images, name))  # so that they are put back
     calls = []
     train_table = table_module.train_table
-    monkeypatch.setattr(scale.training, "train_table", lambda job: calls.append(job.table) or train_table(job))
+    monkeypatch.setattr(table_module, "train_table", lambda job: calls.append(job.table) or train_table(job))
     scale.deal(data, 120)
     found = scale.run(data, 120)
     assert [len(table.frame) for table in calls] == [64, 64, 120, 120] and [table.name for table in calls][0] == "warm"

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_oof import make_table, random_probs, write_run
 
 from competition.base.files import InputError, write_json
 from competition.base.metrics import METRICS, accuracy, log_loss
@@ -13,7 +14,15 @@ from competition.base.workspace import Workspace
 from competition.blending import blend
 from competition.blending.blend import explain_choice, forecast_again, make_blend
 from competition.blending.chooser import (
-    Candidate, Chooser, KINDS, SHOWN, calibrate_nested, combine, make_candidates, make_chooser, nest_parts,
+    KINDS,
+    SHOWN,
+    Candidate,
+    Chooser,
+    calibrate_nested,
+    combine,
+    make_candidates,
+    make_chooser,
+    nest_parts,
     view_sets,
 )
 from competition.blending.price import price, read_networks
@@ -22,7 +31,6 @@ from competition.blending.temperature import find_temperature, sharpen
 from competition.blending.weights import WEIGH, select_greedily
 from competition.data.folds import make_folds
 from competition.runs.oof import OOF, read_oof, read_predictions, write_oof
-from test_oof import make_table, random_probs, write_run
 
 RUNS = Workspace().runs
 
@@ -487,12 +495,13 @@ def test_heads_that_share_a_backbone_cost_one_pass(table):
     fine = write("fine", 3.0)
     assert price([fine], 1) == {"passes": table.k, "ms": 3.0 * table.k}
     assert price([fine, one], 2) == {"passes": 2 * table.k + 2, "ms": 6.0 * table.k + 8}
-    assert price([write("double", 7.0, splits=[[["a"], ["b", "c"]], [["b"], ["c"]], [["b"], ["c"]]])], 1) == {"passes": 3 * table.k, "ms": 7.0 * table.k}
+    double = write("double", 7.0, splits=[[["a"], ["b", "c"]], [["b"], ["c"]], [["b"], ["c"]]])
+    assert price([double], 1) == {"passes": 3 * table.k, "ms": 7.0 * table.k}
     assert price([fine, write("elsewhere")], 1) == {"passes": 2 * table.k, "ms": None}
 
 
 def test_what_a_candidate_costs_is_shown(table, capsys):
-    write_runs(table, {run: {view: probs for view in ("identity", "hflip")} for run, probs in specialists(table).items()})
+    write_runs(table, {run: dict.fromkeys(("identity", "hflip"), probs) for run, probs in specialists(table).items()})
     for run in specialists(table):
         for fold in range(table.k):
             write_json(RUNS / "toy" / run / f"fold_{fold}" / "fold.json", {"ms_an_image": 2.5})

@@ -1,4 +1,4 @@
-"""competition/checking/check_zip.py: broken zips, each named in plain words. Most are of numpy alone, so that each takes a blink."""
+"""`make check`: broken zips, each named in plain words. Most are of numpy alone, so that each takes a blink."""
 
 import contextlib
 import io
@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import encode
 
 from competition.base import files
 from competition.base.files import InputError
-from competition.checking import check_zip as checking, diagnose, reading
+from competition.checking import check_zip as checking
+from competition.checking import diagnose, reading
 from competition.checking.answers import _judge_accuracy
 from competition.checking.check_zip import check_zip
 from competition.checking.finding import Reading
 from competition.checking.remedies import explain_error
 from competition.data.folds import make_folds
 from competition.rehearsal.rehearsal import RehearsalError
-from conftest import encode
 
 CLASSES = ["oak", "ash", "yew", "elm"]  # not in alphabetical order
 CENTRES = np.float32([[110, 30, 40], [60, 40, 60], [100, 160, 100], [220, 210, 190]])

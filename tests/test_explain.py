@@ -17,8 +17,18 @@ from competition.data.folds import make_folds
 from competition.data.table import read_folds
 from competition.features.features import predict
 from competition.insight.explain import (
-    Hidden, _centre, _patches, choose_measured, choose_shown, explain_run, lay_over, map_evidence, map_occlusion,
-    share_in_centre, split_at_map, summarise,
+    Hidden,
+    _centre,
+    _patches,
+    choose_measured,
+    choose_shown,
+    explain_run,
+    lay_over,
+    map_evidence,
+    map_occlusion,
+    share_in_centre,
+    split_at_map,
+    summarise,
 )
 from competition.models.backbones import build_backbone
 from competition.recipes import settle

@@ -10,8 +10,18 @@ from competition.base.workspace import Workspace
 from competition.submission import fit_limits as fit
 from competition.submission.ensemble import Ensemble
 from competition.submission.fit_limits import (
-    ASSUMED_GAIN, Choice, Part, _commands, _part, averaging, choose_fitting, find_smallest, flattery, print_choices,
-    refine_choices, weigh,
+    ASSUMED_GAIN,
+    Choice,
+    Part,
+    _commands,
+    _part,
+    averaging,
+    choose_fitting,
+    find_smallest,
+    flattery,
+    print_choices,
+    refine_choices,
+    weigh,
 )
 from competition.submission.limits import Cost, Limits, read_limits
 

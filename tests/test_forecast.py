@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from test_oof import make_table, random_probs, write_run
 
 from competition.base import files
 from competition.base.files import InputError, write_json, write_npz
@@ -17,7 +18,6 @@ from competition.blending.measured import stop_apart, stops_early, train_apart, 
 from competition.features.features import Shelf
 from competition.recipes.recipe import Recipe
 from competition.runs import oof
-from test_oof import make_table, random_probs, write_run
 
 ACCURACY = METRICS["accuracy"]
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from conftest import class_folders
 
 from competition import formats
 from competition.base.files import InputError, read_json
@@ -17,7 +18,6 @@ from competition.data.folds import make_folds
 from competition.formats import codabench, codalab
 from competition.rehearsal.rehearsal import Entry
 from competition.training.train import train
-from conftest import class_folders
 
 SUBMISSIONS = Workspace().submissions
 

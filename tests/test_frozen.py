@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from test_oof import make_table, random_probs, write_run
 
 from competition.base.files import write_json
 from competition.base.workspace import Workspace
@@ -14,7 +15,6 @@ from competition.features.frozen import find_features, frozen_features
 from competition.models.backbones import Weights
 from competition.recipes.recipe import Recipe
 from competition.trials import simulate
-from test_oof import make_table, random_probs, write_run
 
 keras = pytest.importorskip("keras")
 

@@ -24,9 +24,11 @@ from competition.data.images import load_images
 from competition.data.table import read_folds
 from competition.features import heads
 from competition.recipes import settle
-from competition.training import batches, train as training
+from competition.training import batches
+from competition.training import train as training
 from competition.training.double import double
-from competition.training.gan import gan, judge as judge_module, networks
+from competition.training.gan import gan, networks
+from competition.training.gan import judge as judge_module
 from competition.training.gan.judge import decide, kernel_distance, measure_generated
 from competition.training.gan.networks import build_discriminator, build_pair, count_doublings, fit_shape
 

@@ -9,12 +9,21 @@ from conftest import encode, smooth
 from bench import duplicates
 from competition.base.files import InputError
 from competition.cli.main import main
-from competition.data import groups, near as near_module
+from competition.data import groups
+from competition.data import near as near_module
 from competition.data.folds import assign_folds, make_folds
 from competition.data.groups import join, same
 from competition.data.images import warn_of_others
 from competition.data.near import (
-    SIDE, _candidates, _inverse, _mirrored, _nearest, _spectrum, find_near, make_sketch, transform,
+    SIDE,
+    _candidates,
+    _inverse,
+    _mirrored,
+    _nearest,
+    _spectrum,
+    find_near,
+    make_sketch,
+    transform,
 )
 from competition.data.table import read_folds
 from competition.features.augment import draw_numbers, plan_copies

@@ -19,7 +19,8 @@ from competition.base.files import InputError, sha256_bytes
 from competition.base.text import natural_order
 from competition.base.threads import in_threads
 from competition.base.workspace import Workspace
-from competition.data import decode as decode_module, images as images_module
+from competition.data import decode as decode_module
+from competition.data import images as images_module
 from competition.data.decode import check_image, decode, decode_with_format, resize
 from competition.data.folds import make_folds
 from competition.data.images import load_images, warn_of_others

@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import class_folders, encode, smooth
 
 from competition import formats
 from competition.base.files import InputError, read_json, sha256_file
@@ -20,7 +21,6 @@ from competition.submission.ensemble import read_ensemble
 from competition.submission.sample_csv import Wanted, check_csv, fill, match_ids, read_sample
 from competition.submission.score_log import read_log
 from competition.training.train import train
-from conftest import class_folders, encode, smooth
 
 RUNS = Workspace().runs
 SUBMISSIONS = Workspace().submissions

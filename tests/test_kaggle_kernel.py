@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import class_folders, encode, smooth
 
 from competition import formats
 from competition.base.files import InputError, read_json, sha256_bytes, sha256_file, write_json
@@ -25,7 +26,6 @@ from competition.runs.oof import read_oof
 from competition.runs.record import all_runs
 from competition.submission.score_log import read_log
 from competition.training.train import train
-from conftest import class_folders, encode, smooth
 
 RUNS = Workspace().runs
 KERNELS = Workspace().kernels

@@ -1,6 +1,6 @@
-import os
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
@@ -18,10 +18,12 @@ from competition.base import files
 from competition.base.files import InputError
 from competition.base.workspace import Workspace
 from competition.blending import blend
-from competition.cli import docs, help as helping
+from competition.cli import docs
+from competition.cli import help as helping
 from competition.cli.main import call, commands, find_function, main
 from competition.cli.parser import as_flags, make_parser, parse
-from competition.cli.verbs import BY_NAME, VERBS as TABLE
+from competition.cli.verbs import BY_NAME
+from competition.cli.verbs import VERBS as TABLE
 from competition.training import train
 from competition.training.double import double
 
@@ -180,7 +182,8 @@ def test_set_repeated_and_several_in_one(texts, overrides, given):
 
 
 def test_flags_reach_the_verb(given):
-    line = "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3 --again 0"
+    line = ("train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3 "
+            "--again 0")
     assert main(line.split()) == 0
     assert given == [{
         "seeds": "3", "model": "vgg16", "recipe": "best", "run": "mine", "overrides": [], "again": "0", "name": "plants",

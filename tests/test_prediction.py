@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from conftest import class_folders
 
 from bench import prediction
 from bench.figures import Options
 from competition.rehearsal.rehearsal import Answers
-from conftest import class_folders
 
 
 def test_race_takes_medians_and_refuses_other_labels(monkeypatch):

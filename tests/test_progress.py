@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from competition.training.progress import (
-    Progress, read_fold_state, read_state, write_fold_state, write_history, write_state,
+    Progress,
+    read_fold_state,
+    read_state,
+    write_fold_state,
+    write_history,
+    write_state,
 )
 
 VARIABLES = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32(0.5), np.arange(3)]

@@ -93,6 +93,6 @@ def test_a_lock_is_for_one_and_ends_with_the_work(tmp_path):
             (folder / f"{files.PARTIAL}x").write_text("half")
             with pytest.raises(InputError, match="another process is at work there"), locked(folder):
                 pass
-            1 / 0
+            raise ZeroDivisionError
     with locked(folder):
         assert [path.name for path in folder.iterdir()] == [".lock"]  # what was killed is gone

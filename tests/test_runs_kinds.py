@@ -20,7 +20,9 @@ from competition.data.table import read_folds
 from competition.data.unlabelled import read_test
 from competition.formats import kaggle_csv, kaggle_kernel
 from competition.insight import explain
-from competition.runs import kinds as runs_kinds, oof, tree as runs_tree
+from competition.runs import kinds as runs_kinds
+from competition.runs import oof
+from competition.runs import tree as runs_tree
 from competition.runs.kinds import KINDS, kind_of, read_run
 from competition.runs.predict import each_fold, fold_models, predict_folds
 from competition.runs.seeds import plain_heads
@@ -31,7 +33,8 @@ from competition.submission.ensemble import Ensemble, check_weights
 from competition.submission.fit_limits import measure_networks
 from competition.submission.network import build_networks
 from competition.submission.record import record_of
-from competition.training import soup, teach, train as training
+from competition.training import soup, teach
+from competition.training import train as training
 
 RUNS = Workspace().competition("toy").runs
 VIEWS = ["identity", "hflip"]

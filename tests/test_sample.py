@@ -8,7 +8,7 @@ from PIL import Image
 from competition.base.files import InputError, read_json
 from competition.trials import sample
 from competition.trials.sample import plan_sample, write_sample
-from competition.trials.sample_scenes import CLASSES, Hour, SPECIES, choose_hour, draw_frame, draw_scene, photograph
+from competition.trials.sample_scenes import CLASSES, SPECIES, Hour, choose_hour, draw_frame, draw_scene, photograph
 
 IMAGES, HIDDEN = 64, 16
 

@@ -9,7 +9,6 @@ from competition.models.backbones import Weights
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import fit_to_table, settle
 
-
 LARGER = ["image_size=0", "least_size=32"]
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import encode
+from test_oof import write_run
 
 from competition.base.files import InputError
 from competition.base.workspace import Workspace
 from competition.data.folds import make_folds
 from competition.data.sources import open_unlabelled
 from competition.insight.shift import compare_statistics, measure_auc, prepare, shift, tell_apart, weigh, weigh_score
-from test_oof import write_run
 
 
 def texture(seed, light=1.0, side=16):

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_oof import make_table
 
 from competition.base.files import InputError, write_json
-from competition.blending import blend, weights
+from competition.blending import weights
 from competition.features.features import Shelf
 from competition.trials import simulate
 from competition.trials.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
-from test_oof import make_table
 
 
 @pytest.fixture(scope="module")

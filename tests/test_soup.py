@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import class_folders
+from test_oof import make_table
 
 from competition.base import files
 from competition.base.files import InputError
@@ -22,7 +23,6 @@ from competition.runs import oof
 from competition.runs.kinds import read_run
 from competition.submission.make import make_submission
 from competition.training import soup, train
-from test_oof import make_table
 
 RUNS = Workspace().runs / "toy"
 SETTINGS = {

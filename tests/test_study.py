@@ -31,8 +31,9 @@ from competition.models.backbones import OWN, names
 from competition.recipes.recipe import Recipe, read_recipe
 from competition.runs import oof
 from competition.training import train as training
-from competition.trials import ladder, study as studying
-from competition.trials.ladder import BUDGETS, Effort, LADDER, MEMBERS, Rung, TUNER
+from competition.trials import ladder
+from competition.trials import study as studying
+from competition.trials.ladder import BUDGETS, LADDER, MEMBERS, TUNER, Effort, Rung
 from competition.trials.space import read_space
 from competition.trials.study import HOW, Result, Study, print_command
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import class_folders
 
 from competition.base.files import InputError, read_json, sha256_file, write_json
 from competition.base.workspace import Workspace
@@ -27,16 +28,18 @@ from competition.models.backbones import build_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.rehearsal.rehearsal import predict_zip
 from competition.runs.kinds import read_run
-from competition.submission import by_hand, fit_limits as fit, make as submission, network as network_module, package
+from competition.submission import by_hand, package
+from competition.submission import fit_limits as fit
+from competition.submission import make as submission
+from competition.submission import network as network_module
 from competition.submission.by_hand import average_halved
 from competition.submission.ensemble import Ensemble, _read_blend
 from competition.submission.fit_limits import Choice
 from competition.submission.limits import Cost, Limits
 from competition.submission.make import _fit, make_submission
-from competition.submission.network import Network, ROWS, build_networks, export
+from competition.submission.network import ROWS, Network, build_networks, export
 from competition.submission.package import pack
 from competition.training.train import train
-from conftest import class_folders
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")

@@ -23,7 +23,8 @@ from competition.recipes import settle
 from competition.recipes.recipe import Recipe
 from competition.runs import oof
 from competition.runs.kinds import read_run
-from competition.training import full_phase, teach, train as training
+from competition.training import full_phase, teach
+from competition.training import train as training
 from competition.training.full_phase import _build_phase
 from competition.training.job import Job
 from competition.training.lessons import Taught

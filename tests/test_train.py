@@ -44,7 +44,8 @@ from competition.runs import record
 from competition.runs.choose import choose_runs
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
-from competition.training import table as table_module, train as training
+from competition.training import table as table_module
+from competition.training import train as training
 from competition.training.batches import _in_batches, epoch_random
 from competition.training.full_phase import _build_phase
 from competition.training.job import Job

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import class_folders
 
 import competition
 from competition.base import workspace as module
@@ -15,7 +16,6 @@ from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
 from competition.training.train import train
-from conftest import class_folders
 
 # methods of Paths that lead into a folder beside the runs
 INSIDE = {"shift": "test", "predict": "test", "tune": "study"}

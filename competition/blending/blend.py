@@ -16,7 +16,13 @@ from competition.base.metrics import METRICS, find_metric, log_loss
 from competition.base.text import text_table
 from competition.base.workspace import Workspace
 from competition.blending.chooser import (
-    KINDS, RELIABILITY_BINS, calibrate_nested, combine, make_candidates, make_chooser, name_views,
+    KINDS,
+    RELIABILITY_BINS,
+    calibrate_nested,
+    combine,
+    make_candidates,
+    make_chooser,
+    name_views,
 )
 from competition.blending.forecast import check_hidden, forecast_blend
 from competition.blending.forecast_report import print_forecast

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.checking.diagnose import AS_SENT, VERSIONS, describe_order, find_cause, is_chance, make_versions
-from competition.checking.finding import FAILED, Finding, OK, SKIPPED, WARNING
+from competition.checking.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from competition.checking.remedies import explain_error
 from competition.rehearsal.rehearsal import Job, RehearsalError, run_isolated
 

@@ -22,7 +22,7 @@ from competition.base.workspace import Workspace
 from competition.checking import reading
 from competition.checking.answers import FEW, PROBES, ask_again, check_probes, check_repeats, check_shape, read_as_ids
 from competition.checking.diagnose import VERSIONS
-from competition.checking.finding import FAILED, Finding, OK, SKIPPED, WARNING
+from competition.checking.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from competition.checking.reading import check_imports, check_keras
 from competition.checking.remedies import explain_error
 from competition.data.images import load_images

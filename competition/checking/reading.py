@@ -15,7 +15,7 @@ import zlib
 from pathlib import PurePosixPath
 
 from competition.base.text import shorten
-from competition.checking.finding import CODE, FAILED, METADATA, OK, Reading, WARNING
+from competition.checking.finding import CODE, FAILED, METADATA, OK, WARNING, Reading
 from competition.checking.model_code import accepts, check_class, check_paths, find_classes, find_method, read_code
 from competition.rehearsal.content import UNSAFE, is_pickle
 

@@ -8,8 +8,31 @@ library is imported here, so that help is fast and needs no set-up.
 from dataclasses import replace
 
 from competition.cli.options import (
-    AGAIN, HIDDEN, HIDDEN_N, MAX_MB, MAX_MEMORY, MAX_SECONDS, MEMORY, MODEL, NAME, ONE_RUN, ONLY_FOLD, ON_KAGGLE,
-    Option, PRETRAINED, RECIPE, RUN, RUNS, SEEDS, SET, SIZE, TEST, TO_PREDICT, Verb, WEIGHTS, as_list,
+    AGAIN,
+    HIDDEN,
+    HIDDEN_N,
+    MAX_MB,
+    MAX_MEMORY,
+    MAX_SECONDS,
+    MEMORY,
+    MODEL,
+    NAME,
+    ON_KAGGLE,
+    ONE_RUN,
+    ONLY_FOLD,
+    PRETRAINED,
+    RECIPE,
+    RUN,
+    RUNS,
+    SEEDS,
+    SET,
+    SIZE,
+    TEST,
+    TO_PREDICT,
+    WEIGHTS,
+    Option,
+    Verb,
+    as_list,
 )
 from competition.formats import FORMATS
 

@@ -12,6 +12,7 @@ import inspect
 import random
 import re
 import socket
+import urllib.parse
 import urllib.request
 import warnings
 from contextlib import contextmanager, suppress

@@ -1,6 +1,6 @@
 """Run a zip as a scorer would, in a fresh and isolated process, and compare its answers with those expected.
 
-`run_isolated` is the scorer: it unpacks a zip and runs competition/rehearsal/scorer_process.py on it under Conditions. `rehearse` is what
+`run_isolated` is the scorer: it unpacks a zip and runs scorer_process.py on it under Conditions. `rehearse` is what
 `make submission` asks of a zip of its own.
 """
 

@@ -28,7 +28,7 @@ from competition.base.workspace import Workspace
 from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
 from competition.rehearsal.content import check_package
-from competition.rehearsal.rehearsal import Conditions, MOST, RehearsalError, bounded, rehearse, what_was_checked
+from competition.rehearsal.rehearsal import MOST, Conditions, RehearsalError, bounded, rehearse, what_was_checked
 from competition.rehearsal.scorer_environments import find_python
 from competition.submission import fit_limits as fitting
 from competition.submission.by_hand import average_by_hand, average_halved

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, 
 class Network:
     """A keras.Model [n, h, w, 3] -> [n, C], and the weights, as of its `get_weights`, of each member of that form."""
 
-    model: object
+    model: Any
     members: list[list[np.ndarray]]
 
 
@@ -113,7 +114,8 @@ def export(networks, views, size, path, temperature=1.0, half=False):
 
     functions = [_as_function(network.model) for network in networks]
     module = tf.Module()
-    module.weights = [[tf.Variable(stored_weights(np.stack(values), half)) for values in zip(*network.members)] for network in networks]
+    module.weights = [[tf.Variable(stored_weights(np.stack(values), half)) for values in zip(*network.members)]
+                      for network in networks]
     batch = max(1, ROWS // len(views))
     signature = [tf.TensorSpec([batch, *size, 3], tf.float32, name="images")]
 

@@ -14,7 +14,7 @@ from competition.features import heads
 from competition.features.features import time_of
 from competition.features.frozen import open_shelf
 from competition.runs.finish import save_fold
-from competition.runs.folder import HEADS_STATE, HEAD_FILE, fold_dir, load
+from competition.runs.folder import HEAD_FILE, HEADS_STATE, fold_dir, load
 from competition.runs.single import read_head, write_head
 from competition.training.progress import Progress, history_row, read_or_anew, write_epoch, write_history
 
@@ -91,7 +91,9 @@ def _heads_history(state, seconds, f, settings):
     epochs = len(state.log)
     if settings.patience:
         epochs = min(epochs, state.best_epoch[0, f] + settings.patience)
-    return [history_row(epoch + 1, "frozen", *state.log[epoch, 0, f], seconds[epoch]) for epoch in range(epochs)]
+    rows = (state.log[epoch, 0, f] for epoch in range(epochs))
+    return [history_row(epoch, "frozen", loss, accuracy, val_loss, val_accuracy, seconds[epoch - 1])
+            for epoch, (loss, accuracy, val_loss, val_accuracy) in enumerate(rows, 1)]
 
 
 def read_heads(folder):

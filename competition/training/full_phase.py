@@ -24,7 +24,12 @@ from competition.training.batches import count_steps, make_batches, prefetch
 from competition.training.frozen_phase import read_head_progress
 from competition.training.optimizer import compile_model, layer_rates
 from competition.training.progress import (
-    Progress, history_row, read_fold_state, write_epoch, write_fold_state, write_history,
+    Progress,
+    history_row,
+    read_fold_state,
+    write_epoch,
+    write_fold_state,
+    write_history,
 )
 
 GROWTH = 0.5, 0.75  # shares of the full side at which `progressive` begins; each is a graph of its own

@@ -7,6 +7,7 @@ import numpy as np
 
 from competition.base.arrays import Joined, Room, Rows, held
 from competition.base.backend import start_keras
+from competition.data.table import FoldTable
 from competition.features.frozen import copies_features, frozen_features
 from competition.training.frozen_phase import read_heads
 from competition.training.gan.gan import add_synthetic
@@ -36,7 +37,7 @@ def deal_lessons(job, plain, pool, images, taught, fused, room):
 class Taught(NamedTuple):
     """What a fold is trained by."""
 
-    table: object  # a FoldTable
+    table: FoldTable
     images: object  # uint8 [n, h, w, 3]
     soft: np.ndarray | None = None  # float32 [n, C]: what to learn of each in place of its label
     behind: tuple = ()  # what came after the images of the run's table: a FoldTable, its images, and rows of these

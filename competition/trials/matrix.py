@@ -31,7 +31,7 @@ from competition.data.sources import open_reader
 from competition.data.table import choose_sample
 from competition.formats.codabench import LAYOUT
 from competition.rehearsal.content import check_package
-from competition.rehearsal.rehearsal import Conditions, RehearsalError, TOLERANCE, rehearse
+from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
 from competition.rehearsal.scorer_environments import find_python
 from competition.submission.by_hand import average_by_hand, average_halved
 from competition.submission.ensemble import read_ensemble
@@ -74,7 +74,7 @@ COLUMNS = ("row", "scorer", "sha256", "MB", "result")
 def play(scorers=None, families=None, folder=None, formats=None, workspace=Workspace()):
     """Print and return a table of what became of each zip: DataFrame, a row a family, case or format, a column a scorer.
 
-    scorers   "2.12.1,current": releases of TensorFlow, each in an environment that is built once (scorer_environments.find_python),
+    scorers   "2.12.1,current": releases of TensorFlow, each in an environment that is built once (find_python),
               and the project's own Python; default: SCORERS
     families  "vgg16,scratch,heads": backbones and CASES; default: FAMILIES and all CASES
     folder    where they are trained; default: .scorers/matrix/ in the Workspace. What was trained before is not trained

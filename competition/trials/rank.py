@@ -8,7 +8,7 @@ import itertools
 import re
 import time
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -139,7 +139,7 @@ def _measure(table, images, model, found, settings, memory):
 class Trained(NamedTuple):
     """Heads of a grid."""
 
-    backbone: object  # fused
+    backbone: Any  # fused
     probabilities: np.ndarray  # float32 [S, n, classes] of the images as they are, each by the head that never saw it
     passes: int  # images that the backbone has to see for the features
     seconds: float  # that the heads took

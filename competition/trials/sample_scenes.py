@@ -7,8 +7,31 @@ import cv2
 import numpy as np
 
 from competition.trials.sample_plants import (
-    Look, SCENE, SIZE, Shape, TAU, VIEW, ashwort, between, blade, brook_fern, closed, draw, elliptic, erabline,
-    heartvine, leaf, marshwort, moonbell, noise, paint, quillgrass, sandthistle, scatter, stalk, stem,
+    SCENE,
+    SIZE,
+    TAU,
+    VIEW,
+    Look,
+    Shape,
+    ashwort,
+    between,
+    blade,
+    brook_fern,
+    closed,
+    draw,
+    elliptic,
+    erabline,
+    heartvine,
+    leaf,
+    marshwort,
+    moonbell,
+    noise,
+    paint,
+    quillgrass,
+    sandthistle,
+    scatter,
+    stalk,
+    stem,
 )
 
 

@@ -33,7 +33,7 @@ from competition.base.text import text_table
 from competition.base.workspace import SAMPLE, STUDY_RUN, Workspace
 from competition.blending.chooser import Chooser, nest_parts
 from competition.data.folds import make_folds
-from competition.data.table import group_ids, read_folds
+from competition.data.table import FoldTable, group_ids, read_folds
 from competition.insight import sanity
 from competition.models.backbones import OWN, at_hand, names, smallest_size
 from competition.recipes.recipe import Recipe
@@ -41,7 +41,7 @@ from competition.runs import oof
 from competition.runs.record import locked
 from competition.runs.splits import quote_name
 from competition.training.gan.gan import check_synthetic
-from competition.trials.ladder import BUDGETS, GAN_KEYS, LADDER, MEMBERS, NOTES, RATES, Rung, TEACHERS, TUNER
+from competition.trials.ladder import BUDGETS, GAN_KEYS, LADDER, MEMBERS, NOTES, RATES, TEACHERS, TUNER, Rung
 from competition.trials.sample import write_sample
 
 LIKELY = 0.05  # of 20 comparisons of equals one has a smaller p
@@ -72,7 +72,7 @@ class _Skipped(Exception):
 class Study:
     """One study: on which table, with what."""
 
-    table: object
+    table: FoldTable
     backbone: str
     budget: str
     weights: dict[str, str]  # of the pretrained backbones at hand: what WEIGHTS= takes for them

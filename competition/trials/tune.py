@@ -33,7 +33,7 @@ from competition.base.metrics import accuracy, find_metric, log_loss, say_scores
 from competition.base.text import text_table
 from competition.base.workspace import Workspace
 from competition.data.images import load_images
-from competition.data.table import fold_numbers, read_folds
+from competition.data.table import FoldTable, fold_numbers, read_folds
 from competition.features import heads
 from competition.models import hyperresnet
 from competition.recipes.recipe import Recipe, read_recipe
@@ -77,7 +77,7 @@ class Study:
     """What is tuned, and the trials so far."""
 
     name: str
-    table: object
+    table: FoldTable
     model: str
     recipe: str
     weights: str

@@ -42,10 +42,16 @@ from competition.features.features import predict
 from competition.models.backbones import build_backbone, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import parse_override
-from competition.runs.record import Begun, OTHERWISE, check_hashes, difference, locked, new_record
+from competition.runs.record import OTHERWISE, Begun, check_hashes, difference, locked, new_record
 from competition.training.gan.judge import ENOUGH, decide, kernel_distance, measure_generated, teach_classifier
 from competition.training.gan.networks import (
-    build_generator, build_pair, enlarge, fit_shape, generate, shrink, train_epoch,
+    build_generator,
+    build_pair,
+    enlarge,
+    fit_shape,
+    generate,
+    shrink,
+    train_epoch,
 )
 from competition.training.progress import read_state, write_history, write_state
 

@@ -1,6 +1,7 @@
 """The generator and the discriminator, and how they train."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,8 +112,8 @@ class Pair:
     to the discriminator cancels. One model with one optimizer is trained alike by every backend of Keras.
     """
 
-    generator: object
-    model: object
+    generator: Any
+    model: Any
 
     @property
     def variables(self):

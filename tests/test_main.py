@@ -387,10 +387,10 @@ FOR_OTHERS = {"how", "clock"}  # what only other callers give
 
 @pytest.mark.parametrize("verb", TABLE, ids=lambda verb: verb.name)
 def test_the_function_of_a_command_takes_its_options_and_no_others(verb):
-    function, own = find_function(verb), {"commands"} * verb.runs_others | {"workspace"} * verb.in_workspace
+    function, own = find_function(verb), ["commands"] * verb.runs_others + ["workspace"] * verb.in_workspace
     taken = {name: parameter for name, parameter in inspect.signature(function).parameters.items()
              if parameter.kind is not parameter.VAR_KEYWORD}
-    given = {option.key for option in verb.options} | own
+    given = {option.key for option in verb.options}.union(own)
     further = set()
     for place in HANDED_ON.get(verb.name, ()):
         further |= set(inspect.signature(find_function(replace(verb, function=place))).parameters)

@@ -126,7 +126,7 @@ def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
                        {"view": "identity", "images": images, "model": "m"} | changes)
             np.save(folder / f"{file}.npy", features)
 
-    monkeypatch.setattr("competition.trials.rank.rank", compute)
+    monkeypatch.setattr("competition.trials.simulate.rank", compute)
     pool = simulate.read_pool("toy")
     assert list(pool.features) == ["m a"] and np.array_equal(pool.labels, table.labels)
     assert pool.features["m a"].shape == (60, 8) and (pool.features["m a"] ** 2).mean() == pytest.approx(1)

@@ -129,6 +129,7 @@ def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeyp
             assert (make, typed, options["name"]) == ("make", verb, "arten")
             if how != "blend":
                 given = BY_NAME[verb].defaults | asked[-1][1]
+                assert given.pop("workspace") == plan.table.workspace
                 assert {key: list(value) if key == "overrides" else value for key, value in given.items()} == options
             if how == "tune":
                 assert asked[-1][0] == "tune" and options["model"] == "hyperresnet" and options["folds_used"] == "0"
@@ -322,7 +323,7 @@ def test_only_a_good_gan_adds_images(verdicts, called, made, monkeypatch):
     plan, calls = a_plan(), []
     rung = next(rung for rung in LADDER if rung.how == "gan")
     result = Result(rung)
-    monkeypatch.setattr("competition.training.gan.gan.check_synthetic", check_synthetic)
+    monkeypatch.setattr("competition.trials.study.check_synthetic", check_synthetic)
     monkeypatch.setattr(studying, "_call", call)
     monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": None})
     with contextlib.nullcontext() if made else pytest.raises(studying._Skipped, match="is poor"):
@@ -478,7 +479,7 @@ def test_each_rung_runs_the_commands_that_are_looked_for(how, monkeypatch):
     plan, called = a_plan("full"), []
     plan.weights = dict.fromkeys(names(), "imagenet")
     monkeypatch.setattr(studying, "read_held_out", lambda *_: {"identity": None})
-    monkeypatch.setattr("competition.training.gan.gan.check_synthetic", lambda *_: None if "gan" in called else refuse())
+    monkeypatch.setattr("competition.trials.study.check_synthetic", lambda *_: None if "gan" in called else refuse())
     trials = pd.DataFrame({"state": ["done"], "run": ["r"], "accuracy": [1.0], "log_loss": [0.0]})
     monkeypatch.setattr(pd, "read_csv", lambda *_: trials)
     plan.commands = {command: lambda command=command, **_: called.append(command) for command in commands()}

@@ -426,7 +426,7 @@ VERBS = (
                 otherwise="all",
                 metavar="A,B",
             ),
-            Option("folder", "where the models are trained and the table lies", ".scorers/matrix"),
+            Option("folder", "where the models are trained and the table lies", otherwise=".scorers/matrix"),
         ),
         TENSORFLOW,
     ),

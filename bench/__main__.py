@@ -36,14 +36,18 @@ FAILED = "failed"
 SHOWN = 60  # characters of a note in the printed table; all of it is in results.csv
 
 BENCH = Verb(
-    "bench", "measure speed, memory and scale beside a plain Keras loop", ("", "DATA=photos.zip QUICK=1"),
-    "bench.__main__:bench", (
+    "bench",
+    "measure speed, memory and scale beside a plain Keras loop",
+    ("", "DATA=photos.zip QUICK=1"),
+    "bench.__main__:bench",
+    (
         Option("data", "a folder of class folders, a zip of one, or a CSV", otherwise="the sample"),
         Option("only", f"some of the themes: {', '.join(THEMES)}", otherwise="all", metavar="A,B"),
         Option("results", "the CSV to append to", str(RESULTS)),
         Option("quick", "shorter runs, 5 minutes on 2 cores", False, kind="switch"),
         Option("long", "nothing extrapolated, the largest sizes", False, kind="switch"),
-    ))
+    ),
+)
 
 
 def main(arguments=None):
@@ -79,8 +83,12 @@ def bench(data=None, quick=False, long=False, only=None, results=RESULTS):
     mode = "quick" if quick else "long" if long else "default"
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
-        same = {"mode": mode, "data": _describe_data(data, place), "hardware": describe_hardware(),
-                "versions": "; ".join(f"{name} {version}" for name, version in _versions().items())}
+        same = {
+            "mode": mode,
+            "data": _describe_data(data, place),
+            "hardware": describe_hardware(),
+            "versions": "; ".join(f"{name} {version}" for name, version in _versions().items()),
+        }
         for theme in (bar := tqdm(themes, "bench", unit="theme")):
             bar.set_description(f"bench {theme}")
             work = Path(place, theme)

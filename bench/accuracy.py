@@ -45,7 +45,9 @@ def measure(options, model=MODEL):
     on a cycle (`epochs`) that is as long as the target allows: one cycle is at its best where it ends. QUICK=1 measures
     nothing here: the shortest honest run of `report` takes minutes.
     """
-    names = [f"time to the accuracy of report, {what}: best, {model}, first fold" for what in ("image passes", "seconds")]
+    names = [
+        f"time to the accuracy of report, {what}: best, {model}, first fold" for what in ("image passes", "seconds")
+    ]
     if options.quick:
         for name, unit in zip(names, ("passes", "s")):
             yield Figure(name, unit, None, target=TARGET, note="QUICK=1 has no time for it")
@@ -57,14 +59,30 @@ def measure(options, model=MODEL):
         epochs = count_epochs(table, report.passes / 8)
         best = call_apart(train_until, str(options.work), model, "best", report.accuracy, (f"epochs={epochs}",))
     reached = best.accuracy >= report.accuracy
-    note = (f"{len(table.images)} images; report ends at {report.accuracy:.4f} after {report.epochs} epochs of all "
-            f"layers; best with epochs={epochs} {'is' if reached else 'does not reach it, it is'} at {best.accuracy:.4f} "
-            f"after {best.epochs}")
+    note = (
+        f"{len(table.images)} images; report ends at {report.accuracy:.4f} after {report.epochs} epochs of all "
+        f"layers; best with epochs={epochs} {'is' if reached else 'does not reach it, it is'} at {best.accuracy:.4f} "
+        f"after {best.epochs}"
+    )
     n = int((table.fold == 0).sum())
-    yield Figure(names[0], "passes", best.passes if reached else np.inf, report.passes, n, TARGET,
-                 f"forward and backward counted, n: images validated on; {note}")
-    yield Figure(names[1], "s", best.seconds if reached else np.inf, report.seconds, n, TARGET,
-                 f"of the epochs and the features, validation and tracing left out, images of best larger; {note}")
+    yield Figure(
+        names[0],
+        "passes",
+        best.passes if reached else np.inf,
+        report.passes,
+        n,
+        TARGET,
+        f"forward and backward counted, n: images validated on; {note}",
+    )
+    yield Figure(
+        names[1],
+        "s",
+        best.seconds if reached else np.inf,
+        report.seconds,
+        n,
+        TARGET,
+        f"of the epochs and the features, validation and tracing left out, images of best larger; {note}",
+    )
 
 
 def count_epochs(table, passes):
@@ -76,8 +94,7 @@ def count_epochs(table, passes):
 def train_until(work, model, recipe, accuracy, overrides=()):
     """The Effort of the first fold of the table "accuracy": to the recipe's end, or to a validation accuracy."""
     import_tensorflow()
-    fold_features, train_epoch, write_history = (frozen_features, Phase.train_epoch,
-                                                 progress.write_history)
+    fold_features, train_epoch, write_history = (frozen_features, Phase.train_epoch, progress.write_history)
     seconds, counts, reached = [], {"features": 0, "steps": 0}, []
 
     def timed(function, *arguments):
@@ -107,9 +124,12 @@ def train_until(work, model, recipe, accuracy, overrides=()):
 
     folder = Workspace().runs / "accuracy" / recipe
     with contextlib.chdir(work):
-        with (contextlib.suppress(_Reached), mock.patch.object(table_module, "frozen_features", timed_features),
-              mock.patch.object(Phase, "train_epoch", timed_epoch),
-              mock.patch.object(full_phase, "write_history", noted_history)):
+        with (
+            contextlib.suppress(_Reached),
+            mock.patch.object(table_module, "frozen_features", timed_features),
+            mock.patch.object(Phase, "train_epoch", timed_epoch),
+            mock.patch.object(full_phase, "write_history", noted_history),
+        ):
             training.train(model, recipe, "accuracy", run=recipe, only_fold=0, overrides=overrides)
         size = files.read_json(folder / "run.json")["config"]["recipe"]["batch_size"]
         kept = files.read_json(folder / "fold_0" / "fold.json")["accuracy"] if accuracy is None else max(reached)

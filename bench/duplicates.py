@@ -67,23 +67,34 @@ def frame(pixels, random=None):
         shift = random.uniform(-0.05, 0.05, 2) * size
     matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     start = np.array([width - 1, height - 1]) / 2 + shift - matrix @ ((size - 1) / 2)
-    return cv2.warpAffine(pixels, np.column_stack([matrix, start]), size.tolist(), borderMode=cv2.BORDER_REFLECT,
-                          flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(
+        pixels,
+        np.column_stack([matrix, start]),
+        size.tolist(),
+        borderMode=cv2.BORDER_REFLECT,
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+    )
 
 
 # name: (what the source becomes, if not what it is; what is planted): of bytes, pixels and a generator, bytes
 KINDS = {
     "same bytes": (None, lambda data, pixels, random: data),
-    "same pixels": (lambda data, pixels, random: encode(pixels, "PNG"),
-                    lambda data, pixels, random: encode(pixels, "BMP")),
+    "same pixels": (
+        lambda data, pixels, random: encode(pixels, "PNG"),
+        lambda data, pixels, random: encode(pixels, "BMP"),
+    ),
     "re-encoded": (None, lambda data, pixels, random: encode(pixels, quality=int(random.integers(40, 96)))),
     "resized": (None, lambda data, pixels, random: encode(resize(pixels, random))),
     "flipped or turned": (None, lambda data, pixels, random: encode(turn(pixels, random))),
     "relit": (None, lambda data, pixels, random: encode(relight(pixels, random))),
-    "another frame": (lambda data, pixels, random: encode(frame(pixels)),
-                      lambda data, pixels, random: encode(frame(pixels, random))),
-    "frame, turned, relit": (lambda data, pixels, random: encode(frame(pixels)), lambda data, pixels, random: encode(
-        relight(turn(frame(pixels, random), random), random), quality=80)),
+    "another frame": (
+        lambda data, pixels, random: encode(frame(pixels)),
+        lambda data, pixels, random: encode(frame(pixels, random)),
+    ),
+    "frame, turned, relit": (
+        lambda data, pixels, random: encode(frame(pixels)),
+        lambda data, pixels, random: encode(relight(turn(frame(pixels, random), random), random), quality=80),
+    ),
 }
 
 
@@ -114,8 +125,14 @@ def measure(data, per_kind=300, seed=0):
     started = time.perf_counter()
     sha256, pixels, sketches = zip(*in_threads(examine, planted, "read images"))
     read = time.perf_counter() - started
-    frame = pd.DataFrame({"image": np.arange(len(planted)).astype(str), "label": [file[1] for file in planted],
-                          "sha256": sha256, "pixels": pixels})
+    frame = pd.DataFrame(
+        {
+            "image": np.arange(len(planted)).astype(str),
+            "label": [file[1] for file in planted],
+            "sha256": sha256,
+            "pixels": pixels,
+        }
+    )
     pairs = find_groups(frame, np.stack(sketches))
     picture, kinds = frame["picture"].to_numpy(), np.array([file[2] for file in planted])
     origin = np.array([file[3] for file in planted])
@@ -132,10 +149,14 @@ def measure(data, per_kind=300, seed=0):
     ties = np.unique(np.sort(ties[ties[:, 0] != ties[:, 1]], axis=1), axis=0)
     labels = np.array(source.labels)
     other_class = labels[ties[:, 0]] != labels[ties[:, 1]]
-    others = {"images": n, "pairs of one class": int((~other_class).sum()),
-              "images tied to one of another class": len(np.unique(ties[other_class])),
-              "in 1000 images": 1000 * len(np.unique(ties[other_class])) / n, "seconds to read": read,
-              "seconds to search": time.perf_counter() - started - read}
+    others = {
+        "images": n,
+        "pairs of one class": int((~other_class).sum()),
+        "images tied to one of another class": len(np.unique(ties[other_class])),
+        "in 1000 images": 1000 * len(np.unique(ties[other_class])) / n,
+        "seconds to read": read,
+        "seconds to search": time.perf_counter() - started - read,
+    }
     return pd.DataFrame(rows), others, [(source.images[a], source.images[b]) for a, b in ties]
 
 
@@ -168,7 +189,9 @@ def time_folds(n):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench.duplicates", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="a folder of class folders, a zip of one, or a CSV, to plant copies in")
+    parser.add_argument(
+        "--data", type=Path, help="a folder of class folders, a zip of one, or a CSV, to plant copies in"
+    )
     parser.add_argument("--planted", type=int, default=300, help="copies of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drawn", type=int, default=0, help="time make folds on so many drawn JPEGs: 100000")
@@ -182,8 +205,10 @@ def main(arguments=None):
                 print(f"  {first}  {second}")
         if options.drawn:
             seconds, tied, megabytes = time_folds(options.drawn)
-            print(f"make folds on {options.drawn} drawn JPEGs of 96 x 96: {seconds:.0f} s, {tied} tied, peak memory "
-                  f"{megabytes:.0f} MB")
+            print(
+                f"make folds on {options.drawn} drawn JPEGs of 96 x 96: {seconds:.0f} s, {tied} tied, peak memory "
+                f"{megabytes:.0f} MB"
+            )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,12 @@ def measure(options, model=MODEL, recipe="best", overrides=("least_size=0", "fro
     shares = np.array(fed) / ready
     middle = np.argsort(shares)[len(shares) // 2]
     yield Figure(
-        f"fine-tuning {model}, whole epochs", "images/s", fed[middle], ready[middle], len(fed), ">= 0.95",
+        f"fine-tuning {model}, whole epochs",
+        "images/s",
+        fed[middle],
+        ready[middle],
+        len(fed),
+        ">= 0.95",
         f"the round of the median share, of shares from {shares.min():.3f} to {shares.max():.3f}; reference: the same "
         f"compiled train step fed one ready batch of {BATCH}; {table.size[0]}x{table.size[1]}, augmented as {recipe}",
     )

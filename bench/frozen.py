@@ -35,8 +35,15 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
     with contextlib.chdir(options.work):
         table = deal(options.data, "frozen")
         images = load_images(table)
-        loop = call_apart(run_loop, table, images, model, epochs, 0, *(
-            (3, 1) if options.quick else (None, None) if options.long else (None, FULL_SECONDS)))
+        loop = call_apart(
+            run_loop,
+            table,
+            images,
+            model,
+            epochs,
+            0,
+            *((3, 1) if options.quick else (None, None) if options.long else (None, FULL_SECONDS)),
+        )
         what = f"{model}, {table.k} folds, {epochs} epochs"
         shipped = read_recipe(recipe)
         drawn = f"{shipped.frozen_copies} copies an image with {', '.join(shipped.augment)}"
@@ -46,9 +53,15 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
         for run in ("first", "again"):  # nothing kept from an earlier run lies in a place of its own
             seconds = [call_apart(_train, str(place), model, recipe, settings, run) for place in places]
             kept = "no features kept" if run == "first" else "features kept on disk"
-            yield Figure(f"frozen phase, {kept}: {what}", "s", float(np.median(seconds)), loop.seconds, len(seconds),
-                         "<= 0.04", f"from the call of train to the OOF; {recipe}: {drawn}; {', '.join(settings)}; "
-                         f"{against}")
+            yield Figure(
+                f"frozen phase, {kept}: {what}",
+                "s",
+                float(np.median(seconds)),
+                loop.seconds,
+                len(seconds),
+                "<= 0.04",
+                f"from the call of train to the OOF; {recipe}: {drawn}; {', '.join(settings)}; {against}",
+            )
         ours = oof.read_oof(places[0] / RUNS / table.name / "first", table).probs[0]
     name = "frozen phase, OOF accuracy less the reference's"
     if options.quick:
@@ -58,8 +71,14 @@ def measure(options, model=MODEL, recipe="report", settings=SETTINGS, epochs=EPO
     both = ~np.isnan(loop.oof[:, 0])
     scores = [accuracy(probs[both], table.labels[both]) for probs in (ours, loop.oof)]
     folds = ", ".join(str(fold) for fold in sorted(set(table.fold[both].tolist())))
-    yield Figure(name, "accuracy", scores[0] - scores[1], n=int(both.sum()), target=">= -0.005",
-                 note=f"{scores[0]:.4f} and {scores[1]:.4f} on the {both.sum()} images of folds {folds}")
+    yield Figure(
+        name,
+        "accuracy",
+        scores[0] - scores[1],
+        n=int(both.sum()),
+        target=">= -0.005",
+        note=f"{scores[0]:.4f} and {scores[1]:.4f} on the {both.sum()} images of folds {folds}",
+    )
 
 
 def _train(place, model, recipe, settings, run):

@@ -25,9 +25,18 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 BATCH = 128
 STEPS = 30
 PEAKS = {  # dense TFLOP/s of NVIDIA's data sheets: float32 (TF32 where there is), bfloat16 (float16 on T4, V100, P100)
-    "H200": (495, 989), "H100": (495, 989), "A100": (156, 312), "L40S": (183, 362), "L4": (60, 121),
-    "A10G": (35, 70), "A10": (62, 125), "V100": (15.7, 125), "T4": (8.1, 65), "P100": (9.3, 18.7),
-    "4090": (82.6, 165), "3090": (35.6, 71),
+    "H200": (495, 989),
+    "H100": (495, 989),
+    "A100": (156, 312),
+    "L40S": (183, 362),
+    "L4": (60, 121),
+    "A10G": (35, 70),
+    "A10": (62, 125),
+    "V100": (15.7, 125),
+    "T4": (8.1, 65),
+    "P100": (9.3, 18.7),
+    "4090": (82.6, 165),
+    "3090": (35.6, 71),
 }
 
 
@@ -45,8 +54,14 @@ def measure(options):
             yield Figure(what, "images/s", None, note=lacks)
             continue
         rate, flops = time_step(model, size, precision, steps)
-        yield Figure(what, "images/s", rate, find_peak(name, precision, flops), steps,
-                     note=f"{name}; {flops / 1e9:.2f} GFLOP an image; reference: what the device's peak would give")
+        yield Figure(
+            what,
+            "images/s",
+            rate,
+            find_peak(name, precision, flops),
+            steps,
+            note=f"{name}; {flops / 1e9:.2f} GFLOP an image; reference: what the device's peak would give",
+        )
     what = "GPU: five folds of report, efficientnet_lite0"
     if lacks or options.quick:
         yield Figure(what, "s", None, note=lacks or "QUICK=1 has no time for it")

@@ -32,15 +32,28 @@ def measure(options, models=MODELS, recipe="quick"):
         table = deal(images, "heads", FOLDS)
         ranked, together, apart = call_apart(_time, str(options.work), models, recipe)
     n, what = len(table.images), f"{len(table.images)} images, {table.k} folds, recipe {recipe}"
-    yield Figure(f"make rank: {len(models)} backbones", "s", ranked, n=n,
-                 note=f"without features from before, the import of TensorFlow left out; {', '.join(models)}; {what}")
-    yield Figure("a grid of head settings as one program", "s", together, float(np.sum(apart)), len(apart), "<= 1",
-                 f"reference: the same {len(apart)} settings one after the other; {GRID}; {models[0]}; {what}")
+    yield Figure(
+        f"make rank: {len(models)} backbones",
+        "s",
+        ranked,
+        n=n,
+        note=f"without features from before, the import of TensorFlow left out; {', '.join(models)}; {what}",
+    )
+    yield Figure(
+        "a grid of head settings as one program",
+        "s",
+        together,
+        float(np.sum(apart)),
+        len(apart),
+        "<= 1",
+        f"reference: the same {len(apart)} settings one after the other; {GRID}; {models[0]}; {what}",
+    )
 
 
 def _time(work, models, recipe):
     """Seconds of `make rank`, of a grid's heads together, and of each of its settings alone."""
     import_tensorflow()
+
     def timed(function, *arguments):
         before = time.perf_counter()
         function(*arguments)
@@ -50,7 +63,8 @@ def _time(work, models, recipe):
         ranked = timed(rank.rank, "heads", ",".join(models), recipe)
         table, settings, found = read_folds("heads"), rank.read_grid(recipe, GRID), resolve_weights(models[0])
         backbone = fuse_batchnorm(
-            build_backbone(models[0], table.size, settings[0].image_size or None, found, settings[0].least_size))
+            build_backbone(models[0], table.size, settings[0].image_size or None, found, settings[0].least_size)
+        )
         given = table, settings[0], models[0], found, load_images(table), backbone
         features, pool = frozen_features(*given)
         copies = copies_features(*given)

@@ -61,8 +61,10 @@ def find_shifts(source, random):
     order = random.permutation(len(source.labels))
     half = len(order) // 2
     make_folds(write_images("half", source, order[:half], source.labels), near=0)
-    return {what: shift(write_images(f"test {number}", source, order[half:], factors=factors), name="half", model=MODEL)
-            for number, (what, factors) in enumerate(SHIFTS.items())}
+    return {
+        what: shift(write_images(f"test {number}", source, order[half:], factors=factors), name="half", model=MODEL)
+        for number, (what, factors) in enumerate(SHIFTS.items())
+    }
 
 
 def main(arguments=None):
@@ -81,11 +83,19 @@ def main(arguments=None):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{len(source.labels)} images, {WRONG:.0%} with a wrong label, {MODEL} frozen, {accuracy:.3f} accurate: {named} "
-          f"suspects, wrong are {share:.0%} of the first {FIRST}; {recall:.0%} of all that are wrong are suspects\n")
-    told = [{"test half": what, "AUC": record["told"]["features"]["auc"],
-             "95 %": "{:.3f} to {:.3f}".format(*record["told"]["features"]["interval"]),
-             "called": record["told"]["features"]["verdict"]} for what, record in found.items()]
+    print(
+        f"{len(source.labels)} images, {WRONG:.0%} with a wrong label, {MODEL} frozen, {accuracy:.3f} accurate: {named} "
+        f"suspects, wrong are {share:.0%} of the first {FIRST}; {recall:.0%} of all that are wrong are suspects\n"
+    )
+    told = [
+        {
+            "test half": what,
+            "AUC": record["told"]["features"]["auc"],
+            "95 %": "{:.3f} to {:.3f}".format(*record["told"]["features"]["interval"]),
+            "called": record["told"]["features"]["verdict"],
+        }
+        for what, record in found.items()
+    ]
     print(text_table(pd.DataFrame(told), 3))
     return 0
 

@@ -53,19 +53,42 @@ def measure(options):
         found = _in_processes(n, options, deal, run)
         beside = f"{n} images beside {sizes[0]}"
         stages = ", ".join(f"{stage} {found[stage] / few[stage]:.2f}" for stage in [*STAGES, "CPU"])
-        yield Figure(f"time an image, {beside}", "ms", _total(found) * 1e3, _total(few) * 1e3, target="<= 1.1",
-                     note=f"{stages}; one fold of five by the toolkit's own train, {SIZE}x{SIZE}, scratch, "
-                     f"MEMORY={MEMORY}, tracing left out")
+        yield Figure(
+            f"time an image, {beside}",
+            "ms",
+            _total(found) * 1e3,
+            _total(few) * 1e3,
+            target="<= 1.1",
+            note=f"{stages}; one fold of five by the toolkit's own train, {SIZE}x{SIZE}, scratch, "
+            f"MEMORY={MEMORY}, tracing left out",
+        )
         yield Figure(f"images a second through all stages, {beside}", "images/s", 1 / _total(found), 1 / _total(few))
-        yield Figure(f"peak memory, {beside}", "MB", found["peak"], few["peak"], target="<= 1.1",
-                     note="of the whole process, TensorFlow included")
-        yield Figure(f"memory that {n} images add, beside MEMORY={MEMORY}", "MB", found["peak"] - found["start"],
-                     read_memory(MEMORY).total / 1e6, target="<= 1", note=f"the fold table counts; decoded "
-                     f"they are {n * SIZE * SIZE * 3 / 1e6:.0f} MB, their features {n * found['d'] * 4 / 1e6:.0f} MB")
+        yield Figure(
+            f"peak memory, {beside}",
+            "MB",
+            found["peak"],
+            few["peak"],
+            target="<= 1.1",
+            note="of the whole process, TensorFlow included",
+        )
+        yield Figure(
+            f"memory that {n} images add, beside MEMORY={MEMORY}",
+            "MB",
+            found["peak"] - found["start"],
+            read_memory(MEMORY).total / 1e6,
+            target="<= 1",
+            note=f"the fold table counts; decoded "
+            f"they are {n * SIZE * SIZE * 3 / 1e6:.0f} MB, their features {n * found['d'] * 4 / 1e6:.0f} MB",
+        )
     n = QUICK_FOLDS if options.quick else FOLDS
     found = _in_processes(n, options, deal)
-    yield Figure(f"make folds on {n} images, apart from reading the bytes", "s", found["seconds"],
-                 target=f"<= {120 * n // FOLDS}", note=f"peak memory {found['peak']:.0f} MB")
+    yield Figure(
+        f"make folds on {n} images, apart from reading the bytes",
+        "s",
+        found["seconds"],
+        target=f"<= {120 * n // FOLDS}",
+        note=f"peak memory {found['peak']:.0f} MB",
+    )
 
 
 def _total(found):
@@ -175,12 +198,16 @@ def _time_stages(table, name):
         phase.write(before)
 
     shutil.rmtree(Workspace().runs / table.name, ignore_errors=True)  # each time from the beginning
-    with (mock.patch.object(table_module, "load_images", timed("decode", load_images)),
-          mock.patch.object(table_module, "frozen_features", timed("features", frozen_features, note_backbone)),
-          mock.patch.object(table_module, "train_heads", timed("head", train_heads)),
-          mock.patch.object(Phase, "train_epoch", timed("train", train_epoch, trace_step)),
-          mock.patch.object(full_phase, "predict_probabilities",
-                            timed("predict", predict_probabilities, lambda model, *_: trace(model)))):
-        table_module.train_table(Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0],
-                                     read_memory(MEMORY)))
+    with (
+        mock.patch.object(table_module, "load_images", timed("decode", load_images)),
+        mock.patch.object(table_module, "frozen_features", timed("features", frozen_features, note_backbone)),
+        mock.patch.object(table_module, "train_heads", timed("head", train_heads)),
+        mock.patch.object(Phase, "train_epoch", timed("train", train_epoch, trace_step)),
+        mock.patch.object(
+            full_phase, "predict_probabilities", timed("predict", predict_probabilities, lambda model, *_: trace(model))
+        ),
+    ):
+        table_module.train_table(
+            Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0], read_memory(MEMORY))
+        )
     return found

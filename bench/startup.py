@@ -37,20 +37,38 @@ def measure(options, model=MODEL, recipe="best"):
         first_steps, peaks = call_apart(_train, str(options.work), *arguments, TOGETHER, None)
         later = float(np.median(first_steps[1:]))
         what = f"{model}, {table.size[0]}x{table.size[1]}, batch {batch}"
-        yield Figure("start-up: first step of fold 1", "s", first_steps[0],
-                     note=f"from the call of train; {what}")
-        yield Figure(f"start-up: first step of folds 2 to {folds}", "s", later, first_steps[0], folds - 1,
-                     note="from their own begin; reference: fold 1, which traces and compiles")
-        yield Figure(f"peak memory after {folds} folds", "MB", peaks[-1], peaks[1], 1, "<= 1.02",
-                     f"reference: after 2 folds, growth {peaks[-1] - peaks[1]:.1f} MB; {what}")
+        yield Figure("start-up: first step of fold 1", "s", first_steps[0], note=f"from the call of train; {what}")
+        yield Figure(
+            f"start-up: first step of folds 2 to {folds}",
+            "s",
+            later,
+            first_steps[0],
+            folds - 1,
+            note="from their own begin; reference: fold 1, which traces and compiles",
+        )
+        yield Figure(
+            f"peak memory after {folds} folds",
+            "MB",
+            peaks[-1],
+            peaks[1],
+            1,
+            "<= 1.02",
+            f"reference: after 2 folds, growth {peaks[-1] - peaks[1]:.1f} MB; {what}",
+        )
         name = f"values of fold {folds} that differ from those of fold {folds} trained alone"
         if options.quick:
             yield Figure(name, "values", None, target="<= 0", note="QUICK=1 trains no fold alone")
             return
         call_apart(_train, str(options.work), *arguments, ALONE, folds - 1)
         differing, compared = _compare_fold(RUNS / table.name, folds - 1)
-        yield Figure(name, "values", float(differing), n=compared, target="<= 0",
-                     note=f"weights and predictions, n: how many were compared; {what}")
+        yield Figure(
+            name,
+            "values",
+            float(differing),
+            n=compared,
+            target="<= 0",
+            note=f"weights and predictions, n: how many were compared; {what}",
+        )
 
 
 def _train(work, name, model, recipe, overrides, run, only_fold):
@@ -78,9 +96,12 @@ def _train(work, name, model, recipe, overrides, run, only_fold):
 
         return train_epoch(phase, fold, epoch, steps, noted_tick)
 
-    with (contextlib.chdir(work), mock.patch.object(full_phase, "_train_fold", noted_fold),
-          mock.patch.object(full_phase, "save_fold", noted_end),
-          mock.patch.object(Phase, "train_epoch", noted_epoch)):
+    with (
+        contextlib.chdir(work),
+        mock.patch.object(full_phase, "_train_fold", noted_fold),
+        mock.patch.object(full_phase, "save_fold", noted_end),
+        mock.patch.object(Phase, "train_epoch", noted_epoch),
+    ):
         training.train(model, recipe, name, run=run, only_fold=only_fold, overrides=overrides)
     return list(first_steps.values()), peaks
 

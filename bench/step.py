@@ -28,9 +28,24 @@ from competition.recipes.recipe import Recipe
 from competition.training.optimizer import compile_model
 
 MODELS = ("efficientnet_lite0", "mobilenet_v2", "resnet50")
-FAMILIES = ("baseline", "scratch", "hyperresnet", "efficientnet_lite1", "efficientnet_lite2", "convnext_tiny",
-            "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "inception_v3", "mobilenet", "mobilenet_v3_small",
-            "nasnet_mobile", "resnet50_v2", "vgg16", "xception")
+FAMILIES = (
+    "baseline",
+    "scratch",
+    "hyperresnet",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_b0",
+    "inception_v3",
+    "mobilenet",
+    "mobilenet_v3_small",
+    "nasnet_mobile",
+    "resnet50_v2",
+    "vgg16",
+    "xception",
+)
 BATCH = 32
 LEAST, ENOUGH = 2.0, 15.0  # seconds of one kind of step
 CLASSES = 8
@@ -80,8 +95,13 @@ VARIANTS = (
     {"name": "XLA, op determinism off", "xla": True, "repeatable": False},  # Keras compiles none with it
 )
 COMPARED = VARIANTS[:2]  # of every model; the others of efficientnet_lite0 alone, unless LONG=1
-FIRST = (("float32",), ("PyTorch eager",), ("PyTorch compiled",),  # of every model, before there is no time any more
-         tuple(variant["name"] for variant in COMPARED), (UNREPEATABLE,))
+FIRST = (
+    ("float32",),
+    ("PyTorch eager",),
+    ("PyTorch compiled",),  # of every model, before there is no time any more
+    tuple(variant["name"] for variant in COMPARED),
+    (UNREPEATABLE,),
+)
 
 
 def measure(options, size=None, models=None):
@@ -124,8 +144,10 @@ def list_setups(model, size, steps, options):
     batches = (BATCH, 16, 64) if whole and not options.quick else (BATCH,)
     variants = [replace(plain, **variant) for variant in (VARIANTS if whole and not options.quick else COMPARED)]
     if model in MODELS:
-        variants += [replace(plain, name=f"Keras on {name}", backend=backend)
-                     for backend, name in (("jax", "JAX"), ("torch", "PyTorch"))]
+        variants += [
+            replace(plain, name=f"Keras on {name}", backend=backend)
+            for backend, name in (("jax", "JAX"), ("torch", "PyTorch"))
+        ]
         variants += [replace(plain, name=f"PyTorch {kind}", torch=kind) for kind in ("eager", "compiled")]
     return [replace(plain, batches=batches), *variants]
 
@@ -133,7 +155,7 @@ def list_setups(model, size, steps, options):
 def lacks(setup):
     """Why a setup cannot be measured here; "" when it can."""
     if setup.backend != "tensorflow" and not importlib.util.find_spec(setup.backend):
-        return f"{setup.name[len('Keras on '):]} is not importable"
+        return f"{setup.name[len('Keras on ') :]} is not importable"
     if setup.torch and not importlib.util.find_spec("torch"):
         return "PyTorch is not importable"
     if setup.torch and not torch_package(setup.model):
@@ -166,8 +188,15 @@ def tell(setup, timings, base, note):
         n = found.n if found else 1
         more = note or f"{size}; first step {found.first:.1f} s"
         if setup.torch:
-            yield Figure(f"{name}float32 beside {setup.name}", "images/s", found and plain_rate, rate, n, ">= 1",
-                         f"{more}; reference: {setup.name}")
+            yield Figure(
+                f"{name}float32 beside {setup.name}",
+                "images/s",
+                found and plain_rate,
+                rate,
+                n,
+                ">= 1",
+                f"{more}; reference: {setup.name}",
+            )
         elif setup.name == "float32" and batch == BATCH:
             yield Figure(name + setup.name, "images/s", rate, None, n, note=more)
         else:
@@ -200,8 +229,12 @@ def time_keras(setup):
         images, targets = (tf.constant(values) for values in draw_batch(setup, batch))
         seen = tf.random.normal((batch, *model.input_shape[1:])) if setup.cached else images
         inputs, data = [(images,)], itertools.repeat((seen, targets, tf.ones(batch)))
-        timings |= time_both(setup, batch, lambda: float(model.train_function(data)["loss"]),
-                             lambda: np.asarray(fused.predict_function(inputs)))
+        timings |= time_both(
+            setup,
+            batch,
+            lambda: float(model.train_function(data)["loss"]),
+            lambda: np.asarray(fused.predict_function(inputs)),
+        )
     return timings
 
 
@@ -216,8 +249,12 @@ def time_backend(setup):
     timings = {}
     for batch in setup.batches:
         images, targets = draw_batch(setup, batch)
-        timings |= time_both(setup, batch, lambda: whole.train_on_batch(images, targets),
-                             lambda: np.asarray(fused.predict_on_batch(images)))
+        timings |= time_both(
+            setup,
+            batch,
+            lambda: whole.train_on_batch(images, targets),
+            lambda: np.asarray(fused.predict_on_batch(images)),
+        )
     return timings
 
 
@@ -286,8 +323,11 @@ def time_torch(setup):
 
 def build_torch(model):
     package = torch_package(model)
-    create = importlib.import_module("timm").create_model if package == "timm" else (
-        importlib.import_module("torchvision.models").get_model)
+    create = (
+        importlib.import_module("timm").create_model
+        if package == "timm"
+        else (importlib.import_module("torchvision.models").get_model)
+    )
     return create(TORCH[package][model], num_classes=CLASSES)
 
 
@@ -303,8 +343,9 @@ def time_both(setup, batch, train, predict):
     timings = {}
     for what, step in (("training", train), ("prediction", predict)):
         ends = [time.perf_counter()]
-        while len(ends) < 4 or ends[-1] - ends[2] < LEAST or (
-                len(ends) < 3 + setup.steps and ends[-1] - ends[2] < ENOUGH):
+        while (
+            len(ends) < 4 or ends[-1] - ends[2] < LEAST or (len(ends) < 3 + setup.steps and ends[-1] - ends[2] < ENOUGH)
+        ):
             step()
             ends.append(time.perf_counter())
         seconds = np.diff(ends)

@@ -109,7 +109,9 @@ def deal(data, name=None, folds=5):
     source = open_source(data)
     few = min(collections.Counter(source.labels).values())
     seen = decode(source.read(source.images[0]), source.images[0]).shape[:2]
-    return make_folds(data, name=name, folds=max(2, min(folds, few)), size=None if max(seen) <= MOST_SIDE else fit(seen))
+    return make_folds(
+        data, name=name, folds=max(2, min(folds, few)), size=None if max(seen) <= MOST_SIDE else fit(seen)
+    )
 
 
 def fit(size):

@@ -4,16 +4,35 @@ import io
 import os
 
 # Before any test imports TensorFlow: what is compared bit for bit is so on CPU, here and in child processes.
-os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2",
-               "TF_NUM_INTEROP_THREADS": "1"}
+os.environ |= {
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_NUM_INTEROP_THREADS": "1",
+}
 
 import numpy as np
 import pytest
 from PIL import Image
 
 # Files that take a minute or more, the longest first: what is begun last ends alone.
-LONG = ("matrix", "demo", "train", "submission", "prediction", "bench", "double", "kaggle_kernel", "rehearsal", "check",
-        "study", "tune", "gan", "teach", "simulate")
+LONG = (
+    "matrix",
+    "demo",
+    "train",
+    "submission",
+    "prediction",
+    "bench",
+    "double",
+    "kaggle_kernel",
+    "rehearsal",
+    "check",
+    "study",
+    "tune",
+    "gan",
+    "teach",
+    "simulate",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -23,7 +42,7 @@ def pytest_collection_modifyitems(items):
 
 def smooth(seed=0, height=24, width=32):
     """uint8 [height, width, 3], different for each seed, smooth enough to survive a lossy format."""
-    y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     a, b, c = np.random.default_rng(seed).uniform(20, 200, 3)
     return np.stack([a + 50 * x, b + 50 * y, c + 25 * (x + y)], -1).round().astype(np.uint8)
 

@@ -39,9 +39,17 @@ def stored(tmp_path):
 # ------------------------------------------------------------------------------------------------- the setting
 
 
-@pytest.mark.parametrize("text, total", [
-    ("4G", 4 * 2**30), ("512M", 2**29), ("1.5g", 3 * 2**29), ("2 GB", 2**31), ("1T", 2**40), ("64MiB", 2**26),
-])
+@pytest.mark.parametrize(
+    "text, total",
+    [
+        ("4G", 4 * 2**30),
+        ("512M", 2**29),
+        ("1.5g", 3 * 2**29),
+        ("2 GB", 2**31),
+        ("1T", 2**40),
+        ("64MiB", 2**26),
+    ],
+)
 def test_a_setting_of_memory(text, total):
     memory = read_memory(text)
     assert (memory.total, memory.images, memory.features) == (total, total // 2, total // 4)
@@ -68,10 +76,23 @@ def test_without_a_setting_it_is_half_of_what_is_available(tmp_path, monkeypatch
 # ------------------------------------------------------------------------------------------ reading
 
 
-@pytest.mark.parametrize("rows", [
-    0, -1, slice(3, 9), slice(None), slice(None, None, -7), slice(5, 2), [4, 2, 2, 49, -50], [], np.arange(50) % 3 == 1,
-    np.array([], int), np.array([7]),
-], ids=str)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        0,
+        -1,
+        slice(3, 9),
+        slice(None),
+        slice(None, None, -7),
+        slice(5, 2),
+        [4, 2, 2, 49, -50],
+        [],
+        np.arange(50) % 3 == 1,
+        np.array([], int),
+        np.array([7]),
+    ],
+    ids=str,
+)
 def test_a_stored_array_is_indexed_like_one(stored, rows):
     found = stored[rows]
     assert type(found) is np.ndarray and found.flags.writeable

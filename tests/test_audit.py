@@ -110,7 +110,8 @@ def test_files_are_keyed_by_image_and_a_second_time_there_is_nothing_to_do(playe
     text = (Workspace().runs / "odd/audit/audit.html").read_text("utf-8")
     assert "<b>" not in text and "a &lt;b&gt; &amp; c" in text
     assert re.findall(r'<img src="data:[^"]+" title="([^"]*)"', text)[:2] == [
-        image.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for image in record["likely_wrong"]]
+        image.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for image in record["likely_wrong"]
+    ]
 
     page = Workspace().runs / "odd/audit/audit.html"
     first = page.stat().st_mtime_ns

@@ -208,10 +208,17 @@ def test_shares_are_those_of_the_images():
         mixed, labels = mix_pairs(images, targets, np.random.default_rng(seed), mixup=0.3, cutmix=0.4, fmix=0.1)
         for i in range(20):
             spread = np.ptp(mixed[i])
-            area = (mixed[i, ..., 0] != values[i])
+            area = mixed[i, ..., 0] != values[i]
             box = area.any(1)[:, None] & area.any(0)
-            kinds.append("none" if labels[i, i] == 1 and np.array_equal(mixed[i], images[i]) else
-                         "mixup" if spread < 1e-3 and labels[i, i] > 0 else "cutmix" if (area == box).all() else "fmix")
+            kinds.append(
+                "none"
+                if labels[i, i] == 1 and np.array_equal(mixed[i], images[i])
+                else "mixup"
+                if spread < 1e-3 and labels[i, i] > 0
+                else "cutmix"
+                if (area == box).all()
+                else "fmix"
+            )
     share = {kind: kinds.count(kind) / len(kinds) for kind in ("none", *WAYS)}
     for kind, expected in (("none", 0.2), ("mixup", 0.3), ("cutmix", 0.4), ("fmix", 0.1)):
         assert share[kind] == pytest.approx(expected, abs=0.05), share

@@ -164,9 +164,7 @@ def test_image_size_is_a_square_inside():
     backbone_64.set_weights(backbone.get_weights())
     before = backbone.get_weights()
     np.testing.assert_allclose(backbone(noise(1, 40, 50, 3)), backbone_64(resized), atol=1e-5)
-    assert all(
-        np.array_equal(old, new) for old, new in zip(before, backbone.get_weights())
-    )  # inference by default
+    assert all(np.array_equal(old, new) for old, new in zip(before, backbone.get_weights()))  # inference by default
     with pytest.raises(InputError, match="image_size is 64, expected at least 75"):
         build_backbone("inception_v3", (96, 96), 64)
 

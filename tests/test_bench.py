@@ -29,7 +29,7 @@ from competition.data.sources import open_source
 from competition.models.backbones import build_backbone
 from competition.training import table as table_module
 
-SLOW = Figure("a", "s", 3.0, 2.0, 3, "<= 0.04", "a, \"b\"\nc")
+SLOW = Figure("a", "s", 3.0, 2.0, 3, "<= 0.04", 'a, "b"\nc')
 QUICK = Figure("b", "accuracy", -0.001, target=">= -0.005")
 
 
@@ -67,12 +67,15 @@ def bench(data, monkeypatch, *arguments):
     return program.main(["--data", str(data), "--results", "results.csv", *arguments])
 
 
-@pytest.mark.parametrize("line, words", [
-    ("SEED=1", "make bench: unknown variable SEED=, expected one of DATA, ONLY, RESULTS, QUICK, LONG"),
-    ("QUIK=1", "; did you mean QUICK=?"),
-    ("QUICK=1 LONG=1", "QUICK=1 and LONG=1: expected one of them"),
-    ("QUICK=0 LONG=1 ONLY=nothing", "ONLY=nothing: found nothing"),
-])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("SEED=1", "make bench: unknown variable SEED=, expected one of DATA, ONLY, RESULTS, QUICK, LONG"),
+        ("QUIK=1", "; did you mean QUICK=?"),
+        ("QUICK=1 LONG=1", "QUICK=1 and LONG=1: expected one of them"),
+        ("QUICK=0 LONG=1 ONLY=nothing", "ONLY=nothing: found nothing"),
+    ],
+)
 def test_make_s_variables_are_read(line, words, capsys):
     assert program.main(line.split()) == 2
     error = capsys.readouterr().err
@@ -118,8 +121,17 @@ def test_the_processor_and_what_is_measured_beside(monkeypatch):
         assert program._processor() == "Neoverse, no bfloat16 units"
 
 
-@pytest.mark.parametrize("name, peak", [("NVIDIA L4", 60), ("NVIDIA L40S", 183), ("NVIDIA L40", None), ("Tesla T4", 8.1),
-                                        ("NVIDIA A100-SXM4-80GB", 156), ("NVIDIA A10G", 35)])
+@pytest.mark.parametrize(
+    "name, peak",
+    [
+        ("NVIDIA L4", 60),
+        ("NVIDIA L40S", 183),
+        ("NVIDIA L40", None),
+        ("Tesla T4", 8.1),
+        ("NVIDIA A100-SXM4-80GB", 156),
+        ("NVIDIA A10G", 35),
+    ],
+)
 def test_a_device_is_known_by_its_whole_name(name, peak):
     assert gpu.find_peak(name, "float32", 1e12) == peak
 
@@ -132,17 +144,20 @@ def test_mistakes_end_with_one_line(data, workdir, monkeypatch, capsys):
     assert not any(Path().iterdir())
 
 
-@pytest.mark.parametrize("figure, reached", [
-    (Figure("a", "s", 1.0, 25.0, target="<= 0.04"), "yes"),
-    (Figure("a", "s", 1.1, 25.0, target="<= 0.04"), "no"),
-    (Figure("a", "s", 0.951, 1.0, target=">= 0.95"), "yes"),
-    (Figure("a", "s", 0.949, 1.0, target=">= 0.95"), "no"),
-    (Figure("a", "accuracy", -0.006, target=">= -0.005"), "no"),
-    (Figure("a", "values", 0.0, target="<= 0"), "yes"),
-    (Figure("a", "s", 1.0, 0.0, target="<= 0.04"), "absent"),
-    (Figure("a", "s", None, 1.0, target="<= 0.04"), "absent"),
-    (Figure("a", "s", 1.0), ""),
-])
+@pytest.mark.parametrize(
+    "figure, reached",
+    [
+        (Figure("a", "s", 1.0, 25.0, target="<= 0.04"), "yes"),
+        (Figure("a", "s", 1.1, 25.0, target="<= 0.04"), "no"),
+        (Figure("a", "s", 0.951, 1.0, target=">= 0.95"), "yes"),
+        (Figure("a", "s", 0.949, 1.0, target=">= 0.95"), "no"),
+        (Figure("a", "accuracy", -0.006, target=">= -0.005"), "no"),
+        (Figure("a", "values", 0.0, target="<= 0"), "yes"),
+        (Figure("a", "s", 1.0, 0.0, target="<= 0.04"), "absent"),
+        (Figure("a", "s", None, 1.0, target="<= 0.04"), "absent"),
+        (Figure("a", "s", 1.0), ""),
+    ],
+)
 def test_is_reached(figure, reached):
     assert program.is_reached(figure) == reached
 
@@ -238,7 +253,8 @@ def test_accuracy(options, in_process, workdir):
     steps = [len(pd.read_csv(options.work / f"runs/accuracy/{run}/fold_0/history.csv")) for run in ("report", "best")]
     assert passes.reference == 2 * 64 * steps[0], "32 images to train on are repeated to a batch of 64"
     assert passes.ours in (2 * 32 * steps[1], np.inf) and steps[1] <= accuracy.count_epochs(
-        make_folds(options.data, name="x", folds=5), passes.reference / 8)
+        make_folds(options.data, name="x", folds=5), passes.reference / 8
+    )
     assert passes.n == 8 and seconds.reference > 0 and "report ends at" in passes.note
 
     shutil.rmtree(options.work / "runs")

@@ -81,8 +81,10 @@ def noise(seed, runs=15, n=400, classes=3):
 
 
 def chooser_of(probs, labels, kinds=KINDS, metric="accuracy", views=1):
-    stacks = {("identity", "hflip")[: view + 1]: np.roll(probs, view, axis=0) * (1 - 0.1 * view) + 0.1 * view / 3
-              for view in range(views)}
+    stacks = {
+        ("identity", "hflip")[: view + 1]: np.roll(probs, view, axis=0) * (1 - 0.1 * view) + 0.1 * view / 3
+        for view in range(views)
+    }
     n = len(labels)
     return Chooser(stacks, labels, np.arange(n) % 4, np.arange(n), METRICS[metric], kinds)
 
@@ -112,10 +114,13 @@ def test_greedy_beats_its_parts_and_the_mean(table, capsys):
 def test_blend_json_reproduces_the_oof(table):
     rng = np.random.default_rng(1)
     views = ["identity", "hflip", "rot180"]
-    write_runs(table, {
-        run: {view: 0.6 * probs + 0.4 * random_probs(table, rng.integers(1000)) for view in views}
-        for run, probs in specialists(table).items()
-    })
+    write_runs(
+        table,
+        {
+            run: {view: 0.6 * probs + 0.4 * random_probs(table, rng.integers(1000)) for view in views}
+            for run, probs in specialists(table).items()
+        },
+    )
     returned = make_blend("toy", "p,q,r,bad")
     record = json.loads((RUNS / "toy" / "blend" / "blend.json").read_text("utf-8"))
     assert record == returned == read_blend(table)
@@ -202,8 +207,13 @@ def test_nested_scores_are_those_of_a_loop_by_hand(metric, views):
     whole = np.zeros((120, 3))
     for part in range(4):  # someone who has never had that part makes the choice
         seen, rows = parts != part, parts == part
-        other = Chooser({key: stack[:, seen] for key, stack in chooser.stacks.items()}, labels[seen], parts[seen],
-                        groups[seen], chooser.metric)
+        other = Chooser(
+            {key: stack[:, seen] for key, stack in chooser.stacks.items()},
+            labels[seen],
+            parts[seen],
+            groups[seen],
+            chooser.metric,
+        )
         kind, key = other.choose()
         whole[rows] = np.tensordot(other.shares(kind, key), chooser.stacks[key][:, rows], 1)
     np.testing.assert_allclose(chooser.whole(), whole, atol=1e-12)
@@ -279,15 +289,22 @@ def test_temperature_mends_what_is_too_sure():
         chooser = chooser_of(probs[None], labels)
         temperature, found = calibrate_nested(chooser, candidate("single", 0.5))
         assert (temperature != 1) == found["applied"] == applied
-    assert calibrate_nested(chooser_of(too_sure[None], labels), candidate("single", 0.5))[1]["calibration_error"][1] < 0.1
+    assert (
+        calibrate_nested(chooser_of(too_sure[None], labels), candidate("single", 0.5))[1]["calibration_error"][1] < 0.1
+    )
 
 
 def test_a_metric_is_carried_through(table, monkeypatch, capsys):
     table = dataclasses.replace(table, metric="log_loss")
     monkeypatch.setattr(blend, "read_folds", lambda name, workspace: table)
     rng = np.random.default_rng(0)
-    write_runs(table, {run: 0.5 * random_probs(table, seed) + 0.5 * predictions(table.labels, rng.random(600) < 0.7)
-                       for seed, run in enumerate("ab")})
+    write_runs(
+        table,
+        {
+            run: 0.5 * random_probs(table, seed) + 0.5 * predictions(table.labels, rng.random(600) < 0.7)
+            for seed, run in enumerate("ab")
+        },
+    )
     record = make_blend(hidden_n="50")
     assert record["metric"] == "log_loss" == record["forecast"]["metric"] and record["forecast"]["hidden_n"] == 50
     best = min(row["nested"] for row in record["candidates"] if row["packable"])
@@ -360,11 +377,14 @@ def test_refuses_unknown_runs(table):
             make_blend("toy", runs)
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"hash": "c" * 64}, "another fold table"),
-    ({"data_hash": "c" * 64}, "other images"),
-    ({"classes": ["b", "a", "c"]}, "classes b, a, c"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"hash": "c" * 64}, "another fold table"),
+        ({"data_hash": "c" * 64}, "other images"),
+        ({"classes": ["b", "a", "c"]}, "classes b, a, c"),
+    ],
+)
 def test_refuses_runs_of_another_table(table, changes, words):
     write_runs(table, {"a": random_probs(table)})
     write_runs(dataclasses.replace(table, **changes), {"b": random_probs(table)})
@@ -477,6 +497,7 @@ def test_two_folds_of_two_sites_have_three_parts():
 
 def test_heads_that_share_a_backbone_cost_one_pass(table):
     """Two runs of heads on one backbone, one on another, one fine-tuned, one double run; a run that says nothing."""
+
     def write(run, ms=None, frozen=False, splits=None, **config):
         write_runs(table, {run: random_probs(table)})
         path = RUNS / "toy" / run / "run.json"

@@ -43,33 +43,36 @@ def alice(monkeypatch):
     return machine_marks("/data", "/store/photos")
 
 
-@pytest.mark.parametrize("name, inside, found", [
-    ("model.py", b"x = '/home/alice/data'", "the path /home/alice"),
-    ("model.py", rb"x = 'C:\\Users\\alice'", "the user name alice"),
-    ("config.json", rb'{"root": "C:\\\\Users\\\\alice"}', "the user name alice"),
-    ("model.py", b"open('/mnt/alice')", "the user name alice"),
-    ("model.py", b"open('/data/a.png')", "the path /data"),
-    ("metadata", b"/srv/plants/.venv/lib", "the path /srv/plants/.venv"),
-    (GRAPH, graph("a", "/store/photos"), "the path /store/photos"),
-    (GRAPH, graph("/data"), "the path /data"),
-    ("variables.data-00000-of-00001", RANDOM + b"x/srv/plants/.venv/" + RANDOM, "the path /srv"),
-    ("variables.data-00000-of-00001", RANDOM + b"/home/alice\0" + RANDOM, "the path /home/alice"),
-    (GRAPH, graph("model/tf/data", "layer/data", "dense/home/alice", "/database"), None),
-    ("model.py", b"import tensorflow as tf  # x/data ~/data /datasets alice", None),
-    ("variables.data-00000-of-00001", RANDOM + b"/tf /data" + RANDOM, None),
-    (GRAPH, graph("EagerPyFunc"), "a Python function"),
-    ("config.json", b'{"class_name":  "Lambda"}', "a Lambda"),
-    ("model.py", b"class MyPyFunctions: pass", None),
-    ("weights.pkl", b"", "a pickle"),
-    ("weights.dat", pickle.dumps({"a": 1}), "a pickle"),
-    ("weights.dat", pickle.dumps([1, 2], 0), "a pickle"),
-    ("weights.npy", saved(np.array([{}], object)), "a pickle"),
-    ("weights.npy", saved(np.ones(3)), None),
-    ("weights.bin", b"\x80\x04" + RANDOM, None),
-    ("weights.bin", RANDOM, None),
-    ("notes", b".hidden", None),
-    ("notes", b"N.", None),
-])
+@pytest.mark.parametrize(
+    "name, inside, found",
+    [
+        ("model.py", b"x = '/home/alice/data'", "the path /home/alice"),
+        ("model.py", rb"x = 'C:\\Users\\alice'", "the user name alice"),
+        ("config.json", rb'{"root": "C:\\\\Users\\\\alice"}', "the user name alice"),
+        ("model.py", b"open('/mnt/alice')", "the user name alice"),
+        ("model.py", b"open('/data/a.png')", "the path /data"),
+        ("metadata", b"/srv/plants/.venv/lib", "the path /srv/plants/.venv"),
+        (GRAPH, graph("a", "/store/photos"), "the path /store/photos"),
+        (GRAPH, graph("/data"), "the path /data"),
+        ("variables.data-00000-of-00001", RANDOM + b"x/srv/plants/.venv/" + RANDOM, "the path /srv"),
+        ("variables.data-00000-of-00001", RANDOM + b"/home/alice\0" + RANDOM, "the path /home/alice"),
+        (GRAPH, graph("model/tf/data", "layer/data", "dense/home/alice", "/database"), None),
+        ("model.py", b"import tensorflow as tf  # x/data ~/data /datasets alice", None),
+        ("variables.data-00000-of-00001", RANDOM + b"/tf /data" + RANDOM, None),
+        (GRAPH, graph("EagerPyFunc"), "a Python function"),
+        ("config.json", b'{"class_name":  "Lambda"}', "a Lambda"),
+        ("model.py", b"class MyPyFunctions: pass", None),
+        ("weights.pkl", b"", "a pickle"),
+        ("weights.dat", pickle.dumps({"a": 1}), "a pickle"),
+        ("weights.dat", pickle.dumps([1, 2], 0), "a pickle"),
+        ("weights.npy", saved(np.array([{}], object)), "a pickle"),
+        ("weights.npy", saved(np.ones(3)), None),
+        ("weights.bin", b"\x80\x04" + RANDOM, None),
+        ("weights.bin", RANDOM, None),
+        ("notes", b".hidden", None),
+        ("notes", b"N.", None),
+    ],
+)
 def test_what_has_no_place_in_a_zip(alice, name, inside, found):
     if found is None:
         assert find_unfit(name, inside, alice) is None

@@ -24,8 +24,15 @@ def test_the_whole_competition(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(builtins, "open", spy)
     table = demo.play("sample", images=96, hidden=24)
 
-    assert table["stage"].tolist() == ["sample", "folds", "train baseline", "train scratch", "blend", "submission",
-                                       "hidden test"]
+    assert table["stage"].tolist() == [
+        "sample",
+        "folds",
+        "train baseline",
+        "train scratch",
+        "blend",
+        "submission",
+        "hidden test",
+    ]
     assert opened == [True]
     assert sorted(path.name for path in Path().iterdir()) == ["sample"]
     record = read_json("sample/submissions/sample.json")

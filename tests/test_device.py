@@ -45,8 +45,17 @@ def test_symmetries_are_exact(name):
     assert len({image.tobytes() for image in wanted}) > 4, "both a changed and an unchanged one of each picture"
 
 
-@pytest.mark.parametrize("names", [["shift"], ["affine"], ["light"], ["colour"], ["d4", "affine", "light", "colour"],
-                                   ["colour", "hflip", "light", "shift"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["shift"],
+        ["affine"],
+        ["light"],
+        ["colour"],
+        ["d4", "affine", "light", "colour"],
+        ["colour", "hflip", "light", "shift"],
+    ],
+)
 def test_the_same_as_albumentations(names):
     """Up to rounding: OpenCV moves pixels by 32nds, keeps hue in 2 degrees, and mirrors at the border's pixel."""
     found, wanted = draw_both(names, size=(48, 48) if "d4" in names else (40, 56))
@@ -66,19 +75,22 @@ def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_th
     assert keep_on_device(images, ["hflip"]) is None
 
 
-@pytest.mark.parametrize("gpu, capability, units, wanted, model, found", [
-    (False, 0, [], "auto", "resnet50", "float32"),
-    (False, 0, ["avx512_bf16"], "auto", "resnet50", "mixed_bfloat16"),
-    (False, 0, ["avx512_bf16"], "auto", "efficientnet_lite0", "float32"),
-    (False, 0, ["amx_bf16"], "auto", "vgg16_nopool", "mixed_bfloat16"),
-    (False, 0, ["avx512_bf16"], "auto", "mobilenet", "float32"),
-    (False, 0, ["avx512_bf16"], "auto", "scratch", "float32"),
-    (False, 0, ["avx512_bf16"], "float32", "resnet50", "float32"),
-    (True, 7.5, ["avx512_bf16"], "auto", "resnet50", "float32"),
-    (True, 8.0, [], "auto", "efficientnet_lite0", "mixed_bfloat16"),
-    (True, 9.0, [], "float32", "resnet50", "float32"),
-    (False, 0, [], "mixed_bfloat16", "scratch", "mixed_bfloat16"),
-])
+@pytest.mark.parametrize(
+    "gpu, capability, units, wanted, model, found",
+    [
+        (False, 0, [], "auto", "resnet50", "float32"),
+        (False, 0, ["avx512_bf16"], "auto", "resnet50", "mixed_bfloat16"),
+        (False, 0, ["avx512_bf16"], "auto", "efficientnet_lite0", "float32"),
+        (False, 0, ["amx_bf16"], "auto", "vgg16_nopool", "mixed_bfloat16"),
+        (False, 0, ["avx512_bf16"], "auto", "mobilenet", "float32"),
+        (False, 0, ["avx512_bf16"], "auto", "scratch", "float32"),
+        (False, 0, ["avx512_bf16"], "float32", "resnet50", "float32"),
+        (True, 7.5, ["avx512_bf16"], "auto", "resnet50", "float32"),
+        (True, 8.0, [], "auto", "efficientnet_lite0", "mixed_bfloat16"),
+        (True, 9.0, [], "float32", "resnet50", "float32"),
+        (False, 0, [], "mixed_bfloat16", "scratch", "mixed_bfloat16"),
+    ],
+)
 def test_precision(monkeypatch, gpu, capability, units, wanted, model, found):
     monkeypatch.setattr(backend, "has_gpu", lambda: gpu)
     monkeypatch.setattr(backend, "_compute_capability", lambda: capability)
@@ -107,38 +119,54 @@ def test_no_policy_gives_the_images():
 
 def test_asking_for_a_gpu_starts_nothing():
     """Threads can be set, as determinism can, only before TensorFlow has started."""
-    code = ("import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; from competition import device; "
-            "device.choose_precision('auto', 'resnet50'); import tensorflow as tf; "
-            "tf.config.threading.set_intra_op_parallelism_threads(1)")
+    code = (
+        "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; from competition import device; "
+        "device.choose_precision('auto', 'resnet50'); import tensorflow as tf; "
+        "tf.config.threading.set_intra_op_parallelism_threads(1)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("verb, arguments", [
-    ("train", ["mobilenet", "--weights", "weights", "--set", "frozen_epochs=1 image_size=32"]),
-    ("rank", ["--weights", "weights", "--recipe", "tiny.toml"]),
-])
+@pytest.mark.parametrize(
+    "verb, arguments",
+    [
+        ("train", ["mobilenet", "--weights", "weights", "--set", "frozen_epochs=1 image_size=32"]),
+        ("rank", ["--weights", "weights", "--recipe", "tiny.toml"]),
+    ],
+)
 def test_threads_are_set_before_a_backbone_is_asked_for_its_weights(verb, arguments, tmp_path):
     """In a fresh process that has nothing in its environment: the name of Keras' file takes building a network."""
     class_folders(tmp_path / "data", {"a": 6, "b": 6})
     (tmp_path / "tiny.toml").write_text("frozen_epochs = 1\nimage_size = 32\n")
     (tmp_path / "weights").mkdir()
-    save_weights(keras.applications.MobileNet(include_top=False, weights=None),
-                 tmp_path / "weights" / backbones._wanted("mobilenet").name)
+    save_weights(
+        keras.applications.MobileNet(include_top=False, weights=None),
+        tmp_path / "weights" / backbones._wanted("mobilenet").name,
+    )
     arguments = [verb, *(["--model"] if verb == "train" else []), *arguments]
-    code = ("import sys; from competition.cli.main import main; "
-            "code = main(['folds', '--data', 'data', '--folds', '2']) or main(sys.argv[1:]); import tensorflow as tf; "
-            "print('threads', tf.config.threading.get_inter_op_parallelism_threads()); sys.exit(code)")
+    code = (
+        "import sys; from competition.cli.main import main; "
+        "code = main(['folds', '--data', 'data', '--folds', '2']) or main(sys.argv[1:]); import tensorflow as tf; "
+        "print('threads', tf.config.threading.get_inter_op_parallelism_threads()); sys.exit(code)"
+    )
     environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTEROP_THREADS"}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True,
-                          env=environment | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert "threads 1" in done.stdout and "TensorFlow was at work" not in done.stderr
 
 
 def test_too_late_for_that_is_said():
-    code = ("import keras; keras.layers.Dense(1).build((1, 1)); from competition import device; "
-            "device.make_repeatable(); device.make_repeatable()")
+    code = (
+        "import keras; keras.layers.Dense(1).build((1, 1)); from competition import device; "
+        "device.make_repeatable(); device.make_repeatable()"
+    )
     environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTEROP_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stderr.count("warning: TensorFlow was at work before") == 1

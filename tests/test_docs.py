@@ -144,8 +144,18 @@ def test_commands_that_a_page_shows_are_accepted(page, monkeypatch, capsys):
             pytest.fail(f"{shlex.join(words)}: {error} {capsys.readouterr().err}")
 
 
-@pytest.mark.parametrize("line", ["train MODEL=a REZIPE=best", "train MODEL=a SEED=3", "folds", "nothing", "setup A=1",
-                                  "blend HIDDEN_N=", "bench QUICK=1 LONGER=1"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train MODEL=a REZIPE=best",
+        "train MODEL=a SEED=3",
+        "folds",
+        "nothing",
+        "setup A=1",
+        "blend HIDDEN_N=",
+        "bench QUICK=1 LONGER=1",
+    ],
+)
 def test_wrong_commands_would_be_noticed(line, monkeypatch, capsys):
     words = line.split()
     with pytest.raises((KeyError, SystemExit, AssertionError)):
@@ -165,13 +175,17 @@ def test_variables_that_a_page_names_exist(page):
 
 @each_page
 def test_relative_links_lead_somewhere(page):
-    for text, target in re.findall(r"\[([^\]]+)\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "code", parts(page.read_text())[1])):
+    for text, target in re.findall(
+        r"\[([^\]]+)\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "code", parts(page.read_text())[1])
+    ):
         if re.match(r"https?:", target):
             continue
         path, _, anchor = target.partition("#")
         found = (page.parent / path).resolve() if path else page
         assert found.is_file(), f"[{text}]({target})"
-        assert DOCS not in page.parents or DOCS in found.parents, f"[{text}]({target}) leaves docs/, the site has no such page"
+        assert DOCS not in page.parents or DOCS in found.parents, (
+            f"[{text}]({target}) leaves docs/, the site has no such page"
+        )
         assert not anchor or anchor in anchors(found), f"[{text}]({target}): no such heading"
 
 
@@ -186,8 +200,9 @@ def anchors(page):
 def test_files_that_a_page_names_exist(page):
     """Where code lies, that is; what a command will write is not there yet."""
     for span in spans(page.read_text("utf-8")):
-        if re.fullmatch(r"(?:competition|tests|bench|docs|\.ci)/[\w./*-]*|\w+\.(?:ini|yml)|requirements[\w-]*\.txt|Makefile",
-                        span) and (IN_PACKAGES or not span.startswith("competition/")):
+        if re.fullmatch(
+            r"(?:competition|tests|bench|docs|\.ci)/[\w./*-]*|\w+\.(?:ini|yml)|requirements[\w-]*\.txt|Makefile", span
+        ) and (IN_PACKAGES or not span.startswith("competition/")):
             assert list(ROOT.glob(span.rstrip("/"))), span
 
 

@@ -81,15 +81,18 @@ def table_of(classes, counts=None, folds=2):
 # ------------------------------------------------------------------------------------------------------------ the tree
 
 
-@pytest.mark.parametrize("text, nodes", [
-    ("a", [[["a"], ["b", "c", "d", "e"]], [["b"], ["c"], ["d"], ["e"]]]),
-    ("a;", [[["a"], ["b", "c", "d", "e"]], [["b"], ["c"], ["d"], ["e"]]]),
-    (" d , b ", [[["b", "d"], ["a", "c", "e"]], [["b"], ["d"]], [["a"], ["c"], ["e"]]]),
-    ("a; b,c", [[["a"], ["b", "c", "d", "e"]], [["b", "c"], ["d", "e"]], [["b"], ["c"]], [["d"], ["e"]]]),
-    ("a,b,c; c", [[["a", "b", "c"], ["d", "e"]], [["c"], ["a", "b"]], [["d"], ["e"]], [["a"], ["b"]]]),
-    ("a,b|c", [[["a", "b"], ["c"], ["d", "e"]], [["a"], ["b"]], [["d"], ["e"]]]),
-    ("a|b|c|d,e", [[["a"], ["b"], ["c"], ["d", "e"]], [["d"], ["e"]]]),
-])
+@pytest.mark.parametrize(
+    "text, nodes",
+    [
+        ("a", [[["a"], ["b", "c", "d", "e"]], [["b"], ["c"], ["d"], ["e"]]]),
+        ("a;", [[["a"], ["b", "c", "d", "e"]], [["b"], ["c"], ["d"], ["e"]]]),
+        (" d , b ", [[["b", "d"], ["a", "c", "e"]], [["b"], ["d"]], [["a"], ["c"], ["e"]]]),
+        ("a; b,c", [[["a"], ["b", "c", "d", "e"]], [["b", "c"], ["d", "e"]], [["b"], ["c"]], [["d"], ["e"]]]),
+        ("a,b,c; c", [[["a", "b", "c"], ["d", "e"]], [["c"], ["a", "b"]], [["d"], ["e"]], [["a"], ["b"]]]),
+        ("a,b|c", [[["a", "b"], ["c"], ["d", "e"]], [["a"], ["b"]], [["d"], ["e"]]]),
+        ("a|b|c|d,e", [[["a"], ["b"], ["c"], ["d", "e"]], [["d"], ["e"]]]),
+    ],
+)
 def test_a_text_says_what_tree_is_meant(text, nodes):
     found = [[list(branch) for branch in node] for node in read_splits(text, table_of("abcde")).nodes]
     assert found == nodes
@@ -98,7 +101,10 @@ def test_a_text_says_what_tree_is_meant(text, nodes):
 def test_names_with_signs_go_in_quotes():
     table = table_of(["x; y", "a|b", "Füchse, rot", "plain name"])
     assert read_splits('"x; y" | "a|b"; plain name', table).nodes[0] == (
-        ("x; y",), ("a|b",), ("Füchse, rot", "plain name"))
+        ("x; y",),
+        ("a|b",),
+        ("Füchse, rot", "plain name"),
+    )
 
 
 @pytest.mark.parametrize("name", ['5" pot', '"x"', '"', " a", "b ", "x; y", "a|b", ",", "plain name", "été"])
@@ -109,19 +115,22 @@ def test_every_name_can_be_quoted(name):
     assert quote_name("plain name") == "plain name"
 
 
-@pytest.mark.parametrize("text, message", [
-    ("f", "unknown class 'f', expected classes of folds/none.csv: a, b, c, d, e"),
-    ("a,a", "'a' is named twice"),
-    ("a|a", "'a' is named twice"),
-    ("", "names no class"),
-    ("a;;b", "names no class"),
-    ("a|", "names no class"),
-    ("a,b,c,d,e", "leaves nothing"),
-    ("a; b,c; b,c", "leaves nothing"),
-    ("a; a", "leaves nothing"),
-    ("a; b,c; b,d", "'b' and 'd' are parted before"),
-    ('a; "b', "a quote has no end"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("f", "unknown class 'f', expected classes of folds/none.csv: a, b, c, d, e"),
+        ("a,a", "'a' is named twice"),
+        ("a|a", "'a' is named twice"),
+        ("", "names no class"),
+        ("a;;b", "names no class"),
+        ("a|", "names no class"),
+        ("a,b,c,d,e", "leaves nothing"),
+        ("a; b,c; b,c", "leaves nothing"),
+        ("a; a", "leaves nothing"),
+        ("a; b,c; b,d", "'b' and 'd' are parted before"),
+        ('a; "b', "a quote has no end"),
+    ],
+)
 def test_what_is_no_tree_is_refused(text, message):
     with pytest.raises(InputError, match="SPLITS=") as error:
         read_splits(text, table_of("abcde"))
@@ -131,9 +140,16 @@ def test_what_is_no_tree_is_refused(text, message):
 def test_probabilities_are_the_product_of_the_branches_on_the_way():
     tree = read_splits("a; b,c", table_of("abcde"))
     first, second, third, fourth = (np.random.default_rng(i).dirichlet([1, 1], 3) for i in range(4))
-    by_hand = np.stack([first[:, 0],
-                        first[:, 1] * second[:, 0] * third[:, 0], first[:, 1] * second[:, 0] * third[:, 1],
-                        first[:, 1] * second[:, 1] * fourth[:, 0], first[:, 1] * second[:, 1] * fourth[:, 1]], 1)
+    by_hand = np.stack(
+        [
+            first[:, 0],
+            first[:, 1] * second[:, 0] * third[:, 0],
+            first[:, 1] * second[:, 0] * third[:, 1],
+            first[:, 1] * second[:, 1] * fourth[:, 0],
+            first[:, 1] * second[:, 1] * fourth[:, 1],
+        ],
+        1,
+    )
     parts = [first, second, third, fourth]
     np.testing.assert_allclose(tree.multiply(parts), by_hand, rtol=1e-12)
     np.testing.assert_allclose(tree.multiply(parts).sum(1), 1, rtol=1e-12)
@@ -174,8 +190,12 @@ def test_a_fold_without_images_of_a_branch_is_refused():
 
 def test_what_a_recipe_says_of_classes_is_said_of_branches():
     table = table_of("abcd", {"c": 12})
-    settings = Recipe(class_weight={"a": 3.0, "b": 2.0, "c": 1.0, "d": 1.0}, oversample_count=9,
-                      oversample_classes=["a", "b"], oversample_augment=["hflip"])
+    settings = Recipe(
+        class_weight={"a": 3.0, "b": 2.0, "c": 1.0, "d": 1.0},
+        oversample_count=9,
+        oversample_classes=["a", "b"],
+        oversample_augment=["hflip"],
+    )
 
     def fit(node):
         return fit_recipe(settings, table, take_part(table, node), node)
@@ -187,7 +207,8 @@ def test_what_a_recipe_says_of_classes_is_said_of_branches():
     assert (found.oversample_count, found.oversample_classes, found.oversample_augment) == (0, [], [])
     node = (("a",), ("b", "c", "d"))
     assert fit_recipe(Recipe(class_weight="balanced"), table, take_part(table, node), node) == Recipe(
-        class_weight="balanced")
+        class_weight="balanced"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- the run
@@ -210,8 +231,10 @@ def test_the_oof_of_a_frozen_run_is_the_product_by_hand(inside):
 
     for fold in range(2):
         rows = table.fold == fold
-        first, rest = (softmax(features[rows] @ kernel + bias)
-                       for kernel, bias in (heads_of("node_0", fold), heads_of("node_1", fold)))
+        first, rest = (
+            softmax(features[rows] @ kernel + bias)
+            for kernel, bias in (heads_of("node_0", fold), heads_of("node_1", fold))
+        )
         assert first.shape[1] == 2 and rest.shape[1] == 3
         by_hand = np.empty((rows.sum(), 4))
         alone = table.classes.index("a")
@@ -230,8 +253,9 @@ def test_fold_models_give_the_oof_and_each_node_its_own(inside, run):
     saved = read_oof(found.dir, table)
     assert len(found.tree.nodes) == 2
     if run == "full":
-        nodes = [read_oof(f"runs/toy/full/node_{i}", take_part(table, node)).probs
-                 for i, node in enumerate(found.tree.nodes)]
+        nodes = [
+            read_oof(f"runs/toy/full/node_{i}", take_part(table, node)).probs for i, node in enumerate(found.tree.nodes)
+        ]
         assert [probs.shape[-1] for probs in nodes] == [2, 3]
     folds = predict_folds(found, table, saved.views, images)
     for fold in range(2):
@@ -246,8 +270,9 @@ def test_a_node_s_own_oof_is_in_the_product(inside):
     table = read_folds()
     run = read_run("runs/toy/full", table)
     node = read_oof("runs/toy/full/node_0", take_part(table, run.tree.nodes[0]))
-    np.testing.assert_allclose(read_oof(run.dir, table).probs[..., table.classes.index("a")], node.probs[..., 0],
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        read_oof(run.dir, table).probs[..., table.classes.index("a")], node.probs[..., 0], atol=1e-5
+    )
 
 
 def test_no_training_part_of_a_node_holds_what_its_fold_holds_out(copied, monkeypatch):
@@ -260,8 +285,9 @@ def test_no_training_part_of_a_node_holds_what_its_fold_holds_out(copied, monkey
 
     def spy(self, fold, number, steps, tick):
         for batch in self.batches(fold, number):
-            seen.append((self.model.output_shape[-1], fold, [numbers[image.astype(np.uint8).tobytes()]
-                                                            for image in batch[0]]))
+            seen.append(
+                (self.model.output_shape[-1], fold, [numbers[image.astype(np.uint8).tobytes()] for image in batch[0]])
+            )
         return epoch(self, fold, number, steps, tick)
 
     monkeypatch.setattr(Phase, "train_epoch", spy)
@@ -293,9 +319,18 @@ def test_the_run_blends_and_packs_like_any_other(copied, capsys):
     assert set(record["runs"]) == {"frozen", "plain", "full"}
     weights = {"frozen": 0.5, "full": 0.3, "plain": 0.2}
     path = Path("runs/toy/blend/blend.json")
-    files.write_json(path, record | {"weights": weights, "views": ["identity", "hflip"], "members": [
-        {"run": run, "weight": weight, "oof": files.sha256_file(f"runs/toy/{run}/oof.npz")}
-        for run, weight in weights.items()]})
+    files.write_json(
+        path,
+        record
+        | {
+            "weights": weights,
+            "views": ["identity", "hflip"],
+            "members": [
+                {"run": run, "weight": weight, "oof": files.sha256_file(f"runs/toy/{run}/oof.npz")}
+                for run, weight in weights.items()
+            ],
+        },
+    )
     make_submission()
     packed = files.read_json("submissions/toy.json")
     assert packed["rehearsal"]["probabilities_differ"] < 1e-4 and packed["rehearsal"]["oof_differs"] < 1e-3
@@ -345,14 +380,17 @@ def test_another_tree_recipe_or_kind_of_run_is_refused(copied, monkeypatch):
 def test_generated_images_belong_to_the_nodes_of_their_classes(monkeypatch):
     table = table_of("abcd")
     part = take_part(table, (("d",), ("a", "b")))
-    made, labels = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8), np.arange(8) // 2
+    made, labels = (
+        np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8),
+        np.arange(8) // 2,
+    )
 
     def read_synthetic(asked, fold, n):
         assert asked is table
         return made, labels
 
     monkeypatch.setattr(gan, "read_synthetic", read_synthetic)
-    more, joined = gan.add_synthetic(part, made[:len(part.labels)], 1, 2)
+    more, joined = gan.add_synthetic(part, made[: len(part.labels)], 1, 2)
     assert joined.second[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 6, 7]  # of a, b and d; none of c
     assert [part.classes[label] for label in more.labels[-6:]] == ["a + 1 more"] * 4 + ["d"] * 2
     assert not (more.fold[-6:] == 1).any()
@@ -385,8 +423,19 @@ def test_folds_one_by_one(copied, capsys):
 
 def test_killed_it_goes_on_to_the_same(copied):
     """Killed in its second node, and with the merged predictions of a fold gone."""
-    command = [sys.executable, "-m", "competition", "double", "--model", "baseline", "--splits", 'a; d|"b, b"', "--run",
-               "killed", *(part for override in FULL for part in ("--set", override))]
+    command = [
+        sys.executable,
+        "-m",
+        "competition",
+        "double",
+        "--model",
+        "baseline",
+        "--splits",
+        'a; d|"b, b"',
+        "--run",
+        "killed",
+        *(part for override in FULL for part in ("--set", override)),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open("log", "ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -399,5 +448,6 @@ def test_killed_it_goes_on_to_the_same(copied):
     assert not files.read_json("runs/toy/killed/run.json")["finished"]
     double("baseline", 'a; d|"b, b"', run="killed", overrides=FULL)
     table = read_folds()
-    np.testing.assert_allclose(read_oof("runs/toy/killed", table).probs, read_oof("runs/toy/full", table).probs,
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        read_oof("runs/toy/killed", table).probs, read_oof("runs/toy/full", table).probs, atol=1e-5
+    )

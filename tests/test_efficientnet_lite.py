@@ -24,9 +24,7 @@ def centre(picture, side):
     picture = Image.fromarray(picture)
     short = min(picture.size)
     left, top = ((length - short) // 2 for length in picture.size)
-    square = picture.crop((left, top, left + short, top + short)).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
+    square = picture.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(square, "float32")[None]
 
 
@@ -159,9 +157,7 @@ def torch_file(state):
 
 def test_reads_strided_tensors(tmp_path):
     path = tmp_path / "a.pth"
-    path.write_bytes(
-        torch_file({"a": Tensor("1", range(8), (2, 3), (1, 2), 1), "b": Tensor("2", [5.0], (), ())})
-    )
+    path.write_bytes(torch_file({"a": Tensor("1", range(8), (2, 3), (1, 2), 1), "b": Tensor("2", [5.0], (), ())}))
     tensors = read_torch(path)
     assert tensors["a"].dtype == np.float32
     assert tensors["a"].tolist() == [[1, 3, 5], [2, 4, 6]]

@@ -133,12 +133,15 @@ def test_a_head_with_hidden_layers_by_finite_differences(images):
         assert evidence[0, row, column] == pytest.approx(np.dot(maps[0, row, column], slopes), rel=0.02, abs=1e-6)
 
 
-@pytest.mark.parametrize("name, size, shape", [
-    ("baseline", (10, 12), (10, 12, 3)),
-    ("scratch", (24, 32), (3, 4, 128)),  # the last one with three places a side
-    ("efficientnet_lite0", (96, 128), (3, 4, 1280)),
-    ("efficientnet_lite0", (32, 32), (4, 4, 240)),
-])
+@pytest.mark.parametrize(
+    "name, size, shape",
+    [
+        ("baseline", (10, 12), (10, 12, 3)),
+        ("scratch", (24, 32), (3, 4, 128)),  # the last one with three places a side
+        ("efficientnet_lite0", (96, 128), (3, 4, 1280)),
+        ("efficientnet_lite0", (32, 32), (4, 4, 240)),
+    ],
+)
 def test_backbones_are_cut_at_their_last_map_and_do_the_same(name, size, shape):
     model = wrap(build_backbone(name, size))
     trunk, rest = split_at_map(model)
@@ -261,8 +264,11 @@ def place(tmp_path_factory):
     with contextlib.chdir(place):
         data = class_folders(place / "data", {"a <b>": 6, "été": 9, "z": 12}, height=20, width=16)
         make_folds(data, name="odd", folds=2)
-        files.write_text("mine.toml", "frozen_epochs = 30\nimage_size = 24\nviews = ['identity']\nbatch_size = 8\n"
-                                      "frozen_rate = 1e-2\n[scratch]\nepochs = 2\nrate = 1e-3\nimage_size = 0\n")
+        files.write_text(
+            "mine.toml",
+            "frozen_epochs = 30\nimage_size = 24\nviews = ['identity']\nbatch_size = 8\n"
+            "frozen_rate = 1e-2\n[scratch]\nepochs = 2\nrate = 1e-3\nimage_size = 0\n",
+        )
         with pytest.MonkeyPatch.context() as patch:  # lets the cheapest network have a frozen phase
             patch.setattr(settle, "pretrained", lambda model, weights: True)
             training.train("scratch", "mine.toml", run="frozen")
@@ -308,8 +314,12 @@ def test_one_fold_on_the_command_line(inside, capsys):
 
 
 def test_what_cannot_be_explained_is_refused(inside, tmp_path):
-    for arguments, reason in (({"fold": 2}, "FOLD=2"), ({"fold": "x"}, "FOLD=x"), ({"run": "none"}, "none"),
-                              ({"run": "../odd"}, "RUN=")):
+    for arguments, reason in (
+        ({"fold": 2}, "FOLD=2"),
+        ({"fold": "x"}, "FOLD=x"),
+        ({"run": "none"}, "none"),
+        ({"run": "../odd"}, "RUN="),
+    ):
         with pytest.raises(InputError, match=reason):
             explain_run(**arguments)
     record = files.read_json("runs/odd/full/run.json")

@@ -91,8 +91,12 @@ def test_features_of_views(backbone, stored, tmp_path, calls):
 
 def test_what_all_features_take_counts(backbone, tmp_path):
     size = N * 5 * 4
-    for left, kinds in ((3 * size, [np.ndarray] * 3), (3 * size - 1, [np.ndarray, np.ndarray, Stored]),
-                        (size, [np.ndarray, Stored, Stored]), (size - 1, [Stored] * 3)):
+    for left, kinds in (
+        (3 * size, [np.ndarray] * 3),
+        (3 * size - 1, [np.ndarray, np.ndarray, Stored]),
+        (size, [np.ndarray, Stored, Stored]),
+        (size - 1, [Stored] * 3),
+    ):
         room = Room(left)
         found = view_features(backbone, IMAGES, ["identity", "hflip"], shelf(tmp_path), room)
         found += copy_features(backbone, IMAGES, 1, [], 0, shelf(tmp_path), room)
@@ -101,8 +105,10 @@ def test_what_all_features_take_counts(backbone, tmp_path):
 
 def test_what_other_images_and_tables_left_is_taken_over(backbone, tmp_path, calls):
     """By what an image is, wherever it stands: only what nobody has is computed, and comes out the same."""
-    both = [*view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path / "a")),
-            *copy_features(backbone, IMAGES, 1, ["hflip", "light"], 0, shelf(tmp_path / "a"))]
+    both = [
+        *view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path / "a")),
+        *copy_features(backbone, IMAGES, 1, ["hflip", "light"], 0, shelf(tmp_path / "a")),
+    ]
     order = np.random.default_rng(1).permutation(N)
     few = order[: N // 2]
     new = np.random.default_rng(2).integers(0, 256, (BATCH + 3, 6, 6, 3)).astype(np.uint8)
@@ -111,9 +117,9 @@ def test_what_other_images_and_tables_left_is_taken_over(backbone, tmp_path, cal
     for others, batches in (((tmp_path / "a",), 2), ((), 3)):
         calls[0].clear()
         place = shelf(tmp_path / f"b{len(others)}", names, others)
-        view, = view_features(backbone, images, ["hflip"], place)
+        (view,) = view_features(backbone, images, ["hflip"], place)
         assert len(calls[0]) == batches
-        copy, = copy_features(backbone, images, 1, ["hflip", "light"], 0, place)
+        (copy,) = copy_features(backbone, images, 1, ["hflip", "light"], 0, place)
         np.testing.assert_array_equal(view[: len(few)], both[0][few])
         np.testing.assert_array_equal(copy[: len(few)], both[1][few])
         np.testing.assert_array_equal(view[len(few) : -1], predict(backbone, new[:, :, ::-1]))
@@ -133,7 +139,7 @@ def test_a_kill_amid_what_is_taken_over(backbone, tmp_path, calls):
     with pytest.raises(KeyboardInterrupt):
         view_features(backbone, IMAGES, ["identity"], shelf(tmp_path))
     spy.stop_at = None
-    found, = view_features(backbone, IMAGES, ["identity"], shelf(tmp_path))
+    (found,) = view_features(backbone, IMAGES, ["identity"], shelf(tmp_path))
     np.testing.assert_array_equal(found, predict(backbone, IMAGES))
 
 

@@ -26,15 +26,27 @@ from competition.submission.fit_limits import (
 from competition.submission.limits import Cost, Limits, read_limits
 
 K, N = 5, 300
-PARTS = {"fine": Part("fine", 1_000_000, 0, 0.01), "head": Part("shared", 4_000_000, 1000, 0.02),
-         "other_head": Part("shared", 4_000_000, 2000, 0.02)}
+PARTS = {
+    "fine": Part("fine", 1_000_000, 0, 0.01),
+    "head": Part("shared", 4_000_000, 1000, 0.02),
+    "other_head": Part("shared", 4_000_000, 2000, 0.02),
+}
 
 
 def ensemble(weights=None, views=("identity", "hflip"), **changes):
     weights = weights or {"fine": 0.6, "head": 0.3, "other_head": 0.1}
-    members = [(SimpleNamespace(name=run, frozen="head" in run, config={"model": "scratch"},
-                                recipe=SimpleNamespace(image_size=0, least_size=0, head=[])), weight)
-               for run, weight in weights.items()]
+    members = [
+        (
+            SimpleNamespace(
+                name=run,
+                frozen="head" in run,
+                config={"model": "scratch"},
+                recipe=SimpleNamespace(image_size=0, least_size=0, head=[]),
+            ),
+            weight,
+        )
+        for run, weight in weights.items()
+    ]
     forecast = {"expected": 0.9, "low": 0.88, "high": 0.92, "averaging_gain": 0.02, "hidden_n": N}
     return Ensemble("blend", members, list(views), oof=np.zeros((N, 3)), forecast=forecast, **changes)
 
@@ -44,9 +56,15 @@ def test_limits_name_what_is_over_and_by_how_much():
     assert limits.given and not Limits().given and Limits() == read_limits()
     assert limits.exceeded(Cost(99e6, 59, 1e9)) == []
     assert limits.exceeded(Cost(112.5e6, 75, 2 * 2**30)) == [
-        "112.5 MB, 12.5 over MAX_MB (100.0)", "75.0 s, 15.0 over MAX_SECONDS (60.0)",
-        "2147.5 MB of memory, 1073.7 over MAX_MEMORY (1073.7)"]
-    for given, message in ((("x",), "MAX_MB=x"), ((None, "-1"), "MAX_SECONDS=-1"), ((None, None, "1 pound"), "MAX_MEMORY=1")):
+        "112.5 MB, 12.5 over MAX_MB (100.0)",
+        "75.0 s, 15.0 over MAX_SECONDS (60.0)",
+        "2147.5 MB of memory, 1073.7 over MAX_MEMORY (1073.7)",
+    ]
+    for given, message in (
+        (("x",), "MAX_MB=x"),
+        ((None, "-1"), "MAX_SECONDS=-1"),
+        ((None, None, "1 pound"), "MAX_MEMORY=1"),
+    ):
         with pytest.raises(InputError, match=message):
             read_limits(*given)
 
@@ -55,7 +73,9 @@ def test_backbones_that_are_shared_count_once():
     whole = ensemble()
     assert weigh(whole, PARTS, K) == (5 * 1_000_000 + 4_000_000 + 5 * 3000, pytest.approx(2 * (5 * 0.01 + 0.02)))
     assert weigh(dataclasses.replace(whole, folds=(0, 1), half=True), PARTS, K) == (
-        (2 * 1_000_000 + 4_000_000 + 2 * 3000) / 2, pytest.approx(2 * (2 * 0.01 + 0.02)))
+        (2 * 1_000_000 + 4_000_000 + 2 * 3000) / 2,
+        pytest.approx(2 * (2 * 0.01 + 0.02)),
+    )
     assert weigh(ensemble({"fine": 1.0}, ["identity"]), PARTS, K) == (5_000_000, pytest.approx(0.05))
 
 
@@ -77,9 +97,17 @@ def chosen(monkeypatch):
             return self.probs[[self.views.index(view) for view in views]].mean(0)
 
     oofs = {"fine": Oof(0.8), "head": Oof(0.7), "other_head": Oof(0.6)}
-    table = SimpleNamespace(name="toy", k=K, labels=labels, fold=np.arange(N) % K, metric="accuracy", size=(32, 32),
-                            classes=["a", "b", "c"], frame=pd.DataFrame({"group": np.arange(N)}),
-                            paths=Workspace().competition("toy"))
+    table = SimpleNamespace(
+        name="toy",
+        k=K,
+        labels=labels,
+        fold=np.arange(N) % K,
+        metric="accuracy",
+        size=(32, 32),
+        classes=["a", "b", "c"],
+        frame=pd.DataFrame({"group": np.arange(N)}),
+        paths=Workspace().competition("toy"),
+    )
     whole = ensemble()
     runs = {run.name: run for run, _ in whole.members}
     monkeypatch.setattr(fit, "_read_oofs", lambda *_: oofs)
@@ -95,8 +123,11 @@ def test_choices_are_forecast_from_the_oof(chosen):
     assert (np.diff(expected) < 1e-9).all() and all(choice.cuts for choice in choices)
 
     def only(*cuts, folds=None):
-        return [choice for choice in choices if choice.cuts == cuts
-                and (folds is None or len(choice.ensemble.folds or range(K)) == folds)]
+        return [
+            choice
+            for choice in choices
+            if choice.cuts == cuts and (folds is None or len(choice.ensemble.folds or range(K)) == folds)
+        ]
 
     (half,) = only("float16")
     assert half.expected == pytest.approx(0.9) and half.cost.bytes == pytest.approx(cost.bytes / 2)
@@ -128,24 +159,33 @@ def test_what_takes_training_is_offered_with_its_cost(chosen):
     (distilled,) = _commands(whole, table, cost, choices)
     seconds = 5 + N * 0.14 * 0.05 / (5 * 0.01 + 0.02)  # that of `fine` alone
     assert f", {seconds:.1f} s," in distilled and "its own OOF tells when it is made" in distilled
-    (alone,) = [choice.expected for choice in choices if choice.cuts == ("members",)
-                and [run.name for run, _ in choice.ensemble.members] == [whole.members[0][0].name]]
+    (alone,) = [
+        choice.expected
+        for choice in choices
+        if choice.cuts == ("members",)
+        and [run.name for run, _ in choice.ensemble.members] == [whole.members[0][0].name]
+    ]
     assert f"; forecast between {alone:.4f}, without the others, and 0.9000, the whole's;" in distilled
     part = _part(whole.members[0][0], whole, table, choices)
     assert part.seconds == pytest.approx(seconds - 5) and part.bytes == pytest.approx(cost.bytes * 5 / 9.015)
     twice = dataclasses.replace(whole, members=[whole.members[0]] * 2)
     soup, _ = _commands(twice, table, cost, choices)
-    assert "make soup" in soup and f"{(cost.bytes - part.bytes) / 1e6:.1f} MB, {cost.seconds - part.seconds:.1f} s" in soup
+    assert (
+        "make soup" in soup and f"{(cost.bytes - part.bytes) / 1e6:.1f} MB, {cost.seconds - part.seconds:.1f} s" in soup
+    )
     assert all("about" not in line and "forecast" not in line for line in _commands(twice, table, cost, []))
 
 
 def test_the_best_of_many_is_known_to_flatter():
     """Of 30 that know nothing the best looks good; what each part would get, chosen on the others, does not."""
     random, labels = np.random.default_rng(0), np.arange(600) % 3
-    table = SimpleNamespace(metric="accuracy", labels=labels, fold=np.arange(600) // 3 % 5, frame=pd.DataFrame(
-        {"image": np.arange(600)}))
-    rivals = [Choice(None, float((probs.argmax(1) == labels).mean()) + 0.3, None, (), probs)
-              for probs in random.dirichlet(np.ones(3), (30, 600))]
+    table = SimpleNamespace(
+        metric="accuracy", labels=labels, fold=np.arange(600) // 3 % 5, frame=pd.DataFrame({"image": np.arange(600)})
+    )
+    rivals = [
+        Choice(None, float((probs.argmax(1) == labels).mean()) + 0.3, None, (), probs)
+        for probs in random.dirichlet(np.ones(3), (30, 600))
+    ]
     best = max(rivals, key=lambda one: one.expected)
     honest = best.expected - 0.3 - flattery(best, rivals, table)
     assert best.expected - 0.3 > 0.36 and honest == pytest.approx(1 / 3, abs=0.025)
@@ -174,8 +214,11 @@ def test_estimates_learn_from_a_rehearsal(chosen):
 def test_gain_that_was_not_measured_is_assumed(chosen):
     whole, table, *_ = chosen
     heaviest, lightest = (pick(whole.members, key=lambda member: member[1])[0].name for pick in (max, min))
-    for unknown, known, expected in (([heaviest], 0.0, (ASSUMED_GAIN, False)), ([heaviest], 0.02, (0.02, False)),
-                                     ([lightest], 0.02, (0.02, True))):
+    for unknown, known, expected in (
+        ([heaviest], 0.0, (ASSUMED_GAIN, False)),
+        ([heaviest], 0.02, (0.02, False)),
+        ([lightest], 0.02, (0.02, True)),
+    ):
         members = [(run, 0.9 if run.name == heaviest else 0.1 / (len(whole.members) - 1)) for run, _ in whole.members]
         forecast = whole.forecast | {"averaging_gain": known, "not_measured": unknown}
         some = dataclasses.replace(whole, forecast=forecast, members=members)

@@ -155,8 +155,29 @@ def test_seed_and_folds_matter(data):
     assert two.k == 2 and np.ptp(counts(two), axis=1).max() <= 1
 
 
-LABELS = ["7", "007", "7.0", "1e3", "NA", "nan", "null", "None", "True", " lead", "trail ", "a,b", 'qu"ote',
-          "new\nline", "é", "e\u0301", "#", "-", "all", "image", "0x1F"]
+LABELS = [
+    "7",
+    "007",
+    "7.0",
+    "1e3",
+    "NA",
+    "nan",
+    "null",
+    "None",
+    "True",
+    " lead",
+    "trail ",
+    "a,b",
+    'qu"ote',
+    "new\nline",
+    "é",
+    "e\u0301",
+    "#",
+    "-",
+    "all",
+    "image",
+    "0x1F",
+]
 
 
 def test_labels_survive_as_they_are(tmp_path, workdir, capsys):
@@ -481,9 +502,7 @@ def test_another_table_replaces_one_that_no_run_uses(data, capsys):
     assert "replaced" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"size": "8"}, {"classes": "oak,élm,ash tree"}, {"folds": 4}]
-)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"size": "8"}, {"classes": "oak,élm,ash tree"}, {"folds": 4}])
 def test_another_table_is_refused_while_runs_use_it(data, change):
     first = make_folds(data)
     Path("runs/My_data").mkdir(parents=True)
@@ -534,9 +553,7 @@ def test_a_damaged_table_is_noticed_and_can_be_made_again(data):
         read_folds()
 
 
-@pytest.mark.parametrize(
-    "key, value", [("classes", ["oak", "ash tree", "élm"]), ("size", [5, 5]), ("hash", "0" * 64)]
-)
+@pytest.mark.parametrize("key, value", [("classes", ["oak", "ash tree", "élm"]), ("size", [5, 5]), ("hash", "0" * 64)])
 def test_a_changed_record_is_noticed(data, key, value):
     make_folds(data)
     path = Path("folds/My_data.json")
@@ -585,11 +602,17 @@ def test_the_metric_is_recorded(workdir):
         make_folds(data, folds=2, metric="best")
 
 
-@pytest.mark.parametrize("names, classes, good", [
-    (["bad", "good", "medium"], None, False), (["bad", "good", "medium"], "bad,medium,good", True),
-    (["1", "2", "10"], None, False), (["1", "2", "3"], None, True), (["grade 0", "grade 1", "none"], None, False),
-    (["no", "yes"], None, True),
-])
+@pytest.mark.parametrize(
+    "names, classes, good",
+    [
+        (["bad", "good", "medium"], None, False),
+        (["bad", "good", "medium"], "bad,medium,good", True),
+        (["1", "2", "10"], None, False),
+        (["1", "2", "3"], None, True),
+        (["grade 0", "grade 1", "none"], None, False),
+        (["no", "yes"], None, True),
+    ],
+)
 def test_grades_are_in_an_order_that_somebody_gave(tmp_path, workdir, names, classes, good):
     """Quadratic kappa counts how far apart two grades are."""
     data = class_folders(tmp_path / "grades", dict.fromkeys(names, 4))

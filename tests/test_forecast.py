@@ -43,8 +43,9 @@ def coverage(groups_of, known, hidden="groups", rounds=300, share=0.8):
         groups = np.arange(400) // groups_of
         probs, labels = drawn(random, 400, random.random(400)[groups] < share)
         truth = (random.random(200)[np.arange(200) // groups_of] < share).mean()
-        found = make_forecast(ACCURACY, probs, labels, groups if known else np.arange(400), np.arange(400) // 80, 0.9,
-                              200, hidden)
+        found = make_forecast(
+            ACCURACY, probs, labels, groups if known else np.arange(400), np.arange(400) // 80, 0.9, 200, hidden
+        )
         held += found["low"] <= truth <= found["high"]
     return held / rounds
 
@@ -63,8 +64,9 @@ def test_what_it_is_made_of():
     random = np.random.default_rng(0)
     probs, labels = drawn(random, 500, random.random(500) < 0.8)
     fold = np.argsort(np.argsort(labels, kind="stable")) % 5
-    found = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.01, 0.002),
-                          early=(0.004, 0.001))
+    found = make_forecast(
+        ACCURACY, probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.01, 0.002), early=(0.004, 0.001)
+    )
     nested = ACCURACY.score(probs, labels)
     assert found["nested"] == nested and found["optimism"] == pytest.approx(0.85 - nested)
     assert found["expected"] == pytest.approx(nested + 0.01 - 0.004)
@@ -76,7 +78,9 @@ def test_what_it_is_made_of():
     recalls = np.array([float((probs.argmax(1) == c)[labels == c].mean()) for c in range(3)])
     expected = np.array([row["expected"] for row in found["classes"]])
     assert (expected > recalls).all() and expected @ np.bincount(labels) / 500 == pytest.approx(found["expected"])
-    balanced = make_forecast(METRICS["balanced_accuracy"], probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.02, 0.0))
+    balanced = make_forecast(
+        METRICS["balanced_accuracy"], probs, labels, np.arange(500), fold, 0.85, 100, gain=(0.02, 0.0)
+    )
     assert np.mean([row["expected"] for row in balanced["classes"]]) == pytest.approx(balanced["expected"])
     larger = make_forecast(ACCURACY, probs, labels, np.arange(500), fold, 0.85, 10_000)
     assert larger["high"] - larger["low"] < found["high"] - found["low"]
@@ -141,8 +145,10 @@ def test_what_other_pictures_of_a_scene_tell_is_of_random_images_alone():
     groups = np.arange(500) // 2
     probs, labels = drawn(random, 500, random.random(500) < 0.8)
     given = (ACCURACY, probs, labels, groups, groups % 5, 0.85, 100)
-    one, other, none = (make_forecast(*given, hidden, scenes=scenes) for hidden, scenes in (
-        ("random", (0.05, 0.01)), ("groups", (0.05, 0.01)), ("random", (0.0, 0.0))))
+    one, other, none = (
+        make_forecast(*given, hidden, scenes=scenes)
+        for hidden, scenes in (("random", (0.05, 0.01)), ("groups", (0.05, 0.01)), ("random", (0.0, 0.0)))
+    )
     assert one["expected"] == pytest.approx(none["expected"] + 0.05) and one["scenes"] == other["scenes"] == 0.05
     assert one["expected"] - other["expected"] == pytest.approx(0.05, abs=0.005)
     assert one["standard_errors"]["scenes_noise"] == 0.01 and other["standard_errors"]["scenes_noise"] == 0
@@ -186,7 +192,8 @@ def test_seeds_tell_what_averaging_gives():
     odds = np.exp(1.2 * np.eye(3)[labels] + random.normal(0, 0.7, (30_000, 3)) + random.normal(0, 0.4, (15, 30_000, 3)))
     models = odds / odds.sum(-1, keepdims=True)
     truth = ACCURACY.score(models.mean(0), labels) - np.mean(
-        [ACCURACY.score(models[i::5].mean(0), labels) for i in range(5)])
+        [ACCURACY.score(models[i::5].mean(0), labels) for i in range(5)]
+    )
     plain = {f"s{i}": models[i] for i in range(3)}
     weights = dict.fromkeys(plain, 1 / 3)
     gain, error = seeds_gain(ACCURACY, weights, plain, list(plain), labels, alone, 5)
@@ -206,7 +213,9 @@ def test_one_fold_trained_again_tells_what_averaging_gives():
         return ACCURACY.score(0.7 * probs + 0.3 * other, labels)
 
     truth = score(models[:5].mean(0)) - np.mean([score(model) for model in models[:5]])
-    gain, error = again_gain(ACCURACY, weights, {"a": models[0], "b": other}, "a", rows, [models[5][rows]], labels, alone, 5)
+    gain, error = again_gain(
+        ACCURACY, weights, {"a": models[0], "b": other}, "a", rows, [models[5][rows]], labels, alone, 5
+    )
     assert truth > 0.01 and gain == pytest.approx(truth, rel=0.2) and 0 < error < 0.01
 
 
@@ -309,16 +318,27 @@ def frozen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = make_table(n=90)
     folder = write_run(Workspace().runs / "toy" / "net", table, {"identity": random_probs(table)})
-    recipe = dataclasses.asdict(Recipe(frozen_epochs=5, frozen_rate=0.1, epochs=0, batch_size=16, views=["identity"],
-                                       dropout=0.0))
+    recipe = dataclasses.asdict(
+        Recipe(frozen_epochs=5, frozen_rate=0.1, epochs=0, batch_size=16, views=["identity"], dropout=0.0)
+    )
     write_json(folder / "run.json", {"config": {"model": "m", "weights": "w", "recipe": recipe}, "frozen": True})
     features = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
     features[:, :3] += 2 * np.eye(3)[table.labels]
     cache = Workspace().runs / "toy" / "features"
     images = Shelf(cache, table.frame["sha256"].tolist(), {}).images
-    write_json(cache / "key.json", {"data": table.data_hash, "images": images,
-                                    "size": [8, 8], "model": "m", "weights": "w", "image_size": 0, "least_size": 0,
-                                    "view": "identity"})
+    write_json(
+        cache / "key.json",
+        {
+            "data": table.data_hash,
+            "images": images,
+            "size": [8, 8],
+            "model": "m",
+            "weights": "w",
+            "image_size": 0,
+            "least_size": 0,
+            "view": "identity",
+        },
+    )
     np.save(cache / "key.npy", features)
     return folder, table
 
@@ -346,12 +366,20 @@ def test_heads_that_saw_the_other_pictures_of_a_scene(frozen):
     scene = np.arange(90) // 3
     place = np.random.default_rng(2).normal(size=(30, 40)).astype(np.float32)
     np.save(folder.parent / "features" / "key.npy", place[scene])
-    tied = dataclasses.replace(table, frame=table.frame.assign(
-        label=np.array(table.classes)[np.random.default_rng(3).integers(0, 3, 30)[scene]], fold=scene % 5,
-        group=[table.images[3 * i] for i in scene]))
+    tied = dataclasses.replace(
+        table,
+        frame=table.frame.assign(
+            label=np.array(table.classes)[np.random.default_rng(3).integers(0, 3, 30)[scene]],
+            fold=scene % 5,
+            group=[table.images[3 * i] for i in scene],
+        ),
+    )
     probs = train_loose(folder, tied, ["identity"])
     assert probs.shape == (90, 3) and np.allclose(probs.sum(-1), 1, atol=1e-5)
-    assert ACCURACY.score(probs, tied.labels) > ACCURACY.score(train_apart(folder, tied, ["identity"])[0], tied.labels) + 0.2
+    assert (
+        ACCURACY.score(probs, tied.labels)
+        > ACCURACY.score(train_apart(folder, tied, ["identity"])[0], tied.labels) + 0.2
+    )
 
 
 def test_a_tree_of_heads_is_no_plain_head(frozen):

@@ -38,8 +38,10 @@ def table(tmp_path):
 
 def write_record(table, run="net"):
     folder = write_run(table.paths.run(run), table, {view: random_probs(table) for view in SETTINGS.views})
-    write_json(folder / "run.json", {"config": {"model": MODEL, "weights": WEIGHTS.sha256,
-                                                "recipe": dataclasses.asdict(SETTINGS)}, "frozen": True})
+    write_json(
+        folder / "run.json",
+        {"config": {"model": MODEL, "weights": WEIGHTS.sha256, "recipe": dataclasses.asdict(SETTINGS)}, "frozen": True},
+    )
     return folder
 
 

@@ -32,8 +32,12 @@ def shaken(model):
     rng = np.random.default_rng(0)
     for layer in model._flatten_layers():
         if isinstance(layer, layers.BatchNormalization):
-            for name, low, high in (("gamma", 0.5, 1.5), ("beta", -0.5, 0.5),
-                                    ("moving_mean", -0.5, 0.5), ("moving_variance", 0.5, 2)):
+            for name, low, high in (
+                ("gamma", 0.5, 1.5),
+                ("beta", -0.5, 0.5),
+                ("moving_mean", -0.5, 0.5),
+                ("moving_variance", 0.5, 2),
+            ):
                 if (variable := getattr(layer, name)) is not None:
                     variable.assign(rng.uniform(low, high, variable.shape))
     return model

@@ -187,8 +187,18 @@ def test_kernel_distance_is_its_definition():
 
 
 def test_killed_and_run_again_it_ends_with_the_same_weights():
-    command = [sys.executable, "-m", "competition", "gan", "--name", "again", "--only-fold", "0",
-               "--set", " ".join(TINY)]
+    command = [
+        sys.executable,
+        "-m",
+        "competition",
+        "gan",
+        "--name",
+        "again",
+        "--only-fold",
+        "0",
+        "--set",
+        " ".join(TINY),
+    ]
     state = Path("runs/again/gan/fold_0/state.npz")
     with open("log", "w") as log:
         process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
@@ -220,9 +230,21 @@ def test_another_config_table_or_version_is_refused(record, table):
 
 def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatch):
     """Both phases: a head on pixels as features, then everything."""
-    options = {"name": "farben", "only_fold": 0, "overrides": [
-        "synthetic=3", "frozen_epochs=1", "epochs=2", "batch_size=4", "views=identity", "augment=hflip",
-        "frozen_copies=0", "plain_epochs=0", "image_size=0"]}
+    options = {
+        "name": "farben",
+        "only_fold": 0,
+        "overrides": [
+            "synthetic=3",
+            "frozen_epochs=1",
+            "epochs=2",
+            "batch_size=4",
+            "views=identity",
+            "augment=hflip",
+            "frozen_copies=0",
+            "plain_epochs=0",
+            "image_size=0",
+        ],
+    }
     monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)
     for fold, reason in ((0, "GAN of fold 0 is"), (1, "no such GAN")):
         files.write_json(record, files.read_json(record) | {"verdict": "poor"})
@@ -247,7 +269,7 @@ def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatc
     images = load_images(table)
     synthetic, training_part = ({image.tobytes() for image in some} for some in (made, images[table.fold != 0]))
     assert seen <= synthetic | training_part and len(seen & synthetic) > 3 and len(seen & training_part) > 10
-    (pool, all_labels, fold_of, folds), = pools
+    ((pool, all_labels, fold_of, folds),) = pools
     assert folds == [0] and len(pool[0]) == len(all_labels) == len(fold_of) == len(table.labels) + 6
     assert all_labels[-6:].tolist() == labels.tolist() and not (fold_of[-6:] == 0).any()
     assert np.allclose(pool[0][np.arange(-6, 0)], made.reshape(6, -1) / 127.5 - 1, atol=1e-5)
@@ -257,8 +279,13 @@ def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatc
 
 def test_synthetic_images_join_the_nodes_of_a_double_model(record):
     declare_good(record)
-    folder = double("baseline", '"b blue"', name="farben", only_fold=0, overrides=[
-        "synthetic=3", "epochs=1", "batch_size=4", "augment="])
+    folder = double(
+        "baseline",
+        '"b blue"',
+        name="farben",
+        only_fold=0,
+        overrides=["synthetic=3", "epochs=1", "batch_size=4", "augment="],
+    )
     config = files.read_json(folder / "node_0" / "run.json")["config"]
     assert config["gan"] and config["classes"] == ["b blue", "a red"] and (folder / "fold_0" / "views.npz").exists()
 
@@ -299,8 +326,9 @@ def test_one_step_gives_each_network_its_own_gradient():
     generator, discriminator = pair.generator, pair.model.get_layer("discriminator")
     pair.model.compile(keras.optimizers.SGD(1.0), pair.model.loss)
     random = np.random.default_rng(0)
-    real, noise = (tf.constant(draw, tf.float32)
-                   for draw in (random.uniform(-1, 1, (6, 8, 8, 3)), random.normal(size=(6, 4))))
+    real, noise = (
+        tf.constant(draw, tf.float32) for draw in (random.uniform(-1, 1, (6, 8, 8, 3)), random.normal(size=(6, 4)))
+    )
     label, nothing = tf.constant(np.eye(2, dtype=np.float32)[[0, 1] * 3]), np.zeros((6, 1), np.float32)
     with tf.GradientTape(persistent=True) as tape:
         fake = generator([noise, label])
@@ -308,8 +336,10 @@ def test_one_step_gives_each_network_its_own_gradient():
         losses = tf.reduce_mean(tf.nn.relu(1 - on_real) + tf.nn.relu(1 + on_fake)), tf.reduce_mean(-on_fake)
     variables = [*discriminator.trainable_variables, *generator.trainable_variables]
     count = len(discriminator.trainable_variables)
-    gradients = [*tape.gradient(losses[0], [v.value for v in variables[:count]]),
-                 *tape.gradient(losses[1], [v.value for v in variables[count:]])]
+    gradients = [
+        *tape.gradient(losses[0], [v.value for v in variables[:count]]),
+        *tape.gradient(losses[1], [v.value for v in variables[count:]]),
+    ]
     before = [np.array(variable) for variable in variables]
     shown = pair.model.train_on_batch([real, label, noise], [nothing, nothing])
     assert np.allclose(shown[1:3], [float(loss) for loss in losses], atol=1e-4)

@@ -34,8 +34,10 @@ def cloudy(seed, height=64, width=80, power=1.3):
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf
-    grey, *colours = (np.fft.irfft2(np.fft.rfft2(random.standard_normal((height, width))) / frequency**power,
-                                    (height, width)) for _ in range(4))
+    grey, *colours = (
+        np.fft.irfft2(np.fft.rfft2(random.standard_normal((height, width))) / frequency**power, (height, width))
+        for _ in range(4)
+    )
     image = 120 + 40 * grey[..., None] / grey.std() + 8 * np.stack([c / c.std() for c in colours], -1)
     return np.clip(image, 0, 255).round().astype(np.uint8)
 
@@ -92,8 +94,9 @@ def test_light_and_shade_that_pictures_have_in_common_do_not_count():
     """The same large shade, which is most of what there is to see, on different grounds."""
     y, x = np.mgrid[:64, :80]
     light = 0.1 + 0.9 / (1 + np.exp((24 - np.hypot(y - 34, (x - 36) / 1.2)) / 4))
-    pictures = [(cloudy(seed, power=0.8) * light[..., None] + 60 * light[..., None]).astype(np.uint8)
-                for seed in range(20)]
+    pictures = [
+        (cloudy(seed, power=0.8) * light[..., None] + 60 * light[..., None]).astype(np.uint8) for seed in range(20)
+    ]
     assert tied(*pictures) == set()
     assert tied(*pictures, pictures[3][:, ::-1]) == {(3, 20)}
 
@@ -211,8 +214,11 @@ def test_groups_of_a_column_are_merged_with_those_found(data, capsys):
     rows["patient"] = [f"p{i}" if name == "." else name for i, name in enumerate(patients)]
     rows.to_csv(data / "labels.csv", index=False)
     frame = make_folds(data / "labels.csv", "t", groups="patient").frame.set_index("image")
-    together = [["a/000.png", "a/001.png", "a/002.png", "a/003.png", "b/000.png"], ["a/004.png", "a/005.png"],
-                ["b/001.png", "b/002.png", "b/003.png"]]
+    together = [
+        ["a/000.png", "a/001.png", "a/002.png", "a/003.png", "b/000.png"],
+        ["a/004.png", "a/005.png"],
+        ["b/001.png", "b/002.png", "b/003.png"],
+    ]
     for names in together:
         assert set(frame.loc[names, "group"]) == {names[0]} and frame.loc[names, "fold"].nunique() == 1
     assert frame["group"].nunique() == 24 - 4 - 1 - 2

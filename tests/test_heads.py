@@ -36,8 +36,15 @@ def test_they_learn_as_keras_does(task):
     """Full batches of all rows, so that the order within an epoch is all that is drawn: the same steps in Keras."""
     import keras
 
-    recipe = replace(RECIPE, frozen_schedule="constant", batch_size=37, frozen_weight_decay=0.1, label_smoothing=0.1,
-                     class_weight="balanced", frozen_epochs=9)
+    recipe = replace(
+        RECIPE,
+        frozen_schedule="constant",
+        batch_size=37,
+        frozen_weight_decay=0.1,
+        label_smoothing=0.1,
+        class_weight="balanced",
+        frozen_epochs=9,
+    )
     task |= {"fold_of": np.arange(50) // 13}  # 37 images to train on, in one batch
     state, (probabilities,) = trained(task | {"pool": task["plain"][None]}, [recipe], [1])
     rows = task["fold_of"] != 1
@@ -60,10 +67,14 @@ def test_they_learn_as_keras_does(task):
 @pytest.mark.parametrize("head", [[], [6, 5]])
 def test_a_head_is_the_same_alone_and_among_others(task, head):
     """Bit for bit: other folds, other settings, their order."""
-    settings = [replace(RECIPE, head=head, frozen_rate=rate, dropout=dropout, frozen_weight_decay=decay,
-                        class_weight=weight)
-                for rate, dropout, decay, weight in
-                ((0.01, 0.0, 0.0, "none"), (0.1, 0.3, 0.0, "balanced"), (0.001, 0.5, 1.0, "none"))]
+    settings = [
+        replace(RECIPE, head=head, frozen_rate=rate, dropout=dropout, frozen_weight_decay=decay, class_weight=weight)
+        for rate, dropout, decay, weight in (
+            (0.01, 0.0, 0.0, "none"),
+            (0.1, 0.3, 0.0, "balanced"),
+            (0.001, 0.5, 1.0, "none"),
+        )
+    ]
     together, probabilities = trained(task, settings, [0, 1, 2, 3])
     for s, f in np.ndindex(3, 4):
         alone, (single,) = trained(task, [settings[s]], [f])
@@ -79,15 +90,20 @@ def test_hidden_layers_learn_as_keras_own(task):
     """Full batches of all rows, as above, from the same random weights."""
     import keras
 
-    recipe = replace(RECIPE, frozen_schedule="constant", batch_size=37, frozen_weight_decay=0.1, head=[6, 5],
-                     frozen_epochs=9)
+    recipe = replace(
+        RECIPE, frozen_schedule="constant", batch_size=37, frozen_weight_decay=0.1, head=[6, 5], frozen_epochs=9
+    )
     task |= {"fold_of": np.arange(50) // 13, "pool": task["plain"][None]}
     rows = task["fold_of"] != 1
     start = heads.start_heads(1, 1, DIMENSION, CLASSES, recipe.head, recipe.seed)
     state, (probabilities,) = trained(task, [recipe], [1])
     sizes = enumerate([6, 5, CLASSES])
-    model = keras.Sequential([keras.Input((DIMENSION,)), *(
-        keras.layers.Dense(units, activation="relu" if i < 2 else None) for i, units in sizes)])
+    model = keras.Sequential(
+        [
+            keras.Input((DIMENSION,)),
+            *(keras.layers.Dense(units, activation="relu" if i < 2 else None) for i, units in sizes),
+        ]
+    )
     for dense, layer in zip(model.layers, start.layers):
         dense.set_weights([layer.weights[0, 0, :-1], layer.weights[0, 0, -1]])
     optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1, beta_2=0.999, epsilon=1e-7)
@@ -141,9 +157,14 @@ def first_gradient(task, recipe):
     return state.mean[0, 0] / (1 - heads.BETA_1)
 
 
-@pytest.mark.parametrize("class_weight, weights", [
-    ("none", [1, 1, 1]), ({"a": 3.0, "b": 1.0, "c": 0.5}, [3, 1, 0.5]), ("balanced", None),
-])
+@pytest.mark.parametrize(
+    "class_weight, weights",
+    [
+        ("none", [1, 1, 1]),
+        ({"a": 3.0, "b": 1.0, "c": 0.5}, [3, 1, 0.5]),
+        ("balanced", None),
+    ],
+)
 def test_class_weights_change_the_gradient_as_they_should(task, class_weight, weights):
     """An image's part of it, (p - y) x, counts as often as its class is worth; p is 1/3 before the first step."""
     task |= {"fold_of": np.arange(50) // 13, "pool": task["plain"][None]}
@@ -206,8 +227,13 @@ def test_copies_make_an_epoch_longer_and_count_for_balance(task, copies):
     states = []
     for class_weight in ("none", "balanced"):
         state = heads.start_heads(1, 1, DIMENSION, CLASSES)
-        heads.train_epoch(state, [replace(RECIPE, class_weight=class_weight)], folds=[2], copies=replace(
-            plan, features=features), **task)
+        heads.train_epoch(
+            state,
+            [replace(RECIPE, class_weight=class_weight)],
+            folds=[2],
+            copies=replace(plan, features=features),
+            **task,
+        )
         states.append(state.weights)
     np.testing.assert_allclose(*states, rtol=1e-5)
 

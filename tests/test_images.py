@@ -159,10 +159,20 @@ def test_exif_rotation(orientation):
         assert np.abs(pixels.astype(int) - expected).max() <= tolerance, kind
 
 
-@pytest.mark.parametrize("kind, mode", [
-    ("PNG", "RGB"), ("PNG", "LA"), ("TIFF", "RGB"), ("WEBP", "RGB"), ("GIF", "P"), ("MPO", "RGB"),
-    ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"),
-])
+@pytest.mark.parametrize(
+    "kind, mode",
+    [
+        ("PNG", "RGB"),
+        ("PNG", "LA"),
+        ("TIFF", "RGB"),
+        ("WEBP", "RGB"),
+        ("GIF", "P"),
+        ("MPO", "RGB"),
+        ("JPEG", "RGB"),
+        ("JPEG", "L"),
+        ("JPEG", "CMYK"),
+    ],
+)
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_checking_finds_the_size_that_decoding_gives(kind, mode, orientation):
     exif = Image.Exif()
@@ -228,9 +238,7 @@ def test_truncated_by_a_few_bytes(kind):
             decode(data[:-cut], "x.jpg")
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"hello", b"\0" * 500, b"<svg></svg>", b"PK\3\4", b"\x89PNG\r\n\x1a\n"]
-)
+@pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 500, b"<svg></svg>", b"PK\3\4", b"\x89PNG\r\n\x1a\n"])
 def test_no_picture(data):
     with pytest.raises(InputError, match="^my notes.txt: "):
         decode(data, "my notes.txt")
@@ -271,9 +279,17 @@ def test_resize():
 
 # -------------------------------------------------------------------------------- folders and zips
 
-COUNTS = {"B b": 2, "10": 3, "2": 1, "Ähre, \"é\"": 2}
-EXPECTED = ["10/000.png", "10/001.png", "10/002.png", "2/000.png", "B b/000.png", "B b/001.png",
-            "Ähre, \"é\"/000.png", "Ähre, \"é\"/001.png"]
+COUNTS = {"B b": 2, "10": 3, "2": 1, 'Ähre, "é"': 2}
+EXPECTED = [
+    "10/000.png",
+    "10/001.png",
+    "10/002.png",
+    "2/000.png",
+    "B b/000.png",
+    "B b/001.png",
+    'Ähre, "é"/000.png',
+    'Ähre, "é"/001.png',
+]
 
 
 def zip_of(folder, path, prefix=""):
@@ -295,7 +311,7 @@ def test_class_folders(tmp_path):
     source = open_source(folder)
     assert source.images == EXPECTED
     assert source.labels == [image.split("/")[0] for image in EXPECTED]
-    assert source.classes == sorted(COUNTS) == ["10", "2", "B b", "Ähre, \"é\""]
+    assert source.classes == sorted(COUNTS) == ["10", "2", "B b", 'Ähre, "é"']
     assert source.read("2/000.png") == (folder / "2/000.png").read_bytes()
     with pytest.raises(InputError, match="2/9.png"):
         source.read("2/9.png")
@@ -330,8 +346,16 @@ def test_class_folders_in_a_top_folder(tmp_path):
 
 def test_system_and_hidden_files_are_ignored(tmp_path):
     folder = class_folders(tmp_path / "data/top", {"a": 1, "b": 1})
-    for name in (".DS_Store", "a/.DS_Store", "a/Thumbs.db", "b/desktop.ini", "a/._000.png", ".git/config",
-                 "../__MACOSX/a/000.png", "a/.cache/x.png"):
+    for name in (
+        ".DS_Store",
+        "a/.DS_Store",
+        "a/Thumbs.db",
+        "b/desktop.ini",
+        "a/._000.png",
+        ".git/config",
+        "../__MACOSX/a/000.png",
+        "a/.cache/x.png",
+    ):
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_bytes(b"junk")
     assert open_source(tmp_path / "data").images == ["a/000.png", "b/000.png"]
@@ -367,8 +391,19 @@ def test_links_are_followed_but_not_round_in_circles(tmp_path):
 
 
 def test_names_of_any_kind(tmp_path):
-    names = ["new\nline.png", "quo\"te'.png", "comma, semi;.png", " lead", "tab\t.png", "e\u0301.png",
-             "é.png", "😀.png", "back\\slash.png", "#%$&.png", "a" * 200]
+    names = [
+        "new\nline.png",
+        "quo\"te'.png",
+        "comma, semi;.png",
+        " lead",
+        "tab\t.png",
+        "e\u0301.png",
+        "é.png",
+        "😀.png",
+        "back\\slash.png",
+        "#%$&.png",
+        "a" * 200,
+    ]
     folder = class_folders(tmp_path / "data", {"a": 1, "b": 1})
     for name in names:
         (folder / "a" / name).write_bytes(encode(smooth()))
@@ -583,8 +618,9 @@ class Part(SimpleNamespace):
 def table_of(source, size):
     sums = [sha256_bytes(source.read(image)) for image in source.images]
     frame = pd.DataFrame({"image": source.images, "sha256": sums})
-    return Part(frame=frame, size=size, data=str(source.data), root=source.root, name="n",
-                paths=Workspace().competition("n"))
+    return Part(
+        frame=frame, size=size, data=str(source.data), root=source.root, name="n", paths=Workspace().competition("n")
+    )
 
 
 SMALL = Memory(1000, "MEMORY=1000")  # a picture of 24x32 takes 2304 bytes

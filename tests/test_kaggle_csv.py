@@ -42,10 +42,16 @@ def sample(path, *lines):
 # ------------------------------------------------------------------------------------------------------- the sample
 
 
-@pytest.mark.parametrize("ids", [
-    ["b/10.jpg", "a/2.png", "a/1.png"], ["b/10", "a/2", "a/1"], ["10.jpg", "2.png", "1.png"], ["10", "2", "1"],
-    ["test/b/10.jpg", "test/a/2.png", "test/a/1.png"],
-])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["b/10.jpg", "a/2.png", "a/1.png"],
+        ["b/10", "a/2", "a/1"],
+        ["10.jpg", "2.png", "1.png"],
+        ["10", "2", "1"],
+        ["test/b/10.jpg", "test/a/2.png", "test/a/1.png"],
+    ],
+)
 def test_ids_may_be_paths_or_names_with_or_without_endings(ids):
     assert match_ids("s.csv", ids, IMAGES, "test") == ["b/10.jpg", "a/2.png", "a/1.png"]
 
@@ -57,14 +63,17 @@ def test_ids_that_fit_no_image_or_several_are_named():
         match_ids("s.csv", ["1"], ["a/1.png", "b/1.png"])
 
 
-@pytest.mark.parametrize("header, value, asked, expected", [
-    ("id,label", "ash tree", False, ("labels", [])),
-    ("id,label", "", False, ("labels", [])),
-    ("id,label", "0", False, ("class ids", [])),
-    ("id,ähre,oak,ash tree", "0.1,0.2,0.7", False, ("probabilities", [2, 0, 1])),
-    ("id,ähre,oak,ash tree", "0,0,0", True, ("probabilities", [2, 0, 1])),
-    ("id,2,0,1", "0,0,0", False, ("probabilities", [2, 0, 1])),
-])
+@pytest.mark.parametrize(
+    "header, value, asked, expected",
+    [
+        ("id,label", "ash tree", False, ("labels", [])),
+        ("id,label", "", False, ("labels", [])),
+        ("id,label", "0", False, ("class ids", [])),
+        ("id,ähre,oak,ash tree", "0.1,0.2,0.7", False, ("probabilities", [2, 0, 1])),
+        ("id,ähre,oak,ash tree", "0,0,0", True, ("probabilities", [2, 0, 1])),
+        ("id,2,0,1", "0,0,0", False, ("probabilities", [2, 0, 1])),
+    ],
+)
 def test_the_columns_say_what_is_wanted(tmp_path, header, value, asked, expected):
     path = sample(tmp_path, header, f"1,{value}", f"10,{value}", f"2,{value}")
     wanted = read_sample(path, unlabelled(), CLASSES, asked)
@@ -84,8 +93,12 @@ def test_class_names_that_are_numbers_are_labels_and_two_classes_may_want_one_pr
 
 def test_two_classes_and_a_metric_of_probabilities(tmp_path, capsys):
     """The usual placeholder is 0, which is no class id then."""
-    for metric, value, expected in (("auc", "0", ("one probability", [1])), ("log_loss", "1", ("one probability", [1])),
-                                    ("accuracy", "0", ("class ids", [])), ("auc", "dog", ("labels", []))):
+    for metric, value, expected in (
+        ("auc", "0", ("one probability", [1])),
+        ("log_loss", "1", ("one probability", [1])),
+        ("accuracy", "0", ("class ids", [])),
+        ("auc", "dog", ("labels", [])),
+    ):
         path = sample(tmp_path, "id,label", *(f"{name},{value}" for name in ("1", "2", "10")))
         wanted = read_sample(path, unlabelled(), ["cat", "dog"], metric=metric)
         assert (wanted.values, wanted.order) == expected
@@ -98,17 +111,20 @@ def test_ids_with_a_point_and_folders_with_one(tmp_path):
     assert wanted.values == "class ids" and wanted.images == IMAGES
 
 
-@pytest.mark.parametrize("lines, message", [
-    (["id,label", "1,oak", "1,oak"], "ids more than once: 1"),
-    (["id,label", "1,elm"], "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2"),
-    (["id,label", "1,oak", "2,3"], "line 3: found '3' in label"),
-    (["id,label", "1,0.5"], "line 2: found '0.5'"),
-    (["id,oak,ash tree,elm", "1,0,0,0"], "no column for: ähre; columns that are no class: elm"),
-    (["id,oak,oak", "1,0,0"], "expected each name once"),
-    (["id;label", "1;oak"], "1 columns and 1 rows.*with commas between them"),
-    (["id,label"], "2 columns and 0 rows"),
-    ([""], "not a CSV that can be read"),
-])
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (["id,label", "1,oak", "1,oak"], "ids more than once: 1"),
+        (["id,label", "1,elm"], "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2"),
+        (["id,label", "1,oak", "2,3"], "line 3: found '3' in label"),
+        (["id,label", "1,0.5"], "line 2: found '0.5'"),
+        (["id,oak,ash tree,elm", "1,0,0,0"], "no column for: ähre; columns that are no class: elm"),
+        (["id,oak,oak", "1,0,0"], "expected each name once"),
+        (["id;label", "1;oak"], "1 columns and 1 rows.*with commas between them"),
+        (["id,label"], "2 columns and 0 rows"),
+        ([""], "not a CSV that can be read"),
+    ],
+)
 def test_what_does_not_fit_is_named(tmp_path, lines, message):
     with pytest.raises(InputError, match=message):
         read_sample(sample(tmp_path, *lines), unlabelled(), CLASSES)
@@ -140,13 +156,16 @@ def test_filled_by_hand():
     assert some[["ähre", "oak"]].to_numpy().tolist() == np.float32([[0.3, 0.2], [0.1, 0.7]]).tolist()
 
 
-@pytest.mark.parametrize("content, message", [
-    ("id,label\n1,oak\n2,ähre\n", None),
-    ("id,class\n1,oak\n2,ähre\n", "columns id, class, expected id, label"),
-    ("id,label\n1,oak\n", "1 rows, expected 2"),
-    ("id,label\n2,ähre\n1,oak\n", "line 2: id '2', expected '1'"),
-    ("id,label\n1,oak\n2,\n", "line 3: found '', expected one of oak"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("id,label\n1,oak\n2,ähre\n", None),
+        ("id,class\n1,oak\n2,ähre\n", "columns id, class, expected id, label"),
+        ("id,label\n1,oak\n", "1 rows, expected 2"),
+        ("id,label\n2,ähre\n1,oak\n", "line 2: id '2', expected '1'"),
+        ("id,label\n1,oak\n2,\n", "line 3: found '', expected one of oak"),
+    ],
+)
 def test_a_finished_csv_is_checked(tmp_path, content, message):
     (tmp_path / "a.csv").write_text(content, "utf-8")
     wanted = Wanted(["id", "label"], ["1.png", "2.png"], ["1", "2"], "labels", [])
@@ -177,8 +196,11 @@ def competition(tmp_path_factory):
         for path in sorted((root / "test").rglob("*.jpg")):
             archive.write(path, path.relative_to(root))
     (root / "work").mkdir()
-    with contextlib.chdir(root / "work"), contextlib.redirect_stdout(io.StringIO()), \
-            contextlib.redirect_stderr(io.StringIO()):
+    with (
+        contextlib.chdir(root / "work"),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         make_folds(root / "data", name="toy", folds=2)
         train("baseline", run="pixels", overrides=["epochs=2", "rate=0.003"])
         train("efficientnet_lite0", run="heads", overrides=["frozen_epochs=3", "frozen_rate=0.03", "image_size=0"])
@@ -219,8 +241,11 @@ def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypat
     assert len(kept) == 2 and kept[0].parent == RUNS / "toy/predict/test"
     kept[1].unlink()  # killed before it was written
     predict, asked = each_fold, []
-    monkeypatch.setattr(kaggle_csv, "each_fold", lambda run, table, folds, *rest, **more: (
-        asked.extend(folds) or predict(run, table, folds, *rest, **more)))
+    monkeypatch.setattr(
+        kaggle_csv,
+        "each_fold",
+        lambda run, table, folds, *rest, **more: asked.extend(folds) or predict(run, table, folds, *rest, **more),
+    )
     assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
     assert np.array_equal(predict_images(ensemble, table, unknown), first) and len(asked) == 1
     np.savez(kept[0], probs=np.full((9, 3), np.nan, np.float32))

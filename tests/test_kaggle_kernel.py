@@ -56,8 +56,13 @@ def run_kernel(folder, root, unpacked=False):
         shutil.copy(folder / "dataset" / "toolkit.zip", place)
     (root / "working").mkdir(exist_ok=True)
     kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if key in os.environ}
-    return subprocess.run([sys.executable, folder / "kernel.py"], cwd=root / "working", text=True, capture_output=True,
-                          env=kept | {"KAGGLE_ROOT": str(root), "HOME": str(root)})
+    return subprocess.run(
+        [sys.executable, folder / "kernel.py"],
+        cwd=root / "working",
+        text=True,
+        capture_output=True,
+        env=kept | {"KAGGLE_ROOT": str(root), "HOME": str(root)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +71,11 @@ def competition(tmp_path_factory):
     root = tmp_path_factory.mktemp("kaggle")
     class_folders(root / "photos", {"oak": 6, "ash tree": 7}, height=12, width=16)
     (root / "home").mkdir()
-    with contextlib.chdir(root / "home"), pytest.MonkeyPatch.context() as patch, \
-            contextlib.redirect_stdout(io.StringIO()) as printed:
+    with (
+        contextlib.chdir(root / "home"),
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+    ):
         make_folds(root / "photos", name="toy", folds=2)
         # a module that Python imports by itself
         write_wheel(KERNELS / "wheels", "sitecustomize", "print('greetings from a wheel')")
@@ -96,9 +104,12 @@ def test_the_folder_to_push(competition):
     assert kernel["id"] == "me/toy-train-far" and kernel["title"].replace(" ", "-") == "toy-train-far"
     assert kernel["enable_gpu"] is True and kernel["enable_internet"] is False and kernel["is_private"] is True
     assert kernel["dataset_sources"] == [dataset["id"]] == ["me/toy-train-far-files"]
-    for line in ("kaggle kernels push -p kernels/toy-train-far",
-                 "kaggle datasets create -p kernels/toy-train-far/dataset",
-                 "kaggle kernels output me/toy-train-far", "make take FROM="):
+    for line in (
+        "kaggle kernels push -p kernels/toy-train-far",
+        "kaggle datasets create -p kernels/toy-train-far/dataset",
+        "kaggle kernels output me/toy-train-far",
+        "make take FROM=",
+    ):
         assert line in printed
     with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
         names = archive.namelist()
@@ -154,8 +165,9 @@ def test_another_kernel_predicts(competition, home, tmp_path):
     for number in range(3):
         (test / f"{number}.png").write_bytes(encode(smooth(50 + number, 12, 16)))
     (test.parent / "sample_submission.csv").write_text("id,oak,ash tree\n2,0,0\n0,0,0\n1,0,0\n")
-    folder = formats.make("kaggle-kernel", run="far", kaggle_user="me", competition="some",
-                          sample="sample_submission.csv")
+    folder = formats.make(
+        "kaggle-kernel", run="far", kaggle_user="me", competition="some", sample="sample_submission.csv"
+    )
     assert read_json(folder / "kernel-metadata.json")["competition_sources"] == ["some"]
     done = run_kernel(Path.cwd() / folder, tmp_path / "root", unpacked=True)
     assert done.returncode == 0, done.stderr
@@ -177,8 +189,9 @@ def test_a_kernel_of_the_sample_competition_leaves_its_predictions(home, tmp_pat
     test.mkdir(parents=True)
     for number in range(3):
         (test / f"{number}.png").write_bytes(encode(smooth(50 + number, 12, 16)))
-    folder = formats.make("kaggle-kernel", "sample", "far", Workspace().of("sample"), kaggle_user="me",
-                          competition="some")
+    folder = formats.make(
+        "kaggle-kernel", "sample", "far", Workspace().of("sample"), kaggle_user="me", competition="some"
+    )
     assert folder == KERNELS / "sample-predict-far" and len(read_log(sample)) == 1
     done = run_kernel(Path.cwd() / folder, tmp_path / "root")
     assert done.returncode == 0, done.stderr
@@ -189,8 +202,9 @@ def test_a_training_kernel_of_the_sample_competition_is_taken_home(competition, 
     """The same for a run: its kernel finds the table, `take` the competition that it belongs to."""
     sample = Workspace().sample
     make_folds(home / "photos", name="sample", folds=2, workspace=sample)
-    folder = make_training("baseline", name="sample", run="there", overrides=SETTINGS, kaggle_user="me",
-                           workspace=sample)
+    folder = make_training(
+        "baseline", name="sample", run="there", overrides=SETTINGS, kaggle_user="me", workspace=sample
+    )
     with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
         assert {"work/folds/sample.csv", "work/folds/sample.json"} <= set(archive.namelist())
         assert json.loads(archive.read("toolkit-job.json"))["output"] == {"runs/sample/there": "run-sample-there.zip"}
@@ -251,12 +265,15 @@ def test_what_is_no_run_of_this_table_is_refused(competition, home, tmp_path):
     assert not (RUNS / "toy/far").exists()
 
 
-@pytest.mark.parametrize("options, message", [
-    ({}, "KAGGLE_USER= is missing"),
-    ({"kaggle_user": "me@home"}, "KAGGLE_USER=me@home: expected"),
-    ({"kaggle_user": "me", "competition": "https://kaggle.com/c/x"}, "COMPETITION=https"),
-    ({"kaggle_user": "me", "dataset": "photos"}, "DATASET=photos: expected <owner>/<dataset>"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "KAGGLE_USER= is missing"),
+        ({"kaggle_user": "me@home"}, "KAGGLE_USER=me@home: expected"),
+        ({"kaggle_user": "me", "competition": "https://kaggle.com/c/x"}, "COMPETITION=https"),
+        ({"kaggle_user": "me", "dataset": "photos"}, "DATASET=photos: expected <owner>/<dataset>"),
+    ],
+)
 def test_names_that_cannot_be_on_kaggle(home, options, message):
     with pytest.raises(InputError, match=message):
         make_training("baseline", overrides=SETTINGS, **options)
@@ -272,8 +289,9 @@ def test_slugs_are_short_and_tell_names_apart():
 
 
 def test_images_that_kaggle_has_are_not_packed_and_found_again(home, tmp_path):
-    folder = make_training("baseline", run="there", overrides=SETTINGS, only_fold=0, kaggle_user="me",
-                           dataset="you/photos")
+    folder = make_training(
+        "baseline", run="there", overrides=SETTINGS, only_fold=0, kaggle_user="me", dataset="you/photos"
+    )
     with zipfile.ZipFile(folder / "dataset/toolkit.zip") as archive:
         assert not [name for name in archive.namelist() if name.startswith("images/")]
         job = json.loads(archive.read("toolkit-job.json"))

@@ -87,8 +87,12 @@ def test_the_page_stands_alone_and_shows_each_image_under_its_name(data):
             with Image.open(data / "été" / name) as image:
                 assert np.allclose(pixels.mean((0, 1)), np.asarray(image).mean((0, 1)), atol=4), title
     mean = shown[0][1].astype(float)  # the first class's
-    expected = np.mean([measure_image(np.asarray(Image.open(path).resize((30, 20)))).brightness
-                        for path in sorted((data / "a <b> & c").iterdir())])
+    expected = np.mean(
+        [
+            measure_image(np.asarray(Image.open(path).resize((30, 20)))).brightness
+            for path in sorted((data / "a <b> & c").iterdir())
+        ]
+    )
     assert cv2.cvtColor(mean.astype(np.uint8), cv2.COLOR_RGB2GRAY).mean() == pytest.approx(expected, abs=3)
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
 
@@ -99,7 +103,7 @@ def test_sheets_are_limited_and_large_pictures_shrunk(data, monkeypatch):
     monkeypatch.setattr(looking, "SIDE", 15)
     look()
     text = (Workspace().runs / "odd/look/look.html").read_text("utf-8")
-    sheets = text[text.index("<h2>a &lt;b&gt;"):]
+    sheets = text[text.index("<h2>a &lt;b&gt;") :]
     assert len(pictures(sheets)) == 12
     assert {pixels.shape for _, pixels in pictures(text)} == {(10, 15, 3)}
     assert len(re.findall("<figure", text)) == sum(len(rows) > 0 for rows in _outliers().values())
@@ -116,7 +120,10 @@ def test_the_table_by_class(data, capsys):
     head, first, second, both = out.splitlines()[:4]
     assert head.split()[:3] == ["class", "images", "brightness"] and "red-shifted" in head.split()
     assert (re.split(r"\s{2,}", first)[:2], second.split()[:2], both.split()[:2]) == (
-        ["a <b> & c", "30"], ["été", "14"], ["all", "44"])
+        ["a <b> & c", "30"],
+        ["été", "14"],
+        ["all", "44"],
+    )
     assert second.split()[head.split().index("red-shifted")] == both.split()[head.split().index("red-shifted")] == "1"
 
 
@@ -155,8 +162,9 @@ def test_measures_of_pictures_that_can_be_reckoned_by_hand():
 
 def test_redness_is_of_the_light_and_not_of_its_strength():
     plain = texture(1, level=160)
-    red, yellow = (np.clip(plain * np.array(cast), 0, 255).astype(np.uint8)
-                   for cast in ((1.3, 0.9, 1), (1.2, 1.2, 0.5)))
+    red, yellow = (
+        np.clip(plain * np.array(cast), 0, 255).astype(np.uint8) for cast in ((1.3, 0.9, 1), (1.2, 1.2, 0.5))
+    )
     base, half, red, yellow = (measure_image(picture).redness for picture in (plain, plain // 2, red, yellow))
     assert abs(half - base) < 0.02 and abs(yellow - base) < 0.05 and red > base + 0.3
 

@@ -28,8 +28,30 @@ from competition.training import train
 from competition.training.double import double
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("folds", "look", "sanity", "train", "double", "tune", "gan", "rank", "study", "explain", "audit", "shift", "soup",
-         "blend", "simulate", "submission", "check", "score", "matrix", "predict", "kernel", "take")
+VERBS = (
+    "folds",
+    "look",
+    "sanity",
+    "train",
+    "double",
+    "tune",
+    "gan",
+    "rank",
+    "study",
+    "explain",
+    "audit",
+    "shift",
+    "soup",
+    "blend",
+    "simulate",
+    "submission",
+    "check",
+    "score",
+    "matrix",
+    "predict",
+    "kernel",
+    "take",
+)
 
 
 def tool(*arguments, folder=ROOT):
@@ -42,14 +64,17 @@ def tool(*arguments, folder=ROOT):
 def test_training_needs_no_tensorflow_where_jax_is(tmp_path):
     """Where there is no JAX there is nothing to train with, which is said."""
     class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8)
-    hidden = "import sys; sys.modules['tensorflow'] = None; import importlib.util as u; find = u.find_spec; " \
-             "u.find_spec = lambda name: None if name == 'tensorflow' else find(name); " \
-             "from competition.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    hidden = (
+        "import sys; sys.modules['tensorflow'] = None; import importlib.util as u; find = u.find_spec; "
+        "u.find_spec = lambda name: None if name == 'tensorflow' else find(name); "
+        "from competition.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": ""}
 
     def run(*arguments):
-        return subprocess.run([sys.executable, "-c", hidden, *arguments], cwd=tmp_path, env=environment, text=True,
-                              capture_output=True)
+        return subprocess.run(
+            [sys.executable, "-c", hidden, *arguments], cwd=tmp_path, env=environment, text=True, capture_output=True
+        )
 
     assert run("folds", "--data", "data", "--folds", "2").returncode == 0
     result = run("train", "--model", "baseline", "--set", "epochs=1")
@@ -85,30 +110,99 @@ def test_each_verb_s_help_has_examples_that_can_be_parsed(verb, capsys):
         assert found.name == verb
 
 
-@pytest.mark.parametrize("verb, flags, defaults", [
-    ("folds", ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force", "--metric"],
-     ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"]),
-    ("train", ["--model", "--recipe", "--name", "--weights", "--run", "--only-fold", "--set", "--memory", "--seeds",
-               "--again", "--teacher", "--pseudo"],
-     ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"]),
-    ("tune", ["--model", "--space", "--recipe", "--name", "--weights", "--run", "--folds-used", "--trials", "--minutes",
-              "--set", "--memory"],
-     ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<keys>"]),
-    ("blend", ["--name", "--runs", "--hidden-n", "--hidden"], ["default: all finished", "default: random"]),
-    ("simulate", ["--name", "--n", "--hidden", "--seed"], ["default: 20", "default: random"]),
-    ("study", ["--name", "--backbone", "--quick", "--budget", "--weights", "--memory"],
-     ["default: efficientnet_lite0", "default: imagenet"]),
-    ("submission", ["--format", "--name", "--run", "--test", "--kaggle-user", "--scorer", "--hidden-n", "--max-mb",
-                    "--max-seconds", "--max-memory", "--fit"], ["default: codalab", "default: the project's own"]),
-    ("check", ["--zip", "--format", "--name", "--scorer", "--size", "--hidden-n", "--max-mb", "--max-seconds", "--max-memory"],
-     ["default: guessed from the zip", "default: the project's own"]),
-    ("score", ["--zip", "--phase", "--value"], ["default: print"]),
-    ("matrix", ["--scorers", "--families", "--folder"], ["default: 2.12.1,2.15.1,current"]),
-    ("predict", ["--name", "--run", "--test", "--sample", "--probabilities", "--memory"], []),
-    ("kernel", ["--model", "--recipe", "--name", "--only-fold", "--kaggle-user", "--competition", "--dataset"],
-     ["default: quick"]),
-    ("take", ["--from"], []),
-])
+@pytest.mark.parametrize(
+    "verb, flags, defaults",
+    [
+        (
+            "folds",
+            ["--data", "--name", "--folds", "--seed", "--size", "--classes", "--skip-bad", "--force", "--metric"],
+            ["default: 5", "default: 0", "default: the stem", "default: the median", "default: sorted"],
+        ),
+        (
+            "train",
+            [
+                "--model",
+                "--recipe",
+                "--name",
+                "--weights",
+                "--run",
+                "--only-fold",
+                "--set",
+                "--memory",
+                "--seeds",
+                "--again",
+                "--teacher",
+                "--pseudo",
+            ],
+            ["default: quick", "default: imagenet", "default: <model>-<recipe>", "default: half of what is available"],
+        ),
+        (
+            "tune",
+            [
+                "--model",
+                "--space",
+                "--recipe",
+                "--name",
+                "--weights",
+                "--run",
+                "--folds-used",
+                "--trials",
+                "--minutes",
+                "--set",
+                "--memory",
+            ],
+            ["default: auto", "default: quick", "default: all", "default: <model>-<recipe>-<keys>"],
+        ),
+        ("blend", ["--name", "--runs", "--hidden-n", "--hidden"], ["default: all finished", "default: random"]),
+        ("simulate", ["--name", "--n", "--hidden", "--seed"], ["default: 20", "default: random"]),
+        (
+            "study",
+            ["--name", "--backbone", "--quick", "--budget", "--weights", "--memory"],
+            ["default: efficientnet_lite0", "default: imagenet"],
+        ),
+        (
+            "submission",
+            [
+                "--format",
+                "--name",
+                "--run",
+                "--test",
+                "--kaggle-user",
+                "--scorer",
+                "--hidden-n",
+                "--max-mb",
+                "--max-seconds",
+                "--max-memory",
+                "--fit",
+            ],
+            ["default: codalab", "default: the project's own"],
+        ),
+        (
+            "check",
+            [
+                "--zip",
+                "--format",
+                "--name",
+                "--scorer",
+                "--size",
+                "--hidden-n",
+                "--max-mb",
+                "--max-seconds",
+                "--max-memory",
+            ],
+            ["default: guessed from the zip", "default: the project's own"],
+        ),
+        ("score", ["--zip", "--phase", "--value"], ["default: print"]),
+        ("matrix", ["--scorers", "--families", "--folder"], ["default: 2.12.1,2.15.1,current"]),
+        ("predict", ["--name", "--run", "--test", "--sample", "--probabilities", "--memory"], []),
+        (
+            "kernel",
+            ["--model", "--recipe", "--name", "--only-fold", "--kaggle-user", "--competition", "--dataset"],
+            ["default: quick"],
+        ),
+        ("take", ["--from"], []),
+    ],
+)
 def test_each_verb_s_help_shows_flags_and_defaults(verb, flags, defaults, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = helped(verb, capsys)
@@ -124,15 +218,18 @@ def test_a_bad_input_ends_with_one_line_and_code_2(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [
-    ["sanity"],
-    ["train", "--model", "scratch"],
-    ["look"],
-    ["explain"],
-    ["blend"],
-    ["submission"],
-    ["blend", "--name", "nothing"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sanity"],
+        ["train", "--model", "scratch"],
+        ["look"],
+        ["explain"],
+        ["blend"],
+        ["submission"],
+        ["blend", "--name", "nothing"],
+    ],
+)
 def test_before_there_are_folds(arguments, workdir, capsys):
     assert main(arguments) == 2
     out, error = capsys.readouterr()
@@ -162,45 +259,77 @@ def given(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("texts, overrides", [
-    ([], []),
-    (["batch_size=16"], ["batch_size=16"]),
-    (["batch_size=16", "rate=1e-3"], ["batch_size=16", "rate=1e-3"]),
-    (["batch_size=16 image_size=160"], ["batch_size=16", "image_size=160"]),
-    (["  batch_size=16   image_size = 160 ", "rate=1"], ["batch_size=16", "image_size = 160", "rate=1"]),
-    (["augment=d4,light rate=1"], ["augment=d4,light", "rate=1"]),
-    (['views=["identity", "hflip"] rate=1'], ['views=["identity", "hflip"]', "rate=1"]),
-    (["views=identity, hflip rate=1"], ["views=identity, hflip", "rate=1"]),
-    ([""], []),
-])
+@pytest.mark.parametrize(
+    "texts, overrides",
+    [
+        ([], []),
+        (["batch_size=16"], ["batch_size=16"]),
+        (["batch_size=16", "rate=1e-3"], ["batch_size=16", "rate=1e-3"]),
+        (["batch_size=16 image_size=160"], ["batch_size=16", "image_size=160"]),
+        (["  batch_size=16   image_size = 160 ", "rate=1"], ["batch_size=16", "image_size = 160", "rate=1"]),
+        (["augment=d4,light rate=1"], ["augment=d4,light", "rate=1"]),
+        (['views=["identity", "hflip"] rate=1'], ['views=["identity", "hflip"]', "rate=1"]),
+        (["views=identity, hflip rate=1"], ["views=identity, hflip", "rate=1"]),
+        ([""], []),
+    ],
+)
 def test_set_repeated_and_several_in_one(texts, overrides, given):
     arguments = ["train", "--model", "scratch"]
     assert main(arguments + [part for text in texts for part in ("--set", text)]) == 0
     ((found),) = given
     assert [found[key] for key in ("seeds", "model", "recipe", "run", "overrides")] == [
-        1, "scratch", "quick", None, overrides]
+        1,
+        "scratch",
+        "quick",
+        None,
+        overrides,
+    ]
 
 
 def test_flags_reach_the_verb(given):
-    line = ("train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3 "
-            "--again 0")
+    line = (
+        "train --model vgg16 --recipe best --name plants --weights none --run mine --only-fold 2 --memory 4G --seeds 3 "
+        "--again 0"
+    )
     assert main(line.split()) == 0
-    assert given == [{
-        "seeds": "3", "model": "vgg16", "recipe": "best", "run": "mine", "overrides": [], "again": "0", "name": "plants",
-        "weights": "none", "only_fold": "2", "memory": "4G", "teacher": None, "pseudo": None,
-        "workspace": Workspace()}]
+    assert given == [
+        {
+            "seeds": "3",
+            "model": "vgg16",
+            "recipe": "best",
+            "run": "mine",
+            "overrides": [],
+            "again": "0",
+            "name": "plants",
+            "weights": "none",
+            "only_fold": "2",
+            "memory": "4G",
+            "teacher": None,
+            "pseudo": None,
+            "workspace": Workspace(),
+        }
+    ]
 
 
 def test_a_double_run_has_seeds_too(given):
     assert main("double --model vgg16 --splits a --seeds 2 --set epochs=1".split()) == 0
     (found,) = given
     assert [found[key] for key in ("seeds", "model", "recipe", "run", "overrides", "how", "again", "splits")] == [
-        "2", "vgg16", "quick", None, ["epochs=1"], double, 1, "a"]
+        "2",
+        "vgg16",
+        "quick",
+        None,
+        ["epochs=1"],
+        double,
+        1,
+        "a",
+    ]
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
     cases = ((InputError("a.csv: bad"), 2, "error: a.csv: bad\n"), (KeyboardInterrupt(), 130, "stopped"))
     for error, code, text in cases:
+
         def fail(error=error, **_):
             raise error
 
@@ -214,8 +343,10 @@ def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):
 
 def test_help_and_folds_start_without_tensorflow(tmp_path):
     data = class_folders(tmp_path / "photos", {"a": 4, "b": 4})
-    code = ("import sys; from competition.cli.main import main; "
-            "code = main(sys.argv[1:]); sys.exit(code or 'tensorflow' in sys.modules)")
+    code = (
+        "import sys; from competition.cli.main import main; "
+        "code = main(sys.argv[1:]); sys.exit(code or 'tensorflow' in sys.modules)"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, "folds", "--data", str(data), "--folds", "2"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
@@ -239,8 +370,13 @@ def makefile(tmp_path):
     (tmp_path / "competition").symlink_to(ROOT / "competition")
 
     def run(*arguments, environment=None):
-        return subprocess.run(["make", *arguments], cwd=tmp_path, env={"PATH": os.environ["PATH"]} | (environment or {}),
-                              capture_output=True, text=True)
+        return subprocess.run(
+            ["make", *arguments],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"]} | (environment or {}),
+            capture_output=True,
+            text=True,
+        )
 
     run.folder = tmp_path
     return run
@@ -263,7 +399,10 @@ def made(makefile):
         assert result.returncode == 0, result.stderr
         return [text.splitlines() for text in calls.read_text().split("----\n")[:-1]]
 
-    run.python, run.run = python, lambda *arguments: ((makefile.folder / ".venv/.ready").touch(), makefile(*arguments))[1]
+    run.python, run.run = (
+        python,
+        lambda *arguments: ((makefile.folder / ".venv/.ready").touch(), makefile(*arguments))[1],
+    )
     return run
 
 
@@ -276,49 +415,70 @@ def test_make_alone_prints_each_target_with_an_example(makefile):
     assert sorted(path.name for path in makefile.folder.iterdir()) == ["Makefile", "competition", "requirements.txt"]
 
 
-@pytest.mark.parametrize("line, expected", [
-    ("folds DATA=a.zip", "folds --data='a.zip'"),
-    ("folds DATA=a NAME=n FOLDS=3 SEED=1 SIZE=8x9 CLASSES=b,a SKIP_BAD=1 FORCE=1",
-     "folds --data='a' --name='n' --folds='3' --seed='1' --size='8x9' --classes='b,a' --skip-bad --force"),
-    ("folds DATA=a SKIP_BAD=0 FORCE=", "folds --data='a'"),
-    ("sanity NAME=n", "sanity --name='n'"),
-    ("backbones", "backbones"),
-    ("backbones MODEL=vgg16,scratch SIZE=96", "backbones --model='vgg16,scratch' --size='96'"),
-    ("train MODEL=vgg16", "train --model='vgg16'"),
-    ("train MODEL=vgg16 RECIPE=best NAME=n WEIGHTS=w RUN=r ONLY_FOLD=0 MEMORY=4G|SET=batch_size=16 image_size=160",
-     "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
-     "--set='batch_size=16 image_size=160' --memory='4G'"),
-    ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
-    ("gan NAME=n ONLY_FOLD=1|SET=side=64 epochs=9", "gan --name='n' --only-fold='1' --set='side=64 epochs=9'"),
-    ("tune MODEL=vgg16 NAME=n FOLDS_USED=0,1 TRIALS=9 MINUTES=5 RUN=r SET=seed=1|SPACE=rate=1:3:log dropout=0,0.5",
-     "tune --model='vgg16' --space='rate=1:3:log dropout=0,0.5' --name='n' --run='r' --folds-used='0,1' "
-     "--trials='9' --minutes='5' --set='seed=1'"),
-    ("rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
-     "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'"),
-    ("look NAME=n", "look --name='n'"),
-    ("study NAME=n BACKBONE=b QUICK=1 WEIGHTS=w MEMORY=4G",
-     "study --name='n' --backbone='b' --quick --weights='w' --memory='4G'"),
-    ("study BUDGET=full QUICK=0", "study --budget='full'"),
-    ("explain RUN=a FOLD=0 NAME=n", "explain --name='n' --run='a' --fold='0'"),
-    ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
-    ("submission RUN=a", "submission --run='a'"),
-    ("submission FORMAT=kaggle-kernel NAME=n KAGGLE_USER=me COMPETITION=c DATASET=o/d TEST=t SAMPLE=s.csv PROBABILITIES=1",
-     "submission --format='kaggle-kernel' --name='n' --test='t' --sample='s.csv' --probabilities --kaggle-user='me' "
-     "--competition='c' --dataset='o/d'"),
-    ("submission SCORER=tensorflow==2.12.1 MAX_MB=100 MAX_SECONDS=60 MAX_MEMORY=4G HIDDEN_N=1000 FIT=1",
-     "submission --scorer='tensorflow==2.12.1' --hidden-n='1000' --max-mb='100' --max-seconds='60' --max-memory='4G' "
-     "--fit"),
-    ("check ZIP=a.zip", "check --zip='a.zip'"),
-    ("check ZIP=a.zip FORMAT=codabench NAME=n SCORER=s/python SIZE=96x128 HIDDEN_N=9 MAX_MB=1 MAX_SECONDS=2 MAX_MEMORY=4G",
-     "check --zip='a.zip' --format='codabench' --name='n' --scorer='s/python' --size='96x128' --hidden-n='9' --max-mb='1' "
-     "--max-seconds='2' --max-memory='4G'"),
-    ("score ZIP=a.zip PHASE=final VALUE=0.8", "score --zip='a.zip' --phase='final' --value='0.8'"),
-    ("matrix SCORERS=current FAMILIES=scratch", "matrix --scorers='current' --families='scratch'"),
-    ("predict TEST=t RUN=a MEMORY=4G PROBABILITIES=0", "predict --run='a' --test='t' --memory='4G'"),
-    ("kernel MODEL=m RECIPE=best RUN=r ONLY_FOLD=0 KAGGLE_USER=me|SET=a=1 b=2",
-     "kernel --model='m' --recipe='best' --run='r' --only-fold='0' --set='a=1 b=2' --kaggle-user='me'"),
-    ("take FROM=out", "take --from='out'"),
-])
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("folds DATA=a.zip", "folds --data='a.zip'"),
+        (
+            "folds DATA=a NAME=n FOLDS=3 SEED=1 SIZE=8x9 CLASSES=b,a SKIP_BAD=1 FORCE=1",
+            "folds --data='a' --name='n' --folds='3' --seed='1' --size='8x9' --classes='b,a' --skip-bad --force",
+        ),
+        ("folds DATA=a SKIP_BAD=0 FORCE=", "folds --data='a'"),
+        ("sanity NAME=n", "sanity --name='n'"),
+        ("backbones", "backbones"),
+        ("backbones MODEL=vgg16,scratch SIZE=96", "backbones --model='vgg16,scratch' --size='96'"),
+        ("train MODEL=vgg16", "train --model='vgg16'"),
+        (
+            "train MODEL=vgg16 RECIPE=best NAME=n WEIGHTS=w RUN=r ONLY_FOLD=0 MEMORY=4G|SET=batch_size=16 image_size=160",
+            "train --model='vgg16' --recipe='best' --name='n' --weights='w' --run='r' --only-fold='0' "
+            "--set='batch_size=16 image_size=160' --memory='4G'",
+        ),
+        ("folds|DATA=it's here", "folds --data='it'\\''s here'"),
+        ("gan NAME=n ONLY_FOLD=1|SET=side=64 epochs=9", "gan --name='n' --only-fold='1' --set='side=64 epochs=9'"),
+        (
+            "tune MODEL=vgg16 NAME=n FOLDS_USED=0,1 TRIALS=9 MINUTES=5 RUN=r SET=seed=1|SPACE=rate=1:3:log dropout=0,0.5",
+            "tune --model='vgg16' --space='rate=1:3:log dropout=0,0.5' --name='n' --run='r' --folds-used='0,1' "
+            "--trials='9' --minutes='5' --set='seed=1'",
+        ),
+        (
+            "rank NAME=n MODELS=a,b WEIGHTS=w|GRID=dropout=0,0.5 frozen_rate=1e-3",
+            "rank --name='n' --models='a,b' --weights='w' --grid='dropout=0,0.5 frozen_rate=1e-3'",
+        ),
+        ("look NAME=n", "look --name='n'"),
+        (
+            "study NAME=n BACKBONE=b QUICK=1 WEIGHTS=w MEMORY=4G",
+            "study --name='n' --backbone='b' --quick --weights='w' --memory='4G'",
+        ),
+        ("study BUDGET=full QUICK=0", "study --budget='full'"),
+        ("explain RUN=a FOLD=0 NAME=n", "explain --name='n' --run='a' --fold='0'"),
+        ("blend RUNS=a,b NAME=n", "blend --name='n' --runs='a,b'"),
+        ("submission RUN=a", "submission --run='a'"),
+        (
+            "submission FORMAT=kaggle-kernel NAME=n KAGGLE_USER=me COMPETITION=c DATASET=o/d TEST=t SAMPLE=s.csv PROBABILITIES=1",
+            "submission --format='kaggle-kernel' --name='n' --test='t' --sample='s.csv' --probabilities --kaggle-user='me' "
+            "--competition='c' --dataset='o/d'",
+        ),
+        (
+            "submission SCORER=tensorflow==2.12.1 MAX_MB=100 MAX_SECONDS=60 MAX_MEMORY=4G HIDDEN_N=1000 FIT=1",
+            "submission --scorer='tensorflow==2.12.1' --hidden-n='1000' --max-mb='100' --max-seconds='60' --max-memory='4G' "
+            "--fit",
+        ),
+        ("check ZIP=a.zip", "check --zip='a.zip'"),
+        (
+            "check ZIP=a.zip FORMAT=codabench NAME=n SCORER=s/python SIZE=96x128 HIDDEN_N=9 MAX_MB=1 MAX_SECONDS=2 MAX_MEMORY=4G",
+            "check --zip='a.zip' --format='codabench' --name='n' --scorer='s/python' --size='96x128' --hidden-n='9' --max-mb='1' "
+            "--max-seconds='2' --max-memory='4G'",
+        ),
+        ("score ZIP=a.zip PHASE=final VALUE=0.8", "score --zip='a.zip' --phase='final' --value='0.8'"),
+        ("matrix SCORERS=current FAMILIES=scratch", "matrix --scorers='current' --families='scratch'"),
+        ("predict TEST=t RUN=a MEMORY=4G PROBABILITIES=0", "predict --run='a' --test='t' --memory='4G'"),
+        (
+            "kernel MODEL=m RECIPE=best RUN=r ONLY_FOLD=0 KAGGLE_USER=me|SET=a=1 b=2",
+            "kernel --model='m' --recipe='best' --run='r' --only-fold='0' --set='a=1 b=2' --kaggle-user='me'",
+        ),
+        ("take FROM=out", "take --from='out'"),
+    ],
+)
 def test_make_s_variables_become_flags(line, expected):
     """As the Makefile hands them on, which the next test tries."""
     start, *rest = line.split("|")
@@ -327,8 +487,16 @@ def test_make_s_variables_become_flags(line, expected):
 
 @needs_make
 def test_make_hands_on_what_came_on_its_command_line(made):
-    odd = {"SET": "a=1 b=2  c=3", "GRID": "x|y", "SPLITS": '"oak; ash"', "DATA": "it's here", "RUN": "a$b$(X)$$c#d",
-           "TEST": "a\\b*", "FORCE": "", "only_fold": "0"}
+    odd = {
+        "SET": "a=1 b=2  c=3",
+        "GRID": "x|y",
+        "SPLITS": '"oak; ash"',
+        "DATA": "it's here",
+        "RUN": "a$b$(X)$$c#d",
+        "TEST": "a\\b*",
+        "FORCE": "",
+        "only_fold": "0",
+    }
     expected = sorted(f"{name}={value}" for name, value in odd.items())
     assert made("train", *expected, "GPU=0", "PYTHON=python3") == [["-m", "competition", "train", *expected]]
     assert made("bench", "DATA=a b", "QUICK=1") == [["-m", "bench", "DATA=a b", "QUICK=1"]]
@@ -340,38 +508,48 @@ def test_make_knows_the_commands_of_the_table(made):
     assert made(*BY_NAME) == [["-m", "competition", name] for name in BY_NAME]
 
 
-@pytest.mark.parametrize("line, unknown, near", [
-    ("train SEED=3 MODEL=vgg16", "SEED", "SEEDS"),
-    ("train MODEL=vgg16 SEED=", "SEED", "SEEDS"),
-    ("folds FOLD=3", "FOLD", "FOLDS"),
-    ("tune model=vgg16", "model", "MODEL"),
-    ("soup RUNS=a,b NAMES=n", "NAMES", "NAME"),
-    ("look FOO=1", "FOO", ""),
-])
+@pytest.mark.parametrize(
+    "line, unknown, near",
+    [
+        ("train SEED=3 MODEL=vgg16", "SEED", "SEEDS"),
+        ("train MODEL=vgg16 SEED=", "SEED", "SEEDS"),
+        ("folds FOLD=3", "FOLD", "FOLDS"),
+        ("tune model=vgg16", "model", "MODEL"),
+        ("soup RUNS=a,b NAMES=n", "NAMES", "NAME"),
+        ("look FOO=1", "FOO", ""),
+    ],
+)
 def test_a_variable_that_a_command_does_not_know_is_named_with_its_nearest(line, unknown, near, capsys):
     assert main(line.split()) == 2
     command = line.split()[0]
     names = ", ".join(option.variable for option in BY_NAME[command].options)
     meant = f"; did you mean {near}=?" if near else ""
     assert capsys.readouterr() == (
-        "", f"error: make {command}: unknown variable {unknown}=, expected one of {names}{meant}\n")
+        "",
+        f"error: make {command}: unknown variable {unknown}=, expected one of {names}{meant}\n",
+    )
 
 
 @needs_make
 def test_make_ends_with_the_code_of_the_command(made):
     made.python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     result = made.run("train", "SEED=3")
-    assert result.returncode == 2 and result.stderr.startswith("error: make train: unknown variable SEED=, expected one of")
+    assert result.returncode == 2 and result.stderr.startswith(
+        "error: make train: unknown variable SEED=, expected one of"
+    )
 
 
 def test_singular_names_and_underscores_are_taken():
-    for line, expected in (("rank MODEL=a,b", "rank --models a,b"), ("audit RUN=a", "audit --runs a"),
-                           ("shift TEST=t RUN=a", "shift --test t --runs a"), ("blend RUN=a", "blend --runs a"),
-                           ("blend RUN=b RUNS=a,b", "blend --runs a,b"),
-                           ("soup RUN=both RUNS=a", "soup --runs a --run both"),
-                           ("kernel --model a --only_fold=0 --kaggle_user x_y",
-                            "kernel --model a --only-fold 0 --kaggle-user x_y"),
-                           ("train --model a --set a_b=1", "train --model a --set=a_b=1")):
+    for line, expected in (
+        ("rank MODEL=a,b", "rank --models a,b"),
+        ("audit RUN=a", "audit --runs a"),
+        ("shift TEST=t RUN=a", "shift --test t --runs a"),
+        ("blend RUN=a", "blend --runs a"),
+        ("blend RUN=b RUNS=a,b", "blend --runs a,b"),
+        ("soup RUN=both RUNS=a", "soup --runs a --run both"),
+        ("kernel --model a --only_fold=0 --kaggle_user x_y", "kernel --model a --only-fold 0 --kaggle-user x_y"),
+        ("train --model a --set a_b=1", "train --model a --set=a_b=1"),
+    ):
         assert parse(line.split()) == parse(expected.split())
 
 
@@ -379,17 +557,23 @@ def test_singular_names_and_underscores_are_taken():
 
 
 # functions that hand options on: what they take besides those that they name themselves
-HANDED_ON = {"train": ["competition.training.train:train"],
-             "submission": [f"competition.formats.{name}:make"
-                            for name in ("codalab", "codabench", "kaggle_csv", "kaggle_kernel")]}
+HANDED_ON = {
+    "train": ["competition.training.train:train"],
+    "submission": [
+        f"competition.formats.{name}:make" for name in ("codalab", "codabench", "kaggle_csv", "kaggle_kernel")
+    ],
+}
 FOR_OTHERS = {"how", "clock"}  # what only other callers give
 
 
 @pytest.mark.parametrize("verb", TABLE, ids=lambda verb: verb.name)
 def test_the_function_of_a_command_takes_its_options_and_no_others(verb):
     function, own = find_function(verb), ["commands"] * verb.runs_others + ["workspace"] * verb.in_workspace
-    taken = {name: parameter for name, parameter in inspect.signature(function).parameters.items()
-             if parameter.kind is not parameter.VAR_KEYWORD}
+    taken = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
     given = {option.key for option in verb.options}.union(own)
     further = set()
     for place in HANDED_ON.get(verb.name, ()):
@@ -413,16 +597,22 @@ def test_names_in_the_table_are_told_apart():
         assert not verb.summary.endswith(".") and "\n" not in verb.summary
 
 
-@pytest.mark.parametrize("verb, example", [(verb, example) for verb in TABLE for example in verb.examples],
-                         ids=lambda value: getattr(value, "name", None))
+@pytest.mark.parametrize(
+    "verb, example",
+    [(verb, example) for verb in TABLE for example in verb.examples],
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_each_example_is_the_same_in_make_s_words_and_in_flags(verb, example):
     found, options = parse([verb.name, *shlex.split(example)])
     assert found is verb and options == parse([verb.name, *shlex.split(as_flags(verb, example))])[1]
     for word in shlex.split(example):
         name, _, value = word.partition("=")
         option = next(option for option in verb.options if option.variable == name)
-        assert options[option.key] == {"switch": True, "settings": value.split(), "number": value.isdigit() and int(value)}.get(
-            option.kind, value)
+        assert options[option.key] == {
+            "switch": True,
+            "settings": value.split(),
+            "number": value.isdigit() and int(value),
+        }.get(option.kind, value)
 
 
 def test_a_command_that_runs_others_gets_them_with_the_table_s_defaults(given):
@@ -446,17 +636,21 @@ def test_an_int_that_a_function_returns_is_the_exit_code(monkeypatch):
 
 def test_help_and_table_need_the_standard_library_alone():
     """`make help` runs before set-up, and --help should not take the seconds that pandas does."""
-    code = ("import sys, json; before = set(sys.modules); from competition.cli import docs, help, main; "
-            "main.parse(['folds', '--data', 'x']); print(json.dumps(sorted({name.partition('.')[0] for name in "
-            "set(sys.modules) - before} - set(sys.stdlib_module_names))))")
+    code = (
+        "import sys, json; before = set(sys.modules); from competition.cli import docs, help, main; "
+        "main.parse(['folds', '--data', 'x']); print(json.dumps(sorted({name.partition('.')[0] for name in "
+        "set(sys.modules) - before} - set(sys.stdlib_module_names))))"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == ["competition"]
 
 
 def test_make_help_lists_the_targets_of_a_makefile_and_all_commands():
     page = helping.show("own: dep  ## do it -- make own   or   make own X=1\nhidden: dep\nplain:  ## just that\n")
-    assert page.startswith("  make own         do it\n                  make own   or   make own X=1\n"
-                           "  make plain       just that\n  make demo        play")
+    assert page.startswith(
+        "  make own         do it\n                  make own   or   make own X=1\n"
+        "  make plain       just that\n  make demo        play"
+    )
     assert "hidden:" not in page and re.findall(r"^  make (\w+)", page, re.M) == ["own", "plain", *BY_NAME]
 
 

@@ -16,14 +16,17 @@ def some(n=200, classes=4, seed=0):
     return odds / odds.sum(1, keepdims=True), labels
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("accuracy", lambda p, y: reference.accuracy_score(y, p.argmax(1))),
-    ("balanced_accuracy", lambda p, y: reference.balanced_accuracy_score(y, p.argmax(1))),
-    ("macro_f1", lambda p, y: reference.f1_score(y, p.argmax(1), average="macro")),
-    ("log_loss", lambda p, y: reference.log_loss(y, p)),
-    ("quadratic_kappa", lambda p, y: reference.cohen_kappa_score(y, p.argmax(1), weights="quadratic")),
-    ("auc", lambda p, y: reference.roc_auc_score(y, p, multi_class="ovr")),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("accuracy", lambda p, y: reference.accuracy_score(y, p.argmax(1))),
+        ("balanced_accuracy", lambda p, y: reference.balanced_accuracy_score(y, p.argmax(1))),
+        ("macro_f1", lambda p, y: reference.f1_score(y, p.argmax(1), average="macro")),
+        ("log_loss", lambda p, y: reference.log_loss(y, p)),
+        ("quadratic_kappa", lambda p, y: reference.cohen_kappa_score(y, p.argmax(1), weights="quadratic")),
+        ("auc", lambda p, y: reference.roc_auc_score(y, p, multi_class="ovr")),
+    ],
+)
 def test_scores_are_scikit_learn_s(name, expected):
     probs, labels = some()
     metric = find_metric(name)

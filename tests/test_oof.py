@@ -31,8 +31,9 @@ def make_table(classes=("a", "b", "c"), n=30, name="toy", **changes):
             "sha256": [f"{i:064x}" for i in range(n)],
         }
     )
-    table = FoldTable(name=name, frame=frame, classes=classes, size=(8, 8), data="/data", seed=0,
-                      hash="a" * 64, data_hash="b" * 64)
+    table = FoldTable(
+        name=name, frame=frame, classes=classes, size=(8, 8), data="/data", seed=0, hash="a" * 64, data_hash="b" * 64
+    )
     return dataclasses.replace(table, **changes)
 
 
@@ -56,8 +57,9 @@ def table():
 
 @pytest.fixture
 def run(tmp_path, table):
-    return write_run(tmp_path / "toy" / "net-quick", table,
-                     {"identity": random_probs(table), "hflip": random_probs(table, 1)})
+    return write_run(
+        tmp_path / "toy" / "net-quick", table, {"identity": random_probs(table), "hflip": random_probs(table, 1)}
+    )
 
 
 def refused(run, table, *words):
@@ -132,11 +134,14 @@ def test_refuses_a_run_of_another_table(run, table, changes, words):
     refused(run, dataclasses.replace(table, **changes), *words)
 
 
-@pytest.mark.parametrize("column, value, words", [
-    ("image", "a/other.png", ["entry 3", "'a/bild 0003.png'", "'a/other.png'"]),
-    ("label", "b", ["oof.csv", "line 5", "label 'a'", "'b'"]),
-    ("fold", 1, ["oof.csv", "line 5", "fold 3", "1"]),
-])
+@pytest.mark.parametrize(
+    "column, value, words",
+    [
+        ("image", "a/other.png", ["entry 3", "'a/bild 0003.png'", "'a/other.png'"]),
+        ("label", "b", ["oof.csv", "line 5", "label 'a'", "'b'"]),
+        ("fold", 1, ["oof.csv", "line 5", "fold 3", "1"]),
+    ],
+)
 def test_refuses_rows_that_differ_even_if_the_hashes_agree(run, table, column, value, words):
     frame = table.frame.copy()
     frame.loc[3, column] = value
@@ -169,13 +174,16 @@ def test_refuses_missing_empty_and_broken_files(run, table, name):
     refused(run, table, name, "no such file")
 
 
-@pytest.mark.parametrize("find, put, words", [
-    ("image,label,fold,a,b,c", "image,label,fold,b,a,c", ["columns", "b, a, c"]),
-    ("a/bild 0001.png,a,1,", "a/bild 0001.png,a,1,0.", ["oof.csv"]),
-    ("a/bild 0001.png,a,1,", "a/bild 0001.png,a,1,x", ["oof.csv"]),
-    ("a/bild 0001.png,a,1,", "a/bild 0001.png,a,1,,", ["oof.csv"]),
-    ("a/bild 0001.png", "a/bild 0007.png", ["line 3"]),
-])
+@pytest.mark.parametrize(
+    "find, put, words",
+    [
+        ("image,label,fold,a,b,c", "image,label,fold,b,a,c", ["columns", "b, a, c"]),
+        ("a/bild 0001.png,a,1,", "a/bild 0001.png,a,1,0.", ["oof.csv"]),
+        ("a/bild 0001.png,a,1,", "a/bild 0001.png,a,1,x", ["oof.csv"]),
+        ("a/bild 0001.png,a,1,", "a/bild 0001.png,a,1,,", ["oof.csv"]),
+        ("a/bild 0001.png", "a/bild 0007.png", ["line 3"]),
+    ],
+)
 def test_refuses_an_edited_csv(run, table, find, put, words):
     path = run / "oof.csv"
     text = path.read_text("utf-8")
@@ -184,16 +192,19 @@ def test_refuses_an_edited_csv(run, table, find, put, words):
     refused(run, table, *words)
 
 
-@pytest.mark.parametrize("key, change, words", [
-    ("probs", lambda x: x[:, :, :2], ["float32 [2, 30, 3]", "[2, 30, 2]"]),
-    ("probs", lambda x: x.astype(np.float64), ["float64"]),
-    ("probs", lambda x: x * np.nan, ["probabilities", "nan"]),
-    ("views", lambda x: np.array(["hflip", "hflip"]), ["each once"]),
-    ("views", lambda x: np.array(["rot180", "hflip"]), ["identity"]),
-    ("classes", lambda x: x[::-1], ["oof.npz", "c, b, a"]),
-    ("table", lambda x: np.array("x"), ["oof.npz", "fold table"]),
-    ("data", lambda x: np.array("x"), ["oof.npz", "images"]),
-])
+@pytest.mark.parametrize(
+    "key, change, words",
+    [
+        ("probs", lambda x: x[:, :, :2], ["float32 [2, 30, 3]", "[2, 30, 2]"]),
+        ("probs", lambda x: x.astype(np.float64), ["float64"]),
+        ("probs", lambda x: x * np.nan, ["probabilities", "nan"]),
+        ("views", lambda x: np.array(["hflip", "hflip"]), ["each once"]),
+        ("views", lambda x: np.array(["rot180", "hflip"]), ["identity"]),
+        ("classes", lambda x: x[::-1], ["oof.npz", "c, b, a"]),
+        ("table", lambda x: np.array("x"), ["oof.npz", "fold table"]),
+        ("data", lambda x: np.array("x"), ["oof.npz", "images"]),
+    ],
+)
 def test_refuses_an_edited_npz(run, table, key, change, words):
     with np.load(run / "oof.npz") as file:
         arrays = dict(file)

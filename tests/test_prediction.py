@@ -9,7 +9,9 @@ from competition.rehearsal.rehearsal import Answers
 
 def test_race_takes_medians_and_refuses_other_labels(monkeypatch):
     labels = np.arange(10)
-    seconds = iter([(1.0, 2.0, 1.0), (4.0, 5.0, 2.0), (1.0, 1.0, 2.0), (4.0, 8.0, 5.0), (1.0, 3.0, 5.0), (4.0, 6.0, 10.0)])
+    seconds = iter(
+        [(1.0, 2.0, 1.0), (4.0, 5.0, 2.0), (1.0, 1.0, 2.0), (4.0, 8.0, 5.0), (1.0, 3.0, 5.0), (4.0, 6.0, 10.0)]
+    )
 
     def run(path, images, jobs):
         load, first, second = next(seconds)

@@ -101,8 +101,10 @@ def test_features_that_were_kept_do_not_make_a_backbone_cheap():
 
 
 def test_what_cannot_take_the_images_is_left_out_unless_it_was_asked_for(monkeypatch, capsys):
-    found = {"efficientnet_lite0": backbones.resolve_weights("efficientnet_lite0"),
-             "xception": backbones.Weights("file", Path("x.h5"), "0")}
+    found = {
+        "efficientnet_lite0": backbones.resolve_weights("efficientnet_lite0"),
+        "xception": backbones.Weights("file", Path("x.h5"), "0"),
+    }
     monkeypatch.setattr("competition.trials.rank.at_hand", lambda weights: found)
     assert rank(recipe="tiny.toml")["backbone"].tolist() == ["efficientnet_lite0"]
     assert "xception is left out: xception: image_size is 32, expected at least 71" in capsys.readouterr().err

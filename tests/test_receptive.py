@@ -89,15 +89,18 @@ def test_the_field_is_what_changes_a_unit(name):
     np.testing.assert_array_equal(corner + field.last, last)
 
 
-@pytest.mark.parametrize("model, size, stride", [
-    ("vgg16", 212, 32),  # published: Araujo, Norris and Sim 2019, table 1
-    ("vgg16_nopool", 196, 16),
-    ("mobilenet", 315, 32),  # published
-    ("resnet50", 483, 32),  # published
-    ("baseline", 1, 1),
-    ("scratch", 190, 64),  # 1 + (3-1 + 2-1) (1 + 2 + 4 + 8 + 16 + 32)
-    ("efficientnet_lite0", 851, 32),  # 3 + 2 (2 + 2) + 4 2 + 4 4 + 8 4 + 8 2 + 16 (2 2 + 3 4 + 4) + 32 (3 4 + 2)
-])
+@pytest.mark.parametrize(
+    "model, size, stride",
+    [
+        ("vgg16", 212, 32),  # published: Araujo, Norris and Sim 2019, table 1
+        ("vgg16_nopool", 196, 16),
+        ("mobilenet", 315, 32),  # published
+        ("resnet50", 483, 32),  # published
+        ("baseline", 1, 1),
+        ("scratch", 190, 64),  # 1 + (3-1 + 2-1) (1 + 2 + 4 + 8 + 16 + 32)
+        ("efficientnet_lite0", 851, 32),  # 3 + 2 (2 + 2) + 4 2 + 4 4 + 8 4 + 8 2 + 16 (2 2 + 3 4 + 4) + 32 (3 4 + 2)
+    ],
+)
 def test_backbones(model, size, stride):
     field = receptive_field(build_backbone(model, (224, 256)))
     assert field.stride == (stride, stride) and field.map == (224 // stride, 256 // stride) and field.pooled
@@ -130,21 +133,33 @@ class OwnConvolution(layers.Conv2D):
     pass
 
 
-@pytest.mark.parametrize("build, size, through", [
-    (gated, 7, {"squeeze-excitation"}),
-    (attending, 4, {"attention"}),
-    (lambda x: conv(5)(layers.GroupNormalization(1)(x)), 5, {"group normalisation"}),
-    (lambda x: conv(5)(layers.LayerNormalization(axis=(1, 2, 3))(x)), 5, {"layer normalisation"}),
-    (lambda x: conv(5)(layers.LayerNormalization()(x)), 5, set()),
-    (lambda x: layers.add([layers.Conv2D(3, 5, padding="same")(x), layers.GlobalMaxPooling2D(keepdims=True)(x)]), 5,
-     {"global pooling"}),
-    (lambda x: layers.add([layers.Conv2D(3, 5, padding="same")(x), keras.ops.mean(x, (1, 2), keepdims=True)]), 5,
-     {"global pooling"}),
-    (lambda x: layers.add([layers.Conv2D(3, 5, padding="same")(x), layers.AveragePooling2D(SIDES)(x)]), 5,
-     {"global pooling"}),
-    (lambda x: conv(5)(Mystery()(x)), 5, {"Mystery, perhaps"}),
-    (lambda x: layers.Dense(2)(layers.Flatten()(OwnConvolution(2, 5)(x))), 5, set()),
-])
+@pytest.mark.parametrize(
+    "build, size, through",
+    [
+        (gated, 7, {"squeeze-excitation"}),
+        (attending, 4, {"attention"}),
+        (lambda x: conv(5)(layers.GroupNormalization(1)(x)), 5, {"group normalisation"}),
+        (lambda x: conv(5)(layers.LayerNormalization(axis=(1, 2, 3))(x)), 5, {"layer normalisation"}),
+        (lambda x: conv(5)(layers.LayerNormalization()(x)), 5, set()),
+        (
+            lambda x: layers.add([layers.Conv2D(3, 5, padding="same")(x), layers.GlobalMaxPooling2D(keepdims=True)(x)]),
+            5,
+            {"global pooling"},
+        ),
+        (
+            lambda x: layers.add([layers.Conv2D(3, 5, padding="same")(x), keras.ops.mean(x, (1, 2), keepdims=True)]),
+            5,
+            {"global pooling"},
+        ),
+        (
+            lambda x: layers.add([layers.Conv2D(3, 5, padding="same")(x), layers.AveragePooling2D(SIDES)(x)]),
+            5,
+            {"global pooling"},
+        ),
+        (lambda x: conv(5)(Mystery()(x)), 5, {"Mystery, perhaps"}),
+        (lambda x: layers.Dense(2)(layers.Flatten()(OwnConvolution(2, 5)(x))), 5, set()),
+    ],
+)
 def test_what_sees_the_whole_image_is_named_beside_the_local_path(build, size, through):
     image = keras.Input((*SIDES, 3))
     field = receptive_field(keras.Model(image, build(image)))
@@ -173,7 +188,15 @@ def test_the_table(capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["vgg16", "212", "32", "3x4", "512", "14714688", "-"] in lines
     assert ["vgg16_nopool", "196", "16", "6x8", "512", "14714688", "-"] in lines
-    assert ["scratch", "190", "64", "1x2", "512", str(build_backbone("scratch", (96, 128)).count_params()), "-"] in lines
+    assert [
+        "scratch",
+        "190",
+        "64",
+        "1x2",
+        "512",
+        str(build_backbone("scratch", (96, 128)).count_params()),
+        "-",
+    ] in lines
 
 
 def test_a_backbone_that_is_none():

@@ -55,10 +55,27 @@ def test_report_is_the_original_team_s_best_model():
     """25 epochs of a single softmax layer, then all layers at 1e-5 until they get no better; flips and shifts in both."""
     recipe = read_recipe("report")
     expected = {
-        "frozen_epochs": 25, "frozen_schedule": "constant", "rate": 1e-5, "schedule": "constant", "patience": 10,
-        "augment": ["hflip", "vflip", "shift"], "augment_phases": "both", "head": [], "dropout": 0.0,
-        "label_smoothing": 0.0, "batch_size": 64, "batchnorm": "frozen", "class_weight": "none", "oversample_count": 0,
-        "frozen_share": 0.0, "layer_decay": 1.0, "ema": 0.0, "mixup": 0.0, "cutmix": 0.0, "fmix": 0.0, "image_size": 0,
+        "frozen_epochs": 25,
+        "frozen_schedule": "constant",
+        "rate": 1e-5,
+        "schedule": "constant",
+        "patience": 10,
+        "augment": ["hflip", "vflip", "shift"],
+        "augment_phases": "both",
+        "head": [],
+        "dropout": 0.0,
+        "label_smoothing": 0.0,
+        "batch_size": 64,
+        "batchnorm": "frozen",
+        "class_weight": "none",
+        "oversample_count": 0,
+        "frozen_share": 0.0,
+        "layer_decay": 1.0,
+        "ema": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "fmix": 0.0,
+        "image_size": 0,
     }
     assert {key: getattr(recipe, key) for key in expected} == expected
     assert recipe.epochs > 120 and recipe.frozen_copies, "its 120 epochs are reached, its first phase is augmented"
@@ -84,39 +101,42 @@ def test_the_scratch_table_counts_from_random_weights_only(toml):
         refused("random weights", recipe=path, overrides=[override], from_random=True)
 
 
-@pytest.mark.parametrize("override, key, value", [
-    ("batch_size=16", "batch_size", 16),
-    (" batch_size = 16 ", "batch_size", 16),
-    ("rate=1e-3", "rate", 1e-3),
-    ("rate=2", "rate", 2.0),
-    ("schedule=one_cycle", "schedule", "one_cycle"),
-    ('schedule="one_cycle"', "schedule", "one_cycle"),
-    ("views=identity,hflip", "views", ["identity", "hflip"]),
-    ("views=identity, rot180", "views", ["identity", "rot180"]),
-    ('views=["identity", "vflip"]', "views", ["identity", "vflip"]),
-    ("views=identity", "views", ["identity"]),
-    ("augment=d4,light", "augment", ["d4", "light"]),
-    ("augment=", "augment", []),
-    ("augment=[]", "augment", []),
-    ("class_weight=balanced", "class_weight", "balanced"),
-    ("class_weight=Species1:3,Species6:2.5", "class_weight", {"Species1": 3.0, "Species6": 2.5}),
-    ("class_weight=a: b:3", "class_weight", {"a: b": 3.0}),
-    ("class_weight=été:2, a b:1", "class_weight", {"été": 2.0, "a b": 1.0}),
-    ("class_weight=3:2", "class_weight", {"3": 2.0}),
-    ('class_weight={ "Füchse, rot" = 3, b = 1 }', "class_weight", {"Füchse, rot": 3.0, "b": 1.0}),
-    ("oversample_classes=a b, été", "oversample_classes", ["a b", "été"]),
-    ("oversample_classes=Species1", "oversample_classes", ["Species1"]),
-    ("oversample_classes=3", "oversample_classes", ["3"]),
-    ("oversample_classes=1e3", "oversample_classes", ["1e3"]),
-    ("oversample_classes=true", "oversample_classes", ["true"]),
-    ("oversample_classes=2024-01-01", "oversample_classes", ["2024-01-01"]),
-    ("oversample_classes=3,4", "oversample_classes", ["3", "4"]),
-    ('class_weight={ " a " = 3 }', "class_weight", {" a ": 3.0}),
-    ("head=512,256", "head", [512, 256]),
-    ("head=[512, 256]", "head", [512, 256]),
-    ("head=64", "head", [64]),
-    ("head=", "head", []),
-])
+@pytest.mark.parametrize(
+    "override, key, value",
+    [
+        ("batch_size=16", "batch_size", 16),
+        (" batch_size = 16 ", "batch_size", 16),
+        ("rate=1e-3", "rate", 1e-3),
+        ("rate=2", "rate", 2.0),
+        ("schedule=one_cycle", "schedule", "one_cycle"),
+        ('schedule="one_cycle"', "schedule", "one_cycle"),
+        ("views=identity,hflip", "views", ["identity", "hflip"]),
+        ("views=identity, rot180", "views", ["identity", "rot180"]),
+        ('views=["identity", "vflip"]', "views", ["identity", "vflip"]),
+        ("views=identity", "views", ["identity"]),
+        ("augment=d4,light", "augment", ["d4", "light"]),
+        ("augment=", "augment", []),
+        ("augment=[]", "augment", []),
+        ("class_weight=balanced", "class_weight", "balanced"),
+        ("class_weight=Species1:3,Species6:2.5", "class_weight", {"Species1": 3.0, "Species6": 2.5}),
+        ("class_weight=a: b:3", "class_weight", {"a: b": 3.0}),
+        ("class_weight=été:2, a b:1", "class_weight", {"été": 2.0, "a b": 1.0}),
+        ("class_weight=3:2", "class_weight", {"3": 2.0}),
+        ('class_weight={ "Füchse, rot" = 3, b = 1 }', "class_weight", {"Füchse, rot": 3.0, "b": 1.0}),
+        ("oversample_classes=a b, été", "oversample_classes", ["a b", "été"]),
+        ("oversample_classes=Species1", "oversample_classes", ["Species1"]),
+        ("oversample_classes=3", "oversample_classes", ["3"]),
+        ("oversample_classes=1e3", "oversample_classes", ["1e3"]),
+        ("oversample_classes=true", "oversample_classes", ["true"]),
+        ("oversample_classes=2024-01-01", "oversample_classes", ["2024-01-01"]),
+        ("oversample_classes=3,4", "oversample_classes", ["3", "4"]),
+        ('class_weight={ " a " = 3 }', "class_weight", {" a ": 3.0}),
+        ("head=512,256", "head", [512, 256]),
+        ("head=[512, 256]", "head", [512, 256]),
+        ("head=64", "head", [64]),
+        ("head=", "head", []),
+    ],
+)
 def test_overrides(override, key, value):
     found = getattr(read_recipe("base.toml", ["oversample_count=9", override]), key)
     assert found == value and type(found) is type(value)
@@ -126,55 +146,62 @@ def test_the_last_of_two_overrides_counts():
     assert read_recipe("base.toml", ["batch_size=16", "batch_size=8"]).batch_size == 8
 
 
-@pytest.mark.parametrize("override, words", [
-    ("batch_sise=16", ["unknown key batch_sise", "batch_size"]),
-    ("colour=red", ["unknown key colour"]),
-    ("batch_size", ["batch_size", "key=value"]),
-    ("batch_size=", ["batch_size", "str", "int"]),
-    ("batch_size=many", ["batch_size", "'many'", "str", "int"]),
-    ("batch_size=1.5", ["batch_size", "float", "int"]),
-    ("batch_size=true", ["batch_size", "bool", "int"]),
-    ("batch_size=0", ["batch_size", "above 0"]),
-    ("epochs=-1", ["epochs", "from 0"]),
-    ("rate=nan", ["rate", "nan"]),
-    ("rate=inf", ["rate", "inf"]),
-    ("rate=0", ["rate", "above 0"]),
-    ("dropout=1.5", ["dropout", "0 to 1"]),
-    ("mixup=2", ["mixup", "0 to 1"]),
-    ("schedule=linear", ["schedule", "'linear'", "one_cycle"]),
-    ("schedule=3", ["schedule", "int", "str"]),
-    ("batchnorm=true", ["batchnorm", "bool", "str"]),
-    ("augment=hflop", ["augment", "'hflop'", "hflip"]),
-    ("augment=[1]", ["augment", "1"]),
-    ('augment=[["hflip"]]', ["augment"]),
-    ("views=hflip", ["views", "identity first"]),
-    ("views=identity,identity", ["views", "once"]),
-    ("views=", ["views", "identity"]),
-    ("views=5", ["views", "int", "list"]),
-    ("scratch=1", ["scratch", "int", "dict"]),
-    ("augment_phases=second", ["augment_phases", "'second'", "full"]),
-    ("oversample_augment=hflop", ["oversample_augment", "'hflop'", "hflip"]),
-    ("oversample_classes=[1]", ["oversample_classes", "1", "class names"]),
-    ("oversample_count=-5", ["oversample_count", "from 0"]),
-    ("class_weight=balance", ["class_weight", "'balance'", "balanced"]),
-    ("class_weight=3", ["class_weight", "3", "Name:3"]),
-    ("class_weight=a:0", ["class_weight", "'a:0'", "above 0"]),
-    ("class_weight=a:3,b", ["class_weight", "above 0"]),
-    ("class_weight=a:inf", ["class_weight", "above 0"]),
-    ("class_weight=:3", ["class_weight"]),
-    ("class_weight={ a = true }", ["class_weight", "above 0"]),
-    ("class_weight={ a = [1] }", ["class_weight", "above 0"]),
-    ("cutmix_most=0", ["cutmix_most", "above 0"]),
-    ("head=0", ["head is 0", "from 1"]),
-    ("head=512,wide", ["head", "'wide'", "512,256"]),
-    ("head=[512, true]", ["head", "whole numbers"]),
-    ("head=[0.5]", ["head", "whole numbers"]),
-    ("ema=1", ["ema is 1", "less than 1"]),
-])
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("batch_sise=16", ["unknown key batch_sise", "batch_size"]),
+        ("colour=red", ["unknown key colour"]),
+        ("batch_size", ["batch_size", "key=value"]),
+        ("batch_size=", ["batch_size", "str", "int"]),
+        ("batch_size=many", ["batch_size", "'many'", "str", "int"]),
+        ("batch_size=1.5", ["batch_size", "float", "int"]),
+        ("batch_size=true", ["batch_size", "bool", "int"]),
+        ("batch_size=0", ["batch_size", "above 0"]),
+        ("epochs=-1", ["epochs", "from 0"]),
+        ("rate=nan", ["rate", "nan"]),
+        ("rate=inf", ["rate", "inf"]),
+        ("rate=0", ["rate", "above 0"]),
+        ("dropout=1.5", ["dropout", "0 to 1"]),
+        ("mixup=2", ["mixup", "0 to 1"]),
+        ("schedule=linear", ["schedule", "'linear'", "one_cycle"]),
+        ("schedule=3", ["schedule", "int", "str"]),
+        ("batchnorm=true", ["batchnorm", "bool", "str"]),
+        ("augment=hflop", ["augment", "'hflop'", "hflip"]),
+        ("augment=[1]", ["augment", "1"]),
+        ('augment=[["hflip"]]', ["augment"]),
+        ("views=hflip", ["views", "identity first"]),
+        ("views=identity,identity", ["views", "once"]),
+        ("views=", ["views", "identity"]),
+        ("views=5", ["views", "int", "list"]),
+        ("scratch=1", ["scratch", "int", "dict"]),
+        ("augment_phases=second", ["augment_phases", "'second'", "full"]),
+        ("oversample_augment=hflop", ["oversample_augment", "'hflop'", "hflip"]),
+        ("oversample_classes=[1]", ["oversample_classes", "1", "class names"]),
+        ("oversample_count=-5", ["oversample_count", "from 0"]),
+        ("class_weight=balance", ["class_weight", "'balance'", "balanced"]),
+        ("class_weight=3", ["class_weight", "3", "Name:3"]),
+        ("class_weight=a:0", ["class_weight", "'a:0'", "above 0"]),
+        ("class_weight=a:3,b", ["class_weight", "above 0"]),
+        ("class_weight=a:inf", ["class_weight", "above 0"]),
+        ("class_weight=:3", ["class_weight"]),
+        ("class_weight={ a = true }", ["class_weight", "above 0"]),
+        ("class_weight={ a = [1] }", ["class_weight", "above 0"]),
+        ("cutmix_most=0", ["cutmix_most", "above 0"]),
+        ("head=0", ["head is 0", "from 1"]),
+        ("head=512,wide", ["head", "'wide'", "512,256"]),
+        ("head=[512, true]", ["head", "whole numbers"]),
+        ("head=[0.5]", ["head", "whole numbers"]),
+        ("ema=1", ["ema is 1", "less than 1"]),
+    ],
+)
 def test_what_no_recipe_can_have_is_refused_by_name(override, words, toml):
     refused("SET=", *words, overrides=[override])
     key, sign, value = override.partition("=")
-    if sign and override == f"{key}={value}".strip() and value in ("1.5", "true", "0", "-1", "nan", "inf", "2", "3", "5"):
+    if (
+        sign
+        and override == f"{key}={value}".strip()
+        and value in ("1.5", "true", "0", "-1", "nan", "inf", "2", "3", "5")
+    ):
         refused("mine.toml", *words, recipe=toml(f"{key} = {value}"))
 
 
@@ -183,15 +210,18 @@ def test_the_scratch_table_is_checked_whether_it_counts_or_not(toml):
     refused("mine.toml", "rate", "str", recipe=toml('epochs = 1\n[scratch]\nrate = "fast"'))
 
 
-@pytest.mark.parametrize("overrides, words", [
-    (["frozen_epochs=0", "epochs=0"], ["nothing to train"]),
-    (["dropout=1"], ["dropout is 1.0", "less than 1"]),
-    (["plain_epochs=3", "epochs=2"], ["plain_epochs is 3", "epochs = 2"]),
-    (["mixup=0.7", "cutmix=0.2", "fmix=0.4"], ["mixup + cutmix + fmix is 1.3"]),
-    (["cutmix_least=0.5", "cutmix_most=0.4"], ["cutmix_least is 0.5", "cutmix_most = 0.4"]),
-    (["oversample_classes=a"], ["oversample_count is 0"]),
-    (["oversample_augment=hflip"], ["oversample_count is 0"]),
-])
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["frozen_epochs=0", "epochs=0"], ["nothing to train"]),
+        (["dropout=1"], ["dropout is 1.0", "less than 1"]),
+        (["plain_epochs=3", "epochs=2"], ["plain_epochs is 3", "epochs = 2"]),
+        (["mixup=0.7", "cutmix=0.2", "fmix=0.4"], ["mixup + cutmix + fmix is 1.3"]),
+        (["cutmix_least=0.5", "cutmix_most=0.4"], ["cutmix_least is 0.5", "cutmix_most = 0.4"]),
+        (["oversample_classes=a"], ["oversample_count is 0"]),
+        (["oversample_augment=hflip"], ["oversample_count is 0"]),
+    ],
+)
 def test_keys_that_do_not_go_together(overrides, words):
     refused(*words, overrides=overrides)
 

@@ -28,8 +28,16 @@ def begun(tmp_path, monkeypatch):
 
 def test_a_record_is_as_it_was_before(begun):
     assert read_json(begun / "run.json") == {
-        "format": 5, "config": CONFIG, "table": TABLE.hash, "data": TABLE.data_hash, "versions": {"keras": "3.0"},
-        "precision": "float32", "frozen": False, "views": RECIPE.views, "finished": False}
+        "format": 5,
+        "config": CONFIG,
+        "table": TABLE.hash,
+        "data": TABLE.data_hash,
+        "versions": {"keras": "3.0"},
+        "precision": "float32",
+        "frozen": False,
+        "views": RECIPE.views,
+        "finished": False,
+    }
     assert list(read_json(begun / "run.json"))[:5] == ["format", "config", "table", "data", "versions"]
 
 
@@ -42,11 +50,22 @@ def test_the_same_goes_on(begun, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("table, config, words", [
-    (SimpleNamespace(hash=TABLE.hash, data_hash="other"), CONFIG, "with another set of images; take another name"),
-    (SimpleNamespace(hash="other", data_hash=TABLE.data_hash), CONFIG, "with another fold table; take another name"),
-    (TABLE, CONFIG | {"recipe": asdict(replace(RECIPE, epochs=3))}, r"with recipe.epochs = 2 \(now 3\); take another"),
-])
+@pytest.mark.parametrize(
+    "table, config, words",
+    [
+        (SimpleNamespace(hash=TABLE.hash, data_hash="other"), CONFIG, "with another set of images; take another name"),
+        (
+            SimpleNamespace(hash="other", data_hash=TABLE.data_hash),
+            CONFIG,
+            "with another fold table; take another name",
+        ),
+        (
+            TABLE,
+            CONFIG | {"recipe": asdict(replace(RECIPE, epochs=3))},
+            r"with recipe.epochs = 2 \(now 3\); take another",
+        ),
+    ],
+)
 def test_what_was_begun_from_something_else_is_refused(begun, table, config, words):
     before = (begun / "run.json").read_bytes()
     with pytest.raises(InputError, match=f"run.json: this run was begun {words}"):

@@ -42,43 +42,71 @@ def run(tmp_path):
 
 
 def test_answers(run):
-    found = run(load="open(path + '/weights/one.txt').read(); assert 'competition' not in sys.modules",
-                jobs=[Job(3, "float64", probabilities=False, times=2), Job(0, "uint8", probabilities=False),
-                      Job(23, "float32", probabilities=False), Job(4, "uint8", probabilities=False, first=8),
-                      Job(50, "uint8", probabilities=False, budget=1e-12)])
+    found = run(
+        load="open(path + '/weights/one.txt').read(); assert 'competition' not in sys.modules",
+        jobs=[
+            Job(3, "float64", probabilities=False, times=2),
+            Job(0, "uint8", probabilities=False),
+            Job(23, "float32", probabilities=False),
+            Job(4, "uint8", probabilities=False, first=8),
+            Job(50, "uint8", probabilities=False, budget=1e-12),
+        ],
+    )
     expected = IMAGES.astype(float).mean((1, 2)).argmax(1)
     assert np.array_equal(found.labels[0], expected[:3]) and np.array_equal(found.again[0][0], expected[:3])
     assert found.labels[1].shape == (0,) and np.array_equal(found.labels[2], np.resize(expected, 23))
-    assert np.array_equal(found.labels[3], expected[[8, 9, 8, 9]]) and Job(4, "", first=8).rows(10).tolist() == [8, 9, 8, 9]
+    assert np.array_equal(found.labels[3], expected[[8, 9, 8, 9]]) and Job(4, "", first=8).rows(10).tolist() == [
+        8,
+        9,
+        8,
+        9,
+    ]
     assert found.labels[4] is None and found.left_out[4] > 0 and found.left_out[:4] == [None] * 4
     assert found.returned[:3] == ["int64 array"] * 3
     assert found.total_seconds > found.load_seconds > 0 and found.peak_bytes > 10**7
     assert found.versions["numpy"] == np.__version__ and "tensorflow" not in found.versions
 
 
-@pytest.mark.parametrize("what, broke, message", [
-    ({"code": "import nothing_like_that"}, "error", "importing model.py: ModuleNotFoundError.*nothing_like_that"),
-    ({"code": "class Model: pass"}, "error", "making its object: AttributeError"),
-    ({"predict": "raise ValueError('no\\nway')"}, "error", "predicting: ValueError: no$"),
-    ({"predict": "socket.create_connection(('10.1.2.3', 80))"}, "network", r"opens a socket \(10.1.2.3:80\)"),
-    ({"load": "\n        try: socket.socket()\n        except OSError: pass"}, "network", "opens a socket, where"),
-    ({"load": "open(path + '/log.txt', 'w')"}, "write", "writes to log.txt in its own folder"),
-    ({"load": "os.remove(path + '/weights/one.txt')"}, "write", "writes to weights/one.txt"),
-    ({"load": "os.chmod(path + '/weights', 0o777);"
-              "ctypes.CDLL(None).unlink(f'{path}/weights/one.txt'.encode())"}, "write", "writes to weights/one.txt"),
-    ({"load": "os.chmod(path, 0o777); ctypes.CDLL(None).mkdir(f'{path}/new'.encode(), 0o777)"}, "write", "writes to new"),
-    ({"load": "ctypes.CDLL(None).socket(2, 1, 0)"}, "network", r"opens a socket \(socket\)"),
-    ({"load": "import urllib3.util.connection as c; c.create_connection(('10.1.2.3', 80))"}, "network",
-     r"opens a socket \(10.1.2.3:80\)"),
-    ({"predict": "subprocess.run(['curl', 'x'])"}, "process", r"starts a process \(curl\)"),
-    ({"predict": "os.fork()"}, "process", r"starts a process \(os.fork\)"),
-    ({"load": f"open({__file__!r}).read()"}, "read", "reads .*test_rehearsal.py, which the scorer does not have"),
-    ({"predict": "time.sleep(60)", "seconds": 0.5}, "time", "longer than the 0.5 s"),
-    ({"load": "self.x = np.ones(10**7)", "predict": "time.sleep(60)", "memory": 60e6}, "memory", "more than the 60 MB"),
-    ({"predict": "os.kill(os.getpid(), 9)"}, "crash", r"exit code -9"),
-    ({"predict": "sys.exit(3)"}, "error", "SystemExit"),
-    ({"python": "/nowhere/python"}, "crash", "/nowhere/python"),
-])
+@pytest.mark.parametrize(
+    "what, broke, message",
+    [
+        ({"code": "import nothing_like_that"}, "error", "importing model.py: ModuleNotFoundError.*nothing_like_that"),
+        ({"code": "class Model: pass"}, "error", "making its object: AttributeError"),
+        ({"predict": "raise ValueError('no\\nway')"}, "error", "predicting: ValueError: no$"),
+        ({"predict": "socket.create_connection(('10.1.2.3', 80))"}, "network", r"opens a socket \(10.1.2.3:80\)"),
+        ({"load": "\n        try: socket.socket()\n        except OSError: pass"}, "network", "opens a socket, where"),
+        ({"load": "open(path + '/log.txt', 'w')"}, "write", "writes to log.txt in its own folder"),
+        ({"load": "os.remove(path + '/weights/one.txt')"}, "write", "writes to weights/one.txt"),
+        (
+            {"load": "os.chmod(path + '/weights', 0o777);ctypes.CDLL(None).unlink(f'{path}/weights/one.txt'.encode())"},
+            "write",
+            "writes to weights/one.txt",
+        ),
+        (
+            {"load": "os.chmod(path, 0o777); ctypes.CDLL(None).mkdir(f'{path}/new'.encode(), 0o777)"},
+            "write",
+            "writes to new",
+        ),
+        ({"load": "ctypes.CDLL(None).socket(2, 1, 0)"}, "network", r"opens a socket \(socket\)"),
+        (
+            {"load": "import urllib3.util.connection as c; c.create_connection(('10.1.2.3', 80))"},
+            "network",
+            r"opens a socket \(10.1.2.3:80\)",
+        ),
+        ({"predict": "subprocess.run(['curl', 'x'])"}, "process", r"starts a process \(curl\)"),
+        ({"predict": "os.fork()"}, "process", r"starts a process \(os.fork\)"),
+        ({"load": f"open({__file__!r}).read()"}, "read", "reads .*test_rehearsal.py, which the scorer does not have"),
+        ({"predict": "time.sleep(60)", "seconds": 0.5}, "time", "longer than the 0.5 s"),
+        (
+            {"load": "self.x = np.ones(10**7)", "predict": "time.sleep(60)", "memory": 60e6},
+            "memory",
+            "more than the 60 MB",
+        ),
+        ({"predict": "os.kill(os.getpid(), 9)"}, "crash", r"exit code -9"),
+        ({"predict": "sys.exit(3)"}, "error", "SystemExit"),
+        ({"python": "/nowhere/python"}, "crash", "/nowhere/python"),
+    ],
+)
 def test_what_breaks_is_named(run, what, broke, message):
     with pytest.raises(RehearsalError, match=message) as caught:
         run(**what)
@@ -87,12 +115,14 @@ def test_what_breaks_is_named(run, what, broke, message):
 
 def test_what_libraries_and_the_interpreter_do_is_no_failure(run):
     """urllib3's probe for IPv6, `uname` by platform, reading what is installed, what is not there or in HOME and TMPDIR."""
-    run(load="import platform, tempfile, traceback, urllib3.util.connection; platform.processor()\n"
-             "        open(np.__file__).read(); open('/proc/self/status').read(); open(__file__).read()\n"
-             "        open('mine', 'w').write('1'); open('mine').read(); tempfile.TemporaryFile().read()\n"
-             "        traceback.extract_stack()[0].line\n"
-             "        try: open('/nowhere/file')\n"
-             "        except FileNotFoundError: pass")
+    run(
+        load="import platform, tempfile, traceback, urllib3.util.connection; platform.processor()\n"
+        "        open(np.__file__).read(); open('/proc/self/status').read(); open(__file__).read()\n"
+        "        open('mine', 'w').write('1'); open('mine').read(); tempfile.TemporaryFile().read()\n"
+        "        traceback.extract_stack()[0].line\n"
+        "        try: open('/nowhere/file')\n"
+        "        except FileNotFoundError: pass"
+    )
 
 
 def test_the_scorer_is_bare(run, monkeypatch):
@@ -105,12 +135,19 @@ def test_the_scorer_is_bare(run, monkeypatch):
 
 def test_it_ends_with_who_started_it(tmp_path):
     """A rehearsal that is killed leaves no scorer at work."""
-    code = (f"import sys; sys.path.insert(0, {str(rehearsal.SCORER.parents[1])!r})\n"
-            "import numpy as np\nfrom competition.rehearsal import *\n"
-            "run_isolated('a.zip', np.zeros((1, 8, 8, 3), np.uint8), [Job(1, 'uint8')])")
+    code = (
+        f"import sys; sys.path.insert(0, {str(rehearsal.SCORER.parents[1])!r})\n"
+        "import numpy as np\nfrom competition.rehearsal import *\n"
+        "run_isolated('a.zip', np.zeros((1, 8, 8, 3), np.uint8), [Job(1, 'uint8')])"
+    )
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("model.py", CLASS.format(
-            load=f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + '!'); time.sleep(60)", predict="pass"))
+        archive.writestr(
+            "model.py",
+            CLASS.format(
+                load=f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + '!'); time.sleep(60)",
+                predict="pass",
+            ),
+        )
     started = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
 
     def wait(found):
@@ -147,9 +184,18 @@ def answers_as_expected(jobs=rehearsal.JOBS):
     rows = [job.rows(len(EXPECTED)) for job in jobs]
     labels = [EXPECTED[row].argmax(1) for row in rows]
     count = len(jobs)
-    return Answers(labels, [[label] * (job.times - 1) for label, job in zip(labels, jobs)], ["int64 tensor"] * count,
-                   [EXPECTED[row] if job.probabilities else None for row, job in zip(rows, jobs)], [1.0] * count,
-                   [None] * count, 1.0, 2.0, 10**9, [[EXPECTED[row]] * (job.times - 1) for row, job in zip(rows, jobs)])
+    return Answers(
+        labels,
+        [[label] * (job.times - 1) for label, job in zip(labels, jobs)],
+        ["int64 tensor"] * count,
+        [EXPECTED[row] if job.probabilities else None for row, job in zip(rows, jobs)],
+        [1.0] * count,
+        [None] * count,
+        1.0,
+        2.0,
+        10**9,
+        [[EXPECTED[row]] * (job.times - 1) for row, job in zip(rows, jobs)],
+    )
 
 
 def changed(name, value, job=rehearsal.SPEED):
@@ -164,15 +210,18 @@ def test_near_ties_may_differ_in_label():
     assert check_answers(swapped, rehearsal.JOBS, EXPECTED) == 0
 
 
-@pytest.mark.parametrize("name, value, message", [
-    ("labels", np.array([1, 0]), "as 2 uint8 array a second call gives other labels"),
-    ("labels", np.array([0]), "its labels have the shape"),
-    ("probabilities_again", [EXPECTED + 2e-5], "as 2 uint8 array a second call gives other probabilities"),
-    ("returned", "float32 tensor", "predict returned float32 tensor, expected an integer tensor"),
-    ("returned", "int64 array", "predict returned int64 array, expected an integer tensor"),
-    ("probabilities", EXPECTED + 2e-4, "by up to 0.0002"),
-    ("probabilities", EXPECTED * np.nan, "nan"),
-])
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("labels", np.array([1, 0]), "as 2 uint8 array a second call gives other labels"),
+        ("labels", np.array([0]), "its labels have the shape"),
+        ("probabilities_again", [EXPECTED + 2e-5], "as 2 uint8 array a second call gives other probabilities"),
+        ("returned", "float32 tensor", "predict returned float32 tensor, expected an integer tensor"),
+        ("returned", "int64 array", "predict returned int64 array, expected an integer tensor"),
+        ("probabilities", EXPECTED + 2e-4, "by up to 0.0002"),
+        ("probabilities", EXPECTED * np.nan, "nan"),
+    ],
+)
 def test_answers_are_judged_one_by_one(name, value, message):
     found = changed(name, value)
     if name == "returned" and value.startswith("float"):

@@ -83,9 +83,18 @@ def place(tmp_path_factory):
         table = read_folds()
         for run, key in (("full", "epochs"), ("frozen", "frozen_epochs")):
             keys = {"epochs": 0, "frozen_epochs": 0, key: 2}
-            training.train("scratch", run=run, overrides=[
-                "views=identity,hflip", "rate=0.01", "frozen_rate=0.3", "batch_size=8", "image_size=0",
-                *(f"{name}={value}" for name, value in keys.items())])
+            training.train(
+                "scratch",
+                run=run,
+                overrides=[
+                    "views=identity,hflip",
+                    "rate=0.01",
+                    "frozen_rate=0.3",
+                    "batch_size=8",
+                    "image_size=0",
+                    *(f"{name}={value}" for name, value in keys.items()),
+                ],
+            )
             shutil.copytree(RUNS / run, RUNS / f"{run}-turned")
             record = files.read_json(RUNS / run / "run.json")
             files.write_json(RUNS / f"{run}-turned/run.json", record | {"config": record["config"] | {"turned": True}})
@@ -107,8 +116,7 @@ def table():
 
 
 def ensemble_of(table, run, weight=1.0):
-    return Ensemble(run, [(read_run(RUNS / run, table), weight)], VIEWS,
-                               oof.read_oof(RUNS / run, table).probs[0])
+    return Ensemble(run, [(read_run(RUNS / run, table), weight)], VIEWS, oof.read_oof(RUNS / run, table).probs[0])
 
 
 def test_the_config_tells_the_kind(table):
@@ -131,9 +139,16 @@ def test_a_new_kind_is_predicted_packed_asked_and_measured(run, table):
     by_hand, differs = average_by_hand(ensemble, table, images, np.arange(21))
     assert differs < 1e-4
     np.testing.assert_allclose(by_hand, mean, atol=1e-6)
-    packed = sum(np.asarray(network.model(images[:, :, ::flip].astype(np.float32), training=False))
-                 for network in build_networks(ensemble, table) for weights in network.members
-                 for flip in (1, -1) if network.model.set_weights(weights) is None) / 2
+    packed = (
+        sum(
+            np.asarray(network.model(images[:, :, ::flip].astype(np.float32), training=False))
+            for network in build_networks(ensemble, table)
+            for weights in network.members
+            for flip in (1, -1)
+            if network.model.set_weights(weights) is None
+        )
+        / 2
+    )
     np.testing.assert_allclose(packed, mean, atol=1e-5)
 
     unknown = read_test("test", table, "predict", fewest=1)
@@ -149,7 +164,12 @@ def test_its_files_are_recorded_and_looked_for(table, tmp_path, monkeypatch):
     files.write_text(tmp_path / "some.zip", "")
     (member,) = record_of(tmp_path / "some.zip", ensemble, table, "none")["members"]
     assert set(member["files"]) == {
-        "run.json", "oof.npz", "turn.txt", "fold_0/model.weights.h5", "fold_1/model.weights.h5"}
+        "run.json",
+        "oof.npz",
+        "turn.txt",
+        "fold_0/model.weights.h5",
+        "fold_1/model.weights.h5",
+    }
     shutil.copytree(RUNS, tmp_path / "runs/toy")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/toy/full-turned/turn.txt").unlink()
@@ -172,8 +192,9 @@ def test_a_kernel_takes_its_files_along(table, tmp_path, monkeypatch):
 
 
 def test_what_it_costs_is_known(table):
-    costs = {run: read_networks(RUNS / run, table.k).passes
-             for run in ("full", "full-turned", "frozen", "frozen-turned")}
+    costs = {
+        run: read_networks(RUNS / run, table.k).passes for run in ("full", "full-turned", "frozen", "frozen-turned")
+    }
     assert costs == {"full": 2, "full-turned": 6, "frozen": 1, "frozen-turned": 1}
 
 
@@ -189,6 +210,7 @@ def test_where_only_single_runs_will_do_others_are_refused(table):
 
 def asks_for(tree, key):
     """Whether code looks a key up: `key in x`, `x[key]`, `x.get(key)`, or a set of keys that has it."""
+
     def is_key(node):
         return isinstance(node, ast.Constant) and node.value == key
 
@@ -204,9 +226,17 @@ def asks_for(tree, key):
     return False
 
 
-@pytest.mark.parametrize("code, asks", [
-    ('"splits" in run.config', True), ('"splits" not in run.config', True), ('run.config["splits"]', True),
-    ('config.get("splits")', True), ('{"splits", "teacher"} & set(config)', True), ('{"splits": nodes}', False)])
+@pytest.mark.parametrize(
+    "code, asks",
+    [
+        ('"splits" in run.config', True),
+        ('"splits" not in run.config', True),
+        ('run.config["splits"]', True),
+        ('config.get("splits")', True),
+        ('{"splits", "teacher"} & set(config)', True),
+        ('{"splits": nodes}', False),
+    ],
+)
 def test_looking_a_key_up_is_recognised(code, asks):
     assert asks_for(ast.parse(code), "splits") is asks
 
@@ -227,8 +257,9 @@ def test_nobody_else_asks_whether_a_run_is_a_tree():
 
 def test_the_fold_models_are_one_network_with_other_weights(table):
     run, images = read_run(RUNS / "full", table), load_images(table).astype(np.float32)
-    found = [(fold, model, np.asarray(model(images, training=False)))
-             for fold, model in fold_models(run, table, [1, 0])]
+    found = [
+        (fold, model, np.asarray(model(images, training=False))) for fold, model in fold_models(run, table, [1, 0])
+    ]
     assert [fold for fold, _, _ in found] == [1, 0] and found[0][1] is found[1][1]
     for fold, _, probs in found:
         np.testing.assert_allclose(probs, np.asarray(run.build_fold_model(table, fold)(images)), atol=1e-5)
@@ -244,6 +275,7 @@ def test_parts_of_the_images_make_the_whole(part, table):
         found[fold, :, rows] = np.stack([said[view] for view in VIEWS])
         places.append((rows.start, rows.stop, fold))
     np.testing.assert_allclose(found, whole, atol=1e-6)
-    assert places == [(start, min(start + (part or 21), 21), fold)
-                      for start in range(0, 21, part or 21) for fold in (0, 1)]
+    assert places == [
+        (start, min(start + (part or 21), 21), fold) for start in range(0, 21, part or 21) for fold in (0, 1)
+    ]
     assert list(each_fold(run, table, [], VIEWS, images)) == []

@@ -14,9 +14,7 @@ IMAGES, HIDDEN = 64, 16
 
 
 def contents(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def rows(path):
@@ -58,9 +56,7 @@ def test_every_image_is_a_small_rgb_jpeg_without_metadata(folder):
 
 def test_labels_lie_apart_and_match_the_hidden_images(folder):
     labels = rows(folder / "hidden/labels.csv")
-    assert [row["image"] for row in labels] == sorted(
-        path.name for path in (folder / "hidden/images").iterdir()
-    )
+    assert [row["image"] for row in labels] == sorted(path.name for path in (folder / "hidden/images").iterdir())
     assert len(labels) == HIDDEN and {row["label"] for row in labels} <= set(CLASSES)
     truth = {frame.path: frame for frame in plan_sample(IMAGES, HIDDEN, 3)}
     for row in labels[:2]:
@@ -158,8 +154,7 @@ def test_light_shows_in_the_pictures(folder):
     scene, _ = draw_scene(SPECIES[2], np.random.default_rng(0))
     hour = choose_hour(np.random.default_rng(1))
     plain, red = (
-        photograph(scene, Hour(**{**hour.__dict__, "red": cast}), np.random.default_rng(2))
-        for cast in (0.0, 0.8)
+        photograph(scene, Hour(**{**hour.__dict__, "red": cast}), np.random.default_rng(2)) for cast in (0.0, 0.8)
     )
     ratio = [x[..., 0].mean() / x[..., 1].mean() for x in (plain, red)]
     assert ratio[1] > 1.4 * ratio[0]
@@ -167,9 +162,7 @@ def test_light_shows_in_the_pictures(folder):
 
 def test_near_duplicates_resemble_their_scene_more_than_other_scenes_do():
     def small(scene, frame):
-        x = np.asarray(Image.fromarray(draw_frame(5, scene, frame)).convert("L").resize((12, 12))).astype(
-            float
-        )
+        x = np.asarray(Image.fromarray(draw_frame(5, scene, frame)).convert("L").resize((12, 12))).astype(float)
         return (x - x.mean()).ravel() / x.std() / 12
 
     near = [small(scene, 0) @ small(scene, 1) for scene in range(6)]

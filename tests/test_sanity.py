@@ -34,12 +34,15 @@ def verdicts(pixels, labels, folds):
     return [c.good for c in sanity.check_pixels(pixels, labels, folds, labels.max() + 1)]
 
 
-@pytest.mark.parametrize("counts, signal", [
-    ([30, 30, 30], 0.5),
-    ([8] * 25, 1.0),
-    ([190, 10], 0.5),  # a model may well be worth less than the most common class, and the data are sound
-    ([12, 12], 1.0),
-])
+@pytest.mark.parametrize(
+    "counts, signal",
+    [
+        ([30, 30, 30], 0.5),
+        ([8] * 25, 1.0),
+        ([190, 10], 0.5),  # a model may well be worth less than the most common class, and the data are sound
+        ([12, 12], 1.0),
+    ],
+)
 def test_sound_data_pass(counts, signal):
     assert verdicts(*task(counts, signal=signal)) == [True] * 5
 

@@ -45,10 +45,15 @@ def test_the_log_only_grows(workdir):
     assert [row["value"] for row in rows] == ["", "", "0.5"] and rows[2]["forecast"] == "0.87"
 
 
-@pytest.mark.parametrize("value, message", [
-    ("87.1", "expected accuracy from 0 to 1, a share and not per cent"), ("good", "expected the score"), (None, "VALUE="),
-    ("nan", "from 0 to 1$"),
-])
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("87.1", "expected accuracy from 0 to 1, a share and not per cent"),
+        ("good", "expected the score"),
+        (None, "VALUE="),
+        ("nan", "from 0 to 1$"),
+    ],
+)
 def test_values_that_cannot_be(workdir, value, message):
     path = make_zip("a.zip", b"1")
     with pytest.raises(InputError, match=message):

@@ -28,19 +28,23 @@ def test_random_weights_have_their_own_recipe():
 
 def test_the_recipe_fits_the_table(capsys):
     table = table_of(size=(16, 24))
-    settled = settle(table, "scratch", "none", "quick",
-                     ["augment=d4", "views=identity,transpose,hflip", "class_weight=b:2"])
+    settled = settle(
+        table, "scratch", "none", "quick", ["augment=d4", "views=identity,transpose,hflip", "class_weight=b:2"]
+    )
     assert settled.recipe.augment == ["hflip", "vflip"] and settled.recipe.views == ["identity", "hflip"]
     assert settled.recipe.class_weight == {"a": 1.0, "b": 2.0} and list(settled.recipe.class_weight) == ["a", "b"]
     assert "images of 16x24 (height x width) are not square" in capsys.readouterr().err
     assert fit_to_table(table, settled.recipe) == settled.recipe and capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("nothing", "none", "quick", ["rate=x"]), "nothing"),  # the model before the recipe
-    (("scratch", "none", "quick", ["rate=x", "class_weight=z:2"]), "rate"),  # the recipe before the classes
-    (("scratch", "none", "quick", ["class_weight=z:2"]), "class_weight names 'z', expected classes of"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("nothing", "none", "quick", ["rate=x"]), "nothing"),  # the model before the recipe
+        (("scratch", "none", "quick", ["rate=x", "class_weight=z:2"]), "rate"),  # the recipe before the classes
+        (("scratch", "none", "quick", ["class_weight=z:2"]), "class_weight names 'z', expected classes of"),
+    ],
+)
 def test_what_is_refused_first(arguments, words):
     with pytest.raises(InputError, match=words):
         settle(table_of(), *arguments)

@@ -167,6 +167,7 @@ def test_standardised_differences_by_hand():
     found = compare_statistics(frame, np.array([0, 0, 1, 1], bool)).set_index("statistic")["difference"]
     assert found.index.tolist() == ["other", "x", "same"]
     assert found.tolist() == [np.inf, pytest.approx(3 / np.sqrt(2)), 0]
-    sizes = prepare(pd.DataFrame({"width": [3], "height": [7]} | dict.fromkeys(
-        ("brightness", "contrast", "sharpness"), [0.0])))
+    sizes = prepare(
+        pd.DataFrame({"width": [3], "height": [7]} | dict.fromkeys(("brightness", "contrast", "sharpness"), [0.0]))
+    )
     assert sizes["pixels"][0] == pytest.approx(np.log(22)) and sizes["width"][0] == pytest.approx(np.log(4))

@@ -67,8 +67,9 @@ def test_a_hidden_image_of_a_known_scene_is_easier(rounds):
 def test_copies_fool_the_naive_way_alone(pool):
     """The same rounds: what the naive way sees is higher than what it gets."""
     condition = dataclasses.replace(CONDITIONS["duplicates"], runs=2, label_noise=0.1)
-    line = summarise(pd.DataFrame([play(pool, condition, "random", seed) for seed in range(8)]).assign(
-        data="digits", condition="x")).iloc[0]
+    line = summarise(
+        pd.DataFrame([play(pool, condition, "random", seed) for seed in range(8)]).assign(data="digits", condition="x")
+    ).iloc[0]
     assert line["naive bias"] > line["bias"] + 0.3 and line["images"] > 480
 
 
@@ -122,8 +123,7 @@ def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
 
     def compute(name, workspace):
         for file, changes in {"a": {}, "b": {"view": "hflip"}, "c": {"images": "others"}}.items():
-            write_json(folder / f"{file}.json",
-                       {"view": "identity", "images": images, "model": "m"} | changes)
+            write_json(folder / f"{file}.json", {"view": "identity", "images": images, "model": "m"} | changes)
             np.save(folder / f"{file}.npy", features)
 
     monkeypatch.setattr("competition.trials.simulate.rank", compute)

@@ -34,8 +34,9 @@ RECORDS = {  # of runs that are refused before anything else of them is read
     "heads": lambda record: record | {"frozen": True},
     "flat": lambda record: record | {"config": record["config"] | {"model": "baseline"}},
     "double": lambda record: record | {"config": record["config"] | {"splits": [[["a b"], ["ä"]]]}},
-    "other_head": lambda record: record | {
-        "config": record["config"] | {"recipe": record["config"]["recipe"] | {"head": [4]}}},
+    "other_head": lambda record: (
+        record | {"config": record["config"] | {"recipe": record["config"]["recipe"] | {"head": [4]}}}
+    ),
 }
 
 
@@ -102,15 +103,18 @@ def test_twice_it_says_so_and_a_lost_fold_comes_back(capsys):
     assert main(["soup", "--runs", "one,two,flat", "--run", "both"]) == 2
 
 
-@pytest.mark.parametrize("runs, words", [
-    ("one", ["one run", "two or more"]),
-    ("one,flat", ["run.json: model is", "baseline", "scratch"]),
-    ("one,other_head", ["other_head/run.json: head is [4]", "expected []"]),
-    ("one,unfinished", ["unfinished/run.json", "expected a finished one"]),
-    ("one,double", ["double/run.json: a double run"]),
-    ("one,heads", ["heads/run.json", "frozen backbone", "make blend"]),
-    ("one,nowhere", ["nowhere", "no such run"]),
-])
+@pytest.mark.parametrize(
+    "runs, words",
+    [
+        ("one", ["one run", "two or more"]),
+        ("one,flat", ["run.json: model is", "baseline", "scratch"]),
+        ("one,other_head", ["other_head/run.json: head is [4]", "expected []"]),
+        ("one,unfinished", ["unfinished/run.json", "expected a finished one"]),
+        ("one,double", ["double/run.json: a double run"]),
+        ("one,heads", ["heads/run.json", "frozen backbone", "make blend"]),
+        ("one,nowhere", ["nowhere", "no such run"]),
+    ],
+)
 def test_what_cannot_be_averaged_is_refused(runs, words, capsys):
     assert main(["soup", "--runs", runs, "--run", "never"]) == 2
     error = capsys.readouterr().err

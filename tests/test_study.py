@@ -51,11 +51,13 @@ SMALL_LADDER = (
     Rung("TTA", "scratch", "marginal", keys=("identity", "hflip"), how="views"),
     Rung("TTA of nothing", "too large", "marginal", keys=("all",), how="views"),
 )
-SMALL_BUDGETS = {"default": {
-    "pixels": Effort("quick", None, ("epochs=2", "batch_size=8")),
-    "scratch": Effort("quick", "1", ("epochs=2", "batch_size=8")),
-    "head": Effort("quick"),
-}}
+SMALL_BUDGETS = {
+    "default": {
+        "pixels": Effort("quick", None, ("epochs=2", "batch_size=8")),
+        "scratch": Effort("quick", "1", ("epochs=2", "batch_size=8")),
+        "head": Effort("quick"),
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,11 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
         make, verb, *words = shlex.split(print_command("train", options))
         assert make == "make"
         found, typed = parse([verb, *words])
-        assert found.name == "train" and typed["overrides"] == options["SET"] and typed["only_fold"] == options["ONLY_FOLD"]
+        assert (
+            found.name == "train"
+            and typed["overrides"] == options["SET"]
+            and typed["only_fold"] == options["ONLY_FOLD"]
+        )
         assert (typed["model"], typed["recipe"], typed["run"]) == (plan.model(rung), options["RECIPE"], plan.run(rung))
         known = [key for key in options["SET"] if key.partition("=")[0] in RECIPE_KEYS]
         recipe = read_recipe(options["RECIPE"], known, plan.model(rung) in OWN)
@@ -137,8 +143,13 @@ def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeyp
                 assert [key.name for key in read_space(space, "hyperresnet", "quick", [], True)] == ["version"]
             if how == "distil":
                 assert len(options["teacher"].split(",")) == 3
-    assert {rung.how for rung in plan.rungs} - {"zeros", "views", "double", "gan"} <= {"train", "tune", "soup", "distil",
-                                                                                      "blend"}
+    assert {rung.how for rung in plan.rungs} - {"zeros", "views", "double", "gan"} <= {
+        "train",
+        "tune",
+        "soup",
+        "distil",
+        "blend",
+    }
 
 
 def test_no_network_sees_fewer_pixels_than_it_can():
@@ -168,8 +179,22 @@ def test_a_weighted_ensemble_weighs():
 def test_the_ladder_s_budgets_and_systems_are_those_of_the_report():
     assert all(rung.report or rung.name in ("all layers", "report, first phase", "head, one view") for rung in LADDER)
     keys = " ".join(key for rung in LADDER for key in rung.keys)
-    for word in ("class_weight=balanced", "oversample_count", "cutmix", "mixup", "fmix", "randaugment", "gridmask",
-                 "erase", "augment_phases=full", "head=", "plain_epochs", "progressive", "ema", "layer_decay"):
+    for word in (
+        "class_weight=balanced",
+        "oversample_count",
+        "cutmix",
+        "mixup",
+        "fmix",
+        "randaugment",
+        "gridmask",
+        "erase",
+        "augment_phases=full",
+        "head=",
+        "plain_epochs",
+        "progressive",
+        "ema",
+        "layer_decay",
+    ):
         assert word in keys
     assert {rung.how for rung in LADDER} == set(HOW)
 
@@ -196,8 +221,10 @@ def test_a_paired_test_and_an_interval_by_hand():
 
     n, share, z = 20, 16 / 20, 1.6448536
     centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    assert accuracy_interval(right) == (pytest.approx((centre - spread) / (1 + z * z / n), abs=1e-6),
-                               pytest.approx((centre + spread) / (1 + z * z / n), abs=1e-6))
+    assert accuracy_interval(right) == (
+        pytest.approx((centre - spread) / (1 + z * z / n), abs=1e-6),
+        pytest.approx((centre + spread) / (1 + z * z / n), abs=1e-6),
+    )
 
 
 def test_only_images_that_both_held_out_are_compared():
@@ -220,8 +247,10 @@ def test_the_metric_has_a_column_and_what_stays_of_accuracy_is_said():
     plan = dataclasses.replace(plan, table=dataclasses.replace(plan.table, metric="macro_f1"))
     labels = plan.table.labels
     probs = np.eye(3)[np.where(labels == labels[-1], 0, labels)]
-    plan.results = {"one": Result(Rung("one", "", ""), views={"identity": probs}),
-                    "two": Result(Rung("two", "one", ""), "skipped")}
+    plan.results = {
+        "one": Result(Rung("one", "", ""), views={"identity": probs}),
+        "two": Result(Rung("two", "one", ""), "skipped"),
+    }
     frame = pd.DataFrame([studying.score_rung(plan, result) for result in plan.results.values()])
     assert frame["macro_f1"][0] == METRICS["macro_f1"].score(probs, labels) != frame["accuracy"][0]
     shown = studying._show(frame)
@@ -287,7 +316,8 @@ def test_what_averages_weights_and_what_learns_of_heads_name_their_runs(monkeypa
         assert HOW[rung.how](plan, rung, Result(rung)) == {"identity": plan.run(rung)}
     (verb, options), (learns, taught) = calls
     assert (verb, learns) == ("soup", "train") and options["RUNS"].split(",") == [
-        plan.run(plan.results[name].rung) for name in soup.keys]
+        plan.run(plan.results[name].rung) for name in soup.keys
+    ]
     assert taught["TEACHER"].split(",") == [plan.run(plan.results[name].rung) for name in MEMBERS[:3]]
 
 
@@ -305,11 +335,14 @@ def test_photographs_larger_than_a_budget_means_are_shrunk(budget):
         assert capped == ([f"image_size={plan.effort(rung).most}"] if plan.effort(rung).most else [])
 
 
-@pytest.mark.parametrize("verdicts, called, made", [
-    (["good", "good"], ["train"], True),
-    (["none", "good"], ["gan", "train"], True),
-    (["none", "poor"], ["gan"], False),
-])
+@pytest.mark.parametrize(
+    "verdicts, called, made",
+    [
+        (["good", "good"], ["train"], True),
+        (["none", "good"], ["gan", "train"], True),
+        (["none", "poor"], ["gan"], False),
+    ],
+)
 def test_only_a_good_gan_adds_images(verdicts, called, made, monkeypatch):
     def check_synthetic(table, folds):
         assert folds == [0]
@@ -378,8 +411,17 @@ def test_stopped_it_goes_on_where_it_was(played):
 def test_rungs_are_done_skipped_or_failed_and_say_why(played):
     rows = played[2].set_index("rung")
     assert rows["state"].to_dict() == {
-        "zero inputs": "done", "baseline": "done", "scratch": "done", "unheard of": "skipped", "elsewhere": "skipped",
-        "too large": "failed", "double": "done", "search": "done", "TTA": "done", "TTA of nothing": "skipped"}
+        "zero inputs": "done",
+        "baseline": "done",
+        "scratch": "done",
+        "unheard of": "skipped",
+        "elsewhere": "skipped",
+        "too large": "failed",
+        "double": "done",
+        "search": "done",
+        "TTA": "done",
+        "TTA of nothing": "skipped",
+    }
     assert "no key colour_blindness" in rows["reason"]["unheard of"]
     assert "no weights of resnet152_v2 at hand" in rows["reason"]["elsewhere"]
     assert "shares up to 1" in rows["reason"]["too large"]
@@ -441,7 +483,11 @@ def test_what_is_written_says_it_all(played):
     assert len(lines) == len(SMALL_LADDER) + 2 and len({line.replace("\\|", "").count("|") for line in lines}) == 1
     record = files.read_json("runs/arten/study/study.json")
     assert record["table"] == read_folds("arten").hash and set(record["seconds"]) == {
-        "study-default-baseline", "study-default-scratch", "study-default-double", "study-default-search"}
+        "study-default-baseline",
+        "study-default-scratch",
+        "study-default-double",
+        "study-default-search",
+    }
 
 
 def test_explain_and_a_blend_take_the_study_s_runs_only_when_they_are_named(played, capsys):
@@ -453,13 +499,16 @@ def test_explain_and_a_blend_take_the_study_s_runs_only_when_they_are_named(play
     assert make_blend("arten", "study-default-baseline")["runs"] == ["study-default-baseline"]
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"budget": "huge"}, "BUDGET=huge: expected one of quick, default, full"),
-    ({"backbone": "resnet5"}, "BACKBONE=resnet5: no such backbone"),
-    ({"backbone": "scratch"}, "BACKBONE=scratch: expected one with weights at hand"),
-    ({"weights": "none"}, "none: expected imagenet or a folder"),
-    ({"name": "nothing"}, "nothing.json: no such fold table"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"budget": "huge"}, "BUDGET=huge: expected one of quick, default, full"),
+        ({"backbone": "resnet5"}, "BACKBONE=resnet5: no such backbone"),
+        ({"backbone": "scratch"}, "BACKBONE=scratch: expected one with weights at hand"),
+        ({"weights": "none"}, "none: expected imagenet or a folder"),
+        ({"name": "nothing"}, "nothing.json: no such fold table"),
+    ],
+)
 def test_what_it_cannot_use_is_refused(options, words):
     with pytest.raises(InputError, match=re.escape(words)):
         studying.study(**options, commands=commands())
@@ -506,8 +555,11 @@ def test_flags_name_one_budget(monkeypatch, capsys):
     monkeypatch.setattr(studying, "study", study)
     for flags in ([], ["--quick"], ["--budget", "full", "--backbone", "vgg16", "--name", "n"]):
         assert main(["study", *flags]) == int("--budget" in flags), "1 where a rung failed"
-    assert [options[:3] for options in asked] == [(None, "efficientnet_lite0", "default"),
-                                                  (None, "efficientnet_lite0", "quick"), ("n", "vgg16", "full")]
+    assert [options[:3] for options in asked] == [
+        (None, "efficientnet_lite0", "default"),
+        (None, "efficientnet_lite0", "quick"),
+        ("n", "vgg16", "full"),
+    ]
     assert main(["study", "--quick", "--budget", "full"]) == 2
     assert "QUICK=1 and BUDGET=full" in capsys.readouterr().err
 
@@ -523,8 +575,10 @@ def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_el
     files.write_text(Workspace().sample.folds / "sample.json", "{}")
     assert wants_sample("sample"), "folds/ is one's own"
     asked = []
-    monkeypatch.setattr("competition.blending.blend.make_blend",
-                        lambda **options: asked.append((options["name"], options["workspace"].runs)))
+    monkeypatch.setattr(
+        "competition.blending.blend.make_blend",
+        lambda **options: asked.append((options["name"], options["workspace"].runs)),
+    )
     assert main(["blend", "--name", "sample"]) == main(["blend", "--name", "other"]) == 0
     assert asked == [("sample", Path("sample/runs")), ("other", Path("runs"))]
     files.write_text("folds/sample.json", "{}")

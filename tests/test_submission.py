@@ -51,7 +51,10 @@ RUN_SETTINGS = {  # the rates are high enough for probabilities that differ
     "pixels": ("baseline", ["epochs=2", "rate=0.003"]),
     "convolutions": ("scratch", ["epochs=1", "rate=0.003"]),
     "lite": ("efficientnet_lite0", ["frozen_epochs=10", "frozen_rate=0.03", "image_size=0"]),
-    "lite_again": ("efficientnet_lite0", ["frozen_epochs=10", "frozen_rate=0.01", "image_size=0", "seed=1", "head=8,5"]),
+    "lite_again": (
+        "efficientnet_lite0",
+        ["frozen_epochs=10", "frozen_rate=0.01", "image_size=0", "seed=1", "head=8,5"],
+    ),
 }
 WEIGHTS = {"lite": 0.4, "convolutions": 0.3, "lite_again": 0.2, "pixels": 0.1}
 VIEWS_OF_BLEND = ["identity", "hflip"]
@@ -176,8 +179,16 @@ def test_record_and_table(competition, inside):
     assert record["rehearsal"]["images"] == 63 and record["rehearsal"]["probabilities_differ"] < 1e-5
     assert record["rehearsal"]["oof_differs"] < 1e-5
     printed = competition[1]
-    for text in ("submissions/toy.zip: blend; views identity, hflip", "lite_again", " MB", "images a second",
-                 "second fresh process", "MB at most", f"OOF accuracy {record['oof_accuracy']:.4f}", "7 float64 array"):
+    for text in (
+        "submissions/toy.zip: blend; views identity, hflip",
+        "lite_again",
+        " MB",
+        "images a second",
+        "second fresh process",
+        "MB at most",
+        f"OOF accuracy {record['oof_accuracy']:.4f}",
+        "7 float64 array",
+    ):
         assert text in printed
 
 
@@ -253,7 +264,9 @@ def test_shared_backbone_is_stored_and_run_once(unpacked):
     run = [node.op for function in functions for node in function.node_def]
     layers = [type(layer).__name__ for layer in lite.layers]
     assert run.count("DepthwiseConv2dNative") == layers.count("DepthwiseConv2D")
-    assert run.count("MaxPool") == [type(layer).__name__ for layer in small.layers].count("MaxPooling2D")  # for both folds
+    assert run.count("MaxPool") == [type(layer).__name__ for layer in small.layers].count(
+        "MaxPooling2D"
+    )  # for both folds
     assert not {"Rsqrt", "FusedBatchNormV3"} & set(run)  # BatchNormalization is in the kernels
 
 
@@ -325,10 +338,14 @@ assert np.allclose(list(loaded.signatures["serving_default"](tf.constant(images)
 
 def test_two_processes_make_the_same_zip(tmp_path):
     """Whatever they did before: Keras numbers its layers, TensorFlow its functions."""
-    started = [subprocess.Popen([sys.executable, "-c", EXPORT, str(tmp_path / f"{i}"), str(tmp_path / f"{i}.zip"), when],
-                                env=os.environ | {"PYTHONHASHSEED": str(i + 1),
-                                                  "PYTHONPATH": str(submission.Path(submission.__file__).parents[1])})
-               for i, when in enumerate(("at once", "later"))]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", EXPORT, str(tmp_path / f"{i}"), str(tmp_path / f"{i}.zip"), when],
+            env=os.environ
+            | {"PYTHONHASHSEED": str(i + 1), "PYTHONPATH": str(submission.Path(submission.__file__).parents[1])},
+        )
+        for i, when in enumerate(("at once", "later"))
+    ]
     assert [process.wait() for process in started] == [0, 0]
     assert (tmp_path / "0.zip").read_bytes() == (tmp_path / "1.zip").read_bytes()
 
@@ -352,9 +369,20 @@ def test_limits_and_what_fits(copied, capsys, monkeypatch):
 
     def note(path, images, expected, *_):
         rehearsed.append(expected)
-        return {"images": len(images), "near_ties": 0, "probabilities_differ": 0.0, "processes_differ": 0.0, "calls": [],
-                "left_out": [], "load_seconds": 1.5, "warm_seconds": 0.5, "images_a_second": 10.0, "peak_bytes": 7e8,
-                "no_network": "none", "versions": {}}
+        return {
+            "images": len(images),
+            "near_ties": 0,
+            "probabilities_differ": 0.0,
+            "processes_differ": 0.0,
+            "calls": [],
+            "left_out": [],
+            "load_seconds": 1.5,
+            "warm_seconds": 0.5,
+            "images_a_second": 10.0,
+            "peak_bytes": 7e8,
+            "no_network": "none",
+            "versions": {},
+        }
 
     monkeypatch.setattr(submission, "rehearse", note)  # what it does is tested elsewhere, and takes long
     before = (SUBMISSIONS / "toy.zip").read_bytes()
@@ -375,10 +403,13 @@ def test_limits_and_what_fits(copied, capsys, monkeypatch):
 def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
     """Estimates that are far too low, each of another cut, so that refining them does not help."""
     whole = Ensemble("blend", [], ["identity"], None)
-    choices = [Choice(dataclasses.replace(whole, source=str(n)), 0.9 - n / 100, Cost(9e5 - n, 1, 1), ())
-               for n in range(20)]
+    choices = [
+        Choice(dataclasses.replace(whole, source=str(n)), 0.9 - n / 100, Cost(9e5 - n, 1, 1), ()) for n in range(20)
+    ]
     monkeypatch.setattr(fit, "choose_fitting", lambda *_: choices)
-    monkeypatch.setattr(fit, "refine_choices", lambda choices, choice, _: [other for other in choices if other is not choice])
+    monkeypatch.setattr(
+        fit, "refine_choices", lambda choices, choice, _: [other for other in choices if other is not choice]
+    )
     monkeypatch.setattr(fit, "print_choices", lambda *_: None)
     tried = []
 
@@ -389,7 +420,17 @@ def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
 
     monkeypatch.setattr(submission, "prove", prove)
     found = {"bytes": 9e6, "hidden_seconds": 1, "hidden_bytes": 1, "load_seconds": 1, "warm_seconds": 0}
-    given = whole, SimpleNamespace(paths=Workspace().competition("toy")), None, None, None, 1, Limits(megabytes=1), found, True
+    given = (
+        whole,
+        SimpleNamespace(paths=Workspace().competition("toy")),
+        None,
+        None,
+        None,
+        1,
+        Limits(megabytes=1),
+        found,
+        True,
+    )
     smallest = 1e5
     assert _fit(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
     smallest = 2e6
@@ -402,7 +443,9 @@ def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
     image = keras.Input((6, 6, 3))
     model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
     random = np.random.default_rng(0)
-    members = [[random.normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()] for _ in range(2)]
+    members = [
+        [random.normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()] for _ in range(2)
+    ]
     members[1][0][0] = 1e5
     network = Network(model, members)
     images = random.uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
@@ -414,7 +457,9 @@ def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
     expected = average_halved(ensemble, None, images)
     loaded = tf.saved_model.load(str(tmp_path / "net"))
     found = loaded.serve(images).numpy()
-    np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected / expected.sum(1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        found / found.sum(1, keepdims=True), expected / expected.sum(1, keepdims=True), atol=1e-6
+    )
 
 
 # ---------------------------------------------------------------------------------------------- the rehearsal

@@ -86,14 +86,20 @@ def test_each_fold_is_taught_by_the_models_that_never_saw_it(place, table):
     teaching = teach.read_teaching(table, "one,two")
     images = load_images(table)
     settings = Recipe(teacher_weight=0.25, teacher_temperature=2.0)
-    taught = teaching.teach(job_of(place / "asked", table, settings), images,
-                            dict.fromkeys([0, 2], Taught(table, images)))
+    taught = teaching.teach(
+        job_of(place / "asked", table, settings), images, dict.fromkeys([0, 2], Taught(table, images))
+    )
     for fold in (0, 2):
         held_out = table.fold == fold
         soft = taught[fold].soft
         assert np.isnan(soft[held_out]).all()
-        said = np.mean([predict(read_run(RUNS / run, table).build_fold_model(table, fold), images[~held_out])
-                        for run in ("one", "two")], axis=0)
+        said = np.mean(
+            [
+                predict(read_run(RUNS / run, table).build_fold_model(table, fold), images[~held_out])
+                for run in ("one", "two")
+            ],
+            axis=0,
+        )
         flat = said**0.5 / (said**0.5).sum(1, keepdims=True)
         expected = 0.75 * np.eye(2)[table.labels[~held_out]] + 0.25 * flat
         np.testing.assert_allclose(soft[~held_out], expected, atol=1e-5)
@@ -116,8 +122,16 @@ def test_pictures_that_a_fold_holds_out_are_found():
     """Moved, mirrored and relit copies by their detail, images without any by their pixels."""
     images = np.stack([*(scene(i, 90) for i in range(9)), np.full((24, 32, 3), 7, np.uint8)])
     fold_of = np.arange(10) % 3
-    others = np.stack([images[4], images[2][:, ::-1], np.clip(images[3] * 0.9, 0, 255).astype(np.uint8), scene(77, 90),
-                       images[9], np.full((24, 32, 3), 9, np.uint8)])
+    others = np.stack(
+        [
+            images[4],
+            images[2][:, ::-1],
+            np.clip(images[3] * 0.9, 0, 255).astype(np.uint8),
+            scene(77, 90),
+            images[9],
+            np.full((24, 32, 3), 9, np.uint8),
+        ]
+    )
     near = teach.find_near_folds(images, fold_of, others, 3)
     assert [np.flatnonzero(row).tolist() for row in near] == [[1], [2], [0], [], [0], []]
 
@@ -138,8 +152,7 @@ def test_a_student_of_labels_alone_is_no_other(phase, table):
         np.testing.assert_allclose(found[0], found[2][..., ::-1], atol=1e-6)  # every label turned round
     else:
         settings = Recipe(epochs=1, batch_size=8, cutmix=0.5, mixup=0.5, class_weight="balanced", precision="float32")
-        taught = {0: Taught(table, images), 1: Taught(table, images, same),
-                  2: Taught(table, images, same[:, ::-1])}
+        taught = {0: Taught(table, images), 1: Taught(table, images, same), 2: Taught(table, images, same[:, ::-1])}
         phase = _build_phase(job_of(Path("asked"), table, settings), images, taught, [])
         for fold in (1, 2):
             plain = _build_phase(job_of(Path("asked"), table, settings), images, {fold: taught[0]}, [])
@@ -166,8 +179,9 @@ def student(place):
 
         patch.setattr(full_phase, "_build_phase", build_phase)
         patch.setattr(heads, "train_epoch", note)
-        folder = training.train("baseline", "tiny.toml", teacher="blend", pseudo=new_images(),
-                                overrides=[*BOTH, "pseudo_least=0.6"])
+        folder = training.train(
+            "baseline", "tiny.toml", teacher="blend", pseudo=new_images(), overrides=[*BOTH, "pseudo_least=0.6"]
+        )
         return folder, taught, pools
 
 
@@ -183,7 +197,9 @@ def test_unlabelled_images_join_the_training_part_alone(student, table):
         assert (soft[n:].max(1) >= 0.6).all() and np.array_equal(soft[n:].argmax(1), more.labels[n:])
         assert np.isnan(soft[:n][table.fold == fold]).all() and np.isfinite(soft[:n][table.fold != fold]).all()
         pixels = images[np.arange(len(images))].reshape(len(images), -1)
-        np.testing.assert_allclose(pools[fold][0][np.arange(len(images))], pixels / 127.5 - 1, atol=1e-5)  # its features
+        np.testing.assert_allclose(
+            pools[fold][0][np.arange(len(images))], pixels / 127.5 - 1, atol=1e-5
+        )  # its features
         for name, image in zip(more.images[n:], images[np.arange(n, len(images))]):
             shown = held_out.get(name)
             assert shown is None or table.fold[table.images.index(shown)] != fold
@@ -212,15 +228,30 @@ def test_run_again_it_says_so_and_interrupted_it_ends_the_same(student, table, c
 def test_what_was_learnt_from_is_in_the_record(student, table, capsys):
     config = files.read_json(student[0] / "run.json")["config"]
     record = files.read_json(RUNS / "blend/blend.json")
-    assert config["teacher"] == {"kind": record["kind"], "runs": {
-        run: files.sha256_file(RUNS / run / "oof.npz") for run, weight in record["weights"].items() if weight}}
+    assert config["teacher"] == {
+        "kind": record["kind"],
+        "runs": {run: files.sha256_file(RUNS / run / "oof.npz") for run, weight in record["weights"].items() if weight},
+    }
     assert config["pseudo"] == teach.read_teaching(table, None, new_images()).unlabelled.data_hash
-    command = ["train", "--model", "baseline", "--recipe", "tiny.toml", "--run", student[0].name,
-               "--set", " ".join([*BOTH, "pseudo_least=0.6"])]
-    for more, reason in (([], "teacher.kind"), (["--teacher", "blend"], "pseudo ="),
-                         (["--teacher", "one", "--pseudo", new_images()], "teacher."),
-                         (["--pseudo", new_images()], "recipe.teacher_weight = 0.5 (now 0.0)"),
-                         (["--teacher", "none"], "no such run"), (["--pseudo", "nowhere"], "no such file")):
+    command = [
+        "train",
+        "--model",
+        "baseline",
+        "--recipe",
+        "tiny.toml",
+        "--run",
+        student[0].name,
+        "--set",
+        " ".join([*BOTH, "pseudo_least=0.6"]),
+    ]
+    for more, reason in (
+        ([], "teacher.kind"),
+        (["--teacher", "blend"], "pseudo ="),
+        (["--teacher", "one", "--pseudo", new_images()], "teacher."),
+        (["--pseudo", new_images()], "recipe.teacher_weight = 0.5 (now 0.0)"),
+        (["--teacher", "none"], "no such run"),
+        (["--pseudo", "nowhere"], "no such file"),
+    ):
         assert main([*command, *more]) == 2
         error = capsys.readouterr().err
         assert reason in error and error.count("\n") == 1, error
@@ -228,8 +259,14 @@ def test_what_was_learnt_from_is_in_the_record(student, table, capsys):
 
 def test_hard_labels_alone(table, place):
     """Without TEACHER= the training images keep their labels."""
-    folder = training.train("baseline", "tiny.toml", run="hard", pseudo=new_images(), only_fold=1, overrides=[
-        "pseudo_labels=hard", "pseudo_least=0", "epochs=1"])
+    folder = training.train(
+        "baseline",
+        "tiny.toml",
+        run="hard",
+        pseudo=new_images(),
+        only_fold=1,
+        overrides=["pseudo_labels=hard", "pseudo_least=0", "epochs=1"],
+    )
     teaching = teach.read_teaching(table, None, new_images())
     settings = replace(read_run(folder, table).recipe)
     assert settings.teacher_weight == 0
@@ -250,8 +287,11 @@ def test_a_broken_record_of_what_was_said_is_named(table, tmp_path):
 
 def test_where_the_teachers_are_sure_of_none_none_joins(place, table, monkeypatch):
     teaching, images = teach.read_teaching(table, "one", new_images()), load_images(table)
-    monkeypatch.setattr(teach.Teaching, "_ask", lambda self, table, images, folds: np.full(
-        (len(folds), len(images), 2), 0.5, np.float32))
+    monkeypatch.setattr(
+        teach.Teaching,
+        "_ask",
+        lambda self, table, images, folds: np.full((len(folds), len(images), 2), 0.5, np.float32),
+    )
     job = job_of(place / "unsure", table, Recipe())
     one = teaching.teach(job, images, {0: Taught(table, images)})[0]
     assert len(one.images) == len(one.soft) == len(table.labels) and one.table.images == table.images

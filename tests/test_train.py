@@ -54,9 +54,21 @@ from competition.training.optimizer import compile_model, layer_rates
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"Füchse, rot": 13, "a b": 9, "été": 11}
-FULL = ("epochs=12", "batch_size=8", "rate=1e-3", "schedule=one_cycle", "augment=d4,light", "mixup=0.3", "cutmix=0.3",
-        "plain_epochs=2", "dropout=0.3", "label_smoothing=0.1", "weight_decay=0.05", "patience=10",
-        "views=identity,hflip,transpose")
+FULL = (
+    "epochs=12",
+    "batch_size=8",
+    "rate=1e-3",
+    "schedule=one_cycle",
+    "augment=d4,light",
+    "mixup=0.3",
+    "cutmix=0.3",
+    "plain_epochs=2",
+    "dropout=0.3",
+    "label_smoothing=0.1",
+    "weight_decay=0.05",
+    "patience=10",
+    "views=identity,hflip,transpose",
+)
 FROZEN = ("frozen_epochs=150", "image_size=32", "batch_size=8", "frozen_copies=1", "augment=hflip")
 TINY = """# the tests' own recipe: what the shipped ones say may change
 batch_size = 64
@@ -171,8 +183,11 @@ def same_fold(one, two):
 
 
 def snapshot(folder):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino)
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def softmax(logits):
@@ -253,7 +268,9 @@ def test_an_interrupted_frozen_phase_belongs_to_its_config_and_its_folds(as_if_p
     stop_at("006.npz")
     for directory in Path("runs/arten", run).glob("fold_*"):
         shutil.rmtree(directory)
-    refused(capsys, "--model", "baseline", "--name", "arten", "--run", run, *tiny(["epochs=1"]), words=["frozen_epochs"])
+    refused(
+        capsys, "--model", "baseline", "--name", "arten", "--run", run, *tiny(["epochs=1"]), words=["frozen_epochs"]
+    )
     train("baseline", name="arten", run=run, overrides=overrides)
     same_run(Path("runs/arten", run), whole)
 
@@ -274,8 +291,20 @@ class Killed(BaseException):
 def test_any_write_can_be_the_last(place, as_if_pretrained, monkeypatch):
     """Both phases, early stopping; the process dies after each of the files it writes, one after another."""
     make_folds(place / "Drei Arten", name="halb", folds=2)
-    overrides = [*BOTH, "patience=1", "dropout=0.3", "mixup=0.3", "cutmix=0.3", "fmix=0.3", "rate=0.01",
-                 "frozen_rate=0.01", "oversample_count=9", "oversample_augment=randaugment", "head=6,5", "ema=0.9"]
+    overrides = [
+        *BOTH,
+        "patience=1",
+        "dropout=0.3",
+        "mixup=0.3",
+        "cutmix=0.3",
+        "fmix=0.3",
+        "rate=0.01",
+        "frozen_rate=0.01",
+        "oversample_count=9",
+        "oversample_augment=randaugment",
+        "head=6,5",
+        "ema=0.9",
+    ]
     whole = train("baseline", name="halb", run="whole", overrides=overrides)
     shutil.rmtree("runs/halb/features")
     died, write_with = set(), files.write_with
@@ -377,10 +406,24 @@ def test_a_broken_state_starts_the_fold_anew(capsys):
 
 def test_another_config_is_refused_by_name(full, frozen, capsys):
     run = ["--name", "arten", "--run", "full"]
-    refused(capsys, "--model", "scratch", *run, *tiny([*FULL, "rate=0.5"]),
-            words=["full/run.json", "recipe.rate = 0.001 (now 0.5)", "RUN="])
-    refused(capsys, "--model", "scratch", *run, *tiny(FULL), "--set", "seed=1 dropout=0",
-            words=["recipe.seed = 0 (now 1)", "recipe.dropout = 0.3 (now 0.0)"])
+    refused(
+        capsys,
+        "--model",
+        "scratch",
+        *run,
+        *tiny([*FULL, "rate=0.5"]),
+        words=["full/run.json", "recipe.rate = 0.001 (now 0.5)", "RUN="],
+    )
+    refused(
+        capsys,
+        "--model",
+        "scratch",
+        *run,
+        *tiny(FULL),
+        "--set",
+        "seed=1 dropout=0",
+        words=["recipe.seed = 0 (now 1)", "recipe.dropout = 0.3 (now 0.0)"],
+    )
     refused(capsys, "--model", "baseline", *run, *tiny(FULL), words=["model = scratch (now baseline)"])
     run = ["--name", "zwei", "--run", "frozen", "--model", "efficientnet_lite0", *tiny(FROZEN)]
     refused(capsys, *run, "--weights", "none", "--set", "frozen_epochs=0 epochs=1", words=["weights = ", "(now None)"])
@@ -406,23 +449,26 @@ def test_other_folds_and_other_images_are_refused(tmp_path, monkeypatch, capsys)
         read_run(Path("runs/data/baseline-tiny"), read_folds())
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--only-fold", "3"], ["ONLY_FOLD=3", "0 to 2"]),
-    (["--only-fold", "-1"], ["ONLY_FOLD=-1"]),
-    (["--only-fold", "1.5"], ["ONLY_FOLD=1.5"]),
-    (["--only-fold", "0,3"], ["ONLY_FOLD=0,3", "0 to 2"]),
-    (["--run", "blend"], ["RUN=blend"]),
-    (["--run", "features"], ["RUN=features"]),
-    (["--run", "images"], ["RUN=images"]),
-    (["--memory", "lots"], ["MEMORY=lots", "4G"]),
-    (["--run", "a,b"], ["RUN=a,b"]),
-    (["--run", "../a"], ["RUN=../a"]),
-    (["--run", ".a"], ["RUN=.a"]),
-    (["--recipe", "quik"], ["quik", "quick"]),
-    (["--set", "batch_sise=4"], ["batch_sise", "batch_size"]),
-    (["--name", "nichts"], ["nichts"]),
-    (["--weights", "nowhere"], ["nowhere"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--only-fold", "3"], ["ONLY_FOLD=3", "0 to 2"]),
+        (["--only-fold", "-1"], ["ONLY_FOLD=-1"]),
+        (["--only-fold", "1.5"], ["ONLY_FOLD=1.5"]),
+        (["--only-fold", "0,3"], ["ONLY_FOLD=0,3", "0 to 2"]),
+        (["--run", "blend"], ["RUN=blend"]),
+        (["--run", "features"], ["RUN=features"]),
+        (["--run", "images"], ["RUN=images"]),
+        (["--memory", "lots"], ["MEMORY=lots", "4G"]),
+        (["--run", "a,b"], ["RUN=a,b"]),
+        (["--run", "../a"], ["RUN=../a"]),
+        (["--run", ".a"], ["RUN=.a"]),
+        (["--recipe", "quik"], ["quik", "quick"]),
+        (["--set", "batch_sise=4"], ["batch_sise", "batch_size"]),
+        (["--name", "nichts"], ["nichts"]),
+        (["--weights", "nowhere"], ["nowhere"]),
+    ],
+)
 def test_what_cannot_be_trained_is_refused(arguments, words, capsys):
     refused(capsys, *"--model scratch --name arten --recipe tiny.toml".split(), *arguments, words=words)
 
@@ -498,11 +544,21 @@ def by_epoch(calls):
     assert not trained
 
 
-@pytest.mark.parametrize("overrides", [
-    ["augment=d4,affine,erase", "mixup=0.3", "cutmix=0.4", "fmix=0.3", "frozen_copies=2", "oversample_count=11",
-     "oversample_augment=hflip,gridmask"],
-    ["views=identity,hflip,rot90", "batchnorm=train"],
-])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "augment=d4,affine,erase",
+            "mixup=0.3",
+            "cutmix=0.4",
+            "fmix=0.3",
+            "frozen_copies=2",
+            "oversample_count=11",
+            "oversample_augment=hflip,gridmask",
+        ],
+        ["views=identity,hflip,rot90", "batchnorm=train"],
+    ],
+)
 def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained, batches, monkeypatch):
     """Images of fold k have nothing but the colour channel k: no transformation or mixture could hide one."""
     marked = np.random.default_rng(0).integers(100, 256, (33, 16, 16, 3)).astype(np.uint8)
@@ -512,8 +568,9 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
     monkeypatch.setattr(table_module, "load_images", lambda table, memory: marked)
     forget_features()
     for fold in range(3):  # the heads of several folds would learn side by side
-        run = train("baseline", name="arten", run=f"marked-{len(overrides)}", only_fold=fold,
-                    overrides=[*BOTH, *overrides])
+        run = train(
+            "baseline", name="arten", run=f"marked-{len(overrides)}", only_fold=fold, overrides=[*BOTH, *overrides]
+        )
     forget_features()
 
     held_out = []
@@ -529,10 +586,13 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
     assert [epochs_done(run / f"fold_{fold}") for fold in range(3)] == [4, 4, 4]
 
 
-@pytest.mark.parametrize("overrides", [
-    ["frozen_copies=2", "epochs=0", "augment=hflip,light"],
-    ["mixup=0.5", "augment=d4,light", "views=identity,rot90", "oversample_count=20", "oversample_augment=shift"],
-])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["frozen_copies=2", "epochs=0", "augment=hflip,light"],
+        ["mixup=0.5", "augment=d4,light", "views=identity,rot90", "oversample_count=20", "oversample_augment=shift"],
+    ],
+)
 def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_pretrained):
     runs = []
     for memory in ("1G", "0.001M"):
@@ -540,7 +600,9 @@ def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_p
         name = f"{memory}-{overrides[0].replace('=', '-')}"
         runs.append(train("baseline", name="arten", run=name, overrides=[*BOTH, *overrides], memory=memory))
     same_run(*runs)
-    assert len(os.listdir("runs/arten/images")) == 1 and np.load(next(Path("runs/arten/images").iterdir())).nbytes > 1048
+    assert (
+        len(os.listdir("runs/arten/images")) == 1 and np.load(next(Path("runs/arten/images").iterdir())).nbytes > 1048
+    )
     shutil.rmtree("runs/arten/images")
 
 
@@ -588,8 +650,13 @@ def read_marks(inputs):
 
 @pytest.mark.parametrize("phases, inverted", [("both", [1, 1]), ("frozen", [1, 0]), ("full", [0, 1])])
 def test_augmentation_in_both_phases_or_in_one(phases, inverted, as_if_pretrained, batches, marked):
-    train("baseline", name="arten", run=f"augment-{phases}", only_fold=1,
-          overrides=[*BOTH, "augment=hflip", "frozen_copies=2", f"augment_phases={phases}"])
+    train(
+        "baseline",
+        name="arten",
+        run=f"augment-{phases}",
+        only_fold=1,
+        overrides=[*BOTH, "augment=hflip", "frozen_copies=2", f"augment_phases={phases}"],
+    )
     epochs = list(by_epoch(batches))
     assert len(epochs) == 4
     for expected, (trained, validated) in zip(np.repeat(inverted, 2), epochs):
@@ -597,10 +664,13 @@ def test_augmentation_in_both_phases_or_in_one(phases, inverted, as_if_pretraine
         assert not read_marks(validated)[1].any(), "no validation image is augmented"
 
 
-@pytest.mark.parametrize("options, target", [
-    (["oversample_classes=a b"], [0, 15, 0]),
-    (["frozen_copies=2"], [15, 15, 15]),
-])
+@pytest.mark.parametrize(
+    "options, target",
+    [
+        (["oversample_classes=a b"], [0, 15, 0]),
+        (["frozen_copies=2"], [15, 15, 15]),
+    ],
+)
 def test_copies_of_rare_classes(options, target, table, as_if_pretrained, batches, marked):
     """In both phases: each class has as many images as it shall, what is more of them is augmented in its own way, of
     training images alone; then all images as always. Killed or not, the same is drawn."""
@@ -629,8 +699,9 @@ def test_copies_of_rare_classes(options, target, table, as_if_pretrained, batche
 @pytest.mark.parametrize("class_weight", ["none", "balanced", {"été": 3.0, "Füchse, rot": 0.5}])
 def test_class_weights_change_the_gradient_as_they_should(class_weight, table):
     """Of the second phase's head: an image's part of it, (p - y) x, counts as often as its class is worth."""
-    settings = settle.fit_classes(table, Recipe(
-        epochs=1, batch_size=22, class_weight=class_weight, precision="float32"))
+    settings = settle.fit_classes(
+        table, Recipe(epochs=1, batch_size=22, class_weight=class_weight, precision="float32")
+    )
     images = load_images(table)
     phase = _build_phase(job_of(table, settings), images, {1: Taught(table, images)}, [])
     model = phase.model
@@ -639,22 +710,25 @@ def test_class_weights_change_the_gradient_as_they_should(class_weight, table):
     (momentum,) = [v for v in model.optimizer.variables if v.shape == kernel.shape and "momentum" in v.path]
     rows = np.flatnonzero(table.fold != 1)
     weights = {"none": np.ones(3), "balanced": 22 / (3 * np.bincount(table.labels[rows]))}.get(
-        class_weight if isinstance(class_weight, str) else "", np.array([{"été": 3, "Füchse, rot": 0.5}.get(name, 1)
-                                                                        for name in table.classes]))
+        class_weight if isinstance(class_weight, str) else "",
+        np.array([{"été": 3, "Füchse, rot": 0.5}.get(name, 1) for name in table.classes]),
+    )
     features = predict(model.get_layer("backbone"), images[rows])
     truth = np.eye(3)[table.labels[rows]]
     expected = features.T @ ((1 / 3 - truth) * weights[table.labels[rows]][:, None]) / 22
     np.testing.assert_allclose(np.asarray(momentum) / (1 - heads.BETA_1), expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("way, other", [("mixup", {}), ("fmix", {}), ("cutmix", {}),
-                                        ("cutmix", {"cutmix_least": 0.25, "cutmix_most": 0.25})])
+@pytest.mark.parametrize(
+    "way, other", [("mixup", {}), ("fmix", {}), ("cutmix", {}), ("cutmix", {"cutmix_least": 0.25, "cutmix_most": 0.25})]
+)
 def test_images_are_mixed_as_the_recipe_says(way, other, table):
     """Of pictures whose grey is their class's: a mixed one's mean, target and weight are mixed alike; in the last
     epochs none is."""
     weights = {name: weight for name, weight in zip(table.classes, (3.0, 1.0, 0.5))}
-    settings = Recipe(epochs=3, plain_epochs=1, batch_size=11, precision="float32", class_weight=weights,
-                      **{way: 1.0}, **other)
+    settings = Recipe(
+        epochs=3, plain_epochs=1, batch_size=11, precision="float32", class_weight=weights, **{way: 1.0}, **other
+    )
     greys = np.array([50, 110, 230])
     images = np.ones((33, 16, 16, 3), np.uint8) * greys[table.labels, None, None, None].astype(np.uint8)
     phase = _build_phase(job_of(table, settings), images, {0: Taught(table, images)}, [])
@@ -672,15 +746,31 @@ def test_images_are_mixed_as_the_recipe_says(way, other, table):
 
 def test_classes_are_named_as_the_fold_table_has_them(capsys):
     arguments = ["--model", "baseline", "--name", "arten", *tiny(["epochs=1"]), "--set"]
-    for override, key in (("class_weight=été:3,ete:2", "class_weight"), ('class_weight={ "ete" = 2 }', "class_weight"),
-                          ("oversample_count=20 oversample_classes=été,ete", "oversample_classes")):
+    for override, key in (
+        ("class_weight=été:3,ete:2", "class_weight"),
+        ('class_weight={ "ete" = 2 }', "class_weight"),
+        ("oversample_count=20 oversample_classes=été,ete", "oversample_classes"),
+    ):
         refused(capsys, *arguments, override, words=[f"{key} names 'ete'", "folds/arten.csv", "Füchse, rot, a b, été"])
-    assert main(["train", *arguments, 'class_weight={ "Füchse, rot" = 2, "été" = 3 } seed=4',
-                 "--run", "weighed", "--only-fold", "0"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                *arguments,
+                'class_weight={ "Füchse, rot" = 2, "été" = 3 } seed=4',
+                "--run",
+                "weighed",
+                "--only-fold",
+                "0",
+            ]
+        )
+        == 0
+    )
     recipe = files.read_json(Path("runs/arten/weighed/run.json"))["config"]["recipe"]
     assert recipe["class_weight"] == {"Füchse, rot": 2.0, "a b": 1.0, "été": 3.0} and recipe["seed"] == 4
-    refused(capsys, *arguments, "class_weight=été:2", "--run", "weighed",
-            words=["recipe.class_weight.été = 3.0 (now 2.0)"])
+    refused(
+        capsys, *arguments, "class_weight=été:2", "--run", "weighed", words=["recipe.class_weight.été = 3.0 (now 2.0)"]
+    )
 
 
 def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, monkeypatch):
@@ -760,10 +850,21 @@ def test_history_has_a_line_an_epoch_with_its_predictions(full, table):
 def test_early_stop_keeps_the_best_epoch(table, as_if_pretrained):
     """Wild rates: validation gets worse again. The best epoch of each phase counts, and the second starts from the
     first's."""
-    run = train("baseline", name="arten", run="stopped", overrides=[
-        "frozen_epochs=40", "frozen_rate=0.2", "frozen_schedule=constant", "epochs=40", "rate=1e-12", "patience=3",
-        "batch_size=8", "dropout=0",
-    ])
+    run = train(
+        "baseline",
+        name="arten",
+        run="stopped",
+        overrides=[
+            "frozen_epochs=40",
+            "frozen_rate=0.2",
+            "frozen_schedule=constant",
+            "epochs=40",
+            "rate=1e-12",
+            "patience=3",
+            "batch_size=8",
+            "dropout=0",
+        ],
+    )
     oof, stopped, model = read_oof(run, table), 0, None
     for fold in range(3):
         directory = run / f"fold_{fold}"
@@ -789,8 +890,17 @@ def test_early_stop_keeps_the_best_epoch(table, as_if_pretrained):
 def test_the_metric_chooses_the_epoch_and_is_reported(place, as_if_pretrained, capsys):
     """Wild rates: sure of what is wrong, so that the epochs of best accuracy and of best log-loss are others."""
     table = make_folds(place / "Drei Arten", name="verlust", folds=3, metric="log_loss")
-    overrides = ["frozen_epochs=12", "frozen_rate=0.2", "frozen_schedule=constant", "epochs=12", "rate=0.02",
-                 "schedule=constant", "patience=12", "batch_size=8", "dropout=0"]
+    overrides = [
+        "frozen_epochs=12",
+        "frozen_rate=0.2",
+        "frozen_schedule=constant",
+        "epochs=12",
+        "rate=0.02",
+        "schedule=constant",
+        "patience=12",
+        "batch_size=8",
+        "dropout=0",
+    ]
     run = train("baseline", name="verlust", overrides=overrides, run="loss")
     apart = 0
     for fold in range(3):
@@ -858,8 +968,12 @@ def test_a_shared_backbone_and_its_heads_reproduce_the_oof(frozen, table):
 @pytest.mark.parametrize("overrides", [["frozen_epochs=20"], ["frozen_epochs=9", "epochs=1", "rate=1e-12"]])
 def test_hidden_layers_of_the_head(overrides, table, as_if_pretrained):
     """They learn, the second phase begins with what the first has learnt, and fold models have them."""
-    run = train("baseline", name="arten", run=f"hidden{len(overrides)}", overrides=[
-        *overrides, "head=6,5", "frozen_rate=0.01", "batch_size=8", "dropout=0.1"])
+    run = train(
+        "baseline",
+        name="arten",
+        run=f"hidden{len(overrides)}",
+        overrides=[*overrides, "head=6,5", "frozen_rate=0.01", "batch_size=8", "dropout=0.1"],
+    )
     check_fold_models(run, table, [0, 1])
     model = read_run(run, table).build_fold_model(table, 1)
     assert [model.get_layer(name).units for name in ("hidden_0", "hidden_1", "logits")] == [6, 5, 3]
@@ -892,7 +1006,7 @@ def test_the_average_of_the_weights_is_what_counts(table, monkeypatch):
     whole = train("baseline", name="arten", run="average", overrides=overrides)
     monkeypatch.setattr(keras.Model, "train_on_batch", train_on_batch)
     count = len(steps) // 9
-    own = steps[3 * count:6 * count]  # fold 1
+    own = steps[3 * count : 6 * count]  # fold 1
     averages = [own[0]]
     for weights in own[1:]:
         averages.append([0.8 * average + 0.2 * now for average, now in zip(averages[-1], weights)])
@@ -933,9 +1047,21 @@ def test_statistics_of_batch_normalisation_are_learnt_when_the_recipe_says_so_an
     network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
     network.save_weights(tmp_path / "m.weights.h5")
     moving = [np.asarray(v).copy() for v in network.non_trainable_variables]
-    run = train("mobilenet", name="halb", weights=str(tmp_path / "m.weights.h5"), run="net", overrides=[
-        "frozen_epochs=1", "epochs=1", "image_size=32", "batch_size=8", "batchnorm=train", "layer_decay=0.5",
-        "ema=0.5"])
+    run = train(
+        "mobilenet",
+        name="halb",
+        weights=str(tmp_path / "m.weights.h5"),
+        run="net",
+        overrides=[
+            "frozen_epochs=1",
+            "epochs=1",
+            "image_size=32",
+            "batch_size=8",
+            "batchnorm=train",
+            "layer_decay=0.5",
+            "ema=0.5",
+        ],
+    )
     table = read_folds("halb")
     check_fold_models(run, table, [1])
     learnt = read_run(run, table).build_fold_model(table, 1).get_layer("backbone").non_trainable_variables
@@ -997,12 +1123,16 @@ def test_a_share_of_the_layers_keeps_its_weights(table):
     model = build_classifier("scratch", table.size, len(table.classes), settings, Weights("none"))
     compile_model(model, 0.1, 0.0, layer_rates(model, settings))
     model.optimizer.learning_rate = 0.01
-    model.get_layer("logits").kernel.assign(np.random.default_rng(0).normal(size=model.get_layer("logits").kernel.shape))
+    model.get_layer("logits").kernel.assign(
+        np.random.default_rng(0).normal(size=model.get_layer("logits").kernel.shape)
+    )
     layers = model.get_layer("backbone").layers
     before = [layer.get_weights() for layer in layers]
     model.train_on_batch(load_images(table)[:8].astype(np.float32), np.eye(3)[np.arange(8) % 3])
-    moved = [any((new != old).any() for new, old in zip(layer.get_weights(), weights))
-             for layer, weights in zip(layers, before)]
+    moved = [
+        any((new != old).any() for new, old in zip(layer.get_weights(), weights))
+        for layer, weights in zip(layers, before)
+    ]
     half = round(len(layers) / 2)
     assert any(before[:half]) and not any(moved[:half])
     assert moved[half:] == [bool(weights) for weights in before[half:]]
@@ -1099,6 +1229,7 @@ def test_fold_models_can_be_saved_whole(frozen, tmp_path):
 
 def test_progressive_resizing_grows_to_the_full_size(monkeypatch, table):
     """Four of six epochs on smaller images, two sizes; stopped in the midst of them it ends as if it had not been."""
+
     def build_backbone(model, size, *_):
         x = keras.layers.Conv2D(4, 3, 2)(image := keras.Input((*size, 3)))
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
@@ -1119,8 +1250,12 @@ def test_progressive_resizing_grows_to_the_full_size(monkeypatch, table):
     assert [size for size, before in zip(seen, [None, *seen]) if size != before] == [(8, 8), (12, 12), (16, 16)]
     assert [seen.count((side, side)) * 6 // len(seen) for side in (8, 12, 16)] == [2, 2, 2]
     with pytest.raises(ZeroDivisionError):
-        train("scratch", run="growing-stopped", **options,
-              after_epoch=lambda: 1 / (epochs_done(Path("runs/arten/growing-stopped/fold_1")) - 3))
+        train(
+            "scratch",
+            run="growing-stopped",
+            **options,
+            after_epoch=lambda: 1 / (epochs_done(Path("runs/arten/growing-stopped/fold_1")) - 3),
+        )
     twice = train("scratch", run="growing-stopped", **options)
     for name in ("views.npz", "epochs/006.npz"):
         with np.load(once / "fold_1" / name) as one, np.load(twice / "fold_1" / name) as other:
@@ -1158,7 +1293,9 @@ def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, c
     all_folds = [f"fold_{fold}" for fold in range(table.k)]
     assert train_all("more-whole") == {"more-whole": all_folds, "more-whole-seed1": ["fold_0"]}
     printed = capsys.readouterr().out
-    assert "more-whole is done. Its first fold once more" in printed and "the forecast needs no other fold of" in printed
+    assert (
+        "more-whole is done. Its first fold once more" in printed and "the forecast needs no other fold of" in printed
+    )
     rows, others = trained_again(Workspace().runs / "arten/more-whole", table, ["identity"])
     assert set(table.fold[rows]) == {0} and len(others) == 1
     assert train_all("more-once", again="0") == {"more-once": all_folds}
@@ -1166,15 +1303,25 @@ def test_a_fold_is_trained_once_more_for_the_forecast(table, as_if_pretrained, c
     assert train_all("study-x", "rate=0.2") == {"study-x": all_folds}, "what is only compared needs no forecast"
     assert train_all("more-heads", "epochs=0") == {"more-heads": all_folds}, "measured on heads that lack two folds"
     assert train_all("more-copies", "epochs=0", "frozen_copies=2", "augment=hflip") == {
-        "more-copies": all_folds, "more-copies-seed1": ["fold_0"]}
+        "more-copies": all_folds,
+        "more-copies-seed1": ["fold_0"],
+    }
     with pytest.raises(InputError, match="AGAIN=2"):
         train_all("more-wrong", again=2)
 
-    assert train_all("more-part", "rate=0.1", only_fold="0,2") == {"more-part": all_folds, "more-part-seed1": ["fold_0"]}
+    assert train_all("more-part", "rate=0.1", only_fold="0,2") == {
+        "more-part": all_folds,
+        "more-part-seed1": ["fold_0"],
+    }
 
     train_all("more-half", only_fold=2)
-    training.train("baseline", name="arten", run="more-copies-seed1", only_fold=1, overrides=[
-        *BOTH, "epochs=0", "frozen_copies=2", "augment=hflip", "seed=1"])
+    training.train(
+        "baseline",
+        name="arten",
+        run="more-copies-seed1",
+        only_fold=1,
+        overrides=[*BOTH, "epochs=0", "frozen_copies=2", "augment=hflip", "seed=1"],
+    )
     capsys.readouterr()
     choose_runs(Workspace().competition("arten"), None)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "since unfinished" in line]
@@ -1213,7 +1360,9 @@ def test_stopped_at_the_fold_for_the_forecast_a_run_is_whole(table, monkeypatch)
     assert (folders[1] / "fold_0/fold.json").exists() and files.sha256_file(folders[0] / "oof.npz") == before
 
 
-def test_other_names_and_class_orders_of_the_same_images_take_over_features(place, table, as_if_pretrained, monkeypatch):
+def test_other_names_and_class_orders_of_the_same_images_take_over_features(
+    place, table, as_if_pretrained, monkeypatch
+):
     make_folds(place / "Drei Arten", name="umgekehrt", folds=3, classes=table.classes[::-1])
     overrides = [*BOTH, "epochs=0", "frozen_copies=2", "augment=hflip,light"]
     forget_features()

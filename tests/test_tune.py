@@ -93,8 +93,20 @@ def record(study):
 
 
 def test_killed_it_goes_on_with_the_trials_counted(place):
-    options = ["--model", "baseline", "--recipe", "tiny.toml", "--run", "killed", "--folds-used", "1", "--space",
-               "rate=1e-4:1e-1:log dropout=0:0.5", "--set", "epochs=20"]
+    options = [
+        "--model",
+        "baseline",
+        "--recipe",
+        "tiny.toml",
+        "--run",
+        "killed",
+        "--folds-used",
+        "1",
+        "--space",
+        "rate=1e-4:1e-1:log dropout=0:0.5",
+        "--set",
+        "epochs=20",
+    ]
     command = [sys.executable, "-m", "competition", "tune", *options, "--trials", "2"]
     with open(place / "log", "ab") as log:
         process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
@@ -131,8 +143,17 @@ def test_what_is_proposed_does_not_depend_on_how_often_it_was_stopped(fake_train
 
 
 def test_a_sweep_runs_every_combination_once_as_ordinary_runs(capsys):
-    line = ["tune", "--model", "baseline", "--recipe", "tiny.toml", "--set", "epochs=1 dropout=0.1",
-            "--space", "batch_size=4,8 augment=none|hflip,shift"]
+    line = [
+        "tune",
+        "--model",
+        "baseline",
+        "--recipe",
+        "tiny.toml",
+        "--set",
+        "epochs=1 dropout=0.1",
+        "--space",
+        "batch_size=4,8 augment=none|hflip,shift",
+    ]
     assert main(line) == 0
     frame = pd.read_csv("runs/arten/tune/baseline-tiny-batch_size+augment/trials.csv", keep_default_na=False)
     assert list(zip(frame["batch_size"], frame["augment"])) == list(itertools.product([4, 8], ["", "hflip,shift"]))
@@ -157,7 +178,8 @@ def test_settings_of_heads_are_swept_at_once_and_the_best_becomes_a_run(monkeypa
     space, options = "frozen_rate=1e-3,0.05 class_weight=none|balanced", {"run": "heads", "folds_used": 1}
     frame = tune("baseline", space, "tiny.toml", **options)
     assert list(zip(frame["frozen_rate"], frame["class_weight"])) == list(
-        itertools.product(["1e-3", "0.05"], ["none", "balanced"]))
+        itertools.product(["1e-3", "0.05"], ["none", "balanced"])
+    )
     best = frame.sort_values(["accuracy", "log_loss"], ascending=[False, True]).iloc[0]
     assert [path.name for path in Path("runs/arten").glob("heads-*")] == [best["run"]]
     fold = files.read_json(f"runs/arten/{best['run']}/fold_1/fold.json")
@@ -165,8 +187,12 @@ def test_settings_of_heads_are_swept_at_once_and_the_best_becomes_a_run(monkeypa
 
     text = capsys.readouterr().out
     assert f"RUN={best['run']}" in text and "of fold 1 that chose it" in text
-    train("baseline", "tiny.toml", run=best["run"],
-          overrides=[f"frozen_rate={best['frozen_rate']}", f"class_weight={best['class_weight']}"])
+    train(
+        "baseline",
+        "tiny.toml",
+        run=best["run"],
+        overrides=[f"frozen_rate={best['frozen_rate']}", f"class_weight={best['class_weight']}"],
+    )
     tune("baseline", space, "tiny.toml", **options)
     assert "of the other folds, which had no say, its accuracy is" in capsys.readouterr().out
     assert len(record("heads")) == 4
@@ -180,8 +206,9 @@ def test_weights_by_class_name_are_those_of_their_classes(monkeypatch):
     frame = tune("baseline", "class_weight=ö:9|ö:2,b c:8,a:0.1", "tiny.toml", run="named", folds_used=0)
     assert frame["log_loss"].nunique() == 2
     for weights, wanted in zip(frame["class_weight"], frame["log_loss"]):
-        run = train("baseline", "tiny.toml", run=f"alone-{weights[2]}", only_fold=0,
-                    overrides=[f"class_weight={weights}"])
+        run = train(
+            "baseline", "tiny.toml", run=f"alone-{weights[2]}", only_fold=0, overrides=[f"class_weight={weights}"]
+        )
         assert files.read_json(run / "fold_0/fold.json")["log_loss"] == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(InputError, match="class_weight names 'nobody'"):
         tune("baseline", "class_weight=none|nobody:2", "tiny.toml", run="nobody", folds_used=0)
@@ -212,8 +239,9 @@ def test_fewer_trials_than_combinations_never_try_one_twice():
 def a_study(space, trials):
     keys = read_space(space, "baseline", "tiny.toml", (), True)
     settings = read_recipe("tiny.toml", from_random=True)
-    return Study("s", read_folds("arten"), "baseline", "tiny.toml", "imagenet", [], settings, True, keys, [0], None,
-                 trials)
+    return Study(
+        "s", read_folds("arten"), "baseline", "tiny.toml", "imagenet", [], settings, True, keys, [0], None, trials
+    )
 
 
 def test_what_is_behind_the_median_is_pruned_and_leaves_no_half_run(fake_train, capsys):
@@ -312,8 +340,15 @@ def test_the_minutes_end_a_trial_in_its_middle_and_more_go_on_with_it(fake_train
 
     def minutes(number):
         clock = itertools.count(0, 20)  # 20 s pass between two looks at it
-        tune("baseline", "rate=1e-4:1e-2:log", "tiny.toml", run="timed", folds_used="0", minutes=number,
-             clock=lambda: float(next(clock)))
+        tune(
+            "baseline",
+            "rate=1e-4:1e-2:log",
+            "tiny.toml",
+            run="timed",
+            folds_used="0",
+            minutes=number,
+            clock=lambda: float(next(clock)),
+        )
         return [(trial["state"], len(trial["steps"])) for trial in record("timed")]
 
     assert minutes("1") == [("running", 3)]
@@ -327,21 +362,24 @@ def test_the_minutes_end_a_trial_in_its_middle_and_more_go_on_with_it(fake_train
 # ---------------------------------------------------------------------------------------------------------- refused
 
 
-@pytest.mark.parametrize("space, words", [
-    ("rte=1e-5:1e-3", "unknown key rte; expected perhaps rate"),
-    ("rate=1e-3:1e-5", "rate=1e-3:1e-5: expected low:high"),
-    ("rate=0:1:log", "rate=0:1:log: expected"),
-    ("rate=1e-5:1e-3:linear", "expected low:high or low:high:log"),
-    ("rate=a:b", "rate=a:b: expected"),
-    ("batch_size=4:8.5", "batch_size=4:8.5: expected .* whole numbers"),
-    ("dropout=0:2", "dropout is 2"),
-    ("batch_size=4,few", "batch_size is 'few'"),
-    ("augment=none|rainbow", "augment has 'rainbow'"),
-    ("rate=1,2 rate=3,4", "rate stands there twice"),
-    ("rate", "found 'rate', expected key=low:high"),
-    ("", "expected key=low:high"),
-    ("pooling=avg,max", "pooling is a key of MODEL=hyperresnet alone, found MODEL=baseline"),
-])
+@pytest.mark.parametrize(
+    "space, words",
+    [
+        ("rte=1e-5:1e-3", "unknown key rte; expected perhaps rate"),
+        ("rate=1e-3:1e-5", "rate=1e-3:1e-5: expected low:high"),
+        ("rate=0:1:log", "rate=0:1:log: expected"),
+        ("rate=1e-5:1e-3:linear", "expected low:high or low:high:log"),
+        ("rate=a:b", "rate=a:b: expected"),
+        ("batch_size=4:8.5", "batch_size=4:8.5: expected .* whole numbers"),
+        ("dropout=0:2", "dropout is 2"),
+        ("batch_size=4,few", "batch_size is 'few'"),
+        ("augment=none|rainbow", "augment has 'rainbow'"),
+        ("rate=1,2 rate=3,4", "rate stands there twice"),
+        ("rate", "found 'rate', expected key=low:high"),
+        ("", "expected key=low:high"),
+        ("pooling=avg,max", "pooling is a key of MODEL=hyperresnet alone, found MODEL=baseline"),
+    ],
+)
 def test_a_space_that_cannot_be_is_refused_by_name(space, words):
     before = sorted(Path("runs").rglob("*"))
     with pytest.raises(InputError, match=f"SPACE: .*{words}|SPACE: {words}"):
@@ -349,8 +387,18 @@ def test_a_space_that_cannot_be_is_refused_by_name(space, words):
     assert sorted(Path("runs").rglob("*")) == before
 
 
-@pytest.mark.parametrize("option, value", [("trials", "0"), ("trials", "2.5"), ("minutes", "soon"), ("minutes", -1),
-                                           ("folds_used", "0,2"), ("memory", "much"), ("run", "a/b")])
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("trials", "0"),
+        ("trials", "2.5"),
+        ("minutes", "soon"),
+        ("minutes", -1),
+        ("folds_used", "0,2"),
+        ("memory", "much"),
+        ("run", "a/b"),
+    ],
+)
 def test_a_budget_that_cannot_be_is_refused_by_name(option, value):
     with pytest.raises(InputError, match=f"{option.upper()}={value}"):
         tune("baseline", "rate=1,2", "tiny.toml", **{option: value})
@@ -367,8 +415,14 @@ def test_a_run_of_another_origin_is_not_touched(capsys):
 
 
 def test_values_are_written_as_in_a_recipe_and_numbers_drawn_within_their_range():
-    keys = read_space("rate=1.23456e-3:1.23457e-3:log batch_size=4:6 augment=none|hflip,shift views=identity schedule="
-                      "constant|one_cycle", "baseline", "tiny.toml", (), True)
+    keys = read_space(
+        "rate=1.23456e-3:1.23457e-3:log batch_size=4:6 augment=none|hflip,shift views=identity schedule="
+        "constant|one_cycle",
+        "baseline",
+        "tiny.toml",
+        (),
+        True,
+    )
     assert [key.values for key in keys[2:]] == [("", "hflip,shift"), ("identity",), ("constant", "one_cycle")]
     assert keys[0].tidy(1.234565e-3) == 1.23456e-3 and keys[0].log and not keys[1].log
     assert type(keys[1].low) is int and (keys[1].low, keys[1].high) == (4, 6)
@@ -385,8 +439,10 @@ def test_values_are_written_as_in_a_recipe_and_numbers_drawn_within_their_range(
 def test_what_it_knows_leads_the_search():
     """After 30 trials that were good at rates near 1e-3 alone, TPE proposes such."""
     rates = np.logspace(-7, -1, 30)
-    trials = [Trial(i, {"rate": float(rate)}, "done", [], float(np.exp(-(np.log10(rate) + 3) ** 2)), 1.0)
-              for i, rate in enumerate(rates)]
+    trials = [
+        Trial(i, {"rate": float(rate)}, "done", [], float(np.exp(-((np.log10(rate) + 3) ** 2))), 1.0)
+        for i, rate in enumerate(rates)
+    ]
     study = a_study("rate=1e-7:1e-1:log", trials)
     proposed = [tuning._ask(study, attempt).params["rate"] for attempt in range(12)]
     assert np.mean([1e-4 < rate < 1e-2 for rate in proposed]) > 0.7, proposed  # a third of the range
@@ -436,7 +492,8 @@ def test_its_space_is_keras_tuner_s():
     space = HyperParameters()
     HyperResNet(include_top=False, input_tensor=keras.Input((32, 32, 3))).build(space)
     assert {key.name: (str(key.default), {str(value) for value in key.values}) for key in space.space} == {
-        name: (values[0], set(values)) for name, values in hyperresnet.ARCHITECTURE.items()}
+        name: (values[0], set(values)) for name, values in hyperresnet.ARCHITECTURE.items()
+    }
 
 
 def test_a_name_is_an_architecture():
@@ -453,6 +510,8 @@ def test_a_trial_of_an_architecture_says_it_in_its_model():
     study = a_study("rate=1e-3,1e-2", [])
     study.model, study.overrides = "hyperresnet", ["epochs=3"]
     assert study.options({"version": "next", "pooling": "max", "rate": 0.01}) == (
-        "hyperresnet-next-4-6-max", ["epochs=3", "rate=0.01"])
+        "hyperresnet-next-4-6-max",
+        ["epochs=3", "rate=0.01"],
+    )
     assert study.options({"rate": 0.01}) == ("hyperresnet", ["epochs=3", "rate=0.01"])
     assert isinstance(study.settings, Recipe)

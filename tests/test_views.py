@@ -19,16 +19,19 @@ def test_all_eight_differ_on_an_asymmetric_image():
     assert len({view(x).tobytes() for view in VIEWS.values()}) == 8
 
 
-@pytest.mark.parametrize("name, expected", {
-    "identity": lambda x: x,
-    "hflip": lambda x: np.flip(x, 2),
-    "vflip": lambda x: np.flip(x, 1),
-    "rot180": lambda x: np.rot90(x, 2, (1, 2)),
-    "transpose": lambda x: np.transpose(x, (0, 2, 1, 3)),
-    "rot90": lambda x: np.rot90(x, 1, (1, 2)),
-    "rot270": lambda x: np.rot90(x, 3, (1, 2)),
-    "antitranspose": lambda x: np.rot90(np.transpose(x, (0, 2, 1, 3)), 2, (1, 2)),
-}.items())
+@pytest.mark.parametrize(
+    "name, expected",
+    {
+        "identity": lambda x: x,
+        "hflip": lambda x: np.flip(x, 2),
+        "vflip": lambda x: np.flip(x, 1),
+        "rot180": lambda x: np.rot90(x, 2, (1, 2)),
+        "transpose": lambda x: np.transpose(x, (0, 2, 1, 3)),
+        "rot90": lambda x: np.rot90(x, 1, (1, 2)),
+        "rot270": lambda x: np.rot90(x, 3, (1, 2)),
+        "antitranspose": lambda x: np.rot90(np.transpose(x, (0, 2, 1, 3)), 2, (1, 2)),
+    }.items(),
+)
 def test_each_is_what_its_name_says(name, expected):
     for x in (asymmetric(), asymmetric(4, 7)):
         np.testing.assert_array_equal(VIEWS[name](x), expected(x))

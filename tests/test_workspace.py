@@ -24,8 +24,13 @@ INSIDE = {"shift": "test", "predict": "test", "tune": "study"}
 def test_the_default_is_the_current_folder_by_relative_paths():
     paths = Workspace().competition("plants")
     assert [str(path) for path in (paths.csv, paths.json, paths.run("a"), paths.blend, paths.zip, paths.zip_json)] == [
-        "folds/plants.csv", "folds/plants.json", "runs/plants/a", "runs/plants/blend", "submissions/plants.zip",
-        "submissions/plants.json"]
+        "folds/plants.csv",
+        "folds/plants.json",
+        "runs/plants/a",
+        "runs/plants/blend",
+        "submissions/plants.zip",
+        "submissions/plants.json",
+    ]
     assert str(paths.predictions_json) == "submissions/plants.csv.json"
     assert str(paths.explain("a")) == "runs/plants/a/explain"
     assert str(paths.shift("new")) == "runs/plants/shift/new" and str(paths.predict("new")) == "runs/plants/predict/new"

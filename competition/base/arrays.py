@@ -212,8 +212,10 @@ def build_array(path, shape, dtype, rows_from, step=1):
             done = _rows_done(file, header, row) // step * step
             needed, free = (shape[0] - done) * row, shutil.disk_usage(path.parent).free
             if needed > free:
-                raise InputError(f"{path}: needs {gigabytes(needed)} more on its disk, which has {gigabytes(free)} "
-                                 "free; make room there")
+                raise InputError(
+                    f"{path}: needs {gigabytes(needed)} more on its disk, which has {gigabytes(free)} "
+                    "free; make room there"
+                )
             if not done:
                 file.truncate(0)
                 file.write(header)

@@ -88,8 +88,10 @@ def make_repeatable():
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
         if os.environ.get("TF_NUM_INTEROP_THREADS") != "1":
-            warn("TensorFlow was at work before in this process, with several threads: the last digits of what trains "
-                 "here may differ from run to run; expected TF_NUM_INTEROP_THREADS=1 in the environment")
+            warn(
+                "TensorFlow was at work before in this process, with several threads: the last digits of what trains "
+                "here may differ from run to run; expected TF_NUM_INTEROP_THREADS=1 in the environment"
+            )
 
 
 def choose_precision(wanted, model):

@@ -17,8 +17,17 @@ from pathlib import Path
 
 BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading half a file raises
 PARTIAL = ".partial-"  # how the names of temporary files begin
-VERSIONED = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pandas", "scikit-learn", "pillow",
-             "albumentations")
+VERSIONED = (
+    "tensorflow",
+    "tensorflow-cpu",
+    "jax",
+    "keras",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "pillow",
+    "albumentations",
+)
 
 
 class InputError(Exception):

@@ -153,7 +153,9 @@ def calibration_error(probs, labels, bins=15):
 
     Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017.
     """
-    return float(sum(count * abs(right - sure) for count, sure, right in reliability(probs, labels, bins)) / len(labels))
+    return float(
+        sum(count * abs(right - sure) for count, sure, right in reliability(probs, labels, bins)) / len(labels)
+    )
 
 
 def reliability(probs, labels, bins):

@@ -37,7 +37,7 @@ def picture(pixels, title="", height=None):
 def figure(pictures, caption):
     """Pictures side by side with a line below."""
     width = f' style="width: min-content; min-width: {96 * len(pictures)}px"'
-    return Html(f'<figure{width}><div>{"".join(pictures)}</div><figcaption>{_html(caption)}</figcaption></figure>')
+    return Html(f"<figure{width}><div>{''.join(pictures)}</div><figcaption>{_html(caption)}</figcaption></figure>")
 
 
 def grid(parts):
@@ -46,6 +46,7 @@ def grid(parts):
 
 def table(rows, decimals=2):
     """Dicts of the same keys, a row each; floats with so many decimals. (A DataFrame would make plain text of Html.)"""
+
     def cell(value):
         return f"{value:.{decimals}f}" if isinstance(value, (float, np.floating)) else _html(value)
 
@@ -61,8 +62,11 @@ def heading(text):
 def write_page(path, title, parts):
     """Write `parts` below a title, strings as paragraphs, Html as it is."""
     body = "\n".join(part if isinstance(part, Html) else f"<p>{escape(part)}</p>" for part in parts)
-    write_text(path, f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(title)}</title>'
-                     f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n")
+    write_text(
+        path,
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n",
+    )
 
 
 def _html(value):

@@ -132,24 +132,28 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     hidden_n, hidden = check_hidden(hidden_n or made["hidden_n"], hidden or made["hidden"])
     folder = table.paths.runs
     if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]) or not all(
-            (folder / run / "oof.npz").exists() for run in record["runs"]):  # a kernel has none but the members
+        (folder / run / "oof.npz").exists() for run in record["runs"]
+    ):  # a kernel has none but the members
         return record["forecast"]
     oofs = {run: read_oof(folder / run, table) for run in record["runs"]}
     members = gather_seeds(folder, oofs)
     chooser = make_chooser(oofs, table, members)
     candidates, chosen = make_candidates(chooser, members)
     if candidates[chosen].weights != record["weights"] or candidates[chosen].views != record["views"]:
-        raise InputError(f"{table.paths.blend / 'blend.json'}: other runs than those that were blended, run `make "
-                         "blend` again")
+        raise InputError(
+            f"{table.paths.blend / 'blend.json'}: other runs than those that were blended, run `make blend` again"
+        )
     forecast = forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
     return forecast | {"left_out": count_left_out(table.paths, oofs)}
 
 
 def _describe_calibration(temperature, found):
     before, after = found["calibration_error"]
-    return (f"calibration: off by {before:.3f}, with temperature {found['temperature']:.2f} by {after:.3f}, log-loss "
-            f"{found['log_loss'][0]:.4f} and {found['log_loss'][1]:.4f} (nested); "
-            + ("applied" if temperature != 1 else "left at 1, within noise"))
+    return (
+        f"calibration: off by {before:.3f}, with temperature {found['temperature']:.2f} by {after:.3f}, log-loss "
+        f"{found['log_loss'][0]:.4f} and {found['log_loss'][1]:.4f} (nested); "
+        + ("applied" if temperature != 1 else "left at 1, within noise")
+    )
 
 
 def _reliability_table(found):
@@ -158,8 +162,11 @@ def _reliability_table(found):
     for low, before, after in zip(np.arange(RELIABILITY_BINS) / RELIABILITY_BINS, *found["reliability"]):
         row = {"sure": f"{low:.1f} to {low + 1 / RELIABILITY_BINS:.1f}"}
         for when, (images, sure, right) in (("before", before), ("after", after)):
-            row |= {f"{when}: images": str(images), f"{when}: sure ": f"{sure:.3f}" if images else "",
-                    f"{when}: right": f"{right:.3f}" if images else ""}
+            row |= {
+                f"{when}: images": str(images),
+                f"{when}: sure ": f"{sure:.3f}" if images else "",
+                f"{when}: right": f"{right:.3f}" if images else "",
+            }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -192,8 +199,13 @@ def _runs_table(members, labels, stacks, metric):
     rows = []
     for i, (run, *others) in enumerate(members):
         scores = {name_views(views): metric.score(stack[i], labels) for views, stack in stacks.items()}
-        rows.append({"run": f"{run} and {len(others)} more seeds" if others else run, **scores,
-                     "log-loss": log_loss(stacks[("identity",)][i], labels)})
+        rows.append(
+            {
+                "run": f"{run} and {len(others)} more seeds" if others else run,
+                **scores,
+                "log-loss": log_loss(stacks[("identity",)][i], labels),
+            }
+        )
     return pd.DataFrame(rows).sort_values("identity", ascending=metric.sign < 0, kind="stable")
 
 

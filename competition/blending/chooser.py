@@ -92,7 +92,13 @@ class Chooser:
         def cost(i):
             kind, views = self.keys[i]
             members = np.count_nonzero(self.shares(kind, views, left_out))
-            return members, len(views), KINDS.index(kind), behind[i], log_loss(probs[i], self.labels[self._rows(left_out)])
+            return (
+                members,
+                len(views),
+                KINDS.index(kind),
+                behind[i],
+                log_loss(probs[i], self.labels[self._rows(left_out)]),
+            )
 
         return self.keys[min(np.flatnonzero(behind <= error).tolist(), key=cost)]
 
@@ -159,8 +165,10 @@ def make_chooser(oofs, table, members=None):
     members   default: each run is one
     """
     members = members or [[run] for run in oofs]
-    stacks = {tuple(views): np.stack([np.mean([oofs[run].mean(views) for run in runs], axis=0) for runs in members])
-              for views in view_sets(oofs.values(), table.size)}
+    stacks = {
+        tuple(views): np.stack([np.mean([oofs[run].mean(views) for run in runs], axis=0) for runs in members])
+        for views in view_sets(oofs.values(), table.size)
+    }
     groups = group_ids(table)
     return Chooser(stacks, table.labels, nest_parts(table.fold, groups), groups, find_metric(table.metric))
 
@@ -175,12 +183,16 @@ def make_candidates(chooser, members):
     probs, behind, error = chooser.compare()
     for i, (kind, views) in enumerate(chooser.keys):
         shares = chooser.shares(kind, views)
-        order = sorted((-share / len(runs), run) for runs, share in zip(members, shares.tolist()) if share
-                       for run in runs)
+        order = sorted(
+            (-share / len(runs), run) for runs, share in zip(members, shares.tolist()) if share for run in runs
+        )
         weights = {run: -share for share, run in order}
         scores = metric.score(probs[i], labels), metric.score(chooser.predict(kind, views), labels)
-        candidates.append(Candidate(kind, list(views), weights, *scores, log_loss(probs[i], labels), float(behind[i]),
-                                    float(error[i])))
+        candidates.append(
+            Candidate(
+                kind, list(views), weights, *scores, log_loss(probs[i], labels), float(behind[i]), float(error[i])
+            )
+        )
         if best is None or metric.quality(probs[i], labels) > metric.quality(best, labels):
             best = probs[i]
     for kind in SHOWN if len(members) > 1 else ():
@@ -189,9 +201,18 @@ def make_candidates(chooser, members):
                 continue
             found, plain = blend_logs(kind, np.log(np.clip(stack, 1e-7, 1)), labels, chooser.parts)
             _, noise = behind_best(metric, [best, found], labels, chooser.groups)
-            candidates.append(Candidate(
-                kind, list(views), {}, metric.score(found, labels), metric.score(plain, labels), log_loss(found, labels),
-                metric.sign * (metric.score(best, labels) - metric.score(found, labels)), float(noise.max())))
+            candidates.append(
+                Candidate(
+                    kind,
+                    list(views),
+                    {},
+                    metric.score(found, labels),
+                    metric.score(plain, labels),
+                    log_loss(found, labels),
+                    metric.sign * (metric.score(best, labels) - metric.score(found, labels)),
+                    float(noise.max()),
+                )
+            )
     return candidates, chooser.keys.index(chosen)
 
 

@@ -42,16 +42,37 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
     plain = {run: oofs[run].mean(winner.views) for run in winner.weights}
     apart = {run: train_apart(folder / run, table, winner.views) for run in heaviest(winner.weights)}
     measured = [run for run, probs in apart.items() if probs is not None]
-    gain = averaging_gain(metric, winner.weights, {run: probs[None] for run, probs in plain.items()}
-                          | {run: apart[run] for run in measured}, labels, groups, table.k, temperature)
-    seeds = [runs for runs in gather_seeds(folder, {run: oofs[run] for run in winner.weights})
-             if len(runs) > 1 and not set(runs) & set(measured)]
-    gain = np.array([gain, *(seeds_gain(metric, winner.weights, plain, runs, labels, groups, table.k, temperature)
-                             for runs in seeds)])
+    gain = averaging_gain(
+        metric,
+        winner.weights,
+        {run: probs[None] for run, probs in plain.items()} | {run: apart[run] for run in measured},
+        labels,
+        groups,
+        table.k,
+        temperature,
+    )
+    seeds = [
+        runs
+        for runs in gather_seeds(folder, {run: oofs[run] for run in winner.weights})
+        if len(runs) > 1 and not set(runs) & set(measured)
+    ]
+    gain = np.array(
+        [
+            gain,
+            *(seeds_gain(metric, winner.weights, plain, runs, labels, groups, table.k, temperature) for runs in seeds),
+        ]
+    )
     unmeasured = [run for run in winner.weights if run not in {*measured, *sum(seeds, [])}]
     again = {run: found for run in unmeasured if (found := trained_again(folder / run, table, winner.views))}
-    gain = np.array([*gain, *(again_gain(metric, winner.weights, plain, run, rows, others, labels, groups, table.k,
-                                         temperature) for run, (rows, others) in again.items())])
+    gain = np.array(
+        [
+            *gain,
+            *(
+                again_gain(metric, winner.weights, plain, run, rows, others, labels, groups, table.k, temperature)
+                for run, (rows, others) in again.items()
+            ),
+        ]
+    )
     unmeasured = [run for run in unmeasured if run not in again]
 
     early = (0.0, 0.0)
@@ -65,21 +86,37 @@ def forecast_blend(table, oofs, chooser, winner, hidden_n=None, hidden="random",
     scenes, heads_of = (0.0, 0.0), []
     if (np.bincount(groups)[groups] > 1).mean() >= LEAST_GROUPED:
         candidates = measured or [run for run in oofs if set(winner.views) <= set(oofs[run].views)]
-        loose = {run: probs for run in candidates[:MOST_HEADS]
-                 if (probs := train_loose(folder / run, table, winner.views)) is not None}
+        loose = {
+            run: probs
+            for run in candidates[:MOST_HEADS]
+            if (probs := train_loose(folder / run, table, winner.views)) is not None
+        }
         heads_of = list(loose)
         if loose:
             tied = np.mean([oofs[run].mean(winner.views) for run in loose], axis=0)
             scenes = scenes_gain(metric, np.mean(list(loose.values()), axis=0), tied, labels, groups)
             if set(winner.weights) <= set(loose):
                 scenes = scenes[0], 0.0
-    found = make_forecast(metric, chooser.whole(tempered=temperature != 1), labels, groups, table.fold,
-                          metric.score(sharpen(chooser.predict(winner.kind, tuple(winner.views)), temperature), labels),
-                          hidden_n or len(labels) // table.k, hidden,
-                          (gain[:, 0].sum(), np.hypot.reduce(gain[:, 1])), early, scenes)
+    found = make_forecast(
+        metric,
+        chooser.whole(tempered=temperature != 1),
+        labels,
+        groups,
+        table.fold,
+        metric.score(sharpen(chooser.predict(winner.kind, tuple(winner.views)), temperature), labels),
+        hidden_n or len(labels) // table.k,
+        hidden,
+        (gain[:, 0].sum(), np.hypot.reduce(gain[:, 1])),
+        early,
+        scenes,
+    )
     missing = [run for run, probs in stopped.items() if probs is None and stops_early(folder / run)]
-    return found | {"not_measured": unmeasured, "measured_on_seeds": {run: len(rows) for run, (rows, _) in again.items()},
-                    "scenes_measured_on": heads_of, "stop_not_measured": missing}
+    return found | {
+        "not_measured": unmeasured,
+        "measured_on_seeds": {run: len(rows) for run, (rows, _) in again.items()},
+        "scenes_measured_on": heads_of,
+        "stop_not_measured": missing,
+    }
 
 
 def heaviest(weights):
@@ -89,8 +126,19 @@ def heaviest(weights):
     return [run for run, share in zip(order, before) if share < ENOUGH - 1e-9]
 
 
-def make_forecast(metric, probs, labels, groups, fold, in_sample, count, hidden="random", gain=(0.0, 0.0),
-                  early=(0.0, 0.0), scenes=(0.0, 0.0)):
+def make_forecast(
+    metric,
+    probs,
+    labels,
+    groups,
+    fold,
+    in_sample,
+    count,
+    hidden="random",
+    gain=(0.0, 0.0),
+    early=(0.0, 0.0),
+    scenes=(0.0, 0.0),
+):
     """Expected score of a hidden test of `count` images, its 90 % interval, and the parts of both, as a dict.
 
     metric     metrics.Metric

@@ -22,8 +22,10 @@ def averaging_gain(metric, weights, variants, labels, groups, k, temperature=1.0
     if count < 2:
         return 0.0, 0.0
     together = average_members(weights, {run: probs.mean(0) for run, probs in variants.items()}, temperature)
-    alone = [average_members(weights, {run: probs[i % len(probs)] for run, probs in variants.items()}, temperature)
-             for i in range(count)]
+    alone = [
+        average_members(weights, {run: probs[i % len(probs)] for run, probs in variants.items()}, temperature)
+        for i in range(count)
+    ]
     return score_gain(metric, together, alone, labels, groups, (k - 2) / k)
 
 
@@ -37,7 +39,9 @@ def seeds_gain(metric, weights, plain, runs, labels, groups, k, temperature=1.0)
     differ in their training images as well comes on top, and is not counted.
     """
     alone = [average_members(weights, plain | dict.fromkeys(runs, plain[run]), temperature) for run in runs]
-    return score_gain(metric, average_members(weights, plain, temperature), alone, labels, groups, (1 - 1 / k) / (len(runs) - 1))
+    return score_gain(
+        metric, average_members(weights, plain, temperature), alone, labels, groups, (1 - 1 / k) / (len(runs) - 1)
+    )
 
 
 def again_gain(metric, weights, plain, run, rows, others, labels, groups, k, temperature=1.0):
@@ -67,7 +71,8 @@ def score_gain(metric, better, others, labels, groups, factor=1.0):
 
     def gain(rows):
         return metric.score(better[rows], labels[rows]) - np.mean(
-            [metric.score(probs[rows], labels[rows]) for probs in others])
+            [metric.score(probs[rows], labels[rows]) for probs in others]
+        )
 
     if metric.each:
         values = metric.each(better, labels) - np.mean([metric.each(probs, labels) for probs in others], axis=0)

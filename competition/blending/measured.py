@@ -32,8 +32,11 @@ def trained_again(run_dir, table, views):
             continue
         record = read_json(path)
         if seedless(record) == same and (record.get("table"), record.get("data")) == (table.hash, table.data_hash):
-            folds = {fold: probs for fold in range(table.k)
-                     if (probs := _fold_probs(path.parent / f"fold_{fold}", table, fold, views)) is not None}
+            folds = {
+                fold: probs
+                for fold in range(table.k)
+                if (probs := _fold_probs(path.parent / f"fold_{fold}", table, fold, views)) is not None
+            }
             found += [folds] if folds else []
     if not found:
         return None

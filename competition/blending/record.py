@@ -17,7 +17,9 @@ def read_blend(table):
         check_hashes(path, table, record, record["classes"])
         if record["metric"] != table.metric or record.get("format") != FORMAT:
             found = record["metric"] if record["metric"] != table.metric else "another version"
-            raise InputError(f"{path}: a blend for {found}, expected {table.metric} of this one; run `make blend` again")
+            raise InputError(
+                f"{path}: a blend for {found}, expected {table.metric} of this one; run `make blend` again"
+            )
         for member in record["members"]:
             oof = folder / member["run"] / "oof.npz"
             if not oof.exists() or sha256_file(oof) != member["oof"]:

@@ -20,6 +20,10 @@ def find_temperature(probs, labels):
     """The T from 1/4 to 4 that gives `sharpen` the least log-loss."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(lambda log: log_loss(sharpen(probs, np.exp(log)), labels),
-                            bounds=(-np.log(4), np.log(4)), method="bounded", options={"xatol": 1e-3})
+    found = minimize_scalar(
+        lambda log: log_loss(sharpen(probs, np.exp(log)), labels),
+        bounds=(-np.log(4), np.log(4)),
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
     return round(float(np.exp(found.x)), 3)

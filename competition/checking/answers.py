@@ -13,9 +13,11 @@ FEW = 32  # of the first call, which tells the speed
 ROOM = 10**9  # bytes of all versions of the images
 LOW = 0.3  # of the way from the most common class to 1: less on training images is suspicious
 SLACK = 0.02  # of labels may differ for another type or batch: near-ties
-_TYPES = "Convert first, whatever comes: `X = np.asarray(X).astype(\"float32\")`; then scale."
-_BATCH = "Each image must be answered by itself: no mean or deviation over the batch, no `training=True`, and no " \
-         "order of the images that is changed."
+_TYPES = 'Convert first, whatever comes: `X = np.asarray(X).astype("float32")`; then scale.'
+_BATCH = (
+    "Each image must be answered by itself: no mean or deviation over the batch, no `training=True`, and no "
+    "order of the images that is changed."
+)
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,37 @@ class Probe:
 
 
 PROBES = (
-    Probe("float32 and float64", (Job(FEW, "float32"), Job(FEW, "float64")), FAILED,
-          "its answers depend on the type of the numbers", _TYPES),
-    Probe("one image a call", tuple(Job(1, "uint8", first=first) for first in range(8)), FAILED,
-          "its answers depend on how many images come at once", _BATCH),
-    Probe("odd batch", (Job(7, "uint8"), Job(37, "uint8")), FAILED,
-          "its answers depend on how many images come at once", _BATCH),
-    Probe("images as a tensor", (Job(5, "float32", tensor=True),), WARNING,
-          "its answers depend on whether a tensor or an array comes", _TYPES),
-    Probe("no image", (Job(0, "uint8"),), WARNING, "",
-          "Few scorers send an empty batch; return an empty array for it."),
+    Probe(
+        "float32 and float64",
+        (Job(FEW, "float32"), Job(FEW, "float64")),
+        FAILED,
+        "its answers depend on the type of the numbers",
+        _TYPES,
+    ),
+    Probe(
+        "one image a call",
+        tuple(Job(1, "uint8", first=first) for first in range(8)),
+        FAILED,
+        "its answers depend on how many images come at once",
+        _BATCH,
+    ),
+    Probe(
+        "odd batch",
+        (Job(7, "uint8"), Job(37, "uint8")),
+        FAILED,
+        "its answers depend on how many images come at once",
+        _BATCH,
+    ),
+    Probe(
+        "images as a tensor",
+        (Job(5, "float32", tensor=True),),
+        WARNING,
+        "its answers depend on whether a tensor or an array comes",
+        _TYPES,
+    ),
+    Probe(
+        "no image", (Job(0, "uint8"),), WARNING, "", "Few scorers send an empty batch; return an empty array for it."
+    ),
 )
 MAYBE = 0.01  # p up to which a change is worth to be tried, where the accuracy is low
 
@@ -60,9 +83,12 @@ def check_shape(labels, returned, classes, n, read):
         return failed("predict returns nothing", "Its last line must be `return ...`.")
     if labels.dtype.kind in "US":
         example = str(labels.ravel()[0]) if labels.size else ""
-        return failed(f"names such as {example!r} in place of class ids", "Return the number of the class, from 0 on, "
-                      "in the order of the competition's classes: " + (", ".join(f"{i} {name}" for i, name in enumerate(
-                          classes[:12])) if classes else "0, 1, 2, ..."))
+        return failed(
+            f"names such as {example!r} in place of class ids",
+            "Return the number of the class, from 0 on, "
+            "in the order of the competition's classes: "
+            + (", ".join(f"{i} {name}" for i, name in enumerate(classes[:12])) if classes else "0, 1, 2, ..."),
+        )
     if labels.dtype.kind not in "iubf":
         return failed("no numbers", argmax)
     if len(shape) == 2 and shape[0] == n and shape[1] > 1:
@@ -71,9 +97,12 @@ def check_shape(labels, returned, classes, n, read):
         if not whole:
             return failed("probabilities of the classes in place of class ids: argmax is missing", argmax)
     if shape == [n, 1]:
-        return failed("a column in place of a row" if whole else "one probability an image in place of class ids",
-                      "Return `labels[:, 0]` or `labels.reshape(-1)`." if whole else
-                      "Of a network with one output, return `(p[:, 0] > 0.5).astype(\"int64\")`.")
+        return failed(
+            "a column in place of a row" if whole else "one probability an image in place of class ids",
+            "Return `labels[:, 0]` or `labels.reshape(-1)`."
+            if whole
+            else 'Of a network with one output, return `(p[:, 0] > 0.5).astype("int64")`.',
+        )
     if shape != [n]:
         if not shape:
             return failed("one number for all images: argmax without axis=1", argmax)
@@ -83,13 +112,27 @@ def check_shape(labels, returned, classes, n, read):
     if not whole:
         return failed("probabilities in place of class ids: max in place of argmax", argmax)
     if labels.dtype.kind in "fb":
-        return [Finding("what predict returns", WARNING, f"{text}, {expected}", "Whole numbers, but of another type: "
-                        "return `labels.astype(\"int64\")`.")]
+        return [
+            Finding(
+                "what predict returns",
+                WARNING,
+                f"{text}, {expected}",
+                'Whole numbers, but of another type: return `labels.astype("int64")`.',
+            )
+        ]
     if kind != read.entry.returns:
-        wanted = {"tensor": "a tensor, on which scorers call .numpy(): `tf.constant(labels)` or `tf.argmax`",
-                  "array": "a numpy array: `np.asarray(labels)`"}[read.entry.returns]
-        return [Finding("what predict returns", WARNING, f"{text}, expected an integer {read.entry.returns}",
-                        f"FORMAT={read.format} asks for {wanted}. Many scorers take either.")]
+        wanted = {
+            "tensor": "a tensor, on which scorers call .numpy(): `tf.constant(labels)` or `tf.argmax`",
+            "array": "a numpy array: `np.asarray(labels)`",
+        }[read.entry.returns]
+        return [
+            Finding(
+                "what predict returns",
+                WARNING,
+                f"{text}, expected an integer {read.entry.returns}",
+                f"FORMAT={read.format} asks for {wanted}. Many scorers take either.",
+            )
+        ]
     return [Finding("what predict returns", OK, text)]
 
 
@@ -108,9 +151,15 @@ def check_repeats(answers):
         return [Finding("same answer twice", OK, f"{len(first)} images, two calls")]
     ids = [read_as_ids(labels, FEW) for labels in (first, second)]
     changed = "" if any(one is None for one in ids) else f": {np.mean(ids[0] != ids[1]):.0%} of the labels differ"
-    return [Finding("same answer twice", FAILED, f"its answer changes from call to call{changed}",
-                    "Nothing may be random in predict: no dropout or augmentation (`training=True`), no random crop, "
-                    "no shuffling; set the seeds of what must be.")]
+    return [
+        Finding(
+            "same answer twice",
+            FAILED,
+            f"its answer changes from call to call{changed}",
+            "Nothing may be random in predict: no dropout or augmentation (`training=True`), no random crop, "
+            "no shuffling; set the seeds of what must be.",
+        )
+    ]
 
 
 def check_probes(answers, calls, labels, n):
@@ -157,9 +206,15 @@ def ask_again(path, read, sample, conditions, labels, shown, dtype):
     other = read_as_ids(answers.labels[0], FEW)
     count = min(FEW, len(labels), len(sample.images))
     if other is None or np.sum(other[:count] != labels[:count]) > max(1, SLACK * count):
-        findings.append(Finding("a second process", FAILED, "a second fresh process gives other labels",
-                                "Something random is set up when the object is made, such as weights that are not "
-                                "loaded: a seed, or the load_weights, is missing."))
+        findings.append(
+            Finding(
+                "a second process",
+                FAILED,
+                "a second fresh process gives other labels",
+                "Something random is set up when the object is made, such as weights that are not "
+                "loaded: a seed, or the load_weights, is missing.",
+            )
+        )
     else:
         findings.append(Finding("a second process", OK, "gives the same labels"))
     if not known:
@@ -177,7 +232,7 @@ def check_truth(labels, versions, sample):
 
     versions  {name of diagnose.VERSIONS: ids of the first images as that leaves them}
     """
-    truth, classes = sample.labels[:len(labels)], sample.classes
+    truth, classes = sample.labels[: len(labels)], sample.classes
     count = len(classes)
     accuracy = float(np.mean(labels == truth))
     whole = find_cause({AS_SENT: labels}, truth, count)  # an order of classes needs all images
@@ -191,29 +246,59 @@ def check_truth(labels, versions, sample):
     if cause.version != AS_SENT:
         version = VERSIONS[cause.version]
         was = float(np.mean(versions[AS_SENT] == truth[:shown]))
-        findings.append(Finding("preprocessing", FAILED, f"{version.wrong}: accuracy {was:.2f} as sent, "
-                                f"{cause.accuracy:.2f} when the images are {version.done} first", version.advice))
+        findings.append(
+            Finding(
+                "preprocessing",
+                FAILED,
+                f"{version.wrong}: accuracy {was:.2f} as sent, "
+                f"{cause.accuracy:.2f} when the images are {version.done} first",
+                version.advice,
+            )
+        )
     elif versions:
-        findings.append(Finding("preprocessing", OK, f"none of {len(versions) - 1} other ways to scale or turn the "
-                                "images is clearly better"))
+        findings.append(
+            Finding(
+                "preprocessing",
+                OK,
+                f"none of {len(versions) - 1} other ways to scale or turn the images is clearly better",
+            )
+        )
     then = f"accuracy {accuracy:.2f} as sent, {cause.accuracy:.2f} when they are read so"
     low, high = labels.min(), labels.max()
     fits = 0 <= low - cause.shift and high - cause.shift < count  # else it answers for other classes
     if cause.shift and fits or low == 1 and high == count:
         by = cause.shift or 1
-        findings.append(Finding("labels", FAILED, "the labels are off by one: each is one too "
-                                f"{'high' if by > 0 else 'low'} "
-                                f"(found {low} to {high}, expected 0 to {count - 1})" + f"; {then}" * bool(cause.shift),
-                                f"Class ids start with 0: return `labels {'-' if by > 0 else '+'} 1`, or take argmax "
-                                "of all outputs of the network."))
+        findings.append(
+            Finding(
+                "labels",
+                FAILED,
+                "the labels are off by one: each is one too "
+                f"{'high' if by > 0 else 'low'} "
+                f"(found {low} to {high}, expected 0 to {count - 1})" + f"; {then}" * bool(cause.shift),
+                f"Class ids start with 0: return `labels {'-' if by > 0 else '+'} 1`, or take argmax "
+                "of all outputs of the network.",
+            )
+        )
     elif cause.order is not None:
-        findings.append(Finding("order of classes", FAILED, f"{describe_order(cause.order, classes)}; {then}",
-                                "Number the classes as the competition does: "
-                                + ", ".join(f"{i} {name}" for i, name in enumerate(classes[:12])) + "."))
+        findings.append(
+            Finding(
+                "order of classes",
+                FAILED,
+                f"{describe_order(cause.order, classes)}; {then}",
+                "Number the classes as the competition does: "
+                + ", ".join(f"{i} {name}" for i, name in enumerate(classes[:12]))
+                + ".",
+            )
+        )
     elif low < 0 or high >= count:
-        findings.append(Finding("labels", FAILED, f"labels from {low} to {high}, expected 0 to {count - 1} "
-                                f"({count} classes)",
-                                "Was it trained on other classes, or is an output of the network none of them?"))
+        findings.append(
+            Finding(
+                "labels",
+                FAILED,
+                f"labels from {low} to {high}, expected 0 to {count - 1} ({count} classes)",
+                "Was it trained on other classes, or is an output of the network none of them?",
+            )
+        )
     else:
         findings.append(Finding("labels", OK, f"{low} to {high}, of {count} classes"))
     if any(finding.result == FAILED for finding in findings):
@@ -226,19 +311,33 @@ def _judge_accuracy(labels, versions, truth, classes):
     accuracy = float(np.mean(labels == truth))
     common = np.bincount(truth).max() / len(truth)
     if accuracy >= common + LOW * (1 - common) and not is_chance(labels == truth, truth):
-        return Finding("accuracy", OK, f"{accuracy:.2f} on {len(labels)} training images: a check, no forecast, as "
-                       "what it was trained on flatters")
+        return Finding(
+            "accuracy",
+            OK,
+            f"{accuracy:.2f} on {len(labels)} training images: a check, no forecast, as "
+            "what it was trained on flatters",
+        )
     hint = ""
     if AS_SENT in versions:
-        cause = find_cause(versions, truth[:len(versions[AS_SENT])], len(classes), MAYBE)
+        cause = find_cause(versions, truth[: len(versions[AS_SENT])], len(classes), MAYBE)
         if cause.version != AS_SENT:
-            hint = f" What may be: {VERSIONS[cause.version].wrong} (accuracy {cause.accuracy:.2f} when they are " \
-                   f"{VERSIONS[cause.version].done} first, which may be luck)."
+            hint = (
+                f" What may be: {VERSIONS[cause.version].wrong} (accuracy {cause.accuracy:.2f} when they are "
+                f"{VERSIONS[cause.version].done} first, which may be luck)."
+            )
     if is_chance(labels == truth, truth):
         always = f": it always answers {labels[0]} ({classes[labels[0]]})" if len(np.unique(labels)) == 1 else ""
-        return Finding("accuracy", FAILED, f"{accuracy:.2f}, no better than guessing{always}",
-                       "Are these the trained weights (load_weights), the classes of this competition, and the "
-                       f"preprocessing of the training?{hint}")
-    return Finding("accuracy", WARNING, f"{accuracy:.2f} on {len(labels)} training images, which is little for those",
-                   "Compare it with what your training said: if that was much more, the preprocessing differs, or "
-                   f"other weights were packed.{hint}")
+        return Finding(
+            "accuracy",
+            FAILED,
+            f"{accuracy:.2f}, no better than guessing{always}",
+            "Are these the trained weights (load_weights), the classes of this competition, and the "
+            f"preprocessing of the training?{hint}",
+        )
+    return Finding(
+        "accuracy",
+        WARNING,
+        f"{accuracy:.2f} on {len(labels)} training images, which is little for those",
+        "Compare it with what your training said: if that was much more, the preprocessing differs, or "
+        f"other weights were packed.{hint}",
+    )

@@ -52,8 +52,18 @@ class Sample:
     hidden_n: int = HIDDEN
 
 
-def check_zip(zip_path, format=None, name=None, scorer=None, size=None, hidden_n=None, max_mb=None, max_seconds=None,
-          max_memory=None, workspace=Workspace()):
+def check_zip(
+    zip_path,
+    format=None,
+    name=None,
+    scorer=None,
+    size=None,
+    hidden_n=None,
+    max_mb=None,
+    max_seconds=None,
+    max_memory=None,
+    workspace=Workspace(),
+):
     """Check a zip and print a table of what was found, with a remedy for whatever is wrong. Returns the Findings.
 
     format    codalab or codabench; default: guessed from the zip
@@ -83,8 +93,12 @@ def check_zip(zip_path, format=None, name=None, scorer=None, size=None, hidden_n
     findings = read.findings
     python = _check_scorer(read, scorer, releases, workspace)
     if not any(finding.check == "zip" and finding.stops for finding in findings):
-        findings += _over(Limits(megabytes=limits.megabytes), Cost(path.stat().st_size, 0, 0), "size",
-                          f"{path.stat().st_size / 1e6:.1f} MB")
+        findings += _over(
+            Limits(megabytes=limits.megabytes),
+            Cost(path.stat().st_size, 0, 0),
+            "size",
+            f"{path.stat().st_size / 1e6:.1f} MB",
+        )
     if read.stopped:
         read.add("run", SKIPPED, "not run: it could not, as it is")
     else:
@@ -117,8 +131,13 @@ def take_sample(name=None, size=None, workspace=Workspace()):
     turn = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     rows = rows[np.argsort(turn, kind="stable")]  # any number of the first ones has all classes
     part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=parse_size(size) or table.size)
-    return Sample(load_images(part), part.labels, table.classes, f"{len(rows)} training images of {table.name}",
-                  len(table.labels) // table.k)
+    return Sample(
+        load_images(part),
+        part.labels,
+        table.classes,
+        f"{len(rows)} training images of {table.name}",
+        len(table.labels) // table.k,
+    )
 
 
 def _hidden_n(record, sample):
@@ -128,8 +147,14 @@ def _hidden_n(record, sample):
 def _check_scorer(read, scorer, releases, workspace):
     """The scorer's Python, built where it has to be; what it lacks becomes Findings. None where it is not needed."""
     if releases and not read.stopped:  # what the names of the releases tell needs no environment
-        check_keras(read, {re.sub(r"\[.*|-cpu$|-intel$", "", name): version for name, version in (
-            release.split("==") for release in releases)}, scorer)
+        check_keras(
+            read,
+            {
+                re.sub(r"\[.*|-cpu$|-intel$", "", name): version
+                for name, version in (release.split("==") for release in releases)
+            },
+            scorer,
+        )
     if read.stopped and releases:
         return None
     try:
@@ -150,22 +175,28 @@ def _check_scorer(read, scorer, releases, workspace):
 
 def _over(limits, cost, check, found):
     over = limits.exceeded(cost)
-    advice = "Fewer or smaller networks, float16 weights, or one distilled network; "\
-             "`make submission FIT=1` finds what fits."
+    advice = (
+        "Fewer or smaller networks, float16 weights, or one distilled network; `make submission FIT=1` finds what fits."
+    )
     return [Finding(check, FAILED, over[0], advice) if over else Finding(check, OK, found)]
 
 
 def _show(path, read, sample, scorer, record):
     by = scorer or "the project's own Python"
     print(f"{path}: checked as FORMAT={read.format} ({read.why}), by {by}, on {sample.where}\n")
-    print(text_table(pd.DataFrame([{"check": one.check, "result": one.result, "found": one.found}
-                                   for one in read.findings])))
+    print(
+        text_table(
+            pd.DataFrame([{"check": one.check, "result": one.result, "found": one.found} for one in read.findings])
+        )
+    )
     for one in read.findings:
         if one.advice and one.result in (FAILED, WARNING):
             print(f"\n{one.check}: {one.found}.\n  {one.advice}")
     if forecast := record.get("forecast"):
-        print(f"\nits record: {record['source']}, forecast {record['metric']} {forecast['expected']:.4f}, "
-              f"{forecast['low']:.4f} to {forecast['high']:.4f} on {forecast['hidden_n']} hidden images")
+        print(
+            f"\nits record: {record['source']}, forecast {record['metric']} {forecast['expected']:.4f}, "
+            f"{forecast['low']:.4f} to {forecast['high']:.4f} on {forecast['hidden_n']} hidden images"
+        )
     print(flush=True)
 
 
@@ -190,17 +221,22 @@ def _run(path, read, sample, python, count, limits):
         findings += check_shape(answers.labels[main], answers.returned[main], sample.classes, asked, read)
         labels = read_as_ids(answers.labels[main], asked)
         if labels is not None:
-            labels = labels[:len(sample.images)]  # a few are asked for more often than there are
+            labels = labels[: len(sample.images)]  # a few are asked for more often than there are
             findings += check_repeats(answers)
             findings += check_probes(answers, calls, labels, len(sample.images))
             shown = int(BUDGET * speed / len(VERSIONS))
             findings += ask_again(path, read, sample, conditions, labels, shown, calls[0][1].dtype)
         cost = Cost(0, seconds, answers.peak_bytes + held)
-        findings += _over(Limits(seconds=limits.seconds), cost, "time",
-                          f"{answers.load_seconds:.1f} s to load, {warm:.1f} s more for the first call, {speed:.0f} images a "
-                          f"second: {seconds:.0f} s for {count}")
-        findings += _over(Limits(memory=limits.memory), cost, "memory",
-                          f"{cost.memory / 1e6:.0f} MB at most, {count} images included")
+        findings += _over(
+            Limits(seconds=limits.seconds),
+            cost,
+            "time",
+            f"{answers.load_seconds:.1f} s to load, {warm:.1f} s more for the first call, {speed:.0f} images a "
+            f"second: {seconds:.0f} s for {count}",
+        )
+        findings += _over(
+            Limits(memory=limits.memory), cost, "memory", f"{cost.memory / 1e6:.0f} MB at most, {count} images included"
+        )
     return findings
 
 
@@ -209,7 +245,7 @@ def _unwrap(path, prefix, target):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as unwrapped:
         for info in source.infolist():
             if info.filename.startswith(prefix) and not info.is_dir():
-                unwrapped.writestr(info.filename[len(prefix):], source.read(info))
+                unwrapped.writestr(info.filename[len(prefix) :], source.read(info))
     return target
 
 
@@ -231,8 +267,10 @@ def _ask(path, read, sample, conditions):
     while True:
         calls = [(None, Job(FEW, types[0], times=2)), (None, Job(None, types[0], budget=BUDGET))]
         calls += [(probe, job) for probe in probes for job in probe.jobs]
-        calls = [(probe, replace(job, probabilities=False, dtype=types[0] if job.dtype == "uint8" else job.dtype))
-                 for probe, job in calls]
+        calls = [
+            (probe, replace(job, probabilities=False, dtype=types[0] if job.dtype == "uint8" else job.dtype))
+            for probe, job in calls
+        ]
         try:
             return run_isolated(path, sample.images, [job for _, job in calls], read.entry, conditions), calls, findings
         except RehearsalError as error:

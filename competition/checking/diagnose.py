@@ -31,36 +31,68 @@ class Version:
     advice: str
 
 
-_MISSING = "Do in predict what was done to the training images, before anything else: `X = {}`. Best of all, make it " \
-           "a layer of the network, so that it cannot be forgotten."
+_MISSING = (
+    "Do in predict what was done to the training images, before anything else: `X = {}`. Best of all, make it "
+    "a layer of the network, so that it cannot be forgotten."
+)
 VERSIONS = {
     AS_SENT: Version(lambda x: x, "left as they are", "", ""),
-    "255": Version(lambda x: x / 255, "divided by 255", "model.py forgets to divide the images by 255",
-                   _MISSING.format("X / 255")),
-    "-1..1": Version(lambda x: x / 127.5 - 1, "scaled to -1..1", "model.py forgets to scale the images to -1..1",
-                     _MISSING.format("X / 127.5 - 1")),
-    "bgr": Version(lambda x: x[..., ::-1], "turned from RGB to BGR",
-                   "red and blue are swapped: the network was trained on BGR images, as cv2 reads them",
-                   _MISSING.format("X[..., ::-1]")),
-    "caffe": Version(lambda x: x[..., ::-1] - CAFFE, "turned to BGR and centred by ImageNet's means",
-                     "model.py forgets preprocess_input of VGG or ResNet (BGR, less ImageNet's means)",
-                     _MISSING.format("tf.keras.applications.vgg16.preprocess_input(X)")),
-    "torch": Version(lambda x: (x / 255 - MEANS) / DEVIATIONS, "normalised by ImageNet's means and deviations",
-                     "model.py forgets the normalisation by ImageNet's means and deviations",
-                     _MISSING.format("(X / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]")),
-    "standard": Version(lambda x: (x - x.mean((1, 2, 3), keepdims=True)) / np.maximum(
-        x.std((1, 2, 3), keepdims=True), 1 / np.sqrt(np.prod(x.shape[1:]))), "standardised one by one",
-        "model.py forgets to standardise each image", _MISSING.format("tf.image.per_image_standardization(X)")),
-    "times 255": Version(lambda x: x * 255, "multiplied by 255",
-                         "the images are divided by 255 twice, or the network wants 0..255",
-                         "Many networks of keras.applications scale by themselves (EfficientNet, ConvNeXt, "
-                         "MobileNetV3): take `/ 255` out of predict."),
-    "back from -1..1": Version(lambda x: (x + 1) * 127.5, "scaled back from -1..1 to 0..255",
-                               "the images are scaled to -1..1 twice, or the network wants 0..255",
-                               "The network scales by itself: take the scaling out of predict."),
-    "sides": Version(lambda x: x.swapaxes(1, 2), "turned with height and width swapped",
-                     "height and width are swapped", "Images come as [n, height, width, 3]: look for a transpose, or "
-                     "for (width, height) where (height, width) is meant."),
+    "255": Version(
+        lambda x: x / 255, "divided by 255", "model.py forgets to divide the images by 255", _MISSING.format("X / 255")
+    ),
+    "-1..1": Version(
+        lambda x: x / 127.5 - 1,
+        "scaled to -1..1",
+        "model.py forgets to scale the images to -1..1",
+        _MISSING.format("X / 127.5 - 1"),
+    ),
+    "bgr": Version(
+        lambda x: x[..., ::-1],
+        "turned from RGB to BGR",
+        "red and blue are swapped: the network was trained on BGR images, as cv2 reads them",
+        _MISSING.format("X[..., ::-1]"),
+    ),
+    "caffe": Version(
+        lambda x: x[..., ::-1] - CAFFE,
+        "turned to BGR and centred by ImageNet's means",
+        "model.py forgets preprocess_input of VGG or ResNet (BGR, less ImageNet's means)",
+        _MISSING.format("tf.keras.applications.vgg16.preprocess_input(X)"),
+    ),
+    "torch": Version(
+        lambda x: (x / 255 - MEANS) / DEVIATIONS,
+        "normalised by ImageNet's means and deviations",
+        "model.py forgets the normalisation by ImageNet's means and deviations",
+        _MISSING.format("(X / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]"),
+    ),
+    "standard": Version(
+        lambda x: (
+            (x - x.mean((1, 2, 3), keepdims=True))
+            / np.maximum(x.std((1, 2, 3), keepdims=True), 1 / np.sqrt(np.prod(x.shape[1:])))
+        ),
+        "standardised one by one",
+        "model.py forgets to standardise each image",
+        _MISSING.format("tf.image.per_image_standardization(X)"),
+    ),
+    "times 255": Version(
+        lambda x: x * 255,
+        "multiplied by 255",
+        "the images are divided by 255 twice, or the network wants 0..255",
+        "Many networks of keras.applications scale by themselves (EfficientNet, ConvNeXt, "
+        "MobileNetV3): take `/ 255` out of predict.",
+    ),
+    "back from -1..1": Version(
+        lambda x: (x + 1) * 127.5,
+        "scaled back from -1..1 to 0..255",
+        "the images are scaled to -1..1 twice, or the network wants 0..255",
+        "The network scales by itself: take the scaling out of predict.",
+    ),
+    "sides": Version(
+        lambda x: x.swapaxes(1, 2),
+        "turned with height and width swapped",
+        "height and width are swapped",
+        "Images come as [n, height, width, 3]: look for a transpose, or "
+        "for (width, height) where (height, width) is meant.",
+    ),
 }
 
 
@@ -137,14 +169,20 @@ def fit_order(ids, truth, classes):
     found, position = np.unique(ids, return_inverse=True)
     counts = np.zeros((len(found), classes), int)
     np.add.at(counts, (position, truth), 1)
-    return {int(found[row]): int(column) for row, column in zip(*linear_sum_assignment(counts, maximize=True))
-            if counts[row, column]}
+    return {
+        int(found[row]): int(column)
+        for row, column in zip(*linear_sum_assignment(counts, maximize=True))
+        if counts[row, column]
+    }
 
 
 def describe_order(order, classes):
     """In words how ids {id: class id meant} differ from the order of `classes`."""
-    known = {"alphabetical": sorted(classes), "alphabetical without regard to case": sorted(classes, key=str.lower),
-             "reverse": classes[::-1]}
+    known = {
+        "alphabetical": sorted(classes),
+        "alphabetical without regard to case": sorted(classes, key=str.lower),
+        "reverse": classes[::-1],
+    }
     moved = {one: meant for one, meant in order.items() if one != meant}
     for name, names in known.items():
         if all(one < len(names) and names[one] == classes[meant] for one, meant in order.items()):

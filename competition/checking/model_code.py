@@ -30,10 +30,18 @@ def read_code(reading, archive):
             continue
         for module, line, guarded, relative in _imports(tree):
             if relative and "/" not in name:
-                reading.add("imports", FAILED, f"{name}, line {line}: `from .{module} import ...`; {name} is no part "
-                            "of a package", "Leave out the dot.", stops=True)
-            found = [f"{module}.py"] if f"{module}.py" in reading.names else [
-                other for other in reading.names if other.startswith(f"{module}/") and other.endswith(".py")]
+                reading.add(
+                    "imports",
+                    FAILED,
+                    f"{name}, line {line}: `from .{module} import ...`; {name} is no part of a package",
+                    "Leave out the dot.",
+                    stops=True,
+                )
+            found = (
+                [f"{module}.py"]
+                if f"{module}.py" in reading.names
+                else [other for other in reading.names if other.startswith(f"{module}/") and other.endswith(".py")]
+            )
             waiting += found
             if not found and not guarded and not relative:
                 reading.modules.setdefault(module, f"{name}, line {line}")
@@ -51,8 +59,13 @@ def _add_syntax_error(reading, name, error):
     else:
         advice = f"Python stops at `{text}`." if text else "Save the file as UTF-8 text."
     where = f", line {line}" if line else ""
-    reading.add("code", FAILED, f"{name}{where}: not Python ({getattr(error, 'msg', error)})",
-                f"{advice} `python {name}` shows it.", stops=True)
+    reading.add(
+        "code",
+        FAILED,
+        f"{name}{where}: not Python ({getattr(error, 'msg', error)})",
+        f"{advice} `python {name}` shows it.",
+        stops=True,
+    )
 
 
 def _imports(tree):
@@ -84,7 +97,8 @@ def _catches_import(handler):
 def _is_main(node):
     """`if __name__ == "__main__":` and `if TYPE_CHECKING:`, which a scorer does not run."""
     return isinstance(node, ast.If) and any(
-        isinstance(part, ast.Name) and part.id in ("__name__", "TYPE_CHECKING") for part in ast.walk(node.test))
+        isinstance(part, ast.Name) and part.id in ("__name__", "TYPE_CHECKING") for part in ast.walk(node.test)
+    )
 
 
 def find_classes(tree):
@@ -111,8 +125,11 @@ def find_method(classes, name, wanted):
     for part in node.body:
         if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and part.name == wanted:
             return part
-    if any(isinstance(part, ast.Assign) and isinstance(target, ast.Name) and target.id == wanted
-           for part in node.body for target in getattr(part, "targets", [])):
+    if any(
+        isinstance(part, ast.Assign) and isinstance(target, ast.Name) and target.id == wanted
+        for part in node.body
+        for target in getattr(part, "targets", [])
+    ):
         return "elsewhere"
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id in classes and base.id != name:
@@ -144,12 +161,21 @@ def check_class(reading):
             return reading.add("class", OK, f"{name} is there")
         if not alike:
             has = f"it has {shorten(sorted(classes))}" if classes else "it has no class at all"
-            return reading.add("class", FAILED, f"{CODE} has no class {name}; {has}",
-                               f"Call the class `{name}`: the scorer asks for exactly that.", stops=True)
-        reading.add("class", FAILED, f"found class {alike[0]}, expected class {name}: upper and lower case differ",
-                    f"FORMAT={reading.format} asks for `class {name}`; Python takes `{alike[0]}` for another one. "
-                    f"Rename it, or say FORMAT={'codabench' if name == 'model' else 'codalab'} if your competition is "
-                    "of that format.")
+            return reading.add(
+                "class",
+                FAILED,
+                f"{CODE} has no class {name}; {has}",
+                f"Call the class `{name}`: the scorer asks for exactly that.",
+                stops=True,
+            )
+        reading.add(
+            "class",
+            FAILED,
+            f"found class {alike[0]}, expected class {name}: upper and lower case differ",
+            f"FORMAT={reading.format} asks for `class {name}`; Python takes `{alike[0]}` for another one. "
+            f"Rename it, or say FORMAT={'codabench' if name == 'model' else 'codalab'} if your competition is "
+            "of that format.",
+        )
         name = alike[0]
     else:
         reading.add("class", OK, f"class {name} is there")
@@ -161,17 +187,29 @@ def _check_methods(reading, classes, name, wanted):
     entry = replace(wanted, class_name=name)
     predict, made = find_method(classes, name, "predict"), find_method(classes, name, "__init__")
     if predict is None:
-        others = [part.name for part in classes[name].body
-                  if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")]
-        reading.add("predict", FAILED, f"class {name} has no predict"
-                    + (f"; it has {shorten(others)}" if others else ""),
-                    "Add `def predict(self, X):` inside the class, indented like __init__; X are the images "
-                    "[n, height, width, 3], and it returns their n class ids.", stops=True)
+        others = [
+            part.name
+            for part in classes[name].body
+            if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")
+        ]
+        reading.add(
+            "predict",
+            FAILED,
+            f"class {name} has no predict" + (f"; it has {shorten(others)}" if others else ""),
+            "Add `def predict(self, X):` inside the class, indented like __init__; X are the images "
+            "[n, height, width, 3], and it returns their n class ids.",
+            stops=True,
+        )
     elif predict != "elsewhere" and not accepts(predict, 1):
         shown = ast.unparse(predict.args)
         lacks = "" if shown.split(",")[0].strip() == "self" else "self is missing; "
-        reading.add("predict", FAILED, f"predict({shown}): {lacks}expected predict(self, X)",
-                    "The scorer calls it with the images alone: `def predict(self, X):`.", stops=True)
+        reading.add(
+            "predict",
+            FAILED,
+            f"predict({shown}): {lacks}expected predict(self, X)",
+            "The scorer calls it with the images alone: `def predict(self, X):`.",
+            stops=True,
+        )
     given = int(wanted.with_path)
     if made is not None and made != "elsewhere" and accepts(made, given):
         return entry
@@ -181,10 +219,14 @@ def _check_methods(reading, classes, name, wanted):
     expected = "__init__(self, path)" if given else "__init__(self)"
     can = made is None or accepts(made, 1 - given)
     how = "with the path of the folder that holds the zip's files" if given else "without arguments"
-    reading.add("__init__", FAILED, f"__init__({shown}): expected {expected}",
-                f"FORMAT={reading.format} makes the object {how}: `def {expected}:`"
-                + ("." if given else ", and files are found by `os.path.dirname(os.path.abspath(__file__))`."),
-                stops=not can)
+    reading.add(
+        "__init__",
+        FAILED,
+        f"__init__({shown}): expected {expected}",
+        f"FORMAT={reading.format} makes the object {how}: `def {expected}:`"
+        + ("." if given else ", and files are found by `os.path.dirname(os.path.abspath(__file__))`."),
+        stops=not can,
+    )
     return replace(entry, with_path=not wanted.with_path) if can else entry
 
 
@@ -193,16 +235,23 @@ def check_paths(reading):
     for name, tree in reading.trees.items():
         for value, line in _texts(tree):
             if HOME.match(value):
-                reading.add("paths", FAILED, f"{name}, line {line}: {value[:80]} is a path of your own computer",
-                            "The scorer does not have it. Pack the file and find it by "
-                            + ("the path that __init__ gets: `os.path.join(path, \"weights.h5\")`."
-                               if reading.entry.with_path else
-                               "`os.path.join(os.path.dirname(os.path.abspath(__file__)), \"weights.h5\")`."),
-                            stops=True)
+                reading.add(
+                    "paths",
+                    FAILED,
+                    f"{name}, line {line}: {value[:80]} is a path of your own computer",
+                    "The scorer does not have it. Pack the file and find it by "
+                    + (
+                        'the path that __init__ gets: `os.path.join(path, "weights.h5")`.'
+                        if reading.entry.with_path
+                        else '`os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights.h5")`.'
+                    ),
+                    stops=True,
+                )
 
 
 def _texts(tree):
     """Texts of a module with their lines, but for docstrings and what a scorer does not run."""
+
     def walk(node):
         if _is_main(node) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return
@@ -218,7 +267,11 @@ def keyword(reading, name, value):
     """Where the code calls something with `name=value`: "model.py, line 3", or None."""
     for file, tree in reading.trees.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.keyword) and node.arg == name and isinstance(node.value, ast.Constant) \
-                    and node.value.value == value:
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == name
+                and isinstance(node.value, ast.Constant)
+                and node.value.value == value
+            ):
                 return f"{file}, line {node.value.lineno}"
     return None

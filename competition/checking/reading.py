@@ -19,12 +19,29 @@ from competition.checking.finding import CODE, FAILED, METADATA, OK, WARNING, Re
 from competition.checking.model_code import accepts, check_class, check_paths, find_classes, find_method, read_code
 from competition.rehearsal.content import UNSAFE, is_pickle
 
-ARCHIVES = {b"\x1f\x8b": "a .tar.gz or .gz file", b"7z\xbc\xaf": "a .7z archive", b"Rar!": "a .rar archive",
-            b"BZh": "a .bz2 file", b"\xfd7zXZ": "an .xz file", b"\x89HDF": "a Keras .h5 file", b"<!DO": "a web page",
-            b"<htm": "a web page"}
+ARCHIVES = {
+    b"\x1f\x8b": "a .tar.gz or .gz file",
+    b"7z\xbc\xaf": "a .7z archive",
+    b"Rar!": "a .rar archive",
+    b"BZh": "a .bz2 file",
+    b"\xfd7zXZ": "an .xz file",
+    b"\x89HDF": "a Keras .h5 file",
+    b"<!DO": "a web page",
+    b"<htm": "a web page",
+}
 LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "__pycache__", ".ipynb_checkpoints", ".git")
-LIBRARIES = ("numpy", "tensorflow", "keras", "torch", "scipy", "sklearn", "PIL", "cv2", "pandas",
-             *sys.stdlib_module_names)
+LIBRARIES = (
+    "numpy",
+    "tensorflow",
+    "keras",
+    "torch",
+    "scipy",
+    "sklearn",
+    "PIL",
+    "cv2",
+    "pandas",
+    *sys.stdlib_module_names,
+)
 FIRST_KERAS_3 = (2, 16)  # the first TensorFlow that comes with Keras 3
 
 # What the scorer's Python is asked, with names of modules and {name: code} on its standard input.
@@ -63,7 +80,7 @@ def read_zip(path, format=None, layouts=None):
             names = [info.filename for info in infos]
             if not _find_code(reading, names):
                 return reading
-            reading.names = [name[len(reading.prefix):] for name in names if name.startswith(reading.prefix)]
+            reading.names = [name[len(reading.prefix) :] for name in names if name.startswith(reading.prefix)]
             _check_litter(reading, names)
             read_code(reading, archive)
             _choose_format(reading, format, layouts)
@@ -81,13 +98,21 @@ def _no_zip(path, error):
     with open(path, "rb") as file:
         start = file.read(8)
     if start[:2] == b"PK":
-        return ("zip", FAILED, f"the zip is damaged or cut off ({error})",
-                "Make it again, and compare its size after copying or downloading it: a part of it is missing.")
+        return (
+            "zip",
+            FAILED,
+            f"the zip is damaged or cut off ({error})",
+            "Make it again, and compare its size after copying or downloading it: a part of it is missing.",
+        )
     kind = next((kind for mark, kind in ARCHIVES.items() if start.startswith(mark)), "something else")
     kind = "an empty file" if not start else kind
-    return ("zip", FAILED, f"this is no zip, it is {kind}",
-            "Pack the files as .zip: `zip -r mine.zip model.py metadata SubmissionModel`, or `make submission`. "
-            "Renaming another archive to .zip does not make it one.")
+    return (
+        "zip",
+        FAILED,
+        f"this is no zip, it is {kind}",
+        "Pack the files as .zip: `zip -r mine.zip model.py metadata SubmissionModel`, or `make submission`. "
+        "Renaming another archive to .zip does not make it one.",
+    )
 
 
 def _check_members(reading, archive, infos):
@@ -101,17 +126,31 @@ def _check_members(reading, archive, infos):
         reading.add("zip", FAILED, f"it asks for a password ({locked[0]})", "Pack it without a password.", stops=True)
         return False
     if damaged := archive.testzip():
-        reading.add("zip", FAILED, f"the zip is damaged: {damaged} is not what was packed (checksum)",
-                    "Make the zip again; it was changed or cut off on its way.", stops=True)
-    outside = [name for name in names
-               if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":"]
+        reading.add(
+            "zip",
+            FAILED,
+            f"the zip is damaged: {damaged} is not what was packed (checksum)",
+            "Make the zip again; it was changed or cut off on its way.",
+            stops=True,
+        )
+    outside = [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":"]
     if outside:
-        reading.add("zip", FAILED, f"{outside[0]} lies outside the zip's own folder (absolute path or ..)",
-                    "Pack from within the folder: `cd folder; zip -r ../mine.zip .`", stops=True)
+        reading.add(
+            "zip",
+            FAILED,
+            f"{outside[0]} lies outside the zip's own folder (absolute path or ..)",
+            "Pack from within the folder: `cd folder; zip -r ../mine.zip .`",
+            stops=True,
+        )
     if back := [name for name in names if "\\" in name]:
-        reading.add("zip", FAILED, f"{back[0]}: its folders are written with \\ in place of /",
-                    "On Linux, where scorers run, this makes no folders. Pack it with another program, such as "
-                    "Python's `shutil.make_archive`.", stops=True)
+        reading.add(
+            "zip",
+            FAILED,
+            f"{back[0]}: its folders are written with \\ in place of /",
+            "On Linux, where scorers run, this makes no folders. Pack it with another program, such as "
+            "Python's `shutil.make_archive`.",
+            stops=True,
+        )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         reading.add("zip", WARNING, f"{shorten(twice)}: in the zip twice; the last one counts")
     if not any(finding.stops for finding in reading.findings[before:]):
@@ -128,36 +167,63 @@ def _find_code(reading, names):
     inside = sorted((name for name in real if PurePosixPath(name).name == CODE), key=lambda name: name.count("/"))
     if inside:
         reading.prefix = inside[0][: -len(CODE)]
-        reading.add("files at the root", FAILED,
-                    f"the files lie inside a folder: found {inside[0]}, expected {CODE} at the zip's root",
-                    f"Pack what is in the folder, and not the folder: `cd {reading.prefix.rstrip('/')}; "
-                    "zip -r ../mine.zip .` The checks below are of what is in the folder.")
+        reading.add(
+            "files at the root",
+            FAILED,
+            f"the files lie inside a folder: found {inside[0]}, expected {CODE} at the zip's root",
+            f"Pack what is in the folder, and not the folder: `cd {reading.prefix.rstrip('/')}; "
+            "zip -r ../mine.zip .` The checks below are of what is in the folder.",
+        )
         return True
     named = re.compile(r"models?(\.py)?(\.txt|\.ipynb)?|.*\.py|.*\.ipynb", re.I)
     alike = [name for name in real if named.fullmatch(name.split("/")[-1])]
     alike.sort(key=lambda name: ("model" not in name.lower(), name.count("/"), name))
     if alike:
         notebook = " A notebook cannot be imported: copy the class into a file." if alike[0].endswith("ipynb") else ""
-        reading.add("files at the root", FAILED, f"{CODE} is missing: found {shorten(alike)}, expected {CODE}",
-                    f"The scorer imports a file of exactly that name, in small letters.{notebook}", stops=True)
+        reading.add(
+            "files at the root",
+            FAILED,
+            f"{CODE} is missing: found {shorten(alike)}, expected {CODE}",
+            f"The scorer imports a file of exactly that name, in small letters.{notebook}",
+            stops=True,
+        )
     else:
-        reading.add("files at the root", FAILED, f"{CODE} is missing: found {shorten(sorted(real) or names)}",
-                    "Write one, with the class that the competition asks for; weights alone cannot be scored.",
-                    stops=True)
+        reading.add(
+            "files at the root",
+            FAILED,
+            f"{CODE} is missing: found {shorten(sorted(real) or names)}",
+            "Write one, with the class that the competition asks for; weights alone cannot be scored.",
+            stops=True,
+        )
     return False
 
 
 def _check_litter(reading, names):
     if litter := sorted({part for name in names for part in PurePosixPath(name).parts if part in LITTER}):
-        reading.add("litter", WARNING, f"{shorten(litter)}: left by the computer that packed it",
-                    "It does no harm on most scorers, but leave it out: `zip -r mine.zip . -x '*/.*' -x '__MACOSX*'`.")
-    hides = sorted({name.split("/")[0].removesuffix(".py") for name in reading.names
-                    if re.fullmatch(r"[^/]+\.py|[^/]+/__init__\.py", name)} & set(LIBRARIES))
+        reading.add(
+            "litter",
+            WARNING,
+            f"{shorten(litter)}: left by the computer that packed it",
+            "It does no harm on most scorers, but leave it out: `zip -r mine.zip . -x '*/.*' -x '__MACOSX*'`.",
+        )
+    hides = sorted(
+        {
+            name.split("/")[0].removesuffix(".py")
+            for name in reading.names
+            if re.fullmatch(r"[^/]+\.py|[^/]+/__init__\.py", name)
+        }
+        & set(LIBRARIES)
+    )
     if hides:
         reading.add("litter", WARNING, f"{hides[0]} in the zip hides the library of that name", "Rename it.")
     if "model/__init__.py" in reading.names:
-        reading.add("files at the root", FAILED, f"the folder model/ hides {CODE}: Python imports the folder",
-                    "Rename the folder.", stops=True)
+        reading.add(
+            "files at the root",
+            FAILED,
+            f"the folder model/ hides {CODE}: Python imports the folder",
+            "Rename the folder.",
+            stops=True,
+        )
 
 
 def _check_metadata(reading):
@@ -165,9 +231,13 @@ def _check_metadata(reading):
         return
     alike = [name for name in reading.names if re.fullmatch(r"metadata(\..*)?", name.split("/")[-1], re.I)]
     found = f": found {alike[0]}" if alike else ""
-    reading.add("metadata", FAILED, f"the file {METADATA} is missing at the zip's root{found}",
-                "CodaLab looks for a file of exactly that name, without an ending. Its text: `description: Provides "
-                "prediction model to be executed by the ingestion program`")
+    reading.add(
+        "metadata",
+        FAILED,
+        f"the file {METADATA} is missing at the zip's root{found}",
+        "CodaLab looks for a file of exactly that name, without an ending. Its text: `description: Provides "
+        "prediction model to be executed by the ingestion program`",
+    )
 
 
 def _choose_format(reading, format, layouts):
@@ -186,8 +256,13 @@ def _choose_format(reading, format, layouts):
             reading.format = "codabench"
             reading.why = f"its class is Model, made without a path, and it has no {METADATA}"
         else:
-            reading.why = "its class is model" if "model" in classes else "its class is made with a path" if with_path \
+            reading.why = (
+                "its class is model"
+                if "model" in classes
+                else "its class is made with a path"
+                if with_path
                 else "the default"
+            )
     else:
         reading.why = "the default"
     reading.entry = layouts[reading.format].entry
@@ -206,9 +281,13 @@ def _read_files(reading, archive):
             reading.keras_files[name], data = _read_keras(data)
         unsafe += [f"{name} holds {what}" for what, mark in UNSAFE.items() if mark.search(data)]
     if unsafe:
-        reading.add("safe files", WARNING, shorten(unsafe),
-                    "Such files run code when they are loaded, which some scorers refuse and other versions of the "
-                    "libraries cannot do. A SavedModel, .npz or plain weights are better.")
+        reading.add(
+            "safe files",
+            WARNING,
+            shorten(unsafe),
+            "Such files run code when they are loaded, which some scorers refuse and other versions of the "
+            "libraries cannot do. A SavedModel, .npz or plain weights are better.",
+        )
 
 
 def _read_keras(data):
@@ -244,36 +323,52 @@ def check_keras(reading, versions, scorer):
     """Whether the scorer's Keras can read the zip's files. versions: {library: version} of the scorer."""
     has = keras_of(versions)
     shown = f"Keras {'.'.join(map(str, has))}" + (
-        f" (TensorFlow {versions['tensorflow']})" if "tensorflow" in versions else "")
+        f" (TensorFlow {versions['tensorflow']})" if "tensorflow" in versions else ""
+    )
     for name, version in reading.keras_files.items():
         saved = numbers(version)
         if not saved or not has:
             continue
         if saved[0] >= 3 > has[0]:
-            reading.add("Keras files", FAILED,
-                        f"{name} is a Keras 3 file (saved by {version}), and the scorer has {shown}",
-                        "Keras 2 cannot read it. Save it as a SavedModel, `model.export(\"SubmissionModel\")`, and "
-                        "load that with `tf.saved_model.load`; or train and save with the scorer's release of "
-                        "TensorFlow.",
-                        stops=True)
+            reading.add(
+                "Keras files",
+                FAILED,
+                f"{name} is a Keras 3 file (saved by {version}), and the scorer has {shown}",
+                'Keras 2 cannot read it. Save it as a SavedModel, `model.export("SubmissionModel")`, and '
+                "load that with `tf.saved_model.load`; or train and save with the scorer's release of "
+                "TensorFlow.",
+                stops=True,
+            )
         elif saved[0] >= 3 and not scorer:
-            reading.add("Keras files", WARNING, f"{name} is a Keras 3 file (saved by {version}): a scorer with "
-                        "TensorFlow before 2.16 cannot read it", "Ask which release the scorer has, and try it: "
-                        "SCORER=tensorflow==2.12.1.")
+            reading.add(
+                "Keras files",
+                WARNING,
+                f"{name} is a Keras 3 file (saved by {version}): a scorer with TensorFlow before 2.16 cannot read it",
+                "Ask which release the scorer has, and try it: SCORER=tensorflow==2.12.1.",
+            )
         elif saved[0] < has[0]:
-            reading.add("Keras files", WARNING, f"{name} was saved by Keras {version}, and the scorer has {shown}",
-                        "Keras 3 reads only a part of what older releases saved; the run below tells.")
+            reading.add(
+                "Keras files",
+                WARNING,
+                f"{name} was saved by Keras {version}, and the scorer has {shown}",
+                "Keras 3 reads only a part of what older releases saved; the run below tells.",
+            )
         elif saved[:2] > has[:2] and len(has) > 1:
-            reading.add("Keras files", WARNING, f"{name} was saved by Keras {version}, newer than the scorer's {shown}",
-                        "Older releases may not know what newer ones save; the run below tells.")
+            reading.add(
+                "Keras files",
+                WARNING,
+                f"{name} was saved by Keras {version}, newer than the scorer's {shown}",
+                "Older releases may not know what newer ones save; the run below tells.",
+            )
 
 
 def ask_python(python, reading):
     """What the scorer's Python says to ASK, or a text that says why it says nothing."""
     asked = {"modules": sorted(reading.modules), "code": reading.code}
     try:
-        done = subprocess.run([python, "-I", "-c", ASK], input=json.dumps(asked), capture_output=True, text=True,
-                              timeout=120)
+        done = subprocess.run(
+            [python, "-I", "-c", ASK], input=json.dumps(asked), capture_output=True, text=True, timeout=120
+        )
         return json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return str(error)
@@ -285,11 +380,21 @@ def check_imports(reading, answer, scorer):
     if isinstance(answer, str):
         return reading.add("scorer", FAILED, f"the scorer's Python does not answer: {answer}", "", stops=True)
     for name, error in answer["syntax"].items():
-        reading.add("code", FAILED, f"{name} is not Python {answer['python']}, which the scorer has: {error}",
-                    "Write it without what only newer releases of Python know.", stops=True)
+        reading.add(
+            "code",
+            FAILED,
+            f"{name} is not Python {answer['python']}, which the scorer has: {error}",
+            "Write it without what only newer releases of Python know.",
+            stops=True,
+        )
     for name in answer["missing"]:
-        reading.add("imports", FAILED, f"import {name} ({reading.modules[name]}): the scorer lacks {name}",
-                    f"Not there: {name}, in {who}. Do without it, or pack its code beside {CODE} if it is small; a "
-                    "scorer installs nothing.", stops=True)
+        reading.add(
+            "imports",
+            FAILED,
+            f"import {name} ({reading.modules[name]}): the scorer lacks {name}",
+            f"Not there: {name}, in {who}. Do without it, or pack its code beside {CODE} if it is small; a "
+            "scorer installs nothing.",
+            stops=True,
+        )
     if not answer["missing"] and reading.trees:
         reading.add("imports", OK, f"{shorten(sorted(reading.modules), 8) or 'none'}: the scorer has them")

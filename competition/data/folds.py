@@ -22,8 +22,21 @@ from competition.data.sources import open_source, read_column
 from competition.data.table import COLUMNS, data_hash, default_name, read_folds, table_hash
 
 
-def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_bad=False, force=False, groups=None,
-               near=True, drop_conflicts=False, metric="accuracy", workspace=Workspace()):
+def make_folds(
+    data,
+    name=None,
+    folds=5,
+    seed=0,
+    size=None,
+    classes=None,
+    skip_bad=False,
+    force=False,
+    groups=None,
+    near=True,
+    drop_conflicts=False,
+    metric="accuracy",
+    workspace=Workspace(),
+):
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
     data      folder of class folders, zip of one, or CSV with the columns image and label
@@ -51,8 +64,10 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     metric = find_metric(metric).name
     source = open_source(data)
     if source.data.is_dir() and workspace.folds.resolve().is_relative_to(source.data.resolve()):
-        raise InputError(f"{source.data}: the data folder holds the current one, whose {workspace.folds}/ and "
-                         f"{workspace.runs}/ are written; expected data elsewhere, or another current folder")
+        raise InputError(
+            f"{source.data}: the data folder holds the current one, whose {workspace.folds}/ and "
+            f"{workspace.runs}/ are written; expected data elsewhere, or another current folder"
+        )
     classes, given = _class_order(source.classes, classes)
     if metric == "quadratic_kappa" and not given and len(classes) > 2:
         _check_grades(classes)
@@ -70,7 +85,9 @@ def make_folds(data, name=None, folds=5, seed=0, size=None, classes=None, skip_b
     frame["fold"] = assign_folds(frame["label"].to_numpy(), frame["group"].to_numpy(), folds, seed)
     counts = pd.crosstab(frame["label"], frame["fold"]).reindex(columns=range(folds), fill_value=0)
     if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
-        warn(f"groups of several classes leave a fold without images of {shorten(lacking)}; fewer FOLDS= would hold more")
+        warn(
+            f"groups of several classes leave a fold without images of {shorten(lacking)}; fewer FOLDS= would hold more"
+        )
     position = {label: i for i, label in enumerate(classes)}
     order = np.argsort([position[label] for label in frame["label"]], kind="stable")
     frame = frame.iloc[order][COLUMNS].reset_index(drop=True)
@@ -145,8 +162,10 @@ def assign_folds(labels, groups, folds, seed):
 def _check_grades(classes):
     """InputError unless the names say by numbers that they are in the order of grades, lowest first."""
     if natural_order(classes) != list(classes) or not all(re.search(r"\d", name) for name in classes):
-        raise InputError(f"METRIC=quadratic_kappa: the classes would be grades in the order {shorten(classes, 60)}; "
-                         "expected CLASSES=<all of them, lowest grade first>")
+        raise InputError(
+            f"METRIC=quadratic_kappa: the classes would be grades in the order {shorten(classes, 60)}; "
+            "expected CLASSES=<all of them, lowest grade first>"
+        )
 
 
 def _class_order(found, wanted):
@@ -245,23 +264,29 @@ def _write(paths, content, record, force):
 
 def _report(table, given, note):
     frame, (height, width) = table.frame, table.size
-    print(f"{table.paths.csv}: {note}; {len(frame)} images, {len(table.classes)} classes, "
-          f"{table.k} folds, seed {table.seed}, size {height}x{width} (height x width)")
+    print(
+        f"{table.paths.csv}: {note}; {len(frame)} images, {len(table.classes)} classes, "
+        f"{table.k} folds, seed {table.seed}, size {height}x{width} (height x width)"
+    )
     sizes = len(frame[["height", "width"]].drop_duplicates())
     if sizes > 1:
         print(f"{sizes} different sizes: all images are brought to {height}x{width}; SIZE= sets another")
     memory, decoded = read_memory(), len(frame) * height * width * 3
     if decoded > memory.images:
-        print(f"at {height}x{width} the images take {gigabytes(decoded)}, more than half of {memory}: training will "
-              f"keep them in a file below {table.workspace.runs}/; SIZE= sets another size")
+        print(
+            f"at {height}x{width} the images take {gigabytes(decoded)}, more than half of {memory}: training will "
+            f"keep them in a file below {table.workspace.runs}/; SIZE= sets another size"
+        )
     copies = int(frame["sha256"].duplicated().sum())
     if copies:
         print(f"{copies} images are copies of others, byte for byte; copies share a fold")
     print(f"class order{' (as given)' if given else ''}: {shorten(table.classes, 60)}")
     natural = natural_order(table.classes)
     if not given and natural != table.classes:
-        print(f"note: that is the order of text, as Keras sorts folders; by number it would be "
-              f"{shorten(natural, 60)} (CLASSES= sets another order)")
+        print(
+            f"note: that is the order of text, as Keras sorts folders; by number it would be "
+            f"{shorten(natural, 60)} (CLASSES= sets another order)"
+        )
     counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes)
     counts.columns = [f"fold {k}" for k in counts.columns]
     counts["all"] = counts.sum(axis=1)

@@ -84,9 +84,11 @@ def cut(labels, pairs, folds):
         pairs = pairs[~near | (pairs["score"] >= level)]
     gone = whole.drop(pairs.index)
     if len(gone):
-        warn(f"{len(np.unique(gone[['first', 'second']]))} images are as much alike as drawings are, in groups too large "
-             f"for {folds} folds: {len(gone)} of {len(whole)} pairs do not count, those least alike; where such images "
-             "are of one scene or patient, say so with GROUPS=")
+        warn(
+            f"{len(np.unique(gone[['first', 'second']]))} images are as much alike as drawings are, in groups too large "
+            f"for {folds} folds: {len(gone)} of {len(whole)} pairs do not count, those least alike; where such images "
+            "are of one scene or patient, say so with GROUPS="
+        )
     return pairs.reset_index(drop=True)
 
 
@@ -148,27 +150,43 @@ def write_report(table, frame, pairs):
         for name in ("groups.html", "pairs.csv"):
             (folder / name).unlink(missing_ok=True)  # of another table of this name
         return
-    pairs = pairs.assign(group=frame["image"].to_numpy()[frame["picture"].to_numpy()[pairs["first"]]],
-                         conflict=frame["conflict"].to_numpy()[pairs["first"]])
+    pairs = pairs.assign(
+        group=frame["image"].to_numpy()[frame["picture"].to_numpy()[pairs["first"]]],
+        conflict=frame["conflict"].to_numpy()[pairs["first"]],
+    )
     rows = dict(list(frame.groupby("picture").groups.items()))
     score = pairs.groupby("group")["score"].min()
-    groups = sorted((rows[picture] for picture in np.unique(frame["picture"].to_numpy()[pairs["first"]])),
-                    key=lambda group: score[frame["image"][group[0]]])
+    groups = sorted(
+        (rows[picture] for picture in np.unique(frame["picture"].to_numpy()[pairs["first"]])),
+        key=lambda group: score[frame["image"][group[0]]],
+    )
     conflicts = [group for group in groups if frame["conflict"][group[0]]]
     others = [group for group in groups if not frame["conflict"][group[0]]]
-    named = pairs.assign(**{f"{side}{what}": frame[column].to_numpy()[pairs[side]] for side in ("first", "second")
-                            for what, column in (("", "image"), ("_label", "label"))})
+    named = pairs.assign(
+        **{
+            f"{side}{what}": frame[column].to_numpy()[pairs[side]]
+            for side in ("first", "second")
+            for what, column in (("", "image"), ("_label", "label"))
+        }
+    )
     columns = ["group", "first", "second", "first_label", "second_label", "how", "score", "conflict"]
     files.write_bytes(folder / "pairs.csv", files.csv_bytes(named[columns].round({"score": 4})))
-    page.write_page(folder / "groups.html", f"{table.name}: {len(groups)} pictures that are there more than once",
-                    _parts(table, frame, conflicts, others, score))
+    page.write_page(
+        folder / "groups.html",
+        f"{table.name}: {len(groups)} pictures that are there more than once",
+        _parts(table, frame, conflicts, others, score),
+    )
     kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
-    print(f"{sum(map(len, groups))} images show {len(groups)} pictures, each in one fold (pairs: {kinds}); "
-          f"{len(conflicts)} pictures have several labels; {folder / 'groups.html'} shows them")
+    print(
+        f"{sum(map(len, groups))} images show {len(groups)} pictures, each in one fold (pairs: {kinds}); "
+        f"{len(conflicts)} pictures have several labels; {folder / 'groups.html'} shows them"
+    )
     largest = max(groups, key=len)
     if len(largest) > len(table.frame) / table.k:
-        warn(f"{frame['image'][largest[0]]} and {len(largest) - 1} others are one group, more than a fold: look at "
-             f"{folder / 'groups.html'}, and use NEAR=0 where they are not the same")
+        warn(
+            f"{frame['image'][largest[0]]} and {len(largest) - 1} others are one group, more than a fold: look at "
+            f"{folder / 'groups.html'}, and use NEAR=0 where they are not the same"
+        )
 
 
 def _parts(table, frame, conflicts, others, score):
@@ -178,14 +196,20 @@ def _parts(table, frame, conflicts, others, score):
 
     def figure(group):
         lines = [f"{frame['image'][row]} ({frame['label'][row]})" for row in group]
-        return page.figure([pictures[row] for row in group[:SHOWN_OF_GROUP]],
-                           f"{score[frame['image'][group[0]]]:.2f}: {shorten(lines, SHOWN_OF_GROUP)}")
+        return page.figure(
+            [pictures[row] for row in group[:SHOWN_OF_GROUP]],
+            f"{score[frame['image'][group[0]]]:.2f}: {shorten(lines, SHOWN_OF_GROUP)}",
+        )
 
-    yield ("Images of one group show the same picture and lie in one fold. The number is the least correlation of "
-           f"details among its pairs (at least {LEAST_SCORE}; 1: the same bytes or pixels). Nothing was deleted. "
-           f"{table.data}")
-    for title, groups in ((f"{len(conflicts)} pictures with several labels", conflicts),
-                          (f"{len(others)} pictures with one label, the least alike first", others)):
+    yield (
+        "Images of one group show the same picture and lie in one fold. The number is the least correlation of "
+        f"details among its pairs (at least {LEAST_SCORE}; 1: the same bytes or pixels). Nothing was deleted. "
+        f"{table.data}"
+    )
+    for title, groups in (
+        (f"{len(conflicts)} pictures with several labels", conflicts),
+        (f"{len(others)} pictures with one label, the least alike first", others),
+    ):
         yield page.heading(title)
         yield page.grid(map(figure, groups[:SHOWN]))
         if len(groups) > SHOWN:

@@ -55,8 +55,10 @@ def warn_of_others(table):
     if others and record.exists() and len(others) <= read_json(record).get("conflicts_left_out", 0):
         return  # as was asked for
     if others:
-        warn(f"{table.data}: {len(others)} images are not in the fold table, which was made before they came, or "
-             f"without them: {shorten(others)}")
+        warn(
+            f"{table.data}: {len(others)} images are not in the fold table, which was made before they came, or "
+            f"without them: {shorten(others)}"
+        )
 
 
 def map_images(table, work=lambda image: image, start=0):

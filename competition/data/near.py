@@ -40,21 +40,27 @@ def make_sketch(pixels):
 
 def find_near(sketches):
     """The near duplicates among sketches uint8 [n, SKETCH]: a DataFrame of first, second (rows), how, score."""
-    luma = sketches[:, :SIDE**2].reshape(-1, SIDE, SIDE)
-    colours = sketches[:, SIDE**2:].reshape(-1, CELLS, CELLS, 3)
+    luma = sketches[:, : SIDE**2].reshape(-1, SIDE, SIDE)
+    colours = sketches[:, SIDE**2 :].reshape(-1, CELLS, CELLS, 3)
 
     def examine(job):
         first, second, symmetry = job
-        return compare_pictures(luma[first], transform(luma[second], symmetry), colours[first],
-                       transform(colours[second], symmetry))
+        return compare_pictures(
+            luma[first], transform(luma[second], symmetry), colours[first], transform(colours[second], symmetry)
+        )
 
     jobs = _candidates(luma, np.flatnonzero([_has_detail(image) for image in luma]))
     scores = list(in_threads(examine, jobs, "compare images"))
-    pairs = pd.DataFrame([[*job[:2], "near", score] for job, score in zip(jobs, scores) if score >= LEAST_SCORE],
-                         columns=["first", "second", "how", "score"])
+    pairs = pd.DataFrame(
+        [[*job[:2], "near", score] for job, score in zip(jobs, scores) if score >= LEAST_SCORE],
+        columns=["first", "second", "how", "score"],
+    )
     pairs = pairs.astype({"first": int, "second": int, "score": float})
-    return pairs.sort_values("score", ascending=False, kind="stable").drop_duplicates(["first", "second"]) \
+    return (
+        pairs.sort_values("score", ascending=False, kind="stable")
+        .drop_duplicates(["first", "second"])
         .sort_values(["first", "second"], ignore_index=True)
+    )
 
 
 def compare_pictures(first, second, first_colours, second_colours):
@@ -80,7 +86,7 @@ def same_colours(first, second):
 def transform(image, symmetry):
     """One of the 8 symmetries of [h, w, ...]: bit 4 transposes, then bit 2 turns upside down, bit 1 mirrors."""
     image = image.swapaxes(0, 1) if symmetry & 4 else image
-    return image[::-1 if symmetry & 2 else 1, ::-1 if symmetry & 1 else 1]
+    return image[:: -1 if symmetry & 2 else 1, :: -1 if symmetry & 1 else 1]
 
 
 def _inverse(symmetry):
@@ -113,7 +119,7 @@ def _vectors(spectra, highest, power):
     `power` of the frequency weighs them: natural images have little of the high ones, and all are alike in the low.
     """
     keep = (_RADIUS > 0) & (_RADIUS <= highest)
-    found = (spectra * _RADIUS.astype(np.float32)**power)[..., keep]
+    found = (spectra * _RADIUS.astype(np.float32) ** power)[..., keep]
     return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-9)
 
 
@@ -142,7 +148,7 @@ def _candidates(luma, rows):
     parts = np.array_split(rows, -(-len(rows) // CHUNK))
     spectra = np.concatenate([_spectrum(luma[part]) for part in parts])
     coarse = _vectors(spectra, COARSE, 0.5)
-    pivots = coarse[np.linspace(0, len(rows) - 1, round(len(rows)**0.5)).astype(int)]
+    pivots = coarse[np.linspace(0, len(rows) - 1, round(len(rows) ** 0.5)).astype(int)]
     bounds = np.cumsum([0, *map(len, parts)])
     home = np.concatenate([(coarse[a:b] @ pivots.T).argmax(1) for a, b in zip(bounds, bounds[1:])])
     members = np.split(np.argsort(home, kind="stable"), np.cumsum(np.bincount(home, minlength=len(pivots)))[:-1])
@@ -175,14 +181,14 @@ def _nearest(turned, own, coarse, pivots, members):
     ends = np.searchsorted(near.ravel()[order], np.arange(len(pivots) + 1))
     found = []
     for pivot, rows in enumerate(members):
-        symmetry, query, _ = np.unravel_index(order[ends[pivot]:ends[pivot + 1]], near.shape)
+        symmetry, query, _ = np.unravel_index(order[ends[pivot] : ends[pivot + 1]], near.shape)
         if not len(query) or not len(rows):
             continue
         alike = turned[symmetry, query] @ coarse[rows].T
         alike[own[query][:, None] == rows] = -1
         least = np.full((len(query), 1), LEAST_ALIKE, np.float32)
         if len(rows) > OF_A_PROBE:
-            least = np.maximum(least, -np.partition(-alike, OF_A_PROBE - 1, 1)[:, OF_A_PROBE - 1:OF_A_PROBE])
+            least = np.maximum(least, -np.partition(-alike, OF_A_PROBE - 1, 1)[:, OF_A_PROBE - 1 : OF_A_PROBE])
         a, b = np.nonzero(alike >= least)
         found.append((query[a], symmetry[a], rows[b], alike[a, b]))
     query, symmetry, other, alike = map(np.concatenate, zip(*found))
@@ -196,8 +202,9 @@ def _unordered(jobs):
     """int [m, 3] of (first, second, symmetry of the second) without what says the same the other way round."""
     first, second, symmetry = jobs.T
     swapped = first > second
-    jobs = np.stack([np.minimum(first, second), np.maximum(first, second),
-                     np.where(swapped, _inverse(symmetry), symmetry)], 1)
+    jobs = np.stack(
+        [np.minimum(first, second), np.maximum(first, second), np.where(swapped, _inverse(symmetry), symmetry)], 1
+    )
     return np.unique(jobs, axis=0)
 
 
@@ -242,7 +249,7 @@ def _high_pass(image, inside):
 
 def _level(detail, inside):
     """Detail as strong in one place as in another, so that an edge, say of a shadow, does not speak for all."""
-    power = cv2.GaussianBlur(np.where(inside, detail, 0)**2, (0, 0), COARSEST)
+    power = cv2.GaussianBlur(np.where(inside, detail, 0) ** 2, (0, 0), COARSEST)
     return detail / (np.sqrt(power) + SOFT * detail[inside].std() + LEAST_DETAIL)
 
 

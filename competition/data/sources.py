@@ -206,7 +206,7 @@ def _from_class_folders(source, files, folders):
         root += tops[0] + "/"
         tops = _tops(folders, root)
     data = source.data / root if root else source.data
-    images = [name[len(root):] for name in files if name.startswith(root)]
+    images = [name[len(root) :] for name in files if name.startswith(root)]
     loose = [name for name in images if "/" not in name and _looks_like_picture(name)]
     if not tops:
         found = f"{len(loose)} images" if loose else f"{len(images)} other files" if images else "nothing"
@@ -221,7 +221,7 @@ def _from_class_folders(source, files, folders):
 
 
 def _tops(folders, root):
-    return sorted({folder[len(root):].split("/", 1)[0] for folder in folders if folder.startswith(root)})
+    return sorted({folder[len(root) :].split("/", 1)[0] for folder in folders if folder.startswith(root)})
 
 
 def _looks_like_picture(name):
@@ -287,8 +287,9 @@ def _csv_rows(data, expected=("image", "label")):
                 if columns.count(column) != 1:
                     found = f"columns {', '.join(map(repr, columns))}" if columns else "an empty file"
                     hint = ", with commas between them" if len(columns) == 1 and ";" in columns[0] else ""
-                    raise InputError(f"{data}: found {found}, expected {' and '.join(f'one {c!r}' for c in expected)}"
-                                     f"{hint}")
+                    raise InputError(
+                        f"{data}: found {found}, expected {' and '.join(f'one {c!r}' for c in expected)}{hint}"
+                    )
             for row in reader:
                 yield reader.line_num, row
     except UnicodeDecodeError as error:

@@ -107,8 +107,9 @@ def read_folds(name=None, workspace=Workspace()):
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
-    return FoldTable(name, frame, classes, size, data, seed, record["hash"], data_hash(frame), root, metric,
-                     workspace=workspace)
+    return FoldTable(
+        name, frame, classes, size, data, seed, record["hash"], data_hash(frame), root, metric, workspace=workspace
+    )
 
 
 def add_rows(table, fold, names, labels, hashes):
@@ -120,8 +121,17 @@ def add_rows(table, fold, names, labels, hashes):
     of them. The table is for no other fold. Its hashes are its own.
     """
     height, width = table.size
-    rows = pd.DataFrame({"image": names, "label": np.array(table.classes, object)[labels], "fold": (fold + 1) % table.k,
-                         "group": names, "sha256": hashes, "width": width, "height": height})
+    rows = pd.DataFrame(
+        {
+            "image": names,
+            "label": np.array(table.classes, object)[labels],
+            "fold": (fold + 1) % table.k,
+            "group": names,
+            "sha256": hashes,
+            "width": width,
+            "height": height,
+        }
+    )
     changed = {key: files.hash_json([getattr(table, key), rows["sha256"].tolist()]) for key in ("hash", "data_hash")}
     return replace(table, frame=pd.concat([table.frame, rows], ignore_index=True), **changed)
 

@@ -22,8 +22,10 @@ def read_test(test, table, place=None, fewest=FEWEST):
     source = open_unlabelled(test)
     runs = table.workspace.runs
     if source.data.is_dir() and runs.resolve().is_relative_to(source.data.resolve()):
-        raise InputError(f"{source.data}: the test folder holds the current one, whose {runs}/ is written; "
-                         "expected test images elsewhere, or another current folder")
+        raise InputError(
+            f"{source.data}: the test folder holds the current one, whose {runs}/ is written; "
+            "expected test images elsewhere, or another current folder"
+        )
 
     def examine(image):
         data = source.read(image)
@@ -35,5 +37,14 @@ def read_test(test, table, place=None, fewest=FEWEST):
         raise InputError(f"{source.data}: {len(frame)} images, expected {fewest} or more to compare")
     digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
     folder = (place or table.paths.shift)(default_name(source.data, "rename it"))
-    return FoldTable(folder.relative_to(runs).as_posix(), frame, table.classes, table.size, source.data.as_posix(), 0,
-                     digest, digest, workspace=table.workspace)
+    return FoldTable(
+        folder.relative_to(runs).as_posix(),
+        frame,
+        table.classes,
+        table.size,
+        source.data.as_posix(),
+        0,
+        digest,
+        digest,
+        workspace=table.workspace,
+    )

@@ -33,24 +33,34 @@ def _rand_augment(A, n, magnitude):
         x, y = np.degrees(np.arctan([x, y])).tolist()
         return affine(shear={"x": (x, x), "y": (y, y)})
 
-    return A.RandomOrder([
-        A.NoOp(p=1),
-        A.AutoContrast(p=1),
-        A.Equalize(p=1),
-        A.Solarize(threshold_range=(1 - share, 1 - share), p=1),
-        A.Posterize(num_bits=min(7, 8 - round(4 * share)), p=1),
-        either(lambda v: affine(rotate=(v, v)), 30),
-        either(lambda v: shear(v, 0), 0.3),
-        either(lambda v: shear(0, v), 0.3),
-        either(lambda v: affine(translate_percent={"x": (v, v), "y": (0, 0)}), 150 / 331),
-        either(lambda v: affine(translate_percent={"x": (0, 0), "y": (v, v)}), 150 / 331),
-        either(lambda v: jitter(brightness=(1 + v, 1 + v)), 0.9),
-        either(lambda v: jitter(contrast=(1 + v, 1 + v)), 0.9),
-        either(lambda v: jitter(saturation=(1 + v, 1 + v)), 0.9),
-        # sharper, or less so: Albumentations has two operations for Pillow's one
-        A.OneOf([A.UnsharpMask(blur_limit=3, alpha=(0.9 * share, 0.9 * share), threshold=0, p=1),
-                 A.GaussianBlur(blur_limit=0, sigma_limit=(0.9 * share, 0.9 * share), p=1)], p=1),
-    ], n=n, replace=True, p=1)
+    return A.RandomOrder(
+        [
+            A.NoOp(p=1),
+            A.AutoContrast(p=1),
+            A.Equalize(p=1),
+            A.Solarize(threshold_range=(1 - share, 1 - share), p=1),
+            A.Posterize(num_bits=min(7, 8 - round(4 * share)), p=1),
+            either(lambda v: affine(rotate=(v, v)), 30),
+            either(lambda v: shear(v, 0), 0.3),
+            either(lambda v: shear(0, v), 0.3),
+            either(lambda v: affine(translate_percent={"x": (v, v), "y": (0, 0)}), 150 / 331),
+            either(lambda v: affine(translate_percent={"x": (0, 0), "y": (v, v)}), 150 / 331),
+            either(lambda v: jitter(brightness=(1 + v, 1 + v)), 0.9),
+            either(lambda v: jitter(contrast=(1 + v, 1 + v)), 0.9),
+            either(lambda v: jitter(saturation=(1 + v, 1 + v)), 0.9),
+            # sharper, or less so: Albumentations has two operations for Pillow's one
+            A.OneOf(
+                [
+                    A.UnsharpMask(blur_limit=3, alpha=(0.9 * share, 0.9 * share), threshold=0, p=1),
+                    A.GaussianBlur(blur_limit=0, sigma_limit=(0.9 * share, 0.9 * share), p=1),
+                ],
+                p=1,
+            ),
+        ],
+        n=n,
+        replace=True,
+        p=1,
+    )
 
 
 def _grid_mask(A, p):
@@ -189,10 +199,11 @@ def blob_mask(height, width, random, decay=3):
     """
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     real, imaginary = random.standard_normal((2, *frequency.shape))
-    noise = np.fft.irfft2((real + 1j * imaginary) / np.maximum(frequency, 1 / max(height, width)) ** decay,
-                          (height, width))
+    noise = np.fft.irfft2(
+        (real + 1j * imaginary) / np.maximum(frequency, 1 / max(height, width)) ** decay, (height, width)
+    )
     mask = np.zeros(height * width, bool)
-    mask[np.argsort(noise, None)[round(random.random() * mask.size):]] = True
+    mask[np.argsort(noise, None)[round(random.random() * mask.size) :]] = True
     return mask.reshape(height, width)
 
 

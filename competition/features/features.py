@@ -157,8 +157,10 @@ def copy_features(backbone, images, copies, policy, seed, shelf, room=None, vers
         return np.stack([augment(image, int(digits, 16)) for image, digits in zip(part, seeds)])
 
     jobs = [
-        ({"copy": copy, "policy": policy, "seed": seed, "drawn": versions or {}},
-         lambda part, rows, copy=copy: draw(part, rows, copy))
+        (
+            {"copy": copy, "policy": policy, "seed": seed, "drawn": versions or {}},
+            lambda part, rows, copy=copy: draw(part, rows, copy),
+        )
         for copy in range(copies)
     ]
     return _compute(backbone, images, jobs, shelf, room)

@@ -28,8 +28,9 @@ def frozen_features(table, settings, model, weights, images, backbone, room=None
     features = view_features(backbone, images, views, shelf, room)
     if not settings.frozen_copies or settings.augment_phases == "full":
         return features, features
-    return features, copy_features(backbone, images, settings.frozen_copies, settings.augment, settings.seed, shelf,
-                                   room, files.versions(DRAWING))
+    return features, copy_features(
+        backbone, images, settings.frozen_copies, settings.augment, settings.seed, shelf, room, files.versions(DRAWING)
+    )
 
 
 def features_key(table, settings, model, weights):
@@ -37,16 +38,25 @@ def features_key(table, settings, model, weights):
 
     settings: a Recipe; weights: the sha256 of the backbone's, None for random ones
     """
-    return {"size": list(table.size), "model": model, "weights": weights, "image_size": settings.image_size,
-            "least_size": settings.least_size}
+    return {
+        "size": list(table.size),
+        "model": model,
+        "weights": weights,
+        "image_size": settings.image_size,
+        "least_size": settings.least_size,
+    }
 
 
 def open_shelf(table, settings, model, weights, hashes):
     """The features.Shelf for images of these sha256; those of other fold tables, by whatever name, serve as well."""
     from keras import backend
 
-    key = {"format": FEATURES_FORMAT, "decoded": IMAGES_FORMAT, **features_key(table, settings, model, weights.sha256),
-           "versions": files.versions(COMPUTING) | {"backend": backend.backend()}}
+    key = {
+        "format": FEATURES_FORMAT,
+        "decoded": IMAGES_FORMAT,
+        **features_key(table, settings, model, weights.sha256),
+        "versions": files.versions(COMPUTING) | {"backend": backend.backend()},
+    }
     return Shelf(table.paths.features, hashes, key, tuple(table.workspace.features))
 
 
@@ -70,11 +80,19 @@ def class_copies(table, settings):
 def copies_features(table, settings, model, weights, images, backbone, room=None):
     """The augment.Copies with their features, augmented as the recipe says; see frozen_features."""
     copies = class_copies(table, settings)
-    sources = copies.sources[len(table.labels):]
+    sources = copies.sources[len(table.labels) :]
     if not len(sources):
         return copies
     general = settings.augment if settings.frozen_copies and settings.augment_phases != "full" else []
     shelf = open_shelf(table, settings, model, weights, table.frame["sha256"].to_numpy()[sources].tolist())
-    features, = copy_features(backbone, Rows(images, sources), 1, [*settings.oversample_augment, *general],
-                              settings.seed, shelf, room, files.versions(DRAWING))
+    (features,) = copy_features(
+        backbone,
+        Rows(images, sources),
+        1,
+        [*settings.oversample_augment, *general],
+        settings.seed,
+        shelf,
+        room,
+        files.versions(DRAWING),
+    )
     return replace(copies, features=features)

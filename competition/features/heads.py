@@ -47,8 +47,9 @@ class Heads(Layer):
 
     def of(self, folds):
         """The Heads of some of the F folds, by their places."""
-        return read_heads({name: values[:, :, folds] if name == "log" else values[:, folds]
-                           for name, values in self.arrays().items()})
+        return read_heads(
+            {name: values[:, :, folds] if name == "log" else values[:, folds] for name, values in self.arrays().items()}
+        )
 
     def best_of(self, place):
         """The best head of each setting for the fold at this place: a list of matrices [S, inputs + 1, outputs]."""
@@ -56,8 +57,9 @@ class Heads(Layer):
 
     def arrays(self):
         """{name: array}, of which read_heads makes it again."""
-        hidden = {f"hidden_{i}_{name}": values for i, layer in enumerate(self.hidden)
-                  for name, values in vars(layer).items()}
+        hidden = {
+            f"hidden_{i}_{name}": values for i, layer in enumerate(self.hidden) for name, values in vars(layer).items()
+        }
         return {name: values for name, values in vars(self).items() if name != "hidden"} | hidden
 
     def stopped(self, patience):
@@ -76,8 +78,13 @@ def start_heads(settings, folds, dimension, classes, hidden=(), seed=0):
         layers.append([np.zeros((*shape, before + 1, units), np.float32) for _ in range(4)])
         if len(layers) <= len(hidden):
             layers[-1][0][..., :-1, :] = random.normal(0, np.sqrt(2 / before), (before, units))
-    return Heads(*layers.pop(), best_epoch=np.zeros(shape, np.int64), best_score=np.tile([-1.0, 0.0], (*shape, 1)),
-                 log=np.zeros((0, *shape, 4)), hidden=tuple(Layer(*layer) for layer in layers))
+    return Heads(
+        *layers.pop(),
+        best_epoch=np.zeros(shape, np.int64),
+        best_score=np.tile([-1.0, 0.0], (*shape, 1)),
+        log=np.zeros((0, *shape, 4)),
+        hidden=tuple(Layer(*layer) for layer in layers),
+    )
 
 
 def read_heads(arrays):
@@ -88,8 +95,9 @@ def read_heads(arrays):
     return Heads(*(arrays[f.name] for f in fields(Heads) if f.name != "hidden"), hidden=tuple(hidden))
 
 
-def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=None, soft=None,
-                metric=METRICS["accuracy"]):
+def train_epoch(
+    heads, settings, pool, plain, labels, fold_of, folds, copies=None, soft=None, metric=METRICS["accuracy"]
+):
     """Train every head for one more epoch, in place; the validation probabilities, for each fold float32 [S, n_f, C].
 
     heads     Heads of S settings x F folds
@@ -117,8 +125,10 @@ def train_epoch(heads, settings, pool, plain, labels, fold_of, folds, copies=Non
         np.array([getattr(s, key) for s in settings], np.float32)[:, None, None, None]
         for key in ("dropout", "label_smoothing", "frozen_rate", "frozen_weight_decay")
     )
-    decays = [decay * np.append(np.ones(layer.weights.shape[2] - 1, np.float32), 0)[:, None]  # not of the bias
-              for layer in heads.layers]
+    decays = [
+        decay * np.append(np.ones(layer.weights.shape[2] - 1, np.float32), 0)[:, None]  # not of the bias
+        for layer in heads.layers
+    ]
     rate_of = schedule(recipe.frozen_schedule, recipe.warmup)
     fold, sums = np.arange(len(folds))[:, None], np.zeros((2, *heads.weights.shape[:2]))
     batch = np.ones((len(folds), size, pool[0].shape[1] + 1), np.float32)  # the last column stays 1: the bias
@@ -155,8 +165,13 @@ def predict_heads(head, features):
 
     head   a list of matrices [..., inputs + 1, outputs], one for each layer
     """
-    return np.concatenate([softmax(head_logits(head, np.asarray(features[i : i + 4096], np.float32)))[0]
-                           for i in range(0, len(features), 4096)], -2)
+    return np.concatenate(
+        [
+            softmax(head_logits(head, np.asarray(features[i : i + 4096], np.float32)))[0]
+            for i in range(0, len(features), 4096)
+        ],
+        -2,
+    )
 
 
 def head_logits(head, features):
@@ -245,8 +260,9 @@ def _validate(heads, patience, means, plain, labels, fold_of, folds, metric):
     """Score the heads on their validation images, note it, keep what is best; the probabilities."""
     going = ~heads.stopped(patience)
     held_out = [Rows(plain, np.flatnonzero(fold_of == fold)) for fold in folds]
-    probabilities = [predict_heads([layer.weights[:, f] for layer in heads.layers], features)
-                     for f, features in enumerate(held_out)]
+    probabilities = [
+        predict_heads([layer.weights[:, f] for layer in heads.layers], features) for f, features in enumerate(held_out)
+    ]
     row, score = np.empty((*going.shape, 4)), np.empty((*going.shape, 2))
     row[..., :2] = np.moveaxis(means, 0, -1)
     for f, fold in enumerate(folds):

@@ -73,8 +73,14 @@ def draw_transforms(names, seed):
     return compose
 
 
-_KINDS = {"HorizontalFlip": "move", "VerticalFlip": "move", "D4": "move", "Affine": "move",
-          "RandomBrightnessContrast": "light", "HueSaturationValue": "colour"}
+_KINDS = {
+    "HorizontalFlip": "move",
+    "VerticalFlip": "move",
+    "D4": "move",
+    "Affine": "move",
+    "RandomBrightnessContrast": "light",
+    "HueSaturationValue": "colour",
+}
 
 
 def _kinds(names):
@@ -105,7 +111,9 @@ def _matrix(transform, params, size):
     if name == "Affine":
         return params["matrix"]
     middle = np.array([size[1] - 1, size[0] - 1]) / 2
-    turn = np.array(_D4[params["group_element"] if name == "D4" else {"HorizontalFlip": "h", "VerticalFlip": "v"}[name]])
+    turn = np.array(
+        _D4[params["group_element"] if name == "D4" else {"HorizontalFlip": "h", "VerticalFlip": "v"}[name]]
+    )
     matrix = np.eye(3)
     matrix[:2, :2], matrix[:2, 2] = turn, middle - turn @ middle
     return matrix

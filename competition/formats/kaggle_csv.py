@@ -31,8 +31,9 @@ from competition.submission.score_log import keep_older, log_submission
 PREDICT_FORMAT = 1  # raise it when the same models say something else of the same images
 
 
-def make(name=None, run=None, test=None, sample=None, probabilities=False, memory=None, hidden=None,
-         workspace=Workspace()):
+def make(
+    name=None, run=None, test=None, sample=None, probabilities=False, memory=None, hidden=None, workspace=Workspace()
+):
     """Write `submissions/<name>.csv` of the blend or of one finished run, and its record `<name>.csv.json`.
 
     name, run      as of make.make_submission
@@ -67,8 +68,12 @@ def make(name=None, run=None, test=None, sample=None, probabilities=False, memor
 
     write_with(path, write)
     record = record_of(path, ensemble, table, "kaggle-csv") | {
-        "test": unknown.data, "test_data": unknown.data_hash, "rows": len(frame), "values": wanted.values,
-        "sample": sample and sha256_file(sample)}
+        "test": unknown.data,
+        "test_data": unknown.data_hash,
+        "rows": len(frame),
+        "values": wanted.values,
+        "sample": sample and sha256_file(sample),
+    }
     write_json(table.paths.predictions_json, record)
     log_submission(path, record, workspace)
     _report(path, ensemble, table, wanted, sample, probs)
@@ -94,8 +99,9 @@ def predict_images(ensemble, table, unknown, memory=None):
     left = [part for part in parts if not part.path.exists()]
     if left:
         images = load_images(unknown, memory)
-        with tqdm(total=len(left) * len(images) * len(ensemble.views), desc="predict", unit=" images",
-                  disable=None) as bar:
+        with tqdm(
+            total=len(left) * len(images) * len(ensemble.views), desc="predict", unit=" images", disable=None
+        ) as bar:
             for run, _ in ensemble.members:
                 wanted = [part for part in left if part.run is run]
                 answers = _answer(run, [part.fold for part in wanted], table, ensemble.views, images, bar)
@@ -105,8 +111,10 @@ def predict_images(ensemble, table, unknown, memory=None):
     for part in parts:
         probs = _read(part.path)
         if not np.isfinite(probs).all():
-            raise InputError(f"{part.run.dir}: it gives probabilities that are no numbers ({part.path}), expected "
-                             "numbers; train it again")
+            raise InputError(
+                f"{part.run.dir}: it gives probabilities that are no numbers ({part.path}), expected "
+                "numbers; train it again"
+            )
         total = total + part.weight * probs.astype(np.float64)
     return sharpen(total, ensemble.temperature)
 
@@ -114,8 +122,15 @@ def predict_images(ensemble, table, unknown, memory=None):
 def _parts(run, weight, views, table, unknown):
     weights = {path.relative_to(run.dir).as_posix(): sha256_file(path) for path in run.weight_files(table.k)}
     folds = [None] if run.frozen else list(range(table.k))
-    key = {"format": PREDICT_FORMAT, "test": unknown.data_hash, "size": list(table.size), "views": views,
-           "config": run.config, "weights": weights, "versions": versions()}
+    key = {
+        "format": PREDICT_FORMAT,
+        "test": unknown.data_hash,
+        "size": list(table.size),
+        "views": views,
+        "config": run.config,
+        "weights": weights,
+        "versions": versions(),
+    }
     names = [f"{run.name}-{hash_json(key | {'fold': fold})[:16]}.npz" for fold in folds]
     return [Part(run, fold, weight / len(folds), unknown.paths.runs / name) for fold, name in zip(folds, names)]
 
@@ -144,8 +159,10 @@ def _read(path):
 
 def _report(path, ensemble, table, wanted, sample, probs):
     fitted = f"as {sample} has them" if sample else "no SAMPLE= to compare with"
-    print(f"{path}: {ensemble.source}; views {', '.join(ensemble.views)}\n"
-          f"{len(wanted.ids)} rows, columns {shorten(wanted.columns, 20)}: {wanted.values}, {fitted}\n")
+    print(
+        f"{path}: {ensemble.source}; views {', '.join(ensemble.views)}\n"
+        f"{len(wanted.ids)} rows, columns {shorten(wanted.columns, 20)}: {wanted.values}, {fitted}\n"
+    )
     training = np.bincount(table.labels, minlength=len(table.classes)) / len(table.labels)
     predicted = np.bincount(probs.argmax(1), minlength=len(table.classes)) / len(probs)
     shares = {"class": table.classes, "share predicted": predicted, "share in training": training}

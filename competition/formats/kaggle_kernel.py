@@ -56,8 +56,19 @@ kaggle kernels output {user}/{slug} -p {folder}/output     (when it is done)
 make take FROM={folder}/output"""
 
 
-def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, test=None, sample=None,
-         probabilities=False, hidden_n=None, hidden=None, workspace=Workspace()):
+def make(
+    name=None,
+    run=None,
+    kaggle_user=None,
+    competition=None,
+    dataset=None,
+    test=None,
+    sample=None,
+    probabilities=False,
+    hidden_n=None,
+    hidden=None,
+    workspace=Workspace(),
+):
     """Write `kernels/<name>-predict/`: a kernel that writes submission.csv of the competition's test images.
 
     name, run            as of make.make_submission
@@ -73,8 +84,10 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     table = read_folds(name, workspace)
     ensemble = read_ensemble(table, run, hidden_n, hidden)
     if not (competition or dataset):
-        raise InputError("COMPETITION= is missing, expected the name that the competition with the test images has in "
-                         "its address on Kaggle, or DATASET=<owner>/<dataset>")
+        raise InputError(
+            "COMPETITION= is missing, expected the name that the competition with the test images has in "
+            "its address on Kaggle, or DATASET=<owner>/<dataset>"
+        )
     arguments = ["predict", "--name", table.name, "--test", ["input", test or "test"]]
     arguments += ["--run", run] if run else []
     arguments += ["--sample", ["input", sample]] if sample else []
@@ -100,8 +113,19 @@ def make(name=None, run=None, kaggle_user=None, competition=None, dataset=None, 
     return folder
 
 
-def make_training(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
-                  kaggle_user=None, competition=None, dataset=None, workspace=Workspace()):
+def make_training(
+    model,
+    recipe="quick",
+    name=None,
+    weights="imagenet",
+    run=None,
+    only_fold=None,
+    overrides=(),
+    kaggle_user=None,
+    competition=None,
+    dataset=None,
+    workspace=Workspace(),
+):
     """Write `kernels/<name>-train-<run>/`: a kernel that trains a run on Kaggle's GPU, for `take` to bring home.
 
     competition, dataset  as of `make`, where they have the training images as they are here; by default the images go
@@ -123,8 +147,13 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
     arguments += ["--only-fold", str(only_fold)] if only_fold is not None else []
     arguments += [part for override in overrides for part in ("--set", override)]
     first = table.frame.iloc[0]
-    job = _Job(table.name, arguments, {_at_home(table, table.paths.run(run)): f"run-{table.name}-{run}.zip"},
-               first["image"], first["sha256"])
+    job = _Job(
+        table.name,
+        arguments,
+        {_at_home(table, table.paths.run(run)): f"run-{table.name}-{run}.zip"},
+        first["image"],
+        first["sha256"],
+    )
 
     def stage(folder):
         if chosen.path:
@@ -136,10 +165,22 @@ def make_training(model, recipe="quick", name=None, weights="imagenet", run=None
 
     slug = _slug(table.name, "train", run)
     folder, payload = _write(slug, table, job, stage, kaggle_user, competition, dataset)
-    write_json(workspace.kernels / f"{slug}.json", {
-        "format": "kaggle-kernel", "zip": payload.name, "sha256": sha256_file(payload), "bytes": payload.stat().st_size,
-        "run": run, "arguments": arguments, "weights": chosen.sha256, "recipe": dataclasses.asdict(settings),
-        "table": table.hash, "data": table.data_hash, "versions": versions()})
+    write_json(
+        workspace.kernels / f"{slug}.json",
+        {
+            "format": "kaggle-kernel",
+            "zip": payload.name,
+            "sha256": sha256_file(payload),
+            "bytes": payload.stat().st_size,
+            "run": run,
+            "arguments": arguments,
+            "weights": chosen.sha256,
+            "recipe": dataclasses.asdict(settings),
+            "table": table.hash,
+            "data": table.data_hash,
+            "versions": versions(),
+        },
+    )
     print(f"{folder}: trains {run}" + (NEXT + NEXT_TRAINING).format(folder=folder, user=kaggle_user, slug=slug))
     return folder
 
@@ -176,13 +217,28 @@ def _write(slug, table, job, stage, user, competition, dataset):
             raise InputError(f"{payload}: not written, {error}") from None
         write_with(payload, lambda path: pack(temporary, path))
     title = slug.replace("-", " ")
-    write_json(folder / "dataset" / "dataset-metadata.json", {
-        "id": f"{user}/{slug}-files", "title": f"{title} files", "licenses": [{"name": "other"}]})
-    write_json(folder / "kernel-metadata.json", {
-        "id": f"{user}/{slug}", "title": title, "code_file": "kernel.py", "language": "python", "kernel_type": "script",
-        "is_private": True, "enable_gpu": True, "enable_tpu": False, "enable_internet": False,
-        "dataset_sources": [f"{user}/{slug}-files", *sources["dataset"]], "competition_sources": sources["competition"],
-        "kernel_sources": [], "model_sources": []})
+    write_json(
+        folder / "dataset" / "dataset-metadata.json",
+        {"id": f"{user}/{slug}-files", "title": f"{title} files", "licenses": [{"name": "other"}]},
+    )
+    write_json(
+        folder / "kernel-metadata.json",
+        {
+            "id": f"{user}/{slug}",
+            "title": title,
+            "code_file": "kernel.py",
+            "language": "python",
+            "kernel_type": "script",
+            "is_private": True,
+            "enable_gpu": True,
+            "enable_tpu": False,
+            "enable_internet": False,
+            "dataset_sources": [f"{user}/{slug}-files", *sources["dataset"]],
+            "competition_sources": sources["competition"],
+            "kernel_sources": [],
+            "model_sources": [],
+        },
+    )
     files.write_bytes(folder / "kernel.py", Path(kernel_script.__file__).read_bytes())
     print(f"{payload}: {gigabytes(payload.stat().st_size)}")
     return folder, payload
@@ -258,13 +314,31 @@ def fetch_wheels(workspace=Workspace()):
     if missing := [name for name in wanted if not there(name)]:
         folder.mkdir(parents=True, exist_ok=True)
         found = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--retries=1", "--timeout=10",
-             "--no-deps", "--only-binary=:all:", "-d", folder, *(f"{name}=={wanted[name]}" for name in missing)],
-            capture_output=True, text=True, errors="replace")
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--disable-pip-version-check",
+                "--retries=1",
+                "--timeout=10",
+                "--no-deps",
+                "--only-binary=:all:",
+                "-d",
+                folder,
+                *(f"{name}=={wanted[name]}" for name in missing),
+            ],
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
         if found.returncode:
             reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
-            files.warn(f"{folder}: no wheels of {shorten(missing)}, which pip could not fetch ({reason}); the kernel "
-                       "will use what Kaggle has of them. The same command with a network adds them")
+            files.warn(
+                f"{folder}: no wheels of {shorten(missing)}, which pip could not fetch ({reason}); the kernel "
+                "will use what Kaggle has of them. The same command with a network adds them"
+            )
     return [path for name in wanted for path in there(name)[:1]]
 
 
@@ -282,8 +356,10 @@ def take(source, workspace=Workspace()):
     zips = [source] if source.is_file() else sorted(source.rglob("run-*.zip"))
     if not zips:
         there = sorted(path.name for path in source.iterdir())
-        raise InputError(f"{source}: found {shorten(there) or 'nothing'}, expected run-<table>-<run>.zip, which a "
-                         "training kernel leaves")
+        raise InputError(
+            f"{source}: found {shorten(there) or 'nothing'}, expected run-<table>-<run>.zip, which a "
+            "training kernel leaves"
+        )
     return [_take(path, workspace) for path in zips]
 
 
@@ -294,7 +370,7 @@ def _take(path, workspace):
             tops = {tuple(name.split("/")[:3]) for name in names}
             if len(tops) != 1 or not re.fullmatch(r"runs/[^/]+/[^/]+/.+", names[0]) or ".." in Path(names[0]).parts:
                 raise InputError(f"{path}: found {shorten(names)}, expected one run, runs/<table>/<run>/...")
-            (_, name, run), = tops
+            ((_, name, run),) = tops
             table = read_folds(name, workspace.of(name))
             folder = table.paths.run(check_run_name(run))
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -329,8 +405,10 @@ def _merge(brought, folder, table):
     if brought.joinpath("run.json").exists():
         theirs = read_run_record(brought)
         if different := [key for key in ("config", "precision") if record.get(key) != theirs.get(key)]:
-            raise InputError(f"{here}: another run of that name is here already, with another {different[0]}; rename "
-                             "that folder, or give the kernel another RUN=")
+            raise InputError(
+                f"{here}: another run of that name is here already, with another {different[0]}; rename "
+                "that folder, or give the kernel another RUN="
+            )
         if run.finished:
             print(f"{folder}: finished here already, nothing is taken in")
             return

@@ -48,11 +48,17 @@ def find(fits, what):
     for _ in range(DEPTH):
         if found := next((folder for folder in level if fits(folder)), None):
             return found
-        level = [Path(entry) for folder in level for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-                 if entry.is_dir()]
+        level = [
+            Path(entry)
+            for folder in level
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+            if entry.is_dir()
+        ]
     there = sorted(path.name for path in INPUT.glob("*"))
-    sys.exit(f"error: {what} found nowhere below {INPUT}, which holds: {', '.join(there) or 'nothing'}; add to this "
-             "kernel the dataset or the competition that has it")
+    sys.exit(
+        f"error: {what} found nowhere below {INPUT}, which holds: {', '.join(there) or 'nothing'}; add to this "
+        "kernel the dataset or the competition that has it"
+    )
 
 
 def open_payload(folder):
@@ -75,6 +81,7 @@ def copy(source, target):
 
 def place_images(job, work, payload):
     """Write into the fold table's record where the images are here: in the payload, or anywhere below INPUT."""
+
     def fits(folder):
         image = folder / job["image"]
         return image.is_file() and hashlib.sha256(image.read_bytes()).hexdigest() == job["sha256"]
@@ -97,8 +104,10 @@ def place(argument, payload):
 def install(wheels, site):
     """Put what Kaggle's image lacks, or has in another version, in front of the rest."""
     if wheels:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", site,
-                        *wheels], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", site, *wheels],
+            check=True,
+        )
     return site
 
 

@@ -68,15 +68,28 @@ def audit(name=None, runs=None, workspace=Workspace()):
     frame = _table_of_images(table, scored.probs, suspects, right)
 
     print(f"{table.name}: {len(labels)} images by {scored.name}, accuracy {accuracy(scored.probs, labels):.4f}")
-    print(f"{len(suspects.ranked)} labels are likely wrong, {len(hard)} images get no right answer from "
-          f"{'the run' if len(scored.runs) == 1 else f'any of {len(scored.runs)} runs'}\n")
+    print(
+        f"{len(suspects.ranked)} labels are likely wrong, {len(hard)} images get no right answer from "
+        f"{'the run' if len(scored.runs) == 1 else f'any of {len(scored.runs)} runs'}\n"
+    )
     if len(suspects.ranked):
         first = suspects.ranked[:SHOWN]
-        print(text_table(pd.DataFrame({
-            "image": np.array(table.images, object)[first], "label": classes[labels[first]],
-            "probability": suspects.trust[first], "suggested": classes[suspects.suggested[first]],
-            "probability there": scored.probs[first, suspects.suggested[first]], "runs right": right[first],
-        }), 3), end="\n\n")
+        print(
+            text_table(
+                pd.DataFrame(
+                    {
+                        "image": np.array(table.images, object)[first],
+                        "label": classes[labels[first]],
+                        "probability": suspects.trust[first],
+                        "suggested": classes[suspects.suggested[first]],
+                        "probability there": scored.probs[first, suspects.suggested[first]],
+                        "runs right": right[first],
+                    }
+                ),
+                3,
+            ),
+            end="\n\n",
+        )
     if pairs:
         shown = pd.DataFrame(pairs[:PAIRS])
         print(text_table(shown.assign(**{key: classes[shown[key]] for key in ("label", "predicted")}), 3), end="\n\n")
@@ -99,8 +112,11 @@ def audit(name=None, runs=None, workspace=Workspace()):
         print(f"{folder / 'audit.html'}: made of these predictions already, nothing to do")
         return frame
     files.write_bytes(folder / "audit.csv", files.csv_bytes(frame))
-    page.write_page(folder / "audit.html", f"{table.name}: which labels are wrong?",
-                    _parts(table, scored, suspects, hard, right, pairs))
+    page.write_page(
+        folder / "audit.html",
+        f"{table.name}: which labels are wrong?",
+        _parts(table, scored, suspects, hard, right, pairs),
+    )
     files.write_json(folder / "audit.json", record)
     print(f"{folder / 'audit.html'}: the same with pictures; {folder / 'audit.csv'}: a row an image")
     return frame
@@ -130,10 +146,15 @@ def confused_pairs(probs, labels, found):
     """
     matrix, doubtful = confusion(probs, labels), confusion(probs[found], labels[found])
     pairs = [
-        {"label": int(true), "predicted": int(other), "images": int(matrix[true, other]),
-         "share": float(matrix[true, other] / matrix[true].sum()),
-         "likely wrong": int(doubtful[true, other])}
-        for true, other in np.argwhere(matrix) if true != other
+        {
+            "label": int(true),
+            "predicted": int(other),
+            "images": int(matrix[true, other]),
+            "share": float(matrix[true, other] / matrix[true].sum()),
+            "likely wrong": int(doubtful[true, other]),
+        }
+        for true, other in np.argwhere(matrix)
+        if true != other
     ]
     return sorted(pairs, key=lambda pair: (-pair["images"], -pair["share"]))
 
@@ -146,11 +167,13 @@ def is_written(folder, stem, record):
 
 def _table_of_images(table, probs, suspects, right):
     classes = np.array(table.classes, object)
-    frame = table.frame[KEYS].assign(**{
-        "suggested": np.where(suspects.found, classes[suspects.suggested], ""),
-        "predicted": classes[probs.argmax(1)],
-        "runs right": right,
-    })
+    frame = table.frame[KEYS].assign(
+        **{
+            "suggested": np.where(suspects.found, classes[suspects.suggested], ""),
+            "predicted": classes[probs.argmax(1)],
+            "runs right": right,
+        }
+    )
     frame = pd.concat([frame, pd.DataFrame(probs, frame.index, table.classes)], axis=1)
     return frame.iloc[suspects.order].reset_index(drop=True)
 
@@ -159,29 +182,42 @@ def _parts(table, scored, suspects, hard, right, pairs):
     labels, predicted, runs = table.labels, scored.probs.argmax(1), len(scored.runs)
     ranked = suspects.ranked
     true, other = labels[suspects.order], predicted[suspects.order]
-    sheets = [suspects.order[(true == pair["label"]) & (other == pair["predicted"])][:PAIR_SHEET]
-              for pair in pairs[:PAIRS]]
+    sheets = [
+        suspects.order[(true == pair["label"]) & (other == pair["predicted"])][:PAIR_SHEET] for pair in pairs[:PAIRS]
+    ]
     shown = draw_rows(table, sorted({row for rows in (ranked[:SHEET], hard[:SHEET], *sheets) for row in rows}))
 
     def say(row, other):
         return f"{table.classes[other]} {scored.probs[row, other]:.2f}"
 
     def sheet(rows, other):
-        return page.grid(page.figure([shown[row]], f"{table.images[row]}: labelled {say(row, labels[row])}, looks like "
-                                     f"{say(row, other[row])}; {right[row]} of {runs} right") for row in rows)
+        return page.grid(
+            page.figure(
+                [shown[row]],
+                f"{table.images[row]}: labelled {say(row, labels[row])}, looks like "
+                f"{say(row, other[row])}; {right[row]} of {runs} right",
+            )
+            for row in rows
+        )
 
-    yield (f"Judged by {scored.name}, {accuracy(scored.probs, labels):.4f} accurate, every image by models that never "
-           f"saw it. {table.data}")
+    yield (
+        f"Judged by {scored.name}, {accuracy(scored.probs, labels):.4f} accurate, every image by models that never "
+        f"saw it. {table.data}"
+    )
     yield page.heading(f"Likely wrong labels: {len(ranked)} of {len(labels)} images")
-    yield (f"As surely of another class as that class's own images are on average; the {min(SHEET, len(ranked))} whose "
-           "label gets the least probability. Hard images with good labels are among them: look before you change one.")
+    yield (
+        f"As surely of another class as that class's own images are on average; the {min(SHEET, len(ranked))} whose "
+        "label gets the least probability. Hard images with good labels are among them: look before you change one."
+    )
     yield page.table([_class_row(table, suspects, label) for label in range(len(table.classes))])
     yield sheet(ranked[:SHEET], suspects.suggested)
     yield page.heading("Most confused pairs")
     for pair, rows in zip(pairs, sheets):
         true, other = (table.classes[pair[key]] for key in ("label", "predicted"))
-        yield (f"{true}, predicted as {other}: {pair['images']} images, {pair['share']:.1%} of the class, "
-               f"{pair['likely wrong']} of them with a likely wrong label")
+        yield (
+            f"{true}, predicted as {other}: {pair['images']} images, {pair['share']:.1%} of the class, "
+            f"{pair['likely wrong']} of them with a likely wrong label"
+        )
         yield sheet(rows, predicted)
     yield page.heading(f"No run is right: {len(hard)} of {len(labels)} images, by {runs} runs")
     yield f"The {min(SHEET, len(hard))} whose label gets the least probability."
@@ -190,7 +226,10 @@ def _parts(table, scored, suspects, hard, right, pairs):
 
 def _class_row(table, suspects, label):
     labels = table.labels
-    return {"class": table.classes[label], "images": int((labels == label).sum()),
-            "mean probability of its images": float(suspects.thresholds[label]),
-            "likely another": int((suspects.found & (labels == label)).sum()),
-            "others that are likely it": int((suspects.found & (suspects.suggested == label)).sum())}
+    return {
+        "class": table.classes[label],
+        "images": int((labels == label).sum()),
+        "mean probability of its images": float(suspects.thresholds[label]),
+        "likely another": int((suspects.found & (labels == label)).sum()),
+        "others that are likely it": int((suspects.found & (suspects.suggested == label)).sum()),
+    }

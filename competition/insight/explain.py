@@ -101,12 +101,17 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
     frame = summarise(labels, hidden, shares, table.classes)
 
     folder, every = table.paths.explain(run.name), frame.iloc[-1]
-    verdict = (f"Hiding the centre costs {every['accuracy'] - every['centre hidden']:.3f} of accuracy, hiding as large "
-               f"a border {every['accuracy'] - every['border hidden']:.3f}; {every['evidence in centre']:.0%} of the "
-               "evidence for the true class lies in the centre, which has half of the area.")
+    verdict = (
+        f"Hiding the centre costs {every['accuracy'] - every['centre hidden']:.3f} of accuracy, hiding as large "
+        f"a border {every['accuracy'] - every['border hidden']:.3f}; {every['evidence in centre']:.0%} of the "
+        "evidence for the true class lies in the centre, which has half of the area."
+    )
     files.write_bytes(folder / "explain.csv", files.csv_bytes(frame))
-    page.write_page(folder / "explain.html", f"{table.name}: what {run.name} looks at",
-                    _parts(table, run, frame, verdict, shown, figures, probabilities))
+    page.write_page(
+        folder / "explain.html",
+        f"{table.name}: what {run.name} looks at",
+        _parts(table, run, frame, verdict, shown, figures, probabilities),
+    )
     print(text_table(frame, 3))
     print(f"{verdict}\n{folder / 'explain.html'}: maps of {len(shown)} images")
     return frame
@@ -145,7 +150,7 @@ def split_at_map(model):
     """
     import keras
 
-    backbone, *head = model.layers[[layer.name for layer in model.layers].index("backbone"):]
+    backbone, *head = model.layers[[layer.name for layer in model.layers].index("backbone") :]
     image = backbone.input
     least = min(LEAST, *image.shape[1:3])
     for output in [operation.output for operation in reversed(backbone.operations)]:
@@ -168,8 +173,8 @@ def map_evidence(trunk, rest, images, classes):
     """
     parts = []
     for start in range(0, len(images), BATCH):
-        maps = predict(trunk, images[start:start + BATCH])
-        parts.append((maps * _gradient(rest, maps, classes[start:start + BATCH])).sum(-1))
+        maps = predict(trunk, images[start : start + BATCH])
+        parts.append((maps * _gradient(rest, maps, classes[start : start + BATCH])).sum(-1))
     return np.concatenate(parts) if parts else np.zeros((0, *trunk.output_shape[1:3]), np.float32)
 
 
@@ -218,12 +223,16 @@ def summarise(labels, hidden, shares, classes):
     labels int [n]; hidden [n, 3, C]: probabilities of the whole image, without its centre, without its border;
     shares [n], as of `share_in_centre`
     """
+
     def row(label, chosen):
         accuracies = [accuracy(hidden[chosen, i], labels[chosen]) if chosen.any() else np.nan for i in range(3)]
         inside = shares[chosen & ~np.isnan(shares)]
-        return {"class": label, "images": int(chosen.sum()),
-                **dict(zip(("accuracy", "centre hidden", "border hidden"), accuracies)),
-                "evidence in centre": inside.mean() if len(inside) else np.nan}
+        return {
+            "class": label,
+            "images": int(chosen.sum()),
+            **dict(zip(("accuracy", "centre hidden", "border hidden"), accuracies)),
+            "evidence in centre": inside.mean() if len(inside) else np.nan,
+        }
 
     rows = [row(label, labels == i) for i, label in enumerate(classes)]
     return pd.DataFrame([*rows, row("all", np.ones(len(labels), bool))])
@@ -231,9 +240,13 @@ def summarise(labels, hidden, shares, classes):
 
 def _best_run(table):
     folder = table.paths.runs
-    finished = [run for run, done in all_runs(table.paths).items()
-                if done and not run.startswith(STUDY_RUN)  # which are to be compared, not kept
-                and kind_of(read_run_record(folder / run).get("config")).plain]  # others have several models
+    finished = [
+        run
+        for run, done in all_runs(table.paths).items()
+        if done
+        and not run.startswith(STUDY_RUN)  # which are to be compared, not kept
+        and kind_of(read_run_record(folder / run).get("config")).plain
+    ]  # others have several models
     if not finished:
         raise InputError(f"{folder}/: no finished run, expected one of `make train MODEL=...`")
     return max(finished, key=lambda run: accuracy(read_oof(folder / run, table).mean(["identity"]), table.labels))
@@ -259,7 +272,8 @@ def _draw(network, table, rows, probabilities, bar):
         figures[row] = page.figure(
             [page.picture(pixels, table.images[row], HEIGHT) for pixels in shown],
             f"{table.images[row]}: {table.classes[label]} {sure:.2f}, of which a patch hides up to "
-            f"{max(0, loss.max()):.2f}")
+            f"{max(0, loss.max()):.2f}",
+        )
     return figures
 
 
@@ -285,6 +299,7 @@ def _centre(height, width):
 
 def _patches(height, width):
     """PATCHES x PATCHES rectangles that cover an image: bool [PATCHES ** 2, height, width]."""
+
     def strips(side):
         length = max(1, -(-side // 4))
         starts = np.linspace(0, side - length, PATCHES).round()[:, None]
@@ -305,9 +320,11 @@ def lay_over(image, places, least=1e-12):
 
 
 def _parts(table, run, frame, verdict, shown, figures, probabilities):
-    yield (f"Each picture is by the fold model that never saw it: the image, Grad-CAM, occlusion; both for the class "
-           f"that the model saw, red where it saw it. {run.config['model']}, OOF accuracy of the run "
-           f"{accuracy(probabilities, table.labels):.4f}.")
+    yield (
+        f"Each picture is by the fold model that never saw it: the image, Grad-CAM, occlusion; both for the class "
+        f"that the model saw, red where it saw it. {run.config['model']}, OOF accuracy of the run "
+        f"{accuracy(probabilities, table.labels):.4f}."
+    )
     yield page.table(frame.to_dict("records"), 3)
     yield verdict
     labels, right = table.labels, probabilities.argmax(1) == table.labels

@@ -77,8 +77,11 @@ def look(name=None, workspace=Workspace()):
     files.write_bytes(folder / "images.csv", files.csv_bytes(frame))
 
     by_class = summarise(frame, outliers, table.classes)
-    page.write_page(folder / "look.html", f"{table.name}: {len(frame)} images in {len(table.classes)} classes",
-                    _parts(table, frame, means, outliers, by_class))
+    page.write_page(
+        folder / "look.html",
+        f"{table.name}: {len(frame)} images in {len(table.classes)} classes",
+        _parts(table, frame, means, outliers, by_class),
+    )
     print(text_table(by_class.drop(columns=["red", "green", "blue"]), 2))
     for kind, rows in outliers.items():
         if rows:
@@ -92,8 +95,17 @@ def measure_image(image):
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     strongest = image.max(-1)
     red, green, blue = image.mean((0, 1))
-    return Measures(luma.mean(), luma.std(), (strongest <= BLACK).mean(), (strongest >= WHITE).mean(), red, green, blue,
-                    np.log2((red + 1) / (green + 1)), cv2.Laplacian(luma, cv2.CV_64F).var())
+    return Measures(
+        luma.mean(),
+        luma.std(),
+        (strongest <= BLACK).mean(),
+        (strongest >= WHITE).mean(),
+        red,
+        green,
+        blue,
+        np.log2((red + 1) / (green + 1)),
+        cv2.Laplacian(luma, cv2.CV_64F).var(),
+    )
 
 
 def robust_z(values):
@@ -187,11 +199,14 @@ def _parts(table, frame, means, outliers, by_class):
     for kind in KINDS:
         rows = outliers[kind.name]
         yield page.heading(f"{kind.name}: {len(rows)} of {len(frame)} images")
-        yield (f"{'log ' if kind.log else ''}{kind.column} {'above' if kind.side > 0 else 'below'} the median by more "
-               f"than {LIMIT} robust standard deviations; the {min(EXTREMES, len(rows))} most extreme")
+        yield (
+            f"{'log ' if kind.log else ''}{kind.column} {'above' if kind.side > 0 else 'below'} the median by more "
+            f"than {LIMIT} robust standard deviations; the {min(EXTREMES, len(rows))} most extreme"
+        )
         values = frame["width"] * frame["height"] if kind.column == "pixels" else frame[kind.column]
-        yield page.grid(page.figure([shown[row]], f"{table.images[row]} ({values[row]:.4g})")
-                        for row in rows[:EXTREMES])
+        yield page.grid(
+            page.figure([shown[row]], f"{table.images[row]} ({values[row]:.4g})") for row in rows[:EXTREMES]
+        )
     for label, rows, all_rows in zip(table.classes, sheets, rows_of):
         yield page.heading(f"{label}: {len(rows)} of {len(all_rows)} images")
         yield page.grid(shown[row] for row in rows)
@@ -202,8 +217,13 @@ def _class_rows(table, frame, means):
         rows = frame[frame["label"] == label]
         sizes = rows.groupby(["height", "width"]).size().sort_values(ascending=False)
         common = ", ".join(f"{height} x {width}: {count}" for (height, width), count in sizes[:3].items())
-        yield {"class": label, "images": len(rows), "share": len(rows) / len(frame), "mean picture": page.picture(mean),
-               "sizes (height x width: images)": common + (f", {len(sizes) - 3} others" if len(sizes) > 3 else "")}
+        yield {
+            "class": label,
+            "images": len(rows),
+            "share": len(rows) / len(frame),
+            "mean picture": page.picture(mean),
+            "sizes (height x width: images)": common + (f", {len(sizes) - 3} others" if len(sizes) > 3 else ""),
+        }
 
 
 def draw_rows(table, rows):
@@ -222,10 +242,12 @@ def draw_spread(frame, column, classes):
     for number, (label, values) in enumerate(quantiles.iterrows()):
         x = 240 + 600 * (values.to_numpy() - low) / ((high - low) or 1)
         y = 20 * number + 10
-        lines.append(f'<text x="0" y="{y + 4}">{page.escape(label[:30])}</text>'
-                     f'<path d="M{x[0]:.1f} {y}H{x[4]:.1f}" stroke="#888"/>'
-                     f'<path d="M{x[1]:.1f} {y}H{x[3]:.1f}" stroke="#69c" stroke-width="12"/>'
-                     f'<path d="M{x[2]:.1f} {y - 8}v16" stroke="#024" stroke-width="2"/>')
+        lines.append(
+            f'<text x="0" y="{y + 4}">{page.escape(label[:30])}</text>'
+            f'<path d="M{x[0]:.1f} {y}H{x[4]:.1f}" stroke="#888"/>'
+            f'<path d="M{x[1]:.1f} {y}H{x[3]:.1f}" stroke="#69c" stroke-width="12"/>'
+            f'<path d="M{x[2]:.1f} {y - 8}v16" stroke="#024" stroke-width="2"/>'
+        )
     y = 20 * len(classes) + 16
     axis = f'<text x="240" y="{y}">{low:.3g}</text><text x="840" y="{y}" text-anchor="end">{high:.3g}</text>'
     return page.Html(f'<svg width="860" height="{y + 6}" font-size="13">{"".join(lines)}{axis}</svg>')

@@ -42,7 +42,7 @@ LEAK = 0.001  # p up to which shuffled labels are no chance: one sound data set 
 def check_pixels(pixels, labels, half, classes):
     """The Checks of pixels float32 [n, d], labels int [n] below `classes`, and `half`, 0 or 1, int [n]."""
     random = np.random.default_rng(0)
-    batch = random.permutation(len(labels))[:max(2, min(BATCH, pixels.shape[1] // 2))]
+    batch = random.permutation(len(labels))[: max(2, min(BATCH, pixels.shape[1] // 2))]
     start, learnt = learn_batch(pixels[batch], labels[batch], classes)
     zeros = np.zeros((len(labels), 1), np.float32)  # of one input: those of more would never move either
     shuffled = random.permutation(labels)
@@ -56,20 +56,42 @@ def check_pixels(pixels, labels, half, classes):
     luck = better(lost, blind, shuffled, half, random)
     scores = [mean_recall(*pair) for pair in ((baseline, labels), (blind, labels), (lost, shuffled))]
     return [
-        Check("loss of a head of zeros", f"{start:.4f}", f"ln({classes}) = {np.log(classes):.4f}",
-              abs(start - np.log(classes)) < 1e-3, "the loss at the start is not that of equally likely classes"),
-        Check(f"{len(batch)} images learnt by heart", f"accuracy {learnt:.3f}", "1.000", learnt == 1,
-              "one batch cannot be learnt by heart, as where the same picture has two labels or pictures are blank"),
-        Check("zero inputs", f"accuracy {seeing:.3f}", f"at most {common:.3f}, the most common class",
-              seeing <= common + 1e-9, "a model without inputs beats the most common class"),
-        Check("baseline on pixels",
-              f"accuracy {np.mean(baseline == labels):.3f}, of the mean class {scores[0]:.3f}, p = {lead:.4f}",
-              f"above {scores[1]:.3f} of zero inputs, p up to {BETTER}", lead <= BETTER and scores[0] > scores[1],
-              f"a model on pixels is not better than one on zero inputs (p = {lead:.2f}): labels or pictures are "
-              f"broken, unless {len(labels)} pictures are too few"),
-        Check("baseline, labels shuffled", f"of the mean class {scores[2]:.3f}, p = {luck:.4f}",
-              f"chance, {1 / len(np.unique(labels)):.3f}, p above {LEAK}", luck > LEAK,
-              "labels that were shuffled are predicted better than by chance: what is held out is known in training"),
+        Check(
+            "loss of a head of zeros",
+            f"{start:.4f}",
+            f"ln({classes}) = {np.log(classes):.4f}",
+            abs(start - np.log(classes)) < 1e-3,
+            "the loss at the start is not that of equally likely classes",
+        ),
+        Check(
+            f"{len(batch)} images learnt by heart",
+            f"accuracy {learnt:.3f}",
+            "1.000",
+            learnt == 1,
+            "one batch cannot be learnt by heart, as where the same picture has two labels or pictures are blank",
+        ),
+        Check(
+            "zero inputs",
+            f"accuracy {seeing:.3f}",
+            f"at most {common:.3f}, the most common class",
+            seeing <= common + 1e-9,
+            "a model without inputs beats the most common class",
+        ),
+        Check(
+            "baseline on pixels",
+            f"accuracy {np.mean(baseline == labels):.3f}, of the mean class {scores[0]:.3f}, p = {lead:.4f}",
+            f"above {scores[1]:.3f} of zero inputs, p up to {BETTER}",
+            lead <= BETTER and scores[0] > scores[1],
+            f"a model on pixels is not better than one on zero inputs (p = {lead:.2f}): labels or pictures are "
+            f"broken, unless {len(labels)} pictures are too few",
+        ),
+        Check(
+            "baseline, labels shuffled",
+            f"of the mean class {scores[2]:.3f}, p = {luck:.4f}",
+            f"chance, {1 / len(np.unique(labels)):.3f}, p above {LEAK}",
+            luck > LEAK,
+            "labels that were shuffled are predicted better than by chance: what is held out is known in training",
+        ),
     ]
 
 
@@ -94,8 +116,12 @@ def sanity(name=None, workspace=Workspace()):
     part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=shrunk(table.size))
     pixels = flatten(load_images(part))
     checks = check_pixels(pixels, part.labels, part.fold % 2, len(part.classes))
-    frame = pd.DataFrame([{"check": c.check, "found": c.found, "expected": c.expected,
-                           "verdict": "good" if c.good else "FAILED"} for c in checks])
+    frame = pd.DataFrame(
+        [
+            {"check": c.check, "found": c.found, "expected": c.expected, "verdict": "good" if c.good else "FAILED"}
+            for c in checks
+        ]
+    )
     chosen = "" if len(rows) == len(table.frame) else f" of {len(table.frame)}"
     height, width = part.size
     print(f"{table.name}: {len(rows)}{chosen} images in {len(part.classes)} classes, shrunk to {height}x{width}\n")
@@ -113,8 +139,9 @@ def train(recipe, inputs, labels, fold_of, classes):
 def learn_batch(inputs, labels, classes):
     """The loss before the first step and the accuracy after the last of a model that is trained on one batch alone."""
     twice = np.arange(len(labels)).repeat(2)  # each image once to train on and once to be scored on
-    state, probabilities = _train(replace(RECIPE, batch_size=len(labels)), inputs[twice], labels[twice],
-                                  np.arange(len(twice)) % 2, classes, [0])
+    state, probabilities = _train(
+        replace(RECIPE, batch_size=len(labels)), inputs[twice], labels[twice], np.arange(len(twice)) % 2, classes, [0]
+    )
     return state.log[0, 0, 0, 0], accuracy(probabilities[::2], labels)
 
 
@@ -155,7 +182,9 @@ def _better(predicted, reference, labels, random):
 def mean_recall(predicted, labels):
     """The mean, over the classes that there are, of the share of a class's images that are predicted as it."""
     counts = np.bincount(labels)
-    return float((np.bincount(labels[predicted == labels], minlength=len(counts))[counts > 0] / counts[counts > 0]).mean())
+    return float(
+        (np.bincount(labels[predicted == labels], minlength=len(counts))[counts > 0] / counts[counts > 0]).mean()
+    )
 
 
 def flatten(images):

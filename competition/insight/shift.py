@@ -79,8 +79,9 @@ class Score:
     effective: float  # sample size: (sum of weights)^2 / sum of squares (Kish 1965)
 
 
-def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=None, memory=None,
-          workspace=Workspace()):
+def shift(
+    test, name=None, model="efficientnet_lite0", weights="imagenet", runs=None, memory=None, workspace=Workspace()
+):
     """Compare the images of `test`, a folder or zip, with the training images; write `runs/<name>/shift/<test>/`.
 
     model, weights   the frozen backbone, as for `train`; "baseline" compares pixels and needs no weights
@@ -119,28 +120,49 @@ def shift(test, name=None, model="efficientnet_lite0", weights="imagenet", runs=
     verdict = say_verdict(told, differences)
 
     record = {
-        "format": SHIFT_FORMAT, "verdict": verdict, "test": unknown.data, "images": [len(part) for part in images],
-        "told": {key: {"auc": one.auc, "interval": list(one.interval), "verdict": one.word}
-                 for key, one in told.items()},
+        "format": SHIFT_FORMAT,
+        "verdict": verdict,
+        "test": unknown.data,
+        "images": [len(part) for part in images],
+        "told": {
+            key: {"auc": one.auc, "interval": list(one.interval), "verdict": one.word} for key, one in told.items()
+        },
         "score": score and {metric.name if key == "plain" else key: value for key, value in asdict(score).items()},
-        "predictions": scored and scored.name, "oof": scored and scored.hashes,
+        "predictions": scored and scored.name,
+        "oof": scored and scored.hashes,
         "copies": {image: table.images[row] for image, row in zip(unknown.images, copies) if row >= 0},
-        "test_data": unknown.data_hash, "table": table.hash, "data": table.data_hash, "classes": table.classes,
-        "model": model, "weights": found.sha256, "versions": files.versions(),
+        "test_data": unknown.data_hash,
+        "table": table.hash,
+        "data": table.data_hash,
+        "classes": table.classes,
+        "model": model,
+        "weights": found.sha256,
+        "versions": files.versions(),
     } | {"metric": name for name in find_metric(table.metric).besides}
     _print(table, unknown, told, differences, score, scored, record)
     if is_written(folder, "shift", record):
         print(f"{folder / 'shift.html'}: made of these images already, nothing to do")
         return record
-    frame = pd.concat([
-        pd.DataFrame({"set": np.where(is_test, "test", "training"), "image": table.images + unknown.images}), frame,
-        pd.DataFrame({
-            "log_odds": told["features"].logits, "weight": np.append(weight, [np.nan] * len(images[1])),
-            "copy_of": [""] * len(images[0]) + [record["copies"].get(image, "") for image in unknown.images]}),
-    ], axis=1)
+    frame = pd.concat(
+        [
+            pd.DataFrame({"set": np.where(is_test, "test", "training"), "image": table.images + unknown.images}),
+            frame,
+            pd.DataFrame(
+                {
+                    "log_odds": told["features"].logits,
+                    "weight": np.append(weight, [np.nan] * len(images[1])),
+                    "copy_of": [""] * len(images[0]) + [record["copies"].get(image, "") for image in unknown.images],
+                }
+            ),
+        ],
+        axis=1,
+    )
     files.write_bytes(folder / "shift.csv", files.csv_bytes(frame))
-    page.write_page(folder / "shift.html", f"{table.name}: is {unknown.data} like it?",
-                    _parts(table, unknown, frame, told, differences, score, record))
+    page.write_page(
+        folder / "shift.html",
+        f"{table.name}: is {unknown.data} like it?",
+        _parts(table, unknown, frame, told, differences, score, record),
+    )
     files.write_json(folder / "shift.json", record)
     print(f"{folder / 'shift.html'}: the same with pictures; {folder / 'shift.csv'}: a row an image")
     return record
@@ -217,12 +239,15 @@ def compare_statistics(statistics, is_test):
     d = d.fillna(0.0)
     error = np.sqrt(1 / len(train) + 1 / len(test) + np.minimum(d**2, 1e6) / (2 * len(is_test)))
     show = [np.expm1 if column in LOGS else float for column in statistics]
-    found = pd.DataFrame({
-        "statistic": list(statistics),
-        "training": [float(back(mean)) for back, mean in zip(show, train.mean())],
-        "test": [float(back(mean)) for back, mean in zip(show, test.mean())],
-        "difference": d.to_numpy(), "error": error.to_numpy(),
-    })
+    found = pd.DataFrame(
+        {
+            "statistic": list(statistics),
+            "training": [float(back(mean)) for back, mean in zip(show, train.mean())],
+            "test": [float(back(mean)) for back, mean in zip(show, test.mean())],
+            "difference": d.to_numpy(),
+            "error": error.to_numpy(),
+        }
+    )
     return found.iloc[np.argsort(-found["difference"].abs(), kind="stable")].reset_index(drop=True)
 
 
@@ -256,8 +281,15 @@ def weigh_score(right, weight):
     weighted = float(share @ right)
     influence, before = share * (right - weighted), (right - plain) / len(right)
     norm = np.linalg.norm
-    return Score(float(plain), float(norm(before)), weighted, float(norm(influence)), weighted - float(plain),
-                 float(norm(influence - before)), float(1 / (share @ share)))
+    return Score(
+        float(plain),
+        float(norm(before)),
+        weighted,
+        float(norm(influence)),
+        weighted - float(plain),
+        float(norm(influence - before)),
+        float(1 / (share @ share)),
+    )
 
 
 def say_verdict(told, differences):
@@ -267,8 +299,10 @@ def say_verdict(told, differences):
     low, high = told[worst].interval
     word = told[worst].word
     side = "below" if high < 0.5 else "above" if low > 0.5 else "on both sides of"
-    text = (f"{word}{'' if word == strength[0] else ' shift'}: of {worst} the AUC is {told[worst].auc:.3f}, its 95 % "
-            f"interval {low:.3f} to {high:.3f}, {side} 0.5")
+    text = (
+        f"{word}{'' if word == strength[0] else ' shift'}: of {worst} the AUC is {told[worst].auc:.3f}, its 95 % "
+        f"interval {low:.3f} to {high:.3f}, {side} 0.5"
+    )
     clear = differences[differences["difference"].abs() > np.maximum(LEAST, 3 * differences["error"])]
     if word != strength[0]:
         names = ", ".join(f"{row.statistic} {row.difference:+.2f}" for row in clear.head(6).itertuples())
@@ -282,6 +316,7 @@ def _numbers(values):
 
 def _measure_all(table, images):
     """A DataFrame of width, height and Measures a row, and the sha256 of each image's pixels."""
+
     def work(row):
         image = np.ascontiguousarray(images[row])
         return measure_image(image), files.sha256_bytes(image.tobytes())
@@ -301,19 +336,24 @@ def _features(table, unknown, images, model, found, memory):
         parts, settings = [replace(part, size=shrunk(table.size)) for part in parts], replace(settings, image_size=0)
         images = [load_images(part) for part in parts]
     backbone = fuse_batchnorm(
-        build_backbone(model, parts[0].size, settings.image_size or None, found, settings.least_size))
+        build_backbone(model, parts[0].size, settings.image_size or None, found, settings.least_size)
+    )
     room = Room(memory and memory.features)
-    features = [frozen_features(part, settings, model, found, pixels, backbone, room)[0][0]
-                for part, pixels in zip(parts, images)]
+    features = [
+        frozen_features(part, settings, model, found, pixels, backbone, room)[0][0]
+        for part, pixels in zip(parts, images)
+    ]
     return np.concatenate([part[:] for part in features])
 
 
 def _sentences(score, scored_name, record, table):
     name = weighted_metric(table).name
     if score:
-        yield (f"{name} of {scored_name}: {score.plain:.4f} +- {score.error:.4f}; weighted towards the test "
-               f"{score.weighted:.4f} +- {score.weighted_error:.4f}, a change of {score.change:+.4f} +- "
-               f"{score.change_error:.4f}; effective sample size {score.effective:.0f} of {record['images'][0]}")
+        yield (
+            f"{name} of {scored_name}: {score.plain:.4f} +- {score.error:.4f}; weighted towards the test "
+            f"{score.weighted:.4f} +- {score.weighted_error:.4f}, a change of {score.change:+.4f} +- "
+            f"{score.change_error:.4f}; effective sample size {score.effective:.0f} of {record['images'][0]}"
+        )
         if score.effective < record["images"][0] / 10:
             yield f"the test lies where hardly any training images are: the weighted {name} says little"
         if name != table.metric:
@@ -321,13 +361,19 @@ def _sentences(score, scored_name, record, table):
     else:
         yield "no finished run, hence no score to weight"
     if copies := record["copies"]:
-        yield (f"{len(copies)} test images are copies of training images: "
-               + shorten([f"{image} = {source}" for image, source in copies.items()]))
+        yield (
+            f"{len(copies)} test images are copies of training images: "
+            + shorten([f"{image} = {source}" for image, source in copies.items()])
+        )
 
 
 def _told_table(told):
-    return pd.DataFrame([{"told apart by": key, "AUC": one.auc, "from": one.interval[0], "to": one.interval[1],
-                          "verdict": one.word} for key, one in told.items()])
+    return pd.DataFrame(
+        [
+            {"told apart by": key, "AUC": one.auc, "from": one.interval[0], "to": one.interval[1], "verdict": one.word}
+            for key, one in told.items()
+        ]
+    )
 
 
 def _print(table, unknown, told, differences, score, scored, record):
@@ -356,8 +402,10 @@ def _parts(table, unknown, frame, told, differences, score, record):
         rows = rows[:SHEET].tolist()
         shown = draw_rows(part, sorted(rows))
         yield page.heading(title)
-        yield page.grid(page.figure([shown[row]], f"{part.images[row]} ({logits[row + n * (part is unknown)]:+.2f})")
-                        for row in rows)
+        yield page.grid(
+            page.figure([shown[row]], f"{part.images[row]} ({logits[row + n * (part is unknown)]:+.2f})")
+            for row in rows
+        )
     yield "In brackets: the log-odds that an image is of the test."
     for column in differences["statistic"]:
         if column in frame:

@@ -89,10 +89,17 @@ def at_hand(weights="imagenet"):
         raise InputError(f"WEIGHTS={weights}: expected imagenet or a folder of weights, to look for those at hand")
     there = {path.name: _squeeze(path.name) for path in folder.glob("*.h5")}
     # to ask Keras for a file's name takes building the network: only where some file's name has the model's in it
-    asked = [model for model in _applications()
-             if any(_squeeze(model.removesuffix(NOPOOL)) in name for name in there.values())]
-    found = [model for model in asked if _wanted(model).name in there
-             and (weights != "imagenet" or _is_whole(_wanted(model), folder / _wanted(model).name))]
+    asked = [
+        model
+        for model in _applications()
+        if any(_squeeze(model.removesuffix(NOPOOL)) in name for name in there.values())
+    ]
+    found = [
+        model
+        for model in asked
+        if _wanted(model).name in there
+        and (weights != "imagenet" or _is_whole(_wanted(model), folder / _wanted(model).name))
+    ]
     resolved = {model: resolve_weights(model, weights) for model in found}
     for model in efficientnet_lite.VARIANTS if weights == "imagenet" else ():
         with suppress(InputError):  # of one whose package is missing
@@ -161,9 +168,7 @@ def _family(model):
 def _check_name(model):
     if model not in names() and not hyperresnet.read_name(model):
         close = difflib.get_close_matches(model.lower(), names(), n=4, cutoff=0.5)
-        raise InputError(
-            f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}"
-        )
+        raise InputError(f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}")
 
 
 # ----------------------------------------------------------------------------------------- the two of our own

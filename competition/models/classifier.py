@@ -64,6 +64,7 @@ def _infer_always(backbone):
     To call it with training=False is not enough: inside another functional model Keras 3 replaces that by what the
     outer one is called with.
     """
+
     class Functional(type(backbone)):  # of that name, under which Keras keeps the weights
         def call(self, inputs, training=None, mask=None):
             return super().call(inputs, training=False, mask=mask)

@@ -294,9 +294,7 @@ def read_torch(path):
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # a broken pickle can raise about anything
-        raise InputError(
-            f"{path}: expected a state dictionary in PyTorch's format before 1.6, found {error}"
-        ) from None
+        raise InputError(f"{path}: expected a state dictionary in PyTorch's format before 1.6, found {error}") from None
 
 
 def _parse_torch(file):

@@ -24,10 +24,16 @@ POINTWISE = frozenset(
     "Activation ReLU LeakyReLU PReLU ELU Relu Relu6 Silu Gelu Sigmoid HardSigmoid HardSilu Tanh Softmax Dropout "
     "SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout StochasticDepth LayerScale CustomScaleLayer "
     "BatchNormalization LayerNormalization RMSNormalization UnitNormalization Normalization Rescaling Dense Identity "
-    "Cast Flip Add Subtract Multiply Divide TrueDivide Average Maximum Minimum Concatenate".split())
+    "Cast Flip Add Subtract Multiply Divide TrueDivide Average Maximum Minimum Concatenate".split()
+)
 POOLED = frozenset("GlobalAveragePooling2D GlobalMaxPooling2D Flatten Reshape".split())  # no map comes out
-EVERYWHERE = {"MultiHeadAttention": "attention", "GroupedQueryAttention": "attention", "Attention": "attention",
-              "AdditiveAttention": "attention", "GroupNormalization": "group normalisation"}
+EVERYWHERE = {
+    "MultiHeadAttention": "attention",
+    "GroupedQueryAttention": "attention",
+    "Attention": "attention",
+    "AdditiveAttention": "attention",
+    "GroupNormalization": "group normalisation",
+}
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,17 @@ def show_backbones(models=None, size=None):
     for name in dict.fromkeys(model.strip() for model in models.split(",")):
         backbone = build_backbone(name, size)
         field = receptive_field(backbone)
-        rows.append({
-            "backbone": name, "receptive_field": _pair(field.size), "stride": _pair(field.stride),
-            "map": "x".join(map(str, field.map)), "features": backbone.output_shape[-1],
-            "parameters": backbone.count_params(),
-            "and_everything_through": ", ".join(sorted(field.everything)) or "-",
-        })
+        rows.append(
+            {
+                "backbone": name,
+                "receptive_field": _pair(field.size),
+                "stride": _pair(field.stride),
+                "map": "x".join(map(str, field.map)),
+                "features": backbone.output_shape[-1],
+                "parameters": backbone.count_params(),
+                "and_everything_through": ", ".join(sorted(field.everything)) or "-",
+            }
+        )
     frame = pd.DataFrame(rows)
     height, width = size
     print(f"images of {height}x{width}; field and stride in pixels, the field of a unit of the last feature map\n")
@@ -138,8 +149,10 @@ def _see(operation, fields, output):
         return field
     if len(output.shape) == 4 and all(side in (None, known) for side, known in zip(shape, field.map)):
         return replace(field, everything=field.everything | {f"{name}, perhaps"})
-    raise InputError(f"{operation.name}: a layer of kind {name}, expected one whose receptive field is known, or that "
-                     "keeps the size of the map")
+    raise InputError(
+        f"{operation.name}: a layer of kind {name}, expected one whose receptive field is known, or that "
+        "keeps the size of the map"
+    )
 
 
 def _axes(operation):
@@ -162,10 +175,15 @@ def _join(operation, fields, gates):
     if len(maps) < len(fields):
         everything |= {"squeeze-excitation" if gates else "global pooling"}
     if len(strides := {field.stride for field in maps}) > 1:
-        raise InputError(f"{operation.name}: joins maps of strides {', '.join(map(_pair, sorted(strides)))}, expected "
-                         "one stride")
-    return replace(maps[0], everything=everything, first=tuple(map(min, *(field.first for field in maps), maps[0].first)),
-                   last=tuple(map(max, *(field.last for field in maps), maps[0].last)))
+        raise InputError(
+            f"{operation.name}: joins maps of strides {', '.join(map(_pair, sorted(strides)))}, expected one stride"
+        )
+    return replace(
+        maps[0],
+        everything=everything,
+        first=tuple(map(min, *(field.first for field in maps), maps[0].first)),
+        last=tuple(map(max, *(field.last for field in maps), maps[0].last)),
+    )
 
 
 # {kind: its kernel, stride, dilation, and padding: "same", "valid" or units before and after}, (vertical, horizontal)
@@ -185,8 +203,15 @@ def _cropping(layer):
     return (1, 1), (1, 1), (1, 1), [(-before, -after) for before, after in layer.cropping]
 
 
-WINDOWS = {"Conv2D": _convolution, "DepthwiseConv2D": _convolution, "SeparableConv2D": _convolution,
-           "MaxPooling2D": _pooling, "AveragePooling2D": _pooling, "ZeroPadding2D": _padding, "Cropping2D": _cropping}
+WINDOWS = {
+    "Conv2D": _convolution,
+    "DepthwiseConv2D": _convolution,
+    "SeparableConv2D": _convolution,
+    "MaxPooling2D": _pooling,
+    "AveragePooling2D": _pooling,
+    "ZeroPadding2D": _padding,
+    "Cropping2D": _cropping,
+}
 
 
 def _window(field, kernel, strides, dilation, padding):
@@ -200,7 +225,13 @@ def _window(field, kernel, strides, dilation, padding):
         else:
             before, after = (0, 0) if padding == "valid" else padding[axis]
         jump = field.stride[axis]
-        axes.append((jump * stride, field.first[axis] - jump * before, field.last[axis] + jump * (reach - before),
-                     (units + before + after - reach - 1) // stride + 1))
+        axes.append(
+            (
+                jump * stride,
+                field.first[axis] - jump * before,
+                field.last[axis] + jump * (reach - before),
+                (units + before + after - reach - 1) // stride + 1,
+            )
+        )
     stride, first, last, units = zip(*axes)
     return replace(field, stride=stride, first=first, last=last, map=units)

@@ -26,7 +26,9 @@ class Recipe:
     image_size: int = 0  # side in pixels inside the network; 0: the competition's own size
     least_size: int = 0  # without image_size: smaller images are enlarged until their shorter side has this many pixels
     views: list[str] = field(default_factory=lambda: ["identity", "hflip"])  # TTA views that the OOF is saved for
-    augment: list[str] = field(default_factory=list)  # policies of competition/features/augment.py, training images only
+    augment: list[str] = field(
+        default_factory=list
+    )  # policies of competition/features/augment.py, training images only
     augment_phases: str = "both"  # or "frozen", "full": in which phases; in the frozen one by its `frozen_copies`
     # copies of images of rare classes, in both phases: augmented by these policies first, then as all images are
     oversample_count: int = 0  # images that a class has at least in each training fold, with its copies; 0: no copies
@@ -56,7 +58,9 @@ class Recipe:
     fmix: float = 0.0  # share of the images that get blobs of another (FMix, which keras-cv calls FourierMix)
     ema: float = 0.0  # momentum of a moving average of the weights, which is what is scored and kept; 0.99 looks back
     # about 100 steps. BatchNormalization's statistics are moving averages already and taken as they are
-    progressive: float = 0.0  # share of the epochs, from the first, in which the network sees smaller images: of half the
+    progressive: float = (
+        0.0  # share of the epochs, from the first, in which the network sees smaller images: of half the
+    )
     # side, then of three quarters (Tan and Le 2021, arXiv:2104.00298, have more steps, each of which is compiled)
     plain_epochs: int = 0  # last epochs without mixup, cutmix and fmix
 
@@ -95,8 +99,19 @@ CHOICES = {
 ANY = None  # names that only the fold table knows
 ENTRIES = {"views": VIEWS, "augment": POLICIES, "oversample_augment": POLICIES, "oversample_classes": ANY}
 MIXTURES = ("mixup", "cutmix", "fmix")
-SHARES = (*MIXTURES, "cutmix_least", "cutmix_most", "warmup", "frozen_share", "dropout", "label_smoothing",
-          "ema", "progressive", "teacher_weight", "pseudo_least")
+SHARES = (
+    *MIXTURES,
+    "cutmix_least",
+    "cutmix_most",
+    "warmup",
+    "frozen_share",
+    "dropout",
+    "label_smoothing",
+    "ema",
+    "progressive",
+    "teacher_weight",
+    "pseudo_least",
+)
 POSITIVE = ("teacher_temperature", "frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 
@@ -131,8 +146,9 @@ def read_recipe(recipe, overrides=(), from_random=False):
     checked |= {key: _check("SET=", key, value) for key, value in given.items()}
     checked["scratch"] = {}
     if from_random and (key := next((key for key in ("frozen_epochs", "frozen_share") if checked[key]), None)):
-        raise InputError(f"{key} is {checked[key]}, expected 0: this model starts from random weights, which are not "
-                         "worth freezing")
+        raise InputError(
+            f"{key} is {checked[key]}, expected 0: this model starts from random weights, which are not worth freezing"
+        )
     result = Recipe(**checked)
     if result.frozen_epochs + result.epochs < 1:
         raise InputError(f"{path}: nothing to train, expected frozen_epochs or epochs above 0 for this model")
@@ -141,11 +157,14 @@ def read_recipe(recipe, overrides=(), from_random=False):
     if (mixed := sum(getattr(result, key) for key in MIXTURES)) > 1 + 1e-9:
         raise InputError(f"{path}: {' + '.join(MIXTURES)} is {mixed:g}, expected shares up to 1 together")
     if result.cutmix_least > result.cutmix_most:
-        raise InputError(f"{path}: cutmix_least is {result.cutmix_least:g}, expected at most cutmix_most = "
-                         f"{result.cutmix_most:g}")
+        raise InputError(
+            f"{path}: cutmix_least is {result.cutmix_least:g}, expected at most cutmix_most = {result.cutmix_most:g}"
+        )
     if not result.oversample_count and (result.oversample_classes or result.oversample_augment):
-        raise InputError(f"{path}: oversample_count is 0, expected how many images the classes that get copies shall "
-                         "have in a training fold")
+        raise InputError(
+            f"{path}: oversample_count is 0, expected how many images the classes that get copies shall "
+            "have in a training fold"
+        )
     return result
 
 
@@ -212,8 +231,9 @@ def _read_units(where, value):
     except ValueError:
         units = [0]
     if any(type(number) is not int or not 1 <= number <= 2**16 for number in units):
-        raise InputError(f"{where}: head is {value!r}, expected whole numbers from 1 to {2**16}, the units of a layer "
-                         "each: 512,256")
+        raise InputError(
+            f"{where}: head is {value!r}, expected whole numbers from 1 to {2**16}, the units of a layer each: 512,256"
+        )
     return units
 
 
@@ -231,6 +251,8 @@ def _read_weights(where, value):
         except (TypeError, ValueError):
             number = 0
         if not name.strip() or not 0 < number < float("inf"):
-            raise InputError(f"{where}: class_weight is {value!r}, expected {', '.join(CHOICES['class_weight'])}, or a "
-                             "weight above 0 for each class named: Name:3,Other:2, or a table")
+            raise InputError(
+                f"{where}: class_weight is {value!r}, expected {', '.join(CHOICES['class_weight'])}, or a "
+                "weight above 0 for each class named: Name:3,Other:2, or a table"
+            )
     return weights

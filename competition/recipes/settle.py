@@ -60,8 +60,10 @@ def fit_to_shape(table, settings):
             flips = [flip for flip in ("hflip", "vflip") if flip not in policies]
             changed[key] = [*flips, *(policy for policy in policies if policy != "d4")]
     if changed:
-        files.warn(f"images of {height}x{width} (height x width) are not square, so that quarter turns do not fit: "
-                   + ", ".join(f"{key} = {','.join(names)}" for key, names in changed.items()))
+        files.warn(
+            f"images of {height}x{width} (height x width) are not square, so that quarter turns do not fit: "
+            + ", ".join(f"{key} = {','.join(names)}" for key, names in changed.items())
+        )
     return replace(settings, **changed)
 
 
@@ -73,6 +75,7 @@ def fit_classes(table, settings):
     given = settings.class_weight if isinstance(settings.class_weight, dict) else {}
     for key, named in (("class_weight", given), ("oversample_classes", settings.oversample_classes)):
         if unknown := [name for name in named if name not in table.classes]:
-            raise InputError(f"{key} names {unknown[0]!r}, expected classes of {table.paths.csv}: "
-                             f"{', '.join(table.classes)}")
+            raise InputError(
+                f"{key} names {unknown[0]!r}, expected classes of {table.paths.csv}: {', '.join(table.classes)}"
+            )
     return replace(settings, class_weight={name: given.get(name, 1.0) for name in table.classes}) if given else settings

@@ -61,8 +61,11 @@ def check_package(folder, *paths, apart=()):
 def machine_marks(*paths):
     """The Marks of this machine, and of more paths of it."""
     known = {str(path) for path in (Path.cwd(), Path.home(), tempfile.gettempdir(), sys.prefix, *paths) if path}
-    marks = [_mark(f"the path {path}", re.split(r"[/\\]+", path.rstrip("/\\"))) for path in sorted(known)
-             if len(path) >= SHORTEST and path not in EVERYWHERE and os.path.isabs(path)]
+    marks = [
+        _mark(f"the path {path}", re.split(r"[/\\]+", path.rstrip("/\\")))
+        for path in sorted(known)
+        if len(path) >= SHORTEST and path not in EVERYWHERE and os.path.isabs(path)
+    ]
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # nobody has that number
@@ -133,5 +136,5 @@ def is_pickle(name, content):
             pass
     except Exception:  # what is no pickle raises about anything
         return False
-    whole = not content[end + 1:].strip()  # text may begin like one
+    whole = not content[end + 1 :].strip()  # text may begin like one
     return count > 2 and (whole or content[:1] == b"\x80")

@@ -122,9 +122,17 @@ def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions())
         _unpack(zip_path, folder / "zip")
         before = _list_files(folder / "zip")
         np.save(folder / "images.npy", images)
-        (folder / "job.json").write_text(json.dumps({
-            "folder": str(folder / "zip"), "images": str(folder / "images.npy"), "out": str(folder / "out"),
-            "entry": dataclasses.asdict(entry), "jobs": [dataclasses.asdict(job) for job in jobs]}))
+        (folder / "job.json").write_text(
+            json.dumps(
+                {
+                    "folder": str(folder / "zip"),
+                    "images": str(folder / "images.npy"),
+                    "out": str(folder / "out"),
+                    "entry": dataclasses.asdict(entry),
+                    "jobs": [dataclasses.asdict(job) for job in jobs],
+                }
+            )
+        )
         total_seconds, peak, ended, said = _watch(folder, conditions)
         found = folder / "out" / "found.json"
         if ended or not found.exists():
@@ -133,12 +141,23 @@ def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions())
         _judge(found, before, _list_files(folder / "zip"))
         with np.load(folder / "out" / "answers.npz") as saved:
             saved = dict(saved)
-    labels, probabilities = ([[saved.get(f"{what}{number}.{turn}") for turn in range(job.times)]
-                              for number, job in enumerate(jobs)] for what in ("labels", "probabilities"))
+    labels, probabilities = (
+        [[saved.get(f"{what}{number}.{turn}") for turn in range(job.times)] for number, job in enumerate(jobs)]
+        for what in ("labels", "probabilities")
+    )
     return Answers(
-        [call[0] for call in labels], [call[1:] for call in labels], found["returned"],
-        [call[0] for call in probabilities], found["seconds"], found["left_out"], found["load_seconds"], total_seconds,
-        max(peak, found["peak_bytes"]), [call[1:] for call in probabilities], found["versions"])
+        [call[0] for call in labels],
+        [call[1:] for call in labels],
+        found["returned"],
+        [call[0] for call in probabilities],
+        found["seconds"],
+        found["left_out"],
+        found["load_seconds"],
+        total_seconds,
+        max(peak, found["peak_bytes"]),
+        [call[1:] for call in probabilities],
+        found["versions"],
+    )
 
 
 def _unpack(zip_path, folder):
@@ -165,8 +184,14 @@ def _watch(folder, conditions):
     with open(folder / "said", "wb") as said:
         start = time.perf_counter()
         try:
-            process = subprocess.Popen(command, cwd=folder / "home", env=kept | quiet | home, stdin=subprocess.DEVNULL,
-                                       stdout=said, stderr=said)
+            process = subprocess.Popen(
+                command,
+                cwd=folder / "home",
+                env=kept | quiet | home,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
         except OSError as error:
             raise RehearsalError(f"{conditions.python} does not start: {error}", "crash", "start") from None
         try:
@@ -175,10 +200,12 @@ def _watch(folder, conditions):
                 peak = max(peak, _memory(family))
                 if peak > conditions.memory:
                     ended = RehearsalError(
-                        f"it takes more than the {conditions.memory / 1e6:.0f} MB of memory that are allowed", "memory")
+                        f"it takes more than the {conditions.memory / 1e6:.0f} MB of memory that are allowed", "memory"
+                    )
                 elif time.perf_counter() - start > conditions.seconds:
                     ended = RehearsalError(
-                        f"it takes longer than the {conditions.seconds:g} s that are allowed", "time")
+                        f"it takes longer than the {conditions.seconds:g} s that are allowed", "time"
+                    )
                 if ended:
                     break
                 time.sleep(LOOK)
@@ -233,14 +260,18 @@ def _without_network():
 
 def _list_files(folder):
     """{path: what shows that it was changed} of all files and folders below a folder."""
-    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) * path.is_file()
-            for path in sorted(folder.rglob("*"))}
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) * path.is_file()
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 # what a process may not do, in the order in which it is told: kind in `tried`, what of it
 FORBIDDEN = {
     "network": lambda what: f"it opens a socket{f' ({what})' * bool(what)}, where scorers have no network",
-    "process": lambda what: f"it starts a process ({what}), which a scorer may not allow, and which would not be seen here",
+    "process": lambda what: (
+        f"it starts a process ({what}), which a scorer may not allow, and which would not be seen here"
+    ),
     "write": lambda what: f"it writes to {what} in its own folder, which scorers keep read-only",
     "read": lambda what: f"it reads {what}, which the scorer does not have",
 }
@@ -258,10 +289,15 @@ def _judge(found, before, after):
             raise RehearsalError(line(tried[kind]), kind, *where)
     if error := found["error"]:
         text = (error["text"].strip().splitlines() or [""])[0]
-        doing = {"import": "importing model.py", "load": "making its object", "predict": "predicting",
-                 "predict_proba": "predicting probabilities"}.get(found["stage"])
-        raise RehearsalError(f"it fails in a fresh process{f', {doing}' * bool(doing)}: {error['type']}: {text}", "error",
-                             *where)
+        doing = {
+            "import": "importing model.py",
+            "load": "making its object",
+            "predict": "predicting",
+            "predict_proba": "predicting probabilities",
+        }.get(found["stage"])
+        raise RehearsalError(
+            f"it fails in a fresh process{f', {doing}' * bool(doing)}: {error['type']}: {text}", "error", *where
+        )
 
 
 # A zip is rehearsed on these calls. The last but one tells its speed; images beyond those at hand are these once more.
@@ -320,15 +356,21 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
         "probabilities_differ": differences,
         "processes_differ": float(changed),
         "calls": [job.describe(len(images)) for job, late in zip(JOBS, answers.left_out) if late is None],
-        "left_out": [f"{job.describe(len(images))} (it would take {late:.0f} s)"
-                     for job, late in zip(JOBS, answers.left_out) if late is not None],
+        "left_out": [
+            f"{job.describe(len(images))} (it would take {late:.0f} s)"
+            for job, late in zip(JOBS, answers.left_out)
+            if late is not None
+        ],
         "load_seconds": answers.load_seconds,
-        "warm_seconds": max(0.0, answers.seconds[0] - JOBS[0].count / speed),  # what the very first call costs beyond others
+        "warm_seconds": max(
+            0.0, answers.seconds[0] - JOBS[0].count / speed
+        ),  # what the very first call costs beyond others
         "images_a_second": speed,
         "total_seconds": answers.total_seconds,
         "peak_bytes": answers.peak_bytes,
-        "no_network": "none at all" if _without_network() else
-                      "Python's sockets are refused; those of native code would not be seen",
+        "no_network": "none at all"
+        if _without_network()
+        else "Python's sockets are refused; those of native code would not be seen",
         "versions": answers.versions,
     }
 
@@ -336,9 +378,15 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
 def what_was_checked(error, n):
     """[(check, "ok", "FAILS: why" or "not reached")] of a rehearsal on n images that ended in a RehearsalError."""
     forbidden = "network, processes, changes of its folder, files elsewhere"
-    checks = ["unpacked; no pickle, Lambda, path or user name", "a fresh process starts", "model.py is imported",
-              "its object is made", *(f"predicts {job.describe(n)}" for job in JOBS), f"nothing forbidden ({forbidden})",
-              "a second fresh process says the same"]
+    checks = [
+        "unpacked; no pickle, Lambda, path or user name",
+        "a fresh process starts",
+        "model.py is imported",
+        "its object is made",
+        *(f"predicts {job.describe(n)}" for job in JOBS),
+        f"nothing forbidden ({forbidden})",
+        "a second fresh process says the same",
+    ]
     stages = {"unpack": 0, "start": 1, "import": 2, "load": 3}
     if error.second:
         at = len(checks) - 1
@@ -351,8 +399,10 @@ def what_was_checked(error, n):
     seen = len(checks)
     if error.broke in FORBIDDEN and not error.second:  # what came before it, by the stage that it had come to
         seen = stages.get(error.stage, 4 + (error.job or 0) if error.stage != "end" else seen)
-    return [(check, f"FAILS: {error}" if number == at else "ok" if number < min(at, seen) else "not reached")
-            for number, check in enumerate(checks)]
+    return [
+        (check, f"FAILS: {error}" if number == at else "ok" if number < min(at, seen) else "not reached")
+        for number, check in enumerate(checks)
+    ]
 
 
 def check_answers(answers, jobs, expected, entry=Entry()):
@@ -374,8 +424,10 @@ def check_answers(answers, jobs, expected, entry=Entry()):
         if not job.probabilities:
             probabilities = wanted
         if labels.shape != wanted.shape[:1] or probabilities.shape != wanted.shape:
-            fail(f"{what} its labels have the shape {list(labels.shape)} "
-                 f"and its probabilities {list(probabilities.shape)}, expected {list(wanted.shape)}")
+            fail(
+                f"{what} its labels have the shape {list(labels.shape)} "
+                f"and its probabilities {list(probabilities.shape)}, expected {list(wanted.shape)}"
+            )
         if any(not np.array_equal(labels, other) for other in answers.again[number]):
             fail(f"{what} a second call gives other labels")
         further = answers.probabilities_again[number] if job.probabilities and answers.probabilities_again else []
@@ -385,8 +437,10 @@ def check_answers(answers, jobs, expected, entry=Entry()):
         difference = float(np.abs(probabilities - wanted).max(initial=0))
         largest = max(largest, difference)
         if wrong or not difference <= TOLERANCE:
-            fail(f"{what} {wrong} of its labels differ from the toolkit's own average of the same members and views, "
-                 f"probabilities by up to {difference:.2g} (allowed {TOLERANCE:g})")
+            fail(
+                f"{what} {wrong} of its labels differ from the toolkit's own average of the same members and views, "
+                f"probabilities by up to {difference:.2g} (allowed {TOLERANCE:g})"
+            )
     return largest
 
 

@@ -52,8 +52,10 @@ def read_releases(scorer):
         return []
     releases = [part for part in re.split(r"[\s,]+(?![^\[]*\])", scorer.strip()) if part]
     if not releases or not all(map(RELEASE.fullmatch, releases)):
-        raise InputError(f"SCORER={scorer}: expected releases such as tensorflow==2.12.1 or "
-                         "tensorflow==2.12.1,numpy==1.23.5, or the path of a Python interpreter")
+        raise InputError(
+            f"SCORER={scorer}: expected releases such as tensorflow==2.12.1 or "
+            "tensorflow==2.12.1,numpy==1.23.5, or the path of a Python interpreter"
+        )
     return releases
 
 
@@ -62,8 +64,22 @@ def _build(folder, interpreter, releases, scorer, python):
     shutil.rmtree(folder, ignore_errors=True)  # what a process that was killed left
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], scorer)
     try:
-        _run([sys.executable, "-m", "pip", "--python", str(interpreter), "install", "-q", "--no-input",
-              "--disable-pip-version-check", *releases], scorer, python)
+        _run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "--python",
+                str(interpreter),
+                "install",
+                "-q",
+                "--no-input",
+                "--disable-pip-version-check",
+                *releases,
+            ],
+            scorer,
+            python,
+        )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -80,7 +96,9 @@ def _run(command, scorer, python=None):
         if missing := re.search(r"that satisfies the requirement (\S+)(?: \(from versions: ([^)]*)\))?", line):
             versions = [version for version in (missing[2] or "none").split(", ") if re.fullmatch(r"[\d.]+", version)]
             has = f"it has {', '.join(versions[-6:])}" if versions else "it finds no release of that name at all"
-            raise InputError(f"SCORER={scorer}: pip has no {missing[1]} for Python {python} ({has}); expected another "
-                             "release, or SCORER=<the interpreter of an environment that has it>")
+            raise InputError(
+                f"SCORER={scorer}: pip has no {missing[1]} for Python {python} ({has}); expected another "
+                "release, or SCORER=<the interpreter of an environment that has it>"
+            )
     errors = [line for line in lines if line.lower().startswith("error")] or lines or ["no message"]
     raise InputError(f"SCORER={scorer}: {command[2]} fails, expected to build an environment with it: {errors[-1]}")

@@ -22,12 +22,32 @@ LIBRARIES = ("numpy", "tensorflow", "keras", "torch", "jax", "sklearn", "PIL", "
 PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
 PROBES = ("platform.py", os.path.join("ctypes", "util.py"))  # of the standard library: ask uname, ldconfig or gcc
 WATCHED = frozenset((*SOCKETS, *CHANGES, *PROCESSES, "open", "ctypes.dlsym", "ctypes.dlsym/handle"))
-NATIVE = {"network": ("socket", "connect", "sendto", "getaddrinfo", "gethostbyname"),  # functions that ctypes looks up
-          "process": ("fork", "vfork", "system", "popen", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp")}
+NATIVE = {
+    "network": ("socket", "connect", "sendto", "getaddrinfo", "gethostbyname"),  # functions that ctypes looks up
+    "process": ("fork", "vfork", "system", "popen", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp"),
+}
 
 # where a scorer has files of its own, beside what the interpreter came with
-SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/dev", "/run", "/var", "/opt",
-          "/snap", "/nix", "/System", "/Library", "/Applications")
+SYSTEM = (
+    "/usr",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/bin",
+    "/sbin",
+    "/etc",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/var",
+    "/opt",
+    "/snap",
+    "/nix",
+    "/System",
+    "/Library",
+    "/Applications",
+)
 
 
 def forbid(folder, tried):
@@ -40,8 +60,15 @@ def forbid(folder, tried):
     """
     standard = os.path.dirname(os.__file__)
     own = [os.path.dirname(folder), os.path.abspath(__file__), standard, sys.prefix, sys.base_prefix, sys.exec_prefix]
-    there = tuple({known + os.sep for path in own + sys.path + list(SYSTEM) if path
-                   for known in (os.path.abspath(path), os.path.realpath(path)) if known != os.sep})
+    there = tuple(
+        {
+            known + os.sep
+            for path in own + sys.path + list(SYSTEM)
+            if path
+            for known in (os.path.abspath(path), os.path.realpath(path))
+            if known != os.sep
+        }
+    )
 
     def named(path):
         return isinstance(path, (str, bytes, os.PathLike))
@@ -61,14 +88,20 @@ def forbid(folder, tried):
     def probing():
         """Whether it is urllib3 that opens a socket: what called is socket.py, and who called that."""
         frame = sys._getframe(2)
-        return any(one.f_code.co_filename.endswith(PROBE[0]) and one.f_code.co_name == PROBE[1]
-                   for one in (frame, frame.f_back) if one)
+        return any(
+            one.f_code.co_filename.endswith(PROBE[0]) and one.f_code.co_name == PROBE[1]
+            for one in (frame, frame.f_back)
+            if one
+        )
 
     def asked():
         """Whether the code in `folder` asks for this itself, and not a library that it imports, or a PROBES."""
         frame = sys._getframe(2)
-        while frame and frame.f_code.co_filename.startswith((standard + os.sep, "<frozen")) \
-                and "site-packages" not in frame.f_code.co_filename:
+        while (
+            frame
+            and frame.f_code.co_filename.startswith((standard + os.sep, "<frozen"))
+            and "site-packages" not in frame.f_code.co_filename
+        ):
             if frame.f_code.co_filename.endswith(PROBES):
                 return False
             frame = frame.f_back
@@ -96,8 +129,14 @@ def forbid(folder, tried):
         if event in PROCESSES and asked():
             tried.append(["process", str(args[0]) if args and isinstance(args[0], str) else event])
             raise OSError(1, "Operation not permitted")
-        if event == "open" and isinstance(args[2], int) and args[2] & WRITING and inside(args[0]) \
-                or event in CHANGES and any(map(inside, args)):
+        if (
+            event == "open"
+            and isinstance(args[2], int)
+            and args[2] & WRITING
+            and inside(args[0])
+            or event in CHANGES
+            and any(map(inside, args))
+        ):
             path = next(filter(inside, args))
             tried.append(["write", name(path)])
             raise OSError(30, "Read-only file system", path)
@@ -139,7 +178,7 @@ def run(job, found, answers):
     for number, call in enumerate(job["jobs"]):
         found["stage"] = "predict"
         found["job"] = number
-        batch = images[call["first"]:]
+        batch = images[call["first"] :]
         if call["count"] is not None:
             batch = np.resize(batch, (call["count"],) + batch.shape[1:])
         if call["budget"] and speed and len(batch) / speed > call["budget"]:
@@ -200,8 +239,16 @@ def main(path):
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     count = len(job["jobs"])
     tried, answers = [], {}
-    found = {"stage": "start", "job": None, "error": None, "tried": tried, "load_seconds": None,
-             "returned": [None] * count, "seconds": [None] * count, "left_out": [None] * count}
+    found = {
+        "stage": "start",
+        "job": None,
+        "error": None,
+        "tried": tried,
+        "load_seconds": None,
+        "returned": [None] * count,
+        "seconds": [None] * count,
+        "left_out": [None] * count,
+    }
     try:
         import numpy as np
 

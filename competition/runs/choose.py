@@ -15,8 +15,9 @@ def read_chosen(folder, table, asked):
 
 def count_left_out(paths, runs):
     """How many finished runs there are besides `runs` and the study's: nobody can know why they were left out."""
-    return sum(finished and run not in runs and not run.startswith(STUDY_RUN)
-               for run, finished in all_runs(paths).items())
+    return sum(
+        finished and run not in runs and not run.startswith(STUDY_RUN) for run, finished in all_runs(paths).items()
+    )
 
 
 def choose_runs(paths, runs):
@@ -25,8 +26,9 @@ def choose_runs(paths, runs):
     if runs is None or runs == "":
         own = [run for run in known if not run.startswith(STUDY_RUN)]  # the study's are to be compared, not kept
         if studied := len(known) - len(own):
-            warn(f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY_RUN}...; RUNS= takes "
-                 "them")
+            warn(
+                f"{folder}/: left out, since they belong to the study: {studied} runs {STUDY_RUN}...; RUNS= takes them"
+            )
         finished = [run for run in own if known[run]]
         if left_out := [run for run in own if not known[run] and not _tells_of(folder / run, finished)]:
             warn(f"{folder}/: left out, since unfinished: {', '.join(left_out)}")
@@ -49,5 +51,8 @@ def choose_runs(paths, runs):
 def _tells_of(run_dir, finished):
     """Whether a run is the fold that train.train_seeds trained once more of a finished one: it is not to be blended."""
     whole = run_dir.name.removesuffix("-seed1")
-    return whole != run_dir.name and whole in finished and [
-        path.parent.name for path in run_dir.glob("fold_*/fold.json")] == ["fold_0"]
+    return (
+        whole != run_dir.name
+        and whole in finished
+        and [path.parent.name for path in run_dir.glob("fold_*/fold.json")] == ["fold_0"]
+    )

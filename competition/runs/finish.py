@@ -17,14 +17,18 @@ def save_fold(directory, table, fold, progress, views, took=None):
     """
     oof.write_fold(directory, table, fold, views)
     labels = table.labels[table.fold == fold]
-    files.write_json(directory / "fold.json", {
-        "images": len(labels),
-        "epochs": len(progress.history),
-        "best_epoch": len(progress.history) - progress.epoch + progress.best_epoch,
-        "accuracy": accuracy(views["identity"], labels),
-        "log_loss": log_loss(views["identity"], labels),
-        "seconds": round(sum(row["seconds"] for row in progress.history), 1),
-    } | ({} if took is None else {MS: round(took, 3)}))
+    files.write_json(
+        directory / "fold.json",
+        {
+            "images": len(labels),
+            "epochs": len(progress.history),
+            "best_epoch": len(progress.history) - progress.epoch + progress.best_epoch,
+            "accuracy": accuracy(views["identity"], labels),
+            "log_loss": log_loss(views["identity"], labels),
+            "seconds": round(sum(row["seconds"] for row in progress.history), 1),
+        }
+        | ({} if took is None else {MS: round(took, 3)}),
+    )
     (directory / STATE).unlink(missing_ok=True)
 
 
@@ -46,7 +50,9 @@ def print_folds(folder, table, done):
     metric, rows, by_class = find_metric(table.metric), [], []
     for fold in done:
         probs, labels = oof.read_fold(fold_dir(folder, fold), table, fold)["identity"], table.labels[table.fold == fold]
-        rows.append({"fold": fold} | files.read_json(fold_dir(folder, fold) / "fold.json") | metric.beside(probs, labels))
+        rows.append(
+            {"fold": fold} | files.read_json(fold_dir(folder, fold) / "fold.json") | metric.beside(probs, labels)
+        )
         by_class.append([fold, *per_class_accuracy(probs, labels)])
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
@@ -63,5 +69,7 @@ def print_folds(folder, table, done):
     matrix.insert(0, "accuracy", per_class_accuracy(probabilities, table.labels), allow_duplicates=True)
     matrix.index.name = "true \\ predicted"
     print("\n" + matrix.to_string(float_format="{:.3f}".format))
-    print(f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
-          f"{log_loss(probabilities, table.labels):.4f}{scored}, {frame['seconds'].sum():.0f} s of epochs")
+    print(
+        f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
+        f"{log_loss(probabilities, table.labels):.4f}{scored}, {frame['seconds'].sum():.0f} s of epochs"
+    )

@@ -42,5 +42,7 @@ def load(read, path):
         return read(path)
     except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not the weights that this run wrote ({reason}); remove that file and train "
-                         "the run again, which makes it anew") from None
+        raise InputError(
+            f"{path}: not the weights that this run wrote ({reason}); remove that file and train "
+            "the run again, which makes it anew"
+        ) from None

@@ -116,8 +116,12 @@ def read_predictions(run_dir, table):
 
 def write_fold(fold_dir, table, fold, views):
     """Write `views.npz`, what a fold model says of the images that it held out: views {view: float32 [m, C]}."""
-    write_npz(Path(fold_dir) / "views.npz", image=np.array(held_out(table, fold)), views=np.array(list(views)),
-              probs=np.stack(list(views.values())))
+    write_npz(
+        Path(fold_dir) / "views.npz",
+        image=np.array(held_out(table, fold)),
+        views=np.array(list(views)),
+        probs=np.stack(list(views.values())),
+    )
 
 
 def read_fold(fold_dir, table, fold):
@@ -162,7 +166,7 @@ def _read_csv(path, table):
             raise InputError(f"{path}: columns {join_names(found)}, expected {join_names(header)}")
         names = range(len(header))
         rows = pd.read_csv(path, header=0, names=names, index_col=False, dtype={0: str, 1: str}, **options)
-        probs = rows.iloc[:, len(KEYS):].to_numpy(np.float32)
+        probs = rows.iloc[:, len(KEYS) :].to_numpy(np.float32)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
     except (OSError, ValueError) as error:

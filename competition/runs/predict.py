@@ -75,8 +75,12 @@ def predict_folds(run, table, views, images, folds=None, fused=False, bar=None):
     Returns probabilities float32 [folds, views, n, C]; the others are as for each_fold.
     """
     folds = list(folds or range(table.k))
-    return np.stack([np.stack([said[view] for view in views])
-                     for _, _, said in each_fold(run, table, folds, views, images, fused, bar=bar)])
+    return np.stack(
+        [
+            np.stack([said[view] for view in views])
+            for _, _, said in each_fold(run, table, folds, views, images, fused, bar=bar)
+        ]
+    )
 
 
 def held_out_folds(run, table, folds, views, images, features=None):

@@ -53,8 +53,9 @@ class Begun:
     def check_versions(self):
         """Warn where other versions are installed than those that it was begun with."""
         if self.record["versions"] != (now := backend_versions()):
-            files.warn(f"{self.path}: begun with {difference(self.record['versions'], now)}; the rest may come out "
-                       "differently")
+            files.warn(
+                f"{self.path}: begun with {difference(self.record['versions'], now)}; the rest may come out differently"
+            )
 
     def refuse(self, found, how="with"):
         """Raise the InputError that says what it was begun with."""
@@ -63,8 +64,13 @@ class Begun:
 
 def new_record(record_format, config, table):
     """What every record begins with; `config` is what decides how the training ends."""
-    return {"format": record_format, "config": config, "table": table.hash, "data": table.data_hash,
-            "versions": backend_versions()}
+    return {
+        "format": record_format,
+        "config": config,
+        "table": table.hash,
+        "data": table.data_hash,
+        "versions": backend_versions(),
+    }
 
 
 def difference(before, now):
@@ -136,8 +142,11 @@ def read_settings(path, config):
 def all_runs(paths):
     """{run: is it finished} of the folders that hold a `run.json` in `runs/<name>/`, sorted by name. paths: a Paths"""
     records = sorted(paths.runs.glob("*/run.json"))
-    return {path.parent.name: bool(read_run_record(path.parent).get("finished"))
-            for path in records if path.parent != paths.blend and not path.parent.name.startswith(".")}
+    return {
+        path.parent.name: bool(read_run_record(path.parent).get("finished"))
+        for path in records
+        if path.parent != paths.blend and not path.parent.name.startswith(".")
+    }
 
 
 def check_hashes(path, table, record, classes=None):

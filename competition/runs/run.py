@@ -81,8 +81,15 @@ class Run:
     def from_record(cls, run_dir, record):
         """The Run in a folder whose run.json has this content, as read_checked returns it."""
         path = Path(run_dir)
-        return cls(path, path.name, record["config"], read_settings(path / "run.json", record["config"]),
-                   record["frozen"], record["views"], record["finished"])
+        return cls(
+            path,
+            path.name,
+            record["config"],
+            read_settings(path / "run.json", record["config"]),
+            record["frozen"],
+            record["views"],
+            record["finished"],
+        )
 
 
 def read_checked(run_dir, table):
@@ -95,6 +102,8 @@ def read_checked(run_dir, table):
     record = read_run_record(run_dir)
     check_hashes(path, table, record)
     if missing := [key for key in ("config", "frozen", "views", "finished") if record.get(key) is None]:
-        raise InputError(f"{path}: found no {', '.join(missing)}, expected a run of `make train`: predictions that "
-                         "come from elsewhere have no models to build, and can only be blended")
+        raise InputError(
+            f"{path}: found no {', '.join(missing)}, expected a run of `make train`: predictions that "
+            "come from elsewhere have no models to build, and can only be blended"
+        )
     return record

@@ -23,7 +23,9 @@ def seedless(record):
     config = record.get("config") or {}
     if not config.get("recipe"):
         return None
-    known = {field.name: field.default_factory() if field.default is MISSING else field.default for field in fields(Recipe)}
+    known = {
+        field.name: field.default_factory() if field.default is MISSING else field.default for field in fields(Recipe)
+    }
     return hash_json(config | {"recipe": known | config["recipe"] | {"seed": None}})
 
 

@@ -74,6 +74,7 @@ def write_head(path, head, **more):
 
 def read_head(run_dir, fold):
     """A fold's head as write_head got it."""
+
     def read(path):
         with np.load(path) as saved:
             hidden = [saved[f"hidden_{i}"] for i in range(sum(name.startswith("hidden_") for name in saved.files))]

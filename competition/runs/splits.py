@@ -40,19 +40,24 @@ def read_splits(text, table):
         if not all(split):
             raise InputError(f"SPLITS={text}: a split names no class, expected some of {', '.join(classes)}")
         if unknown := [name for name in named if name not in classes]:
-            raise InputError(f"SPLITS={text}: unknown class {unknown[0]!r}, expected classes of {where}: "
-                             f"{', '.join(classes)}")
+            raise InputError(
+                f"SPLITS={text}: unknown class {unknown[0]!r}, expected classes of {where}: {', '.join(classes)}"
+            )
         if doubled := [name for name in named if named.count(name) > 1]:
             raise InputError(f"SPLITS={text}: {doubled[0]!r} is named twice in one split, expected once")
         group = next(group for group in groups if named[0] in group)
         if apart := [name for name in named if name not in group]:
-            raise InputError(f"SPLITS={text}: {named[0]!r} and {apart[0]!r} are parted before, expected classes that "
-                             "are still together")
+            raise InputError(
+                f"SPLITS={text}: {named[0]!r} and {apart[0]!r} are parted before, expected classes that "
+                "are still together"
+            )
         rest = [name for name in group if name not in named]
         branches = tuple(tuple(name for name in classes if name in branch) for branch in [*split, rest] if branch)
         if len(branches) < 2:
-            raise InputError(f"SPLITS={text}: {', '.join(named)} leaves nothing to be told from, expected some of "
-                             f"{', '.join(group)}, not all")
+            raise InputError(
+                f"SPLITS={text}: {', '.join(named)} leaves nothing to be told from, expected some of "
+                f"{', '.join(group)}, not all"
+            )
         groups.remove(group)
         groups += branches
         nodes.append(branches)

@@ -31,10 +31,12 @@ class Tree:
     @cached_property
     def paths(self):
         """int64 [nodes, C]: the branch of each class in each node; where it has none, their number."""
-        return np.array([
-            [next((b for b, branch in enumerate(node) if name in branch), len(node)) for name in self.classes]
-            for node in self.nodes
-        ])
+        return np.array(
+            [
+                [next((b for b, branch in enumerate(node) if name in branch), len(node)) for name in self.classes]
+                for node in self.nodes
+            ]
+        )
 
     @property
     def ends(self):
@@ -102,8 +104,12 @@ class TreeRun(Run):
             found = backbone(image)
             for place, matrix in enumerate(matrices, 1):
                 last = place == len(matrices)
-                dense = layers.Dense(matrix.shape[-1], None if last else "relu", dtype="float32",
-                                     name="logits" if last else f"hidden_{place - 1}")
+                dense = layers.Dense(
+                    matrix.shape[-1],
+                    None if last else "relu",
+                    dtype="float32",
+                    name="logits" if last else f"hidden_{place - 1}",
+                )
                 found = dense(found)
                 dense.set_weights([matrix[fold, :-1], matrix[fold, -1]])
             probabilities = self.tree(found, ops)
@@ -128,8 +134,10 @@ class TreeRun(Run):
     def read_nodes(self, table):
         """(SingleRun, part of the table) of each node. Raises InputError for a node that is none of this table."""
         parts = [take_part(table, node) for node in self.tree.nodes]
-        return [(SingleRun.from_record(folder, read_checked(folder, part)), part)
-                for folder, part in zip(self.node_dirs, parts)]
+        return [
+            (SingleRun.from_record(folder, read_checked(folder, part)), part)
+            for folder, part in zip(self.node_dirs, parts)
+        ]
 
 
 def node_dir(folder, number):
@@ -168,8 +176,9 @@ def take_part(table, node):
         missing = [label for label in branch_of.values() if label not in taught]
         if missing or not held_out.any():
             found = f"no image of {missing[0]} to train on" if missing else "holds out none of " + ", ".join(branch_of)
-            raise InputError(f"{table.paths.csv}: fold {fold} has {found}, expected some; fewer folds "
-                             "would do (make folds FOLDS=)")
+            raise InputError(
+                f"{table.paths.csv}: fold {fold} has {found}, expected some; fewer folds would do (make folds FOLDS=)"
+            )
     classes = list(dict.fromkeys(branch_of.values()))
     hashes = {key: files.hash_json([getattr(table, key), node]) for key in ("hash", "data_hash")}
     metric = "accuracy" if table.metric == "quadratic_kappa" else table.metric

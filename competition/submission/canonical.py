@@ -33,14 +33,17 @@ def normalise(folder):
 
 def _number_functions(graph):
     """Number the functions of a MetaGraphDef by the order in which they were traced, and sort them so."""
+
     def traced(function):
         number = NUMBER.search(function.signature.name)
         return int(number[1]) if number else -1, function.signature.name
 
     library = graph.graph_def.library
     functions = sorted(library.function, key=traced)
-    names = {function.signature.name: NUMBER.sub("", function.signature.name) + f"_{number}"
-             for number, function in enumerate(functions)}
+    names = {
+        function.signature.name: NUMBER.sub("", function.signature.name) + f"_{number}"
+        for number, function in enumerate(functions)
+    }
     gradients = sorted(library.registered_gradients, key=lambda gradient: names[gradient.gradient_func])
     names |= {gradient.registered_op_type: f"CustomGradient-{number}" for number, gradient in enumerate(gradients)}
     functions = [type(function).FromString(function.SerializeToString()) for function in functions]
@@ -102,14 +105,17 @@ def _number_nodes(function):
         if name.isdigit() or not name or KERAS.search(name.decode()):
             del argument.attr["_user_specified_name"]
     names = {node.name: f"{node.op}_{number}" for number, node in enumerate(function.node_def)}
-    names |= {argument.name: f"captured_{number}" for number, argument in enumerate(function.signature.input_arg)
-              if KERAS.search(argument.name)}
+    names |= {
+        argument.name: f"captured_{number}"
+        for number, argument in enumerate(function.signature.input_arg)
+        if KERAS.search(argument.name)
+    }
     for argument in function.signature.input_arg:
         argument.name = names.get(argument.name, argument.name)
 
     def renamed(reference):
         """Of "node", "node:output:0", "^node"; the name of an argument stays."""
-        hat, name = reference[:reference.startswith("^")], reference.removeprefix("^")
+        hat, name = reference[: reference.startswith("^")], reference.removeprefix("^")
         name, *rest = name.split(":")
         return hat + ":".join([names.get(name, name), *rest])
 

@@ -39,8 +39,15 @@ def read_ensemble(table, run=None, hidden_n=None, hidden=None):
 def _read_blend(table, hidden_n=None, hidden=None):
     record = read_blend(table)
     oofs = {run: read_oof(table.paths.run(run), table) for run in record["weights"]}
-    return _ensemble(table, "blend", oofs, record["weights"], record["views"], record["temperature"],
-                     forecast_again(table, record, hidden_n, hidden))
+    return _ensemble(
+        table,
+        "blend",
+        oofs,
+        record["weights"],
+        record["views"],
+        record["temperature"],
+        forecast_again(table, record, hidden_n, hidden),
+    )
 
 
 def _read_run(table, run, hidden_n=None, hidden=None):

@@ -128,8 +128,15 @@ def choose_fitting(ensemble, table, load_seconds, cost, count):
                 taken = estimate(candidate)
                 if cuts and (taken.bytes < cost.bytes or taken.seconds < cost.seconds):
                     choices.append(Choice(candidate, float(expected), taken, cuts, probs))
-    return sorted(choices, key=lambda choice: (-metric.sign * round(choice.expected, 6), len(choice.cuts),
-                                               choice.ensemble.half, choice.cost.seconds))
+    return sorted(
+        choices,
+        key=lambda choice: (
+            -metric.sign * round(choice.expected, 6),
+            len(choice.cuts),
+            choice.ensemble.half,
+            choice.cost.seconds,
+        ),
+    )
 
 
 def flattery(choice, rivals, table):
@@ -169,8 +176,12 @@ def _fold_counts(k):
 
 
 def _cuts(whole, candidate):
-    fewer = {"members": {run.name for run, _ in candidate.members} != {run.name for run, _ in whole.members},
-             "views": candidate.views != whole.views, "folds": candidate.folds is not None, "float16": candidate.half}
+    fewer = {
+        "members": {run.name for run, _ in candidate.members} != {run.name for run, _ in whole.members},
+        "views": candidate.views != whole.views,
+        "folds": candidate.folds is not None,
+        "float16": candidate.half,
+    }
     return tuple(key for key, cut in fewer.items() if cut)
 
 
@@ -206,14 +217,26 @@ def _subsets(ensemble, table, oofs, runs):
             kind = "greedy" if len(subset) > 1 else "single"
             nested = chooser.nested(kind, views)
             same = len(subset) == len(members) and subset == members
-            weights = {run.name: weight for run, weight in ensemble.members} if same else {
-                run: share for run, share in zip(subset, chooser.shares(kind, views).tolist()) if share > 0}
-            temperature = 1.0 if ensemble.temperature == 1 else (
-                ensemble.temperature if same else find_temperature(nested, table.labels))
-            yield dataclasses.replace(
-                ensemble, members=[(runs[run], weight) for run, weight in weights.items()], views=list(views),
-                temperature=temperature, oof=sharpen(combine(oofs, weights, list(views)), temperature),
-            ), sharpen(nested, temperature)
+            weights = (
+                {run.name: weight for run, weight in ensemble.members}
+                if same
+                else {run: share for run, share in zip(subset, chooser.shares(kind, views).tolist()) if share > 0}
+            )
+            temperature = (
+                1.0
+                if ensemble.temperature == 1
+                else (ensemble.temperature if same else find_temperature(nested, table.labels))
+            )
+            yield (
+                dataclasses.replace(
+                    ensemble,
+                    members=[(runs[run], weight) for run, weight in weights.items()],
+                    views=list(views),
+                    temperature=temperature,
+                    oof=sharpen(combine(oofs, weights, list(views)), temperature),
+                ),
+                sharpen(nested, temperature),
+            )
 
 
 def print_choices(ensemble, table, cost, choices, limits):
@@ -225,18 +248,31 @@ def print_choices(ensemble, table, cost, choices, limits):
     for cut in ("folds", "members", "views", "float16"):
         own = [choice for choice in choices if choice.cuts == (cut,)]
         good = [choice for choice in own if choice in fits]
-        alone += good[:1] or sorted(own, key=lambda choice: choice.cost.seconds / cost.seconds
-                                    + choice.cost.bytes / cost.bytes)[:1]
+        alone += (
+            good[:1]
+            or sorted(own, key=lambda choice: choice.cost.seconds / cost.seconds + choice.cost.bytes / cost.bytes)[:1]
+        )
     for choice in (*fits[:3], *(choice for choice in alone if choice not in fits[:3])):
         mark = "*" if choice in fits[:1] else ""
-        rows.append(_row(mark, choice.ensemble, table, choice.cost, choice.expected,
-                         None if start is None else choice.expected - start, limits))
+        rows.append(
+            _row(
+                mark,
+                choice.ensemble,
+                table,
+                choice.cost,
+                choice.expected,
+                None if start is None else choice.expected - start,
+                limits,
+            )
+        )
     print(text_table(pd.DataFrame(rows)), end="\n\n")
     _, gain, measured = averaging(ensemble, table)
     how = "as measured" if measured else "assumed, as it was not measured"
-    print("the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
-          f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
-          "when it is made")
+    print(
+        "the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
+        f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
+        "when it is made"
+    )
     for line in _commands(ensemble, table, cost, choices):
         print(line)
 
@@ -277,33 +313,48 @@ def _commands(ensemble, table, cost, choices):
     for runs in alike.values():
         if len(runs) > 1:
             parts = [_part(run, ensemble, table, choices) for run in runs[1:]]
-            rest = None if None in parts else Cost(*(value - sum(taken) for value, *taken in zip(
-                *map(dataclasses.astuple, (cost, *parts)))))
+            rest = (
+                None
+                if None in parts
+                else Cost(*(value - sum(taken) for value, *taken in zip(*map(dataclasses.astuple, (cost, *parts)))))
+            )
             left = _expected(names - {run.name for run in runs[1:]}, ensemble, choices)
-            yield (f"one run in place of {len(runs)}{_taking(rest, left, ensemble)}: make soup NAME={table.name} "
-                   f"RUNS={','.join(run.name for run in runs)}; it says whether that holds, then RUN= takes it, or make "
-                   "blend again")
+            yield (
+                f"one run in place of {len(runs)}{_taking(rest, left, ensemble)}: make soup NAME={table.name} "
+                f"RUNS={','.join(run.name for run in runs)}; it says whether that holds, then RUN= takes it, or make "
+                "blend again"
+            )
     largest = max(ensemble.members, key=lambda member: (round(member[1], 6), _accuracy(table, member[0])))[0]
     if len(ensemble.members) > 1:
         alone = _alone(largest, ensemble, choices)
         left = _expected({largest.name}, ensemble, choices)
-        yield (f"one run that learns what the blend says{_taking(alone, left, ensemble)}: make train NAME={table.name} "
-               f"MODEL={largest.config['model']} RECIPE={'quick' if largest.frozen else 'best'} TEACHER=blend; "
-               "then it is offered here with its own OOF")
+        yield (
+            f"one run that learns what the blend says{_taking(alone, left, ensemble)}: make train NAME={table.name} "
+            f"MODEL={largest.config['model']} RECIPE={'quick' if largest.frozen else 'best'} TEACHER=blend; "
+            "then it is offered here with its own OOF"
+        )
 
 
 def _alone(run, ensemble, choices, folds=None):
     """The Cost of one run alone with as many views, of all folds or of so many; None where that is no Choice."""
-    found = [choice.cost for choice in choices if [one.name for one, _ in choice.ensemble.members] == [run.name]
-             and not choice.ensemble.half and len(choice.ensemble.views) == len(ensemble.views)
-             and len(choice.ensemble.folds or ()) == (folds or 0)]
+    found = [
+        choice.cost
+        for choice in choices
+        if [one.name for one, _ in choice.ensemble.members] == [run.name]
+        and not choice.ensemble.half
+        and len(choice.ensemble.views) == len(ensemble.views)
+        and len(choice.ensemble.folds or ()) == (folds or 0)
+    ]
     return found[0] if found else None
 
 
 def _expected(names, ensemble, choices):
     """The forecast of the members of these names alone, all folds and as many views; None where that is no Choice."""
-    found = [choice.expected for choice in choices if set(choice.cuts) == {"members"}
-             and {run.name for run, _ in choice.ensemble.members} == names]
+    found = [
+        choice.expected
+        for choice in choices
+        if set(choice.cuts) == {"members"} and {run.name for run, _ in choice.ensemble.members} == names
+    ]
     return found[0] if found else None
 
 
@@ -318,8 +369,11 @@ def _part(run, ensemble, table, choices):
 
 def _taking(cost, left, ensemble):
     """What a network in place of several takes, and its forecast, from that of what is `left` without it to the whole's."""
-    parts = [] if cost is None else [f"about {cost.bytes / 1e6:.1f} MB, {cost.seconds:.1f} s, {cost.memory / 1e6:.0f} MB "
-                                     "of memory"]
+    parts = (
+        []
+        if cost is None
+        else [f"about {cost.bytes / 1e6:.1f} MB, {cost.seconds:.1f} s, {cost.memory / 1e6:.0f} MB of memory"]
+    )
     whole = (ensemble.forecast or {}).get("expected")
     if None not in (left, whole):
         parts.append(f"forecast between {left:.4f}, without the others, and {whole:.4f}, the whole's")
@@ -328,9 +382,13 @@ def _taking(cost, left, ensemble):
 
 def find_smallest(choices, limits):
     """Of some Choices the one that is farthest below the limits, or least above them."""
+
     def share(choice):
-        pairs = ((choice.cost.bytes / 1e6, limits.megabytes), (choice.cost.seconds, limits.seconds),
-                 (choice.cost.memory, limits.memory))
+        pairs = (
+            (choice.cost.bytes / 1e6, limits.megabytes),
+            (choice.cost.seconds, limits.seconds),
+            (choice.cost.memory, limits.memory),
+        )
         return max(taken / limit for taken, limit in pairs if limit is not None)
 
     return min(choices, key=share)
@@ -339,5 +397,10 @@ def find_smallest(choices, limits):
 def refine_choices(choices, choice, found):
     """Estimates of the Choices, made better by what the rehearsal of one of them found (Cost)."""
     ratios = [new / old for new, old in zip(dataclasses.astuple(found), dataclasses.astuple(choice.cost))]
-    return [dataclasses.replace(other, cost=Cost(*(value * ratio for value, ratio in zip(
-        dataclasses.astuple(other.cost), ratios)))) for other in choices if other is not choice]
+    return [
+        dataclasses.replace(
+            other, cost=Cost(*(value * ratio for value, ratio in zip(dataclasses.astuple(other.cost), ratios)))
+        )
+        for other in choices
+        if other is not choice
+    ]

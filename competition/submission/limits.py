@@ -21,10 +21,16 @@ class Limits:
 
     def exceeded(self, cost):
         """What a Cost is over, in words, or []."""
-        rows = (("MAX_MB", self.megabytes, cost.bytes / 1e6, "MB"), ("MAX_SECONDS", self.seconds, cost.seconds, "s"),
-                ("MAX_MEMORY", self.memory and self.memory / 1e6, cost.memory / 1e6, "MB of memory"))
-        return [f"{found:.1f} {unit}, {found - limit:.1f} over {name} ({limit:.1f})"
-                for name, limit, found, unit in rows if limit is not None and found > limit]
+        rows = (
+            ("MAX_MB", self.megabytes, cost.bytes / 1e6, "MB"),
+            ("MAX_SECONDS", self.seconds, cost.seconds, "s"),
+            ("MAX_MEMORY", self.memory and self.memory / 1e6, cost.memory / 1e6, "MB of memory"),
+        )
+        return [
+            f"{found:.1f} {unit}, {found - limit:.1f} over {name} ({limit:.1f})"
+            for name, limit, found, unit in rows
+            if limit is not None and found > limit
+        ]
 
 
 @dataclass(frozen=True)

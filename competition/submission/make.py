@@ -39,8 +39,19 @@ from competition.submission.record import print_record, record_of
 from competition.submission.score_log import keep_older, log_submission
 
 
-def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None, max_mb=None, max_seconds=None,
-                    max_memory=None, fit=False, hidden=None, workspace=Workspace()):
+def make_submission(
+    name=None,
+    run=None,
+    layout=None,
+    scorer=None,
+    hidden_n=None,
+    max_mb=None,
+    max_seconds=None,
+    max_memory=None,
+    fit=False,
+    hidden=None,
+    workspace=Workspace(),
+):
     """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
     name    of the fold table; may be left out while there is only one
@@ -85,7 +96,10 @@ def make_submission(name=None, run=None, layout=None, scorer=None, hidden_n=None
         raise InputError(f"{path}: not written, {error}{kept}") from None
     ensemble, found = taken
     found |= {"scorer": scorer or "the project's own Python"}
-    record = record_of(path, ensemble, table, layout.format) | {"limits": dataclasses.asdict(limits), "rehearsal": found}
+    record = record_of(path, ensemble, table, layout.format) | {
+        "limits": dataclasses.asdict(limits),
+        "rehearsal": found,
+    }
     write_json(table.paths.zip_json, record)
     log_submission(path, record, workspace)
     print_record(path, record)
@@ -103,8 +117,10 @@ def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
     found = {"oof_differs": oof_difference, "hidden_n": count}
     if ensemble.half:
         exact, expected = expected, average_halved(ensemble, table, images)
-        found |= {"float16_differs": float(np.abs(expected - exact).max()),
-                  "float16_labels": int((expected.argmax(1) != exact.argmax(1)).sum())}
+        found |= {
+            "float16_differs": float(np.abs(expected - exact).max()),
+            "float16_labels": int((expected.argmax(1) != exact.argmax(1)).sum()),
+        }
     with tempfile.TemporaryDirectory() as folder:
         build_package(ensemble, table, folder, layout.write_code)
         check_package(folder, table.data)
@@ -112,8 +128,11 @@ def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
     found |= rehearse(path, images, expected, layout.entry, conditions)
     seconds = found["load_seconds"] + found["warm_seconds"] + count / found["images_a_second"]
     held = count * np.prod([*table.size, 3]) * 4  # the images themselves, as float32, which the scorer has in memory
-    return found | {"bytes": Path(path).stat().st_size, "hidden_seconds": seconds,
-                    "hidden_bytes": int(found["peak_bytes"] + held)}
+    return found | {
+        "bytes": Path(path).stat().st_size,
+        "hidden_seconds": seconds,
+        "hidden_bytes": int(found["peak_bytes"] + held),
+    }
 
 
 def _cost(found):
@@ -146,16 +165,17 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
                 bounds = find_metric(table.metric)
                 luck = max(0.0, bounds.sign * fitting.flattery(choice, fits, table)) if choice in fits else 0.0
                 moved = choice.expected - bounds.sign * luck - forecast["expected"]
-                shifted = {key: float(np.clip(forecast[key] + moved, bounds.low, bounds.high))
-                           for key in ("expected", "low", "high")}
+                shifted = {
+                    key: float(np.clip(forecast[key] + moved, bounds.low, bounds.high))
+                    for key in ("expected", "low", "high")
+                }
                 forecast = forecast | shifted | {"fit": moved, "fit_optimism": luck}
             return dataclasses.replace(choice.ensemble, forecast=forecast), found
         print(f"what was to fit takes {'; '.join(over)}; trying what is smaller", flush=True)
         if choice is smallest:
             break
         choices = fitting.refine_choices(choices, choice, _cost(found))
-    raise InputError(f"{table.paths.zip}: not written, the smallest that was found does not fit: "
-                     f"{'; '.join(over)}")
+    raise InputError(f"{table.paths.zip}: not written, the smallest that was found does not fit: {'; '.join(over)}")
 
 
 def _hidden_n(ensemble, table):

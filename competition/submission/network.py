@@ -114,8 +114,10 @@ def export(networks, views, size, path, temperature=1.0, half=False):
 
     functions = [_as_function(network.model) for network in networks]
     module = tf.Module()
-    module.weights = [[tf.Variable(stored_weights(np.stack(values), half)) for values in zip(*network.members)]
-                      for network in networks]
+    module.weights = [
+        [tf.Variable(stored_weights(np.stack(values), half)) for values in zip(*network.members)]
+        for network in networks
+    ]
     batch = max(1, ROWS // len(views))
     signature = [tf.TensorSpec([batch, *size, 3], tf.float32, name="images")]
 

@@ -24,8 +24,14 @@ class Layout:
 def build_package(ensemble, table, folder, write_code):
     """Write what the zip's root holds into `folder`: `SubmissionModel/`, and what `write_code` puts beside it."""
     folder = Path(folder)
-    export(build_networks(ensemble, table), ensemble.views, table.size, folder / "SubmissionModel",
-           ensemble.temperature, ensemble.half)
+    export(
+        build_networks(ensemble, table),
+        ensemble.views,
+        table.size,
+        folder / "SubmissionModel",
+        ensemble.temperature,
+        ensemble.half,
+    )
     write_code(folder)
 
 

@@ -59,24 +59,28 @@ def print_record(path, record):
     found = record["rehearsal"]
     rows = {
         "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU, by "
-                     f"{found['scorer']} ({', '.join(f'{key} {value}' for key, value in found['versions'].items())})",
+        f"{found['scorer']} ({', '.join(f'{key} {value}' for key, value in found['versions'].items())})",
         "denied": f"network ({found['no_network']}), writing to its folder, this project, files elsewhere, processes: "
-                  "its Python code asked for none, and its files are as they were",
+        "its Python code asked for none, and its files are as they were",
         "calls": ", ".join(found["calls"]) + "".join(f"; left out: {what}" for what in found["left_out"]),
         "repeated": "a second call and a second fresh process give the same labels and probabilities (to "
-                    f"{found['processes_differ']:.1g})",
+        f"{found['processes_differ']:.1g})",
         "inside": "no pickle, Lambda or Python function, no path of this machine or folder of its user",
         "labels": f"equal to the toolkit's own average ({found['near_ties']} near-ties left aside)",
         "probabilities": f"differ by {found['probabilities_differ']:.1g} at most (from the stored OOF: "
-                         f"{found['oof_differs']:.1g})",
-        "size": f"{record['bytes'] / 1e6:.1f} MB" + (
+        f"{found['oof_differs']:.1g})",
+        "size": f"{record['bytes'] / 1e6:.1f} MB"
+        + (
             f"; weights are float16, which changes probabilities by up to {found['float16_differs']:.1g} and "
-            f"{found['float16_labels']} labels of {found['images']}" if "float16_differs" in found else ""),
+            f"{found['float16_labels']} labels of {found['images']}"
+            if "float16_differs" in found
+            else ""
+        ),
         "speed": f"{found['load_seconds']:.1f} s to load, {found['warm_seconds']:.1f} s more for the first call, "
-                 f"{found['images_a_second']:.0f} images a second; "
-                 f"{found['hidden_seconds']:.0f} s for {found['hidden_n']} hidden images",
+        f"{found['images_a_second']:.0f} images a second; "
+        f"{found['hidden_seconds']:.0f} s for {found['hidden_n']} hidden images",
         "memory": f"{found['peak_bytes'] / 1e6:.0f} MB at most; {found['hidden_bytes'] / 1e6:.0f} MB with "
-                  f"{found['hidden_n']} hidden images as float32",
+        f"{found['hidden_n']} hidden images as float32",
         "stands on": f"OOF accuracy {record['oof_accuracy']:.4f}, log-loss {record['oof_log_loss']:.4f}",
     }
     print(f"{path}: {record['source']}; views {', '.join(record['views'])}\n")

@@ -84,8 +84,9 @@ def match_ids(path, ids, images, top=""):
     found = named.get(ids[first], ())
     what = f"the name of {len(found)} images ({shorten(found, 2)})" if found else "the name of no test image"
     also = f" ({len(more)} more ids are no good either)" if more else ""
-    raise InputError(f"{path}: line {first + 2}: id {ids[first]!r} is {what}{also}; expected names such as "
-                     f"{shorten(list(named), 3)}")
+    raise InputError(
+        f"{path}: line {first + 2}: id {ids[first]!r} is {what}{also}; expected names such as {shorten(list(named), 3)}"
+    )
 
 
 def _read_rows(path):
@@ -113,11 +114,16 @@ def _read_values(path, columns, rows, classes, probabilities, metric):
             if set(columns) == set(names):
                 return "probabilities", [names.index(column) for column in columns]
         missing, unknown = ([name for name in a if name not in b] for a, b in ((classes, columns), (columns, classes)))
-        found = "; ".join(f"{what}: {shorten(names)}" for what, names in
-                          (("no column for", missing), ("columns that are no class", unknown)) if names)
+        found = "; ".join(
+            f"{what}: {shorten(names)}"
+            for what, names in (("no column for", missing), ("columns that are no class", unknown))
+            if names
+        )
         raise InputError(f"{path}: {found}; expected ids and one column, or one for each of {len(classes)} classes")
     found = [row[1] for row in rows]
-    if all(_is_number(text) and float(text) in range(len(classes)) for text in found) and not set(found) <= set(classes):
+    if all(_is_number(text) and float(text) in range(len(classes)) for text in found) and not set(found) <= set(
+        classes
+    ):
         found = [str(int(float(text))) for text in found]  # class ids that some tool took for numbers: 0.0
     if len(classes) == 2 and metric in OF_PROBABILITIES and set(found) <= {*numbers, ""}:
         column = classes.index(columns[0]) if columns[0] in classes else 1
@@ -125,18 +131,23 @@ def _read_values(path, columns, rows, classes, probabilities, metric):
         return "one probability", [column]
     if len(classes) == 2 and (probabilities or not set(found) <= {*classes, *numbers, ""}):
         if bad := [n for n, text in enumerate(found) if not _is_number(text)]:
-            raise InputError(f"{path}: line {bad[0] + 2}: found {found[bad[0]]!r}, expected a class "
-                             f"({shorten(classes)}), its id or a probability")
+            raise InputError(
+                f"{path}: line {bad[0] + 2}: found {found[bad[0]]!r}, expected a class "
+                f"({shorten(classes)}), its id or a probability"
+            )
         return "one probability", [classes.index(columns[0]) if columns[0] in classes else 1]
     if probabilities:
-        raise InputError(f"{path}: one column, {columns[0]}; expected one for each of {len(classes)} classes for "
-                         "PROBABILITIES=1")
+        raise InputError(
+            f"{path}: one column, {columns[0]}; expected one for each of {len(classes)} classes for PROBABILITIES=1"
+        )
     for values, known in (("labels", classes), ("class ids", numbers), ("labels", [""])):
         if set(found) <= set(known):
             return values, []
     bad = next(n for n, text in enumerate(found) if text not in classes)
-    raise InputError(f"{path}: line {bad + 2}: found {found[bad]!r} in {columns[0]}, expected a class "
-                     f"({shorten(classes, 20)}) or a class id from 0 to {len(classes) - 1}")
+    raise InputError(
+        f"{path}: line {bad + 2}: found {found[bad]!r} in {columns[0]}, expected a class "
+        f"({shorten(classes, 20)}) or a class id from 0 to {len(classes) - 1}"
+    )
 
 
 def _is_number(text):
@@ -171,5 +182,7 @@ def check_csv(path, wanted, classes):
             raise InputError(f"{path}: line {line}: id {row[0]!r}, expected {name!r}")
         for text in row[1:]:
             if not (text in known if known else _is_number(text) and 0 <= float(text) <= 1):
-                raise InputError(f"{path}: line {line}: found {text!r}, expected "
-                                 + ("one of " + shorten(known, 20) if known else "a probability"))
+                raise InputError(
+                    f"{path}: line {line}: found {text!r}, expected "
+                    + ("one of " + shorten(known, 20) if known else "a probability")
+                )

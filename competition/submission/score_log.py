@@ -26,8 +26,12 @@ def log_submission(path, record, workspace=Workspace()):
     """Add a line for what was made, from its record (record.record_of); none when it is the very last one."""
     forecast = record["forecast"] or {}
     row = {
-        "zip": Path(path).name, "sha256": record["sha256"], "metric": record["metric"],
-        "forecast": forecast.get("expected"), "low": forecast.get("low"), "high": forecast.get("high"),
+        "zip": Path(path).name,
+        "sha256": record["sha256"],
+        "metric": record["metric"],
+        "forecast": forecast.get("expected"),
+        "low": forecast.get("low"),
+        "high": forecast.get("high"),
         "hidden_n": forecast.get("hidden_n"),
     }
     made = [line for line in read_log(workspace) if not line["value"]]
@@ -64,8 +68,11 @@ def log_score(zip_path=None, phase="", value=None, workspace=Workspace()):
     rows = read_log(workspace)
     if zip_path:
         made = _find(zip_path, rows, workspace)
-        _add({key: made[key] for key in COLUMNS if key != "date"} | {
-            "phase": phase or "test", "value": _read_value(value, METRICS[made["metric"]])}, workspace)
+        _add(
+            {key: made[key] for key in COLUMNS if key != "date"}
+            | {"phase": phase or "test", "value": _read_value(value, METRICS[made["metric"]])},
+            workspace,
+        )
         rows = read_log(workspace)
     elif value or phase:
         raise InputError("ZIP= is missing, expected the zip that was handed in: ZIP=submissions/plants.zip")
@@ -81,8 +88,18 @@ def compare_scores(rows):
     waiting = {row["sha256"]: row for row in rows if row["sha256"] not in scored}
     shown = []
     for row in (*scores.values(), *waiting.values()):
-        line = {"date": row["date"][:10], "zip": row["zip"], "sha256": row["sha256"][:8], "metric": row["metric"],
-                "forecast": "", "90 % of tests": "", "phase": row["phase"] or "-", "score": "", "off by": "", "inside": ""}
+        line = {
+            "date": row["date"][:10],
+            "zip": row["zip"],
+            "sha256": row["sha256"][:8],
+            "metric": row["metric"],
+            "forecast": "",
+            "90 % of tests": "",
+            "phase": row["phase"] or "-",
+            "score": "",
+            "off by": "",
+            "inside": "",
+        }
         if row["forecast"]:
             expected, low, high = (float(row[key]) for key in ("forecast", "low", "high"))
             line |= {"forecast": f"{expected:.4f}", "90 % of tests": f"{low:.4f} to {high:.4f}"}
@@ -113,14 +130,17 @@ def _find(zip_path, rows, workspace):
         digits = re.fullmatch(r"[0-9a-f]{8,64}", str(zip_path))
         if digits and (found := [row for row in rows if row["sha256"].startswith(digits[0])]):
             return found[-1]
-        raise InputError(f"ZIP={zip_path}: no such file, expected the zip or CSV that was handed in, or the first "
-                         "eight digits of its sha256 as the table has them")
+        raise InputError(
+            f"ZIP={zip_path}: no such file, expected the zip or CSV that was handed in, or the first "
+            "eight digits of its sha256 as the table has them"
+        )
     sha256 = sha256_file(zip_path)
     found = [row for row in rows if row["sha256"] == sha256]
     if not found:
         known = ", ".join(sorted({f"{row['zip']} ({row['sha256'][:8]})" for row in rows})) or "none yet"
-        raise InputError(f"ZIP={zip_path}: its sha256 {sha256[:8]} is not in {workspace.score_log}, expected one of "
-                         f"{known}")
+        raise InputError(
+            f"ZIP={zip_path}: its sha256 {sha256[:8]} is not in {workspace.score_log}, expected one of {known}"
+        )
     return found[-1]
 
 
@@ -130,8 +150,10 @@ def _read_value(value, metric):
     except (TypeError, ValueError):
         raise InputError(f"VALUE={value or ''}: expected the score that came back, such as 0.871") from None
     if not metric.low <= number <= metric.high:
-        raise InputError(f"VALUE={value}: expected {metric.name} from {metric.low:g} to {metric.high:g}"
-                         + (", a share and not per cent" if metric.high == 1 < number <= 100 else ""))
+        raise InputError(
+            f"VALUE={value}: expected {metric.name} from {metric.low:g} to {metric.high:g}"
+            + (", a share and not per cent" if metric.high == 1 < number <= 100 else "")
+        )
     return number
 
 

@@ -39,19 +39,22 @@ def make_batches(settings, images, taught):
                 truth = np.concatenate([truth, soft[copies.sources[part]]], 1)
             if mixing:
                 inputs, truth = mix_pairs(inputs, truth, random, **shares, patch=patch)
-            yield inputs, truth[:, -len(targets):], truth[:, : len(targets)] @ class_weight
+            yield inputs, truth[:, -len(targets) :], truth[:, : len(targets)] @ class_weight
 
     return batches
 
 
 def _draw_here(policy, copy_policy, copies, images):
     """seed -> a function from numbers (see augment.Copies) to augmented images, float32 [b, h, w, 3]."""
+
     def start(seed):
         augment, augment_copy = build_policy(policy, seed), build_policy(copy_policy, seed + 1)
-        return lambda numbers: np.stack([
-            augment(augment_copy(image) if number >= len(images) else image)
-            for number, image in zip(numbers, images[copies.sources[numbers]])
-        ]).astype(np.float32)
+        return lambda numbers: np.stack(
+            [
+                augment(augment_copy(image) if number >= len(images) else image)
+                for number, image in zip(numbers, images[copies.sources[numbers]])
+            ]
+        ).astype(np.float32)
 
     return start
 

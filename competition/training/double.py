@@ -45,8 +45,18 @@ from competition.training.job import Job
 from competition.training.table import train_table
 
 
-def double(model, splits, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
-           memory=None, workspace=Workspace()):
+def double(
+    model,
+    splits,
+    recipe="quick",
+    name=None,
+    weights="imagenet",
+    run=None,
+    only_fold=None,
+    overrides=(),
+    memory=None,
+    workspace=Workspace(),
+):
     """Train a tree of models on the folds of the table `name` and merge their OOF; returns the run's folder.
 
     splits   "Species1": it against the rest, then the rest among themselves; read_splits says what else
@@ -71,9 +81,16 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
         check_synthetic(table, folds)  # refuses before a run is begun
     parts = [take_part(table, node) for node in tree.nodes]
     job = Job(folder, table, model, settled.weights, settings, folds, memory)
-    config = {"model": model, "weights": settled.weights.sha256, "recipe": asdict(settings), "classes": table.classes,
-              "size": list(table.size), "folds": table.k, **tree.config,
-              **find_metric(table.metric).chooses(settings.patience)}
+    config = {
+        "model": model,
+        "weights": settled.weights.sha256,
+        "recipe": asdict(settings),
+        "classes": table.classes,
+        "size": list(table.size),
+        "folds": table.k,
+        **tree.config,
+        **find_metric(table.metric).chooses(settings.patience),
+    }
     with locked(folder):
         record = open_run_record(folder, table, config, settings)
         for number, part in enumerate(parts):
@@ -92,11 +109,36 @@ def double(model, splits, recipe="quick", name=None, weights="imagenet", run=Non
     return folder
 
 
-def double_seeds(model, splits, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(),
-                 memory=None, seeds=1, again=1, workspace=Workspace()):
+def double_seeds(
+    model,
+    splits,
+    recipe="quick",
+    name=None,
+    weights="imagenet",
+    run=None,
+    only_fold=None,
+    overrides=(),
+    memory=None,
+    seeds=1,
+    again=1,
+    workspace=Workspace(),
+):
     """`double` with several seeds; seeds, again and what it returns and raises are as of train.train_seeds."""
-    return train.train_seeds(seeds, model, recipe, run, overrides, double, again, splits=splits, name=name,
-                             weights=weights, only_fold=only_fold, memory=memory, workspace=workspace)
+    return train.train_seeds(
+        seeds,
+        model,
+        recipe,
+        run,
+        overrides,
+        double,
+        again,
+        splits=splits,
+        name=name,
+        weights=weights,
+        only_fold=only_fold,
+        memory=memory,
+        workspace=workspace,
+    )
 
 
 def fit_recipe(settings, table, part, node):
@@ -115,16 +157,23 @@ def fit_recipe(settings, table, part, node):
 
 def _merged(folder, table):
     """The folds whose merged predictions are there."""
-    return [fold for fold in range(table.k)
-            if all((fold_dir(folder, fold) / name).exists() for name in ("views.npz", "fold.json"))]
+    return [
+        fold
+        for fold in range(table.k)
+        if all((fold_dir(folder, fold) / name).exists() for name in ("views.npz", "fold.json"))
+    ]
 
 
 def _merge_folds(job):
     """Write the merged predictions of every fold that all nodes have trained and that lacks them."""
     folder, table, settings, model, weights = job.folder, job.table, job.recipe, job.model, job.weights
     run = read_run(folder, table)
-    folds = [fold for fold in range(table.k) if fold not in _merged(folder, table)
-             and all((fold_dir(node, fold) / "fold.json").exists() for node in run.node_dirs)]
+    folds = [
+        fold
+        for fold in range(table.k)
+        if fold not in _merged(folder, table)
+        and all((fold_dir(node, fold) / "fold.json").exists() for node in run.node_dirs)
+    ]
     if not folds:
         return
     start_keras(settings.seed)
@@ -143,13 +192,17 @@ def _save_fold(run, table, fold, views):
     nodes = [files.read_json(fold_dir(node, fold) / "fold.json") for node in run.node_dirs]
     oof.write_fold(directory, table, fold, views)
     labels = table.labels[table.fold == fold]
-    files.write_json(directory / "fold.json", {
-        "images": len(labels),
-        "epochs": sum(node["epochs"] for node in nodes),
-        "accuracy": metrics.accuracy(views["identity"], labels),
-        "log_loss": log_loss(views["identity"], labels),
-        "seconds": round(sum(node["seconds"] for node in nodes), 1),
-    } | _took(run, nodes))
+    files.write_json(
+        directory / "fold.json",
+        {
+            "images": len(labels),
+            "epochs": sum(node["epochs"] for node in nodes),
+            "accuracy": metrics.accuracy(views["identity"], labels),
+            "log_loss": log_loss(views["identity"], labels),
+            "seconds": round(sum(node["seconds"] for node in nodes), 1),
+        }
+        | _took(run, nodes),
+    )
 
 
 def _took(run, nodes):
@@ -166,5 +219,7 @@ def _report_nodes(folder, parts):
     for number, part in enumerate(parts):
         probabilities = oof.read_oof(node_dir(folder, number), part).probs[0]
         each = zip(part.classes, per_class_accuracy(probabilities, part.labels))
-        print(f"node {number}: {len(part.labels)} images, OOF accuracy {metrics.accuracy(probabilities, part.labels):.4f}; "
-              + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in each))
+        print(
+            f"node {number}: {len(part.labels)} images, OOF accuracy {metrics.accuracy(probabilities, part.labels):.4f}; "
+            + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in each)
+        )

@@ -21,6 +21,7 @@ from competition.training.progress import Progress, history_row, read_or_anew, w
 
 def read_head_progress(run_dir, fold):
     """The Progress that a fold has made when its head is trained."""
+
     def read(path):
         with np.load(path) as saved:
             history = tuple(json.loads(str(saved["history"])))
@@ -36,8 +37,10 @@ def save_heads(job, features):
     took = time_of(open_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
     for fold in job.folds:
         head, progress = read_head(folder, fold), read_head_progress(folder, fold)
-        views = {view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
-                 for i, view in enumerate(settings.views)}
+        views = {
+            view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
+            for i, view in enumerate(settings.views)
+        }
         save_fold(fold_dir(folder, fold), table, fold, progress, views, took)
 
 
@@ -53,8 +56,9 @@ def train_heads(job, lesson, bar):
         state = state.of([interrupted.index(fold) for fold in going])
         _train_heads_of(replace(job, folds=going), lesson, state, seconds, bar)
     if fresh := headless(job.folds):
-        state = heads.start_heads(1, len(fresh), lesson.plain.shape[-1], len(job.table.classes), settings.head,
-                                  settings.seed)
+        state = heads.start_heads(
+            1, len(fresh), lesson.plain.shape[-1], len(job.table.classes), settings.head, settings.seed
+        )
         _train_heads_of(replace(job, folds=fresh), lesson, state, [], bar)
     (folder / HEADS_STATE).unlink(missing_ok=True)
     if not settings.epochs:
@@ -68,8 +72,18 @@ def _train_heads_of(job, lesson, state, seconds, bar):
     metric, names = find_metric(table.metric), [held_out(table, fold) for fold in folds]
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
-        probabilities = heads.train_epoch(state, [settings], lesson.pool, lesson.plain, table.labels, table.fold, folds,
-                                          lesson.copies, lesson.soft, metric)
+        probabilities = heads.train_epoch(
+            state,
+            [settings],
+            lesson.pool,
+            lesson.plain,
+            table.labels,
+            table.fold,
+            folds,
+            lesson.copies,
+            lesson.soft,
+            metric,
+        )
         for f, fold in enumerate(folds):
             if not stopped[f]:
                 write_epoch(fold_dir(folder, fold), len(state.log), names[f], probabilities[f][0])
@@ -77,14 +91,21 @@ def _train_heads_of(job, lesson, state, seconds, bar):
         files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **state.arrays())
         for f, fold in enumerate(folds):
             write_history(fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
-        bar.set_postfix_str(f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
-                            f"val {metric.sign * state.best_score[0, :, 0].mean():.3f}", refresh=False)
+        bar.set_postfix_str(
+            f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
+            f"val {metric.sign * state.best_score[0, :, 0].mean():.3f}",
+            refresh=False,
+        )
         bar.update(0 if settings.epochs else len(folds))
     for f, fold in enumerate(folds):
         history = _heads_history(state, seconds, f, settings)
         write_history(fold_dir(folder, fold), history)
-        write_head(fold_dir(folder, fold) / HEAD_FILE, [matrices[0] for matrices in state.best_of(f)],
-                    history=np.array(json.dumps(history)), best_epoch=state.best_epoch[0, f])
+        write_head(
+            fold_dir(folder, fold) / HEAD_FILE,
+            [matrices[0] for matrices in state.best_of(f)],
+            history=np.array(json.dumps(history)),
+            best_epoch=state.best_epoch[0, f],
+        )
 
 
 def _heads_history(state, seconds, f, settings):
@@ -92,12 +113,15 @@ def _heads_history(state, seconds, f, settings):
     if settings.patience:
         epochs = min(epochs, state.best_epoch[0, f] + settings.patience)
     rows = (state.log[epoch, 0, f] for epoch in range(epochs))
-    return [history_row(epoch, "frozen", loss, accuracy, val_loss, val_accuracy, seconds[epoch - 1])
-            for epoch, (loss, accuracy, val_loss, val_accuracy) in enumerate(rows, 1)]
+    return [
+        history_row(epoch, "frozen", loss, accuracy, val_loss, val_accuracy, seconds[epoch - 1])
+        for epoch, (loss, accuracy, val_loss, val_accuracy) in enumerate(rows, 1)
+    ]
 
 
 def read_heads(folder):
     """Of an interrupted frozen phase: its folds, their Heads and the seconds of its epochs."""
+
     def read(saved):
         return saved["folds"].tolist(), heads.read_heads(saved), saved["seconds"].tolist()
 

@@ -110,7 +110,9 @@ def train_whole(job, images, taught, start, bar):
         held_out, taken = np.flatnonzero(table.fold == fold), []
         if scored is not phase.model:
             scored.set_weights(phase.model.get_weights())
-        views = {view: predict_probabilities(scored, Rows(images, held_out, VIEWS[view]), taken) for view in settings.views}
+        views = {
+            view: predict_probabilities(scored, Rows(images, held_out, VIEWS[view]), taken) for view in settings.views
+        }
         files.write_with(directory / MODEL_FILE, phase.model.save_weights)
         save_fold(directory, table, fold, progress, views, min(taken))
 
@@ -122,7 +124,9 @@ def _build_phase(job, images, taught, start):
     def build(table, settings):
         with layers_of(settings.precision):
             built = build_classifier(model, table.size, len(table.classes), settings, Weights("none"))
-        compile_model(built, settings.weight_decay, settings.label_smoothing, layer_rates(built, settings), settings.ema)
+        compile_model(
+            built, settings.weight_decay, settings.label_smoothing, layer_rates(built, settings), settings.ema
+        )
         return built
 
     whole = build(table, settings)
@@ -133,8 +137,10 @@ def _build_phase(job, images, taught, start):
         sizes = [tuple(max(1, round(share * side)) for side in full) for share in GROWTH]
         smaller = [build(replace(table, size=size), replace(settings, image_size=0, least_size=0)) for size in sizes]
         if any([v.shape for v in _variables(other)] != [v.shape for v in _variables(whole)] for other in smaller):
-            raise InputError(f"progressive is {settings.progressive:g}, expected 0: the number of weights of {model} "
-                             "depends on the size of its images")
+            raise InputError(
+                f"progressive is {settings.progressive:g}, expected 0: the number of weights of {model} "
+                "depends on the size of its images"
+            )
     share = heads.schedule(settings.schedule, settings.warmup)
     batches = make_batches(settings, images, taught)
     return Phase(whole, settings.epochs, lambda done: settings.rate * share(done), batches, smaller, small)
@@ -182,8 +188,15 @@ def _train_fold(job, taught, phase, fold, bar):
             progress.best_epoch, progress.best_score = progress.epoch, quality
             best = phase.read_model() if settings.patience else []
         phase.write(going)
-        row = history_row(len(progress.history) + 1, "full", loss, accuracy, -quality[1],
-                           metrics.accuracy(probabilities, labels), time.time() - before)
+        row = history_row(
+            len(progress.history) + 1,
+            "full",
+            loss,
+            accuracy,
+            -quality[1],
+            metrics.accuracy(probabilities, labels),
+            time.time() - before,
+        )
         progress.history = (*progress.history, row)
         write_epoch(directory, row["epoch"], names, probabilities)
         write_fold_state(directory, progress, phase.read(), best)

@@ -61,7 +61,7 @@ def prepare_lessons(job, images):
     if settings.synthetic:
         for fold in taught:
             more, joined = add_synthetic(table, images, fold, settings.synthetic)
-            made = replace(more, frame=more.frame.iloc[len(table.frame):])
+            made = replace(more, frame=more.frame.iloc[len(table.frame) :])
             taught[fold] = Taught(more, joined, behind=((made, joined.second, np.arange(len(joined.second))),))
     if job.teaching:
         if job.memory:  # unlabelled images take what those of the table leave of their half

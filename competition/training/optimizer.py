@@ -26,15 +26,24 @@ def compile_model(model, weight_decay, label_smoothing, rates, ema=0.0):
             index = self._get_variable_index(variable)
             rate = learning_rate * shares[index]
             if decays[index]:
-                self.assign_sub(variable, variable * ops.cast(decays[index], variable.dtype)
-                                * ops.cast(rate, variable.dtype))
+                self.assign_sub(
+                    variable, variable * ops.cast(decays[index], variable.dtype) * ops.cast(rate, variable.dtype)
+                )
             super().update_step(gradient, variable, rate)
 
     shares = [rates.get(variable.path, 1.0) for variable in model.trainable_variables]
-    decays = [0 if any(word in variable.name for word in ("bias", "gamma", "beta")) else weight_decay
-              for variable in model.trainable_variables]
-    optimizer = LayerwiseAdamW(learning_rate=0.0, beta_1=heads.BETA_1, beta_2=heads.BETA_2, epsilon=heads.EPSILON,
-                               use_ema=ema > 0, ema_momentum=ema)
+    decays = [
+        0 if any(word in variable.name for word in ("bias", "gamma", "beta")) else weight_decay
+        for variable in model.trainable_variables
+    ]
+    optimizer = LayerwiseAdamW(
+        learning_rate=0.0,
+        beta_1=heads.BETA_1,
+        beta_2=heads.BETA_2,
+        epsilon=heads.EPSILON,
+        use_ema=ema > 0,
+        ema_momentum=ema,
+    )
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=use_xla())
     optimizer.build(model.trainable_variables)

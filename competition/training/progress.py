@@ -26,8 +26,15 @@ class Progress:
 
 def history_row(epoch, phase, loss, accuracy, val_loss, val_accuracy, seconds):
     """A row of a fold's history.csv."""
-    return {"epoch": epoch, "phase": phase, "loss": float(loss), "accuracy": float(accuracy),
-            "val_loss": float(val_loss), "val_accuracy": float(val_accuracy), "seconds": round(seconds, 3)}
+    return {
+        "epoch": epoch,
+        "phase": phase,
+        "loss": float(loss),
+        "accuracy": float(accuracy),
+        "val_loss": float(val_loss),
+        "val_accuracy": float(val_accuracy),
+        "seconds": round(seconds, 3),
+    }
 
 
 def write_history(directory, history):
@@ -62,10 +69,12 @@ def read_state(directory, name, groups, make=list):
 
     None where there is no state, and, with a warning, where it cannot be read.
     """
+
     def read(saved):
         return make(json.loads(str(saved[name]))), *(
             [saved[f"{group}_{i}"] for i in range(sum(key.startswith(f"{group}_") for key in saved.files))]
-            for group in groups)
+            for group in groups
+        )
 
     return read_or_anew(directory / STATE, read, "this fold")
 

@@ -82,10 +82,14 @@ def _read_members(table, runs):
         if not member.plain:
             raise InputError(f"{path}: {member.kind}, expected one of a single model a fold")
         if member.frozen:
-            raise InputError(f"{path}: found heads on a frozen backbone, which `make blend` averages at hardly any "
-                             "cost, expected a run in which everything was trained")
-        for what, found, wanted in (("model", member.config["model"], members[0].config["model"]), *(
-                (key, getattr(member.recipe, key), getattr(members[0].recipe, key)) for key in SHAPE)):
+            raise InputError(
+                f"{path}: found heads on a frozen backbone, which `make blend` averages at hardly any "
+                "cost, expected a run in which everything was trained"
+            )
+        for what, found, wanted in (
+            ("model", member.config["model"], members[0].config["model"]),
+            *((key, getattr(member.recipe, key), getattr(members[0].recipe, key)) for key in SHAPE),
+        ):
             if found != wanted:
                 raise InputError(f"{path}: {what} is {found}, expected {wanted} as in {members[0].name}")
     return members
@@ -121,9 +125,11 @@ def _judge(folder, table, members):
     behind, error = _behind(metric, found[folder.name], found[best], table)
     blended = metric.score(np.mean([found[member.name] for member in members], axis=0), table.labels)
     verdict = "holds" if behind <= error else "does not hold: the weights are too far apart, blend these runs instead"
-    return (f"soup of {', '.join(member.name for member in members)}: OOF {metric.name} {score[folder.name]:.4f}, "
-            f"{-metric.sign * behind:+.4f} +- {error:.4f} to the best of them ({best}, {score[best]:.4f}); their mean "
-            f"prediction, at {len(members)} times the cost, {blended:.4f}. It {verdict}")
+    return (
+        f"soup of {', '.join(member.name for member in members)}: OOF {metric.name} {score[folder.name]:.4f}, "
+        f"{-metric.sign * behind:+.4f} +- {error:.4f} to the best of them ({best}, {score[best]:.4f}); their mean "
+        f"prediction, at {len(members)} times the cost, {blended:.4f}. It {verdict}"
+    )
 
 
 def _behind(metric, probs, best, table):

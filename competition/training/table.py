@@ -70,8 +70,12 @@ def _train_folds(job):
     if not settings.epochs:
         files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
     # where all layers train as well, the heads take no time worth a place on the bar
-    with tqdm(total=len(job.folds) * (settings.epochs or settings.frozen_epochs), desc=folder.name, unit="epoch",
-              bar_format=BAR) as bar:
+    with tqdm(
+        total=len(job.folds) * (settings.epochs or settings.frozen_epochs),
+        desc=folder.name,
+        unit="epoch",
+        bar_format=BAR,
+    ) as bar:
         if settings.frozen_epochs:
             for some, lesson in deal_lessons(job, features[0], pool, images, taught, fused, room):
                 train_heads(some, lesson, bar)

@@ -74,7 +74,7 @@ class Teaching:
             soft[: len(images)][table.fold == fold] = np.nan
             found[fold] = one._replace(soft=soft)
             if others is not None:
-                found[fold] = self._join(found[fold], fold, others, said[fold][len(images):], near[:, fold], settings)
+                found[fold] = self._join(found[fold], fold, others, said[fold][len(images) :], near[:, fold], settings)
         return found
 
     def _join(self, taught, fold, others, probs, near, settings):
@@ -82,9 +82,15 @@ class Teaching:
         sure = probs.max(1) >= settings.pseudo_least
         rows = np.flatnonzero(sure & ~near)
         labels = probs[rows].argmax(1)
-        print(f"fold {fold}: {len(rows)} of {len(others)} unlabelled images join its training images, of the classes "
-              + ", ".join(f"{name} {count}" for name, count in zip(taught.table.classes, np.bincount(
-                  labels, minlength=probs.shape[1]))) + f"; {(sure & near).sum()} show what it holds out", flush=True)
+        print(
+            f"fold {fold}: {len(rows)} of {len(others)} unlabelled images join its training images, of the classes "
+            + ", ".join(
+                f"{name} {count}"
+                for name, count in zip(taught.table.classes, np.bincount(labels, minlength=probs.shape[1]))
+            )
+            + f"; {(sure & near).sum()} show what it holds out",
+            flush=True,
+        )
         hard = np.eye(probs.shape[1], dtype=np.float32)[labels]
         soft = np.concatenate([taught.soft, probs[rows] if settings.pseudo_labels == "soft" else hard])
         names, hashes = (self.unlabelled.frame[column].to_numpy()[rows] for column in ("image", "sha256"))
@@ -131,11 +137,17 @@ def read_teaching(table, teacher=None, pseudo=None):
         names, kind = choose_runs(table.paths, teacher), "mean"
     folders = [table.paths.run(name) for name in names]
     oofs = np.stack([read_oof(folder, table).probs[0] for folder in folders])  # refuses what is unfinished
-    weights = [WEIGH[kind](oofs[:, rows], table.labels[rows], find_metric(table.metric))
-               for rows in (table.fold != fold for fold in range(table.k))]
+    weights = [
+        WEIGH[kind](oofs[:, rows], table.labels[rows], find_metric(table.metric))
+        for rows in (table.fold != fold for fold in range(table.k))
+    ]
     unlabelled = read_test(pseudo, table) if pseudo else None
-    config = {"teacher": {"kind": kind, "runs": {
-        name: files.sha256_file(folder / "oof.npz") for name, folder in zip(names, folders)}}}
+    config = {
+        "teacher": {
+            "kind": kind,
+            "runs": {name: files.sha256_file(folder / "oof.npz") for name, folder in zip(names, folders)},
+        }
+    }
     if unlabelled:
         config["pseudo"] = unlabelled.data_hash
     return Teaching([read_run(folder, table) for folder in folders], np.stack(weights), unlabelled, config)
@@ -159,4 +171,4 @@ def find_near_folds(images, fold_of, others, k):
     near, pairs = held_out.copy(), find_near(np.stack(sketches)[first])
     for one, other in ((pairs["first"], pairs["second"]), (pairs["second"], pairs["first"])):
         np.logical_or.at(near, one.to_numpy(), held_out[other.to_numpy()])
-    return near[codes[len(fold_of):]]
+    return near[codes[len(fold_of) :]]

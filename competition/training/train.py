@@ -27,8 +27,20 @@ from competition.training.table import train_table
 from competition.training.teach import read_teaching
 
 
-def train(model, recipe="quick", name=None, weights="imagenet", run=None, only_fold=None, overrides=(), memory=None,
-          after_epoch=None, teacher=None, pseudo=None, workspace=Workspace()):
+def train(
+    model,
+    recipe="quick",
+    name=None,
+    weights="imagenet",
+    run=None,
+    only_fold=None,
+    overrides=(),
+    memory=None,
+    after_epoch=None,
+    teacher=None,
+    pseudo=None,
+    workspace=Workspace(),
+):
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
@@ -77,14 +89,22 @@ def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, 
     how, seed = how or train, read_recipe(recipe, overrides).seed
 
     def train_seed(i, **more):
-        return how(model, recipe=recipe, run=f"{folders[0].name}-seed{i}", overrides=[*overrides, f"seed={seed + i}"],
-                   **options | more)
+        return how(
+            model,
+            recipe=recipe,
+            run=f"{folders[0].name}-seed{i}",
+            overrides=[*overrides, f"seed={seed + i}"],
+            **options | more,
+        )
 
     folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]
     folders += [train_seed(i) for i in range(1, count)]
     if count == 1 and again and _wants_another_seed(folders[0]):
-        print(f"\n{folders[0]} is done. Its first fold once more, with another seed, tells the forecast what averaging the "
-              "fold models gains (AGAIN=0 leaves this out)", flush=True)
+        print(
+            f"\n{folders[0]} is done. Its first fold once more, with another seed, tells the forecast what averaging the "
+            "fold models gains (AGAIN=0 leaves this out)",
+            flush=True,
+        )
         try:
             folders.append(train_seed(1, only_fold=0))
             print(f"{folders[0]} is whole, and the forecast needs no other fold of {folders[1]}")

@@ -50,11 +50,14 @@ def play(folder=None, images=1200, hidden=400, workspace=Workspace()):
     timed("sample", lambda: write_sample(data, images, hidden))
     table = timed("folds", lambda: make_folds(data / "train", name=SAMPLE, workspace=workspace))
     for model, recipe, overrides in MODELS:
-        run = timed(f"train {model}", lambda: train_seeds(1, model, recipe, overrides=overrides, name=SAMPLE,
-                                                            workspace=workspace)[0])
+        run = timed(
+            f"train {model}",
+            lambda: train_seeds(1, model, recipe, overrides=overrides, name=SAMPLE, workspace=workspace)[0],
+        )
         rows[-1]["oof"] = files.read_json(run / "run.json")["accuracy"]
-    blend = timed("blend", lambda: make_blend(SAMPLE, [f"{model}-{recipe}" for model, recipe, _ in MODELS],
-                                              workspace=workspace))
+    blend = timed(
+        "blend", lambda: make_blend(SAMPLE, [f"{model}-{recipe}" for model, recipe, _ in MODELS], workspace=workspace)
+    )
     rows[-1]["oof"] = blend["accuracy"]
     path = timed("submission", lambda: make_submission(SAMPLE, workspace=workspace))
     rows[-1]["oof"] = blend["accuracy"]
@@ -68,8 +71,10 @@ def play(folder=None, images=1200, hidden=400, workspace=Workspace()):
         shown[column] = [form.format(value) if value == value else "" for value in shown[column]]
     print("\n" + text_table(shown))
     noise = 1.645 * np.sqrt(blend["accuracy"] * (1 - blend["accuracy"]) / len(labels))
-    print(f"\n{path.absolute()}: OOF {blend['accuracy']:.4f}, hidden {rows[-1]['hidden']:.4f} on {len(labels)} images "
-          f"(sampling noise alone: 90 % of such tests lie within {noise:.3f} of the truth)")
+    print(
+        f"\n{path.absolute()}: OOF {blend['accuracy']:.4f}, hidden {rows[-1]['hidden']:.4f} on {len(labels)} images "
+        f"(sampling noise alone: 90 % of such tests lie within {noise:.3f} of the truth)"
+    )
     return frame
 
 

@@ -87,10 +87,23 @@ LADDER = (
     Rung("zero inputs", "", "worse", how="zeros"),
     Rung("baseline", "zero inputs", "25 %", "pixels", "baseline"),
     Rung("scratch", "baseline", "77 % on validation", "scratch", "scratch"),
-    Rung("scratch, as long", "baseline", "77 % on validation", "search", "scratch",  # as one trial of the tuner
-         budgets=("default", "full")),
-    Rung("hyperresnet", "scratch, as long", "no major gain, slow", "search", FAMILY, how="tune",
-         budgets=("default", "full")),
+    Rung(
+        "scratch, as long",
+        "baseline",
+        "77 % on validation",
+        "search",
+        "scratch",  # as one trial of the tuner
+        budgets=("default", "full"),
+    ),
+    Rung(
+        "hyperresnet",
+        "scratch, as long",
+        "no major gain, slow",
+        "search",
+        FAMILY,
+        how="tune",
+        budgets=("default", "full"),
+    ),
     # transfer learning, the backbone frozen
     Rung("head", "baseline", "VGG16 and ResNet50 best on validation, ResNet50 on test"),
     Rung("head, one view", "head", "", "coarse"),  # as few pixels as whatever trains all layers has
@@ -102,16 +115,34 @@ LADDER = (
     Rung("head efficientnet_lite2", "head", "not tried", model="efficientnet_lite2"),
     Rung("layers 512, 256", "head", "no gain", keys=("head=[512, 256]",)),
     Rung("batch 64", "", "the best on test", "batch", keys=("batch_size=64",)),
-    *(Rung(f"batch {size}", "batch 64", "small ones win on validation, 64 on test", "batch",
-           keys=(f"batch_size={size}",)) for size in (4, 8, 16, 32)),
+    *(
+        Rung(
+            f"batch {size}",
+            "batch 64",
+            "small ones win on validation, 64 on test",
+            "batch",
+            keys=(f"batch_size={size}",),
+        )
+        for size in (4, 8, 16, 32)
+    ),
     # rare classes
     Rung("weights balanced", "head", "Species1 65 to 71 %, overall lower", keys=("class_weight=balanced",)),
     Rung("weights given", "head", "Species1 65 to 71 %, overall lower", keys=("class_weight={given}",)),
-    Rung("copies of rare classes", "head", "90 % on validation, 5 points lost on test",
-         keys=("oversample_count={count}", "oversample_augment=hflip,vflip,affine,light")),
+    Rung(
+        "copies of rare classes",
+        "head",
+        "90 % on validation, 5 points lost on test",
+        keys=("oversample_count={count}", "oversample_augment=hflip,vflip,affine,light"),
+    ),
     Rung("double model", "head", "92 % and 90 % alone, 84 % merged", how="double"),
-    Rung("generated images", "head", "no useful image in the time they had", "gan", how="gan",
-         budgets=("default", "full")),
+    Rung(
+        "generated images",
+        "head",
+        "no useful image in the time they had",
+        "gan",
+        how="gan",
+        budgets=("default", "full"),
+    ),
     # ensembles
     Rung("mean of 2", "head", "+3 points", keys=("mean", "2"), how="blend"),
     Rung("mean of 3", "head", "+3 points", keys=("mean", "3"), how="blend"),
@@ -121,25 +152,55 @@ LADDER = (
     # all layers train
     Rung("all layers", "head, one view", "", "tuned", keys=PLAIN),
     Rung("flips, shifts: second phase", "all layers", "a boost", "tuned", keys=SECOND),
-    Rung("flips, shifts: both phases", "flips, shifts: second phase", "a boost, higher than in one", "tuned",
-         keys=(SHIFTS, "frozen_copies=4", "views=identity,hflip"), budgets=("default", "full")),
-    *(Rung(name, "flips, shifts: second phase", found, "tuned", keys=(*SECOND, *keys))
-      for name, found, keys in (
-          ("cutmix", "smaller gap, no gain", ("cutmix=0.5",)),
-          ("mixup", "smaller gap, no gain", ("mixup=0.5",)),
-          ("fmix", "smaller gap, no gain", ("fmix=0.5",)),
-          ("randaugment", "smaller gap, no gain", ("augment=hflip,vflip,shift,randaugment",)),
-          ("gridmask", "smaller gap, no gain", ("augment=hflip,vflip,shift,gridmask",)),
-          ("random erasing", "smaller gap, no gain", ("augment=hflip,vflip,shift,erase",)),
-      )),
-    Rung("double model, cutmix, weights", "cutmix", "not tried", "tuned", how="double", budgets=("default", "full"),
-         keys=(*SECOND, "cutmix=0.5", "class_weight=balanced")),
-    Rung("mixup, but last epoch", "mixup", "not tried", "tuned", keys=(*SECOND, "mixup=0.5", "plain_epochs=1"),
-         budgets=("default", "full")),
-    *(Rung(key, "flips, shifts: second phase", "not tried", "tuned", keys=(*SECOND, key), budgets=("default", "full"))
-      for key in ("ema=0.99", "layer_decay=0.8", "label_smoothing=0", "progressive=0.5")),
-    Rung("soup", "flips, shifts: second phase", "not tried", "tuned", how="soup", budgets=("full",),
-         keys=("flips, shifts: second phase", "random erasing", "label_smoothing=0")),
+    Rung(
+        "flips, shifts: both phases",
+        "flips, shifts: second phase",
+        "a boost, higher than in one",
+        "tuned",
+        keys=(SHIFTS, "frozen_copies=4", "views=identity,hflip"),
+        budgets=("default", "full"),
+    ),
+    *(
+        Rung(name, "flips, shifts: second phase", found, "tuned", keys=(*SECOND, *keys))
+        for name, found, keys in (
+            ("cutmix", "smaller gap, no gain", ("cutmix=0.5",)),
+            ("mixup", "smaller gap, no gain", ("mixup=0.5",)),
+            ("fmix", "smaller gap, no gain", ("fmix=0.5",)),
+            ("randaugment", "smaller gap, no gain", ("augment=hflip,vflip,shift,randaugment",)),
+            ("gridmask", "smaller gap, no gain", ("augment=hflip,vflip,shift,gridmask",)),
+            ("random erasing", "smaller gap, no gain", ("augment=hflip,vflip,shift,erase",)),
+        )
+    ),
+    Rung(
+        "double model, cutmix, weights",
+        "cutmix",
+        "not tried",
+        "tuned",
+        how="double",
+        budgets=("default", "full"),
+        keys=(*SECOND, "cutmix=0.5", "class_weight=balanced"),
+    ),
+    Rung(
+        "mixup, but last epoch",
+        "mixup",
+        "not tried",
+        "tuned",
+        keys=(*SECOND, "mixup=0.5", "plain_epochs=1"),
+        budgets=("default", "full"),
+    ),
+    *(
+        Rung(key, "flips, shifts: second phase", "not tried", "tuned", keys=(*SECOND, key), budgets=("default", "full"))
+        for key in ("ema=0.99", "layer_decay=0.8", "label_smoothing=0", "progressive=0.5")
+    ),
+    Rung(
+        "soup",
+        "flips, shifts: second phase",
+        "not tried",
+        "tuned",
+        how="soup",
+        budgets=("full",),
+        keys=("flips, shifts: second phase", "random erasing", "label_smoothing=0"),
+    ),
     # the report's best model, and ours
     Rung("report, first phase", "head, one view", "", "report", keys=("epochs=0",)),
     Rung("report", "report, first phase", "90 % on validation, 86.8 and 85.3 % hidden", "report"),
@@ -151,11 +212,13 @@ LADDER = (
 )
 
 # What makes a comparison less than fair.
-SHORT = ("`best` differs from `report` in pixels, epochs and rates, not in one thing, and neither trains as long as "
-         "its recipe says: `report` would for about 120 epochs at 1e-5.")
+SHORT = (
+    "`best` differs from `report` in pixels, epochs and rates, not in one thing, and neither trains as long as "
+    "its recipe says: `report` would for about 120 epochs at 1e-5."
+)
 NOTES = {
     "quick": f"{SHORT} Whatever trains all layers does so for two epochs on a fold. "
-             "What is left out would take half a minute to some minutes each, of ten.",
+    "What is left out would take half a minute to some minutes each, of ten.",
     "default": f"{SHORT} VGG16's heads have one view of 96 pixels, as `head, one view`; the others' two of 160.",
     "full": "`report` keeps its best epoch on the fold that it is scored on (patience), the others their last.",
 }

@@ -41,8 +41,19 @@ from competition.training.train import train
 from competition.trials.sample import write_sample
 
 SCORERS = ("2.12.1", "2.15.1", "current")
-FAMILIES = ("resnet50", "resnet50_v2", "vgg16", "mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
-            "efficientnet_v2_b0", "efficientnet_lite0", "convnext_tiny", "scratch")
+FAMILIES = (
+    "resnet50",
+    "resnet50_v2",
+    "vgg16",
+    "mobilenet",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "efficientnet_v2_b0",
+    "efficientnet_lite0",
+    "convnext_tiny",
+    "scratch",
+)
 FORMATS = ("codabench", "kaggle-csv", "kaggle-kernel")  # beside codalab, in which every family is packed
 IMAGES, SIDE, REHEARSED = 64, 32, 8
 
@@ -88,8 +99,12 @@ def play(scorers=None, families=None, folder=None, formats=None, workspace=Works
     formats = [] if formats == "none" else _split(formats) or list(FORMATS)
     if unknown := [name for name in formats if name not in FORMATS]:
         raise InputError(f"FORMATS={unknown[0]}: expected some of {', '.join(FORMATS)}, or none")
-    pythons = {name: find_python(None if name == "current" else name if "=" in name or "/" in name
-                                 else f"tensorflow=={name}", workspace) for name in scorers}
+    pythons = {
+        name: find_python(
+            None if name == "current" else name if "=" in name or "/" in name else f"tensorflow=={name}", workspace
+        )
+        for name in scorers
+    }
     workspace = Workspace(folder or workspace.matrix)
     rows, broken = [], []
     write_sample(workspace.sample_data, IMAGES, 0)
@@ -103,11 +118,19 @@ def play(scorers=None, families=None, folder=None, formats=None, workspace=Works
         with tempfile.TemporaryDirectory() as work:
             rows.append(_try_format(format, families[0], table, Path(work), pythons["current"], broken, kept))
     frame = pd.DataFrame(rows).fillna("-")
-    lines = ["", *(f"| {' | '.join(map(str, row))} |" for row in (
-        frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)))]
-    files.write_text(workspace.root / "matrix.md",
-                     "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
-                     + "\n".join(lines) + "\n")
+    lines = [
+        "",
+        *(
+            f"| {' | '.join(map(str, row))} |"
+            for row in (frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False))
+        ),
+    ]
+    files.write_text(
+        workspace.root / "matrix.md",
+        "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
+        + "\n".join(lines)
+        + "\n",
+    )
     print(f"\nlabels as the toolkit's, the largest difference of a probability, seconds to load\n{text_table(frame)}")
     print(f"\n{workspace.root / 'matrix.md'}: the same")
     if broken:
@@ -120,6 +143,7 @@ def _try(name, packed, pythons, broken, kept, format="codalab"):
     zip_path, images, expected, entry = packed
     row = {"network": name, "format": format, "MB": f"{zip_path.stat().st_size / 1e6:.1f}"}
     for scorer, python in pythons.items():
+
         def run():
             found = rehearse(zip_path, images, expected, entry, Conditions(python=python))
             return f"ok, {found['probabilities_differ']:.0e}, {found['load_seconds']:.1f} s to load"
@@ -154,8 +178,16 @@ def _train(family, table):
     case = CASES.get(family, Case(family))
     run = f"{family}-quick"
     if case.double:
-        double(case.model, table.classes[0], "quick", table.name, case.weights, run, overrides=case.settings,
-               workspace=table.workspace)
+        double(
+            case.model,
+            table.classes[0],
+            "quick",
+            table.name,
+            case.weights,
+            run,
+            overrides=case.settings,
+            workspace=table.workspace,
+        )
     else:
         train(case.model, "quick", table.name, case.weights, run, overrides=case.settings, workspace=table.workspace)
     return run, case
@@ -186,8 +218,9 @@ def _try_format(format, family, table, work, python, broken, kept):
         return _try(family, _pack(family, table, work, LAYOUT), {"current": python}, broken, kept, format)
     run, _ = _train(family, table)
     rows = choose_sample(table, REHEARSED)
-    expected, _ = average_by_hand(read_ensemble(table, run), table,
-                                  load_images(dataclasses.replace(table, frame=table.frame.iloc[rows])), rows)
+    expected, _ = average_by_hand(
+        read_ensemble(table, run), table, load_images(dataclasses.replace(table, frame=table.frame.iloc[rows])), rows
+    )
     test = work / "input" / "competition" / "test"
     test.mkdir(parents=True)
     reader = open_reader(table.data, table.root)
@@ -214,8 +247,9 @@ def _csv(run, test, work, workspace):
 
 def _kernel(run, test, work, workspace):
     """A kernel's payload, and a function that runs the kernel below `work` in place of /kaggle: its submission.csv."""
-    folder = formats_module.make("kaggle-kernel", "matrix", run, workspace, kaggle_user="me", competition="some",
-                          probabilities=True)
+    folder = formats_module.make(
+        "kaggle-kernel", "matrix", run, workspace, kaggle_user="me", competition="some", probabilities=True
+    )
     payload = folder / "dataset" / "toolkit.zip"
 
     def run_it():
@@ -223,9 +257,14 @@ def _kernel(run, test, work, workspace):
         place.mkdir()
         shutil.copy(payload, place)
         kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
-        done = subprocess.run([sys.executable, folder.absolute() / "kernel.py"], cwd=work, capture_output=True, text=True,
-                              errors="replace", env=kept | {"KAGGLE_ROOT": str(work), "HOME": str(work),
-                                                            "CUDA_VISIBLE_DEVICES": "-1"})
+        done = subprocess.run(
+            [sys.executable, folder.absolute() / "kernel.py"],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=kept | {"KAGGLE_ROOT": str(work), "HOME": str(work), "CUDA_VISIBLE_DEVICES": "-1"},
+        )
         if done.returncode:
             raise InputError(f"the kernel fails: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         return work / "working" / "submission.csv"

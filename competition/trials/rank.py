@@ -34,8 +34,7 @@ from competition.recipes.settle import fit_to_table
 TIMED = 5  # batches, of which the median counts
 
 
-def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None,
-         workspace=Workspace()):
+def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", memory=None, workspace=Workspace()):
     """Print the backbones by OOF score, write that table as `runs/<name>/rank.csv` and `.json`, return it.
 
     models   "a,b,c"; default: every pretrained backbone whose weights are on this machine, nothing is downloaded
@@ -76,11 +75,18 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     frame = metric.sort(pd.DataFrame(rows)).reset_index(drop=True)
     path = table.paths.rank_csv
     files.write_bytes(path, files.csv_bytes(frame))
-    files.write_json(table.paths.rank_json, {
-        "table": table.hash, "data": table.data_hash, "classes": table.classes, "size": list(table.size),
-        "weights": {model: found.sha256 for model, found in chosen.items()},
-        "recipes": [asdict(setting) for setting in settings], "versions": files.versions(),
-    })
+    files.write_json(
+        table.paths.rank_json,
+        {
+            "table": table.hash,
+            "data": table.data_hash,
+            "classes": table.classes,
+            "size": list(table.size),
+            "weights": {model: found.sha256 for model, found in chosen.items()},
+            "recipes": [asdict(setting) for setting in settings],
+            "versions": files.versions(),
+        },
+    )
     print("\n" + text_table(frame))
     noise = 100 * np.sqrt(frame["accuracy"][0] * (1 - frame["accuracy"][0]) / len(table.labels))
     error = f"standard error {'of accuracy ' * len(metric.besides)}{noise:.1f} points"
@@ -128,10 +134,16 @@ def _measure(table, images, model, found, settings, memory):
     seconds = trained.passes * cost + trained.seconds
     megabytes = backbone.count_params() * 4 / 1e6
     return [
-        {"backbone": model, **{key: getattr(setting, key) for key in _varied(settings)},
-         "accuracy": accuracy(probs, table.labels),
-         **find_metric(table.metric).beside(probs, table.labels), "log_loss": log_loss(probs, table.labels),
-         "weights_mb": megabytes, "ms_an_image": 1000 * cost, "seconds": seconds}
+        {
+            "backbone": model,
+            **{key: getattr(setting, key) for key in _varied(settings)},
+            "accuracy": accuracy(probs, table.labels),
+            **find_metric(table.metric).beside(probs, table.labels),
+            "log_loss": log_loss(probs, table.labels),
+            "weights_mb": megabytes,
+            "ms_an_image": 1000 * cost,
+            "seconds": seconds,
+        }
         for setting, probs in zip(settings, probabilities)
     ]
 
@@ -151,8 +163,7 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     Returns a Trained, whose probabilities are 0 for images whose fold is not among `folds`.
     """
     recipe = settings[0]
-    backbone = fuse_batchnorm(
-        build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
+    backbone = fuse_batchnorm(build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
     room = Room(memory and memory.features)
     features, pool = frozen_features(table, recipe, model, found, images, backbone, room)
     copies = copies_features(table, recipe, model, found, images, backbone, room)
@@ -172,8 +183,7 @@ def train_heads(table, settings, plain, pool, copies, folds):
     recipe, metric = settings[0], find_metric(table.metric)
     state = heads.start_heads(len(settings), len(folds), plain.shape[-1], len(table.classes), recipe.head, recipe.seed)
     while len(state.log) < recipe.frozen_epochs and not state.stopped(recipe.patience).all():
-        heads.train_epoch(state, settings, pool, plain, table.labels, table.fold, folds, copies,
-                          metric=metric)
+        heads.train_epoch(state, settings, pool, plain, table.labels, table.fold, folds, copies, metric=metric)
     return state
 
 

@@ -88,9 +88,7 @@ def plan_sample(images, hidden, seed):
 def take(frame, seed):
     """The bytes of a frame's JPEG."""
     file = io.BytesIO()
-    Image.fromarray(draw_frame(frame.species, frame.scene, frame.frame, seed)).save(
-        file, "JPEG", quality=QUALITY
-    )
+    Image.fromarray(draw_frame(frame.species, frame.scene, frame.frame, seed)).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 
 
@@ -105,9 +103,7 @@ def take_all(frames, seed):
                 for jpeg in pool.map(take, frames, itertools.repeat(seed), chunksize=8):
                     done += 1
                     yield jpeg
-        except (
-            BrokenProcessPool
-        ):  # processes cannot be started here, or were killed: draw the rest in this one
+        except BrokenProcessPool:  # processes cannot be started here, or were killed: draw the rest in this one
             pass
     for frame in frames[done:]:
         yield take(frame, seed)
@@ -135,15 +131,8 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
     about = describe(frames, images, hidden, seed)
     if folder.exists():
         found = read_about(folder)
-        there = {
-            unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
-            for path in folder.rglob("*.jpg")
-        }
-        if (
-            found
-            and found | {"versions": about["versions"]} == about
-            and there == {frame.path for frame in frames}
-        ):
+        there = {unicodedata.normalize("NFC", path.relative_to(folder).as_posix()) for path in folder.rglob("*.jpg")}
+        if found and found | {"versions": about["versions"]} == about and there == {frame.path for frame in frames}:
             return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))

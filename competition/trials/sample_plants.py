@@ -183,9 +183,7 @@ def grow_sprigs(rng, look, base, size, edge, opposite):
     layers, pairs = [], rng.random() < opposite
     for level in range(rng.integers(2, 5)):
         shapes = []
-        line, along = stalk(
-            base, size * between(rng, 1.6, 3.2), rng.random() * TAU, between(rng, -0.9, 0.9), 12
-        )
+        line, along = stalk(base, size * between(rng, 1.6, 3.2), rng.random() * TAU, between(rng, -0.9, 0.9), 12)
         light = 0.72 + 0.12 * level
         shapes += stem(line, look.colour * light * np.array([1.05, 0.85, 0.8]), max(1, round(size / 22)))
         for k in range(2, 12, 2 if pairs else 1):
@@ -225,9 +223,7 @@ def brook_fern(rng, look, base, size):
     layers, start, fronds = [], rng.random() * TAU, int(rng.integers(4, 9))
     upright = rng.random() < 0.4
     for frond in range(fronds):
-        angle = (rng.normal(-np.pi / 2, 0.7) if upright else start + TAU * frond / fronds) + rng.normal(
-            0, 0.2
-        )
+        angle = (rng.normal(-np.pi / 2, 0.7) if upright else start + TAU * frond / fronds) + rng.normal(0, 0.2)
         line, along = stalk(base, size * between(rng, 1.8, 2.8), angle, between(rng, -0.9, 0.9), 19)
         light = between(rng, 0.7, 1.1)
         shapes = stem(line, look.colour * light * np.array([1.1, 0.8, 0.7]), max(1, round(size / 30)))
@@ -296,9 +292,7 @@ def quillgrass(rng, look, base, size):
         layers.append(shapes)
     if rng.random() < 0.5:  # in ear
         for _ in range(rng.integers(1, 5)):
-            line, along = stalk(
-                base, size * between(rng, 2, 3), lean + rng.normal(0, 0.4), rng.normal(0, 0.4), 16
-            )
+            line, along = stalk(base, size * between(rng, 2, 3), lean + rng.normal(0, 0.4), rng.normal(0, 0.4), 16)
             ear = np.array([190, 170, 105]) * between(rng, 0.7, 1.1)
             shapes = [Shape(line, ear * 0.8, 1)]
             for k in range(10, 16):
@@ -337,9 +331,7 @@ def rosette(rng, look, base, size, edge, rings, leaves):
 
 def sandthistle(rng, look, base, size):
     width, spikes, depth = between(rng, 0.2, 0.3), int(rng.integers(5, 8)), between(rng, 0.6, 0.8)
-    layers = rosette(
-        rng, look, base, size, prickly(width, spikes, depth), rng.integers(2, 4), rng.integers(6, 10)
-    )
+    layers = rosette(rng, look, base, size, prickly(width, spikes, depth), rng.integers(2, 4), rng.integers(6, 10))
     if rng.random() < 0.3:  # in flower
         head = np.array([165, 85, 160]) * between(rng, 0.8, 1.15)
         shapes = []

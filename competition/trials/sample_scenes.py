@@ -63,12 +63,8 @@ CLASSES = [species.name for species in SPECIES]
 def pebbles(rng, count, size, colour, spread):
     corners = np.exp(1j * np.sort(rng.uniform(0, TAU, (count, 7)))) * rng.uniform(0.7, 1.1, (count, 7))
     radius, turn = size * np.exp(0.5 * rng.standard_normal((count, 1))), rng.uniform(0, TAU, (count, 1))
-    around = (
-        radius * (corners.real + 1j * corners.imag * rng.uniform(0.55, 1, (count, 1))) * np.exp(1j * turn)
-    )
-    tones = np.array(colour) * (
-        1 + spread * rng.standard_normal((count, 1)) + 0.05 * rng.standard_normal((count, 3))
-    )
+    around = radius * (corners.real + 1j * corners.imag * rng.uniform(0.55, 1, (count, 1))) * np.exp(1j * turn)
+    tones = np.array(colour) * (1 + spread * rng.standard_normal((count, 1)) + 0.05 * rng.standard_normal((count, 3)))
     shapes = []
     for place, stone, high, tone in zip(scatter(rng, count), around, radius, tones):
         shapes.append(Shape(place + stone, tone * 0.85))
@@ -78,16 +74,10 @@ def pebbles(rng, count, size, colour, spread):
 
 def cushions(rng, count):
     """The small leaves of moss."""
-    tones = (
-        np.array([88, 112, 54])
-        * rng.uniform(0.65, 1.35, (count, 1))
-        * (1 + 0.05 * rng.standard_normal((count, 3)))
-    )
+    tones = np.array([88, 112, 54]) * rng.uniform(0.65, 1.35, (count, 1)) * (1 + 0.05 * rng.standard_normal((count, 3)))
     arrows = rng.uniform(5, 13, count) * np.exp(1j * rng.uniform(0, TAU, count))
     edge = closed(elliptic(0.35))[::3]
-    return [
-        Shape(place + arrow * edge, tone) for place, arrow, tone in zip(scatter(rng, count), arrows, tones)
-    ]
+    return [Shape(place + arrow * edge, tone) for place, arrow, tone in zip(scatter(rng, count), arrows, tones)]
 
 
 def twigs(rng, count, colour, length=60, width=2):
@@ -134,20 +124,14 @@ GROUNDS = {
 def lay_ground(rng, kind, sun):
     """The bare ground [SCENE, SCENE, 3] uint8."""
     fine = {"sand": 0.08, "soil": 0.16}.get(kind, 0.12)
-    texture = (
-        1 + 0.1 * noise(rng, 4) + 0.08 * noise(rng, 16) + fine * noise(rng, 90) + fine * noise(rng, SCENE - 2)
-    )
-    base = (
-        np.array(GROUNDS[kind], np.float32) * between(rng, 0.75, 1.25) * (1 + 0.05 * rng.standard_normal(3))
-    )
+    texture = 1 + 0.1 * noise(rng, 4) + 0.08 * noise(rng, 16) + fine * noise(rng, 90) + fine * noise(rng, SCENE - 2)
+    base = np.array(GROUNDS[kind], np.float32) * between(rng, 0.75, 1.25) * (1 + 0.05 * rng.standard_normal(3))
     canvas = np.clip(texture[..., None] * base, 0, 255).astype(np.uint8)
     coarse = between(rng, 0.7, 1.5)
     if kind in ("soil", "gravel", "sand"):
         many = {"soil": 30, "gravel": 130, "sand": 8}[kind]
         for size in (3, 6):
-            paint(
-                canvas, pebbles(rng, int(many / coarse**2), size * coarse, GROUNDS[kind], 0.25), sun, 2, 0.8
-            )
+            paint(canvas, pebbles(rng, int(many / coarse**2), size * coarse, GROUNDS[kind], 0.25), sun, 2, 0.8)
         paint(canvas, twigs(rng, rng.integers(2, 9), (125, 105, 85)), sun, 3)
         paint(canvas, dead_leaves(rng, rng.integers(0, 9), sun, 24), sun, 3)
     elif kind == "litter":
@@ -254,8 +238,7 @@ def hard_shadow(rng):
         draw(
             shade,
             Shape(
-                place
-                + side * VIEW * np.array([0.3j, 0.4 + 0.45j, 3 + 0.5j, 3 - 0.5j, 0.4 - 0.45j, -0.3j]) * 0.6,
+                place + side * VIEW * np.array([0.3j, 0.4 + 0.45j, 3 + 0.5j, 3 - 0.5j, 0.4 - 0.45j, -0.3j]) * 0.6,
                 (),
             ),
             255,
@@ -316,15 +299,9 @@ def photograph(scene, hour, rng, first=True):
     x = grey[..., None] + hour.saturation * (x - grey[..., None])
     if hour.red:  # a sensor without its infrared filter: leaves shine in the red channel
         r, g, b = np.moveaxis(x, -1, 0)
-        x = np.stack(
-            [r + hour.red * (0.45 * g + 0.08), g * (1 - 0.25 * hour.red), b * (1 + 0.2 * hour.red)], -1
-        )
+        x = np.stack([r + hour.red * (0.45 * g + 0.08), g * (1 - 0.25 * hour.red), b * (1 + 0.2 * hour.red)], -1)
     warmth = hour.warmth + small * rng.normal(0, 0.02)
-    x = (
-        x
-        * np.float32(np.exp([warmth, 0, -warmth]))
-        * np.float32(hour.exposure * np.exp(small * rng.normal(0, 0.07)))
-    )
+    x = x * np.float32(np.exp([warmth, 0, -warmth])) * np.float32(hour.exposure * np.exp(small * rng.normal(0, 0.07)))
     x = np.clip(x, 0, None)
     x = x ** np.float32(hour.contrast) * np.float32(0.4 ** (1 - hour.contrast))
     x = np.where(x > 0.7, 0.7 + 0.32 * np.tanh((x - 0.7) / 0.4), x)  # film's shoulder

@@ -106,8 +106,10 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None, workspace=Work
     rounds = [_play_all(pool, count, hidden, seed, workspace.simulate) for pool in pools]
     rounds = pd.concat(rounds, ignore_index=True)
     print(text_table(summarise(rounds), 2))
-    print(f"{workspace.simulate}/: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth, and "
-          "its standard error; a 90 % interval should hold in 90 % of the rounds")
+    print(
+        f"{workspace.simulate}/: {len(rounds)} rounds, hidden: {hidden}; bias in points, forecast less truth, and "
+        "its standard error; a 90 % interval should hold in 90 % of the rounds"
+    )
     return rounds
 
 
@@ -120,12 +122,16 @@ def _play_all(pool, count, hidden, seed, folder):
     known = pd.read_csv(path).to_dict("records") if path.exists() else []
     known = {(row["key"], row["seed"]): row for row in known}
     fingerprint = pool.fingerprint
-    wanted = [(label, hash_json([FORMAT, fingerprint, asdict(condition)])[:16], seed + i)
-              for label, condition in CONDITIONS.items() for i in range(count)]
+    wanted = [
+        (label, hash_json([FORMAT, fingerprint, asdict(condition)])[:16], seed + i)
+        for label, condition in CONDITIONS.items()
+        for i in range(count)
+    ]
     missing = [job for job in wanted if job[1:] not in known]
     played = Parallel(n_jobs=-1, return_as="generator")(
         delayed(play)(scenes if CONDITIONS[label].scenes else pool, CONDITIONS[label], hidden, number)
-        for label, _, number in missing)
+        for label, _, number in missing
+    )
     bar = tqdm(played, f"{pool.name}: competitions", len(missing), leave=False)
     for done, (found, (label, key, number)) in enumerate(zip(bar, missing), 1):
         known[key, number] = {"data": pool.name, "condition": label, "key": key, "seed": number, **found}
@@ -140,12 +146,20 @@ def summarise(rounds):
     cells = [((data, label), cell) for (data, label), cell in rounds.groupby(["data", "condition"], sort=False)]
     lines = []
     for (data, label), cell in [*cells, (("all", ""), rounds)]:
-        line = {"data": data, "condition": label, "rounds": len(cell), "images": round(cell["images"].mean()),
-                "hidden score": 100 * cell["truth"].mean()}
+        line = {
+            "data": data,
+            "condition": label,
+            "rounds": len(cell),
+            "images": round(cell["images"].mean()),
+            "hidden score": 100 * cell["truth"].mean(),
+        }
         for way in ("", "naive "):
             off = 100 * (cell[f"{way}expected"] - cell[f"{way}truth"])
-            line |= {f"{way}bias": off.mean(), f"{way}error": off.std() / np.sqrt(len(cell)),
-                     f"{way}held %": 100 * cell[f"{way}held"].mean()}
+            line |= {
+                f"{way}bias": off.mean(),
+                f"{way}error": off.std() / np.sqrt(len(cell)),
+                f"{way}held %": 100 * cell[f"{way}held"].mean(),
+            }
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -186,11 +200,18 @@ def play(pool, condition, hidden, seed):
     naive, naive_truth = ACCURACY.score(chooser.predict(*best), chooser.labels), score(chooser.shares(*best))
     half = WIDE * np.sqrt(naive * (1 - naive) / len(opened))
     return {
-        "images": len(visible), "hidden images": len(opened), "nested": found["nested"],
-        "gain": found["averaging_gain"], "scenes": found["scenes"] if assumed == "random" else 0.0,
-        "expected": found["expected"], "low": found["low"], "high": found["high"], "truth": truth,
+        "images": len(visible),
+        "hidden images": len(opened),
+        "nested": found["nested"],
+        "gain": found["averaging_gain"],
+        "scenes": found["scenes"] if assumed == "random" else 0.0,
+        "expected": found["expected"],
+        "low": found["low"],
+        "high": found["high"],
+        "truth": truth,
         "held": found["low"] <= truth <= found["high"],
-        "naive expected": naive, "naive truth": naive_truth,
+        "naive expected": naive,
+        "naive truth": naive_truth,
         "naive held": abs(naive - naive_truth) <= half,
     }
 
@@ -203,13 +224,32 @@ def forecast_round(chooser, apart, count, hidden="random", loose=None):
     kind, views = chooser.choose()
     shares = chooser.shares(kind, views)
     used = np.flatnonzero(shares).tolist()
-    gain = averaging_gain(chooser.metric, {i: shares[i] for i in used}, {i: apart[i] for i in used}, chooser.labels,
-                          chooser.groups, chooser.parts.max() + 1)
+    gain = averaging_gain(
+        chooser.metric,
+        {i: shares[i] for i in used},
+        {i: apart[i] for i in used},
+        chooser.labels,
+        chooser.groups,
+        chooser.parts.max() + 1,
+    )
     plain, scenes = chooser.predict(kind, views), (0.0, 0.0)
     if loose is not None:
-        scenes = scenes_gain(chooser.metric, np.tensordot(shares, loose, 1), plain, chooser.labels, chooser.groups)[0], 0.0
-    return make_forecast(chooser.metric, chooser.whole(), chooser.labels, chooser.groups, chooser.parts,
-                         chooser.metric.score(plain, chooser.labels), count, hidden, gain, scenes=scenes)
+        scenes = (
+            scenes_gain(chooser.metric, np.tensordot(shares, loose, 1), plain, chooser.labels, chooser.groups)[0],
+            0.0,
+        )
+    return make_forecast(
+        chooser.metric,
+        chooser.whole(),
+        chooser.labels,
+        chooser.groups,
+        chooser.parts,
+        chooser.metric.score(plain, chooser.labels),
+        count,
+        hidden,
+        gain,
+        scenes=scenes,
+    )
 
 
 def train_ridge(inputs, labels, fold, times, hidden, classes, penalty=0.03, sharpness=6.0):
@@ -219,6 +259,7 @@ def train_ridge(inputs, labels, fold, times, hidden, classes, penalty=0.03, shar
     apart   of each image by the models that leave out its fold and one other
     hidden  float [h, d]; their probabilities are the mean over the k fold models
     """
+
     def extend(values):
         return np.concatenate([values, np.ones((len(values), 1), values.dtype)], 1)
 
@@ -231,8 +272,9 @@ def train_ridge(inputs, labels, fold, times, hidden, classes, penalty=0.03, shar
     def head(*left_out):
         kept = [f for f in range(k) if f not in left_out]
         square = products[kept].sum(0)
-        return np.linalg.solve(square + penalty * times[~np.isin(fold, left_out)].sum() * np.eye(len(square)),
-                               answers[kept].sum(0))
+        return np.linalg.solve(
+            square + penalty * times[~np.isin(fold, left_out)].sum() * np.eye(len(square)), answers[kept].sum(0)
+        )
 
     def predict(values, head):
         return softmax(sharpness * (values @ head))[0]
@@ -255,8 +297,10 @@ def digits():
     pixels, labels = load_digits(return_X_y=True)
     random = np.random.default_rng(0)
     pixels = (pixels - 8) / 8
-    features = {f"layer {i}": np.maximum(pixels @ random.normal(0, 0.3, (64, 192)) + random.normal(0, 0.5, 192), 0)
-                for i in range(3)}
+    features = {
+        f"layer {i}": np.maximum(pixels @ random.normal(0, 0.3, (64, 192)) + random.normal(0, 0.5, 192), 0)
+        for i in range(3)
+    }
     return Pool("digits", {key: _reduce(values) for key, values in features.items()}, labels, np.arange(len(labels)))
 
 
@@ -287,8 +331,10 @@ def _in_scenes(pool):
     """A part of the images, each as a scene of FRAMES pictures that differ a little: as many pictures as before."""
     random, n = np.random.default_rng(0), len(pool.labels)
     rows = np.repeat(np.sort(random.permutation(n)[: n // FRAMES]), FRAMES)
-    features = {key: values[rows] + JITTER * random.normal(size=(len(rows), values.shape[1]))
-                for key, values in pool.features.items()}
+    features = {
+        key: values[rows] + JITTER * random.normal(size=(len(rows), values.shape[1]))
+        for key, values in pool.features.items()
+    }
     return Pool(pool.name, features, pool.labels[rows], rows)
 
 
@@ -331,6 +377,6 @@ def _duplicate(rows, groups, condition, random):
     share = random.uniform(0.05, 0.3) if condition.duplicates else 0.0
     sources = random.integers(len(rows), size=int(len(rows) * share / (1 - share)))
     jitter = np.zeros((len(rows) + len(sources), DIMENSION))
-    jitter[len(rows):] = random.normal(size=(len(sources), DIMENSION))
+    jitter[len(rows) :] = random.normal(size=(len(sources), DIMENSION))
     rows = np.concatenate([rows, rows[sources]])
     return rows, groups[rows], jitter

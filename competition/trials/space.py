@@ -40,8 +40,12 @@ def auto_space(model, settings):
     if model == hyperresnet.FAMILY:
         parts += [f"{key}={','.join(values)}" for key, values in hyperresnet.ARCHITECTURE.items()]
     rate = "rate" if settings.epochs else "frozen_rate"
-    parts += [f"{rate}={getattr(settings, rate) / 10:g}:{getattr(settings, rate) * 10:g}:log", "dropout=0,0.2,0.5",
-              "label_smoothing=0,0.1", "head=none|256"]
+    parts += [
+        f"{rate}={getattr(settings, rate) / 10:g}:{getattr(settings, rate) * 10:g}:log",
+        "dropout=0,0.2,0.5",
+        "label_smoothing=0,0.1",
+        "head=none|256",
+    ]
     if settings.epochs:
         policies = dict.fromkeys([",".join(settings.augment) or "none", "none", "hflip", "hflip,shift"])
         parts += ["batch_size=16,32,64", f"augment={'|'.join(policies)}"]
@@ -94,6 +98,8 @@ def _read_range(name, text, kind):
         key = None
     if not key or log not in ([], ["log"]) or not key.low < key.high < math.inf or (key.log and key.low <= 0):
         number = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"SPACE: {name}={text}: expected low:high or low:high:log with {number}, low below high, and "
-                         "above 0 for log")
+        raise InputError(
+            f"SPACE: {name}={text}: expected low:high or low:high:log with {number}, low below high, and "
+            "above 0 for log"
+        )
     return key

@@ -101,18 +101,36 @@ class Study:
         return STUDY_RUN + "-".join([self.budget, *parts, slug])
 
 
-def play(name=None, backbone="efficientnet_lite0", quick=False, budget=None, weights="imagenet", memory=None,
-         workspace=Workspace(), *, commands):
+def play(
+    name=None,
+    backbone="efficientnet_lite0",
+    quick=False,
+    budget=None,
+    weights="imagenet",
+    memory=None,
+    workspace=Workspace(),
+    *,
+    commands,
+):
     """`study` with the budget "quick", or another; returns the exit code, 1 where a rung failed."""
     if quick and budget:
         raise InputError(f"QUICK=1 and BUDGET={budget}: expected one of them")
-    rungs = study(name, backbone, "quick" if quick else budget or "default", weights, memory, workspace,
-                  commands=commands)
+    rungs = study(
+        name, backbone, "quick" if quick else budget or "default", weights, memory, workspace, commands=commands
+    )
     return int("failed" in set(rungs["state"]))
 
 
-def study(name=None, backbone="efficientnet_lite0", budget="default", weights="imagenet", memory=None,
-          workspace=Workspace(), *, commands):
+def study(
+    name=None,
+    backbone="efficientnet_lite0",
+    budget="default",
+    weights="imagenet",
+    memory=None,
+    workspace=Workspace(),
+    *,
+    commands,
+):
     """Run the ladder on the fold table `name`; prints the table of all rungs, writes and returns it as a DataFrame.
 
     name      of the fold table; "sample", or none where there is no table at all, is the sample competition, which is
@@ -166,8 +184,10 @@ def _find_weights(backbone, weights):
     if weights != "imagenet":
         found |= dict.fromkeys(at_hand(weights), weights)
     if backbone not in found:
-        raise InputError(f"BACKBONE={backbone}: expected one with weights at hand, which are {', '.join(found)}; "
-                         "WEIGHTS=<a folder of weights> may have more")
+        raise InputError(
+            f"BACKBONE={backbone}: expected one with weights at hand, which are {', '.join(found)}; "
+            "WEIGHTS=<a folder of weights> may have more"
+        )
     return found
 
 
@@ -201,8 +221,10 @@ def _climb(plan):
         scores = say_scores({name: row[name] for name in find_metric(plan.table.metric).besides})
         outcome = f"accuracy {row['accuracy']:.4f}{scores}, {row['seconds']:.0f} s" if result.views else result.reason
         print(f"[{number}/{len(plan.rungs)}] {rung.name}: {result.state}, {outcome}\n  {result.command}", flush=True)
-    print(f"\n{_describe(plan)}\n\n{text_table(_show(frame))}\n\n{_explain(plan, frame)}\n"
-          f"{plan.folder}/study.md: the same with the command of each rung")
+    print(
+        f"\n{_describe(plan)}\n\n{text_table(_show(frame))}\n\n{_explain(plan, frame)}\n"
+        f"{plan.folder}/study.md: the same with the command of each rung"
+    )
     return frame
 
 
@@ -282,8 +304,13 @@ def _blend(plan, rung, result):
     if not known.any():
         raise _Skipped("its members have no fold in common")
     groups, views = group_ids(plan.table)[known], ("identity",)
-    chooser = Chooser({views: np.stack(probs)[:, known]}, plan.table.labels[known],
-                      nest_parts(plan.table.fold[known], groups), groups, find_metric(plan.table.metric))
+    chooser = Chooser(
+        {views: np.stack(probs)[:, known]},
+        plan.table.labels[known],
+        nest_parts(plan.table.fold[known], groups),
+        groups,
+        find_metric(plan.table.metric),
+    )
     blended = np.full_like(probs[0], np.nan)
     blended[known] = chooser.nested(kind, views)
     return {"identity": blended}
@@ -291,8 +318,11 @@ def _blend(plan, rung, result):
 
 def _members(plan, count):
     """The names of the first heads that are done, each on a backbone of its own; _Skipped where they are too few."""
-    done = {plan.model(plan.results[name].rung): name for name in reversed(MEMBERS)
-            if name in plan.results and plan.results[name].views}
+    done = {
+        plan.model(plan.results[name].rung): name
+        for name in reversed(MEMBERS)
+        if name in plan.results and plan.results[name].views
+    }
     members = [name for name in MEMBERS if name in done.values()][:count]
     if len(members) < count:
         raise _Skipped(f"{len(members)} backbones with weights at hand, expected {count}")
@@ -320,20 +350,43 @@ def train_options(plan, rung):
     """The variables of its `make train`; no network sees fewer pixels than it can."""
     effort, model = plan.effort(rung), plan.model(rung)
     least = smallest_size(model)
-    keys = [re.sub(r"^image_size=([1-9]\d*)$", lambda size: f"image_size={max(int(size[1]), least)}", key)
-            for key in effort.keys]
+    keys = [
+        re.sub(r"^image_size=([1-9]\d*)$", lambda size: f"image_size={max(int(size[1]), least)}", key)
+        for key in effort.keys
+    ]
     cap = (f"image_size={effort.most}",) if 0 < effort.most < max(plan.table.size) else ()
     rate = (RATES[model],) if model in RATES and effort.recipe == "best" else ()
-    return {"NAME": plan.table.name, "MODEL": model, "RECIPE": effort.recipe, "RUN": plan.run(rung),
-            "ONLY_FOLD": effort.folds, "SET": [*keys, *cap, *rate, *(_fill(plan, key) for key in rung.keys)]}
+    return {
+        "NAME": plan.table.name,
+        "MODEL": model,
+        "RECIPE": effort.recipe,
+        "RUN": plan.run(rung),
+        "ONLY_FOLD": effort.folds,
+        "SET": [*keys, *cap, *rate, *(_fill(plan, key) for key in rung.keys)],
+    }
 
 
-HOW = {"train": _train, "tune": _tune, "double": _double, "gan": _gan, "zeros": _zeros, "views": _views,
-       "blend": _blend, "distil": _distil, "soup": _soup}
+HOW = {
+    "train": _train,
+    "tune": _tune,
+    "double": _double,
+    "gan": _gan,
+    "zeros": _zeros,
+    "views": _views,
+    "blend": _blend,
+    "distil": _distil,
+    "soup": _soup,
+}
 
 # what leaves a run of its own, by which commands
-RUNS = {"train": ("train",), "tune": ("tune",), "double": ("double",), "gan": ("gan", "train"), "distil": ("train",),
-        "soup": ("soup",)}
+RUNS = {
+    "train": ("train",),
+    "tune": ("tune",),
+    "double": ("double",),
+    "gan": ("gan", "train"),
+    "distil": ("train",),
+    "soup": ("soup",),
+}
 
 
 def _weights(plan, model):
@@ -414,11 +467,24 @@ def _known(probs):
 def score_rung(plan, result):
     """The row of a rung, a dict; empty figures are NaN."""
     table, rung, metric = plan.table, result.rung, find_metric(plan.table.metric)
-    row = {"rung": rung.name, "state": result.state, "accuracy": math.nan, "low": math.nan, "high": math.nan,
-           **dict.fromkeys(metric.besides, math.nan), "reference": rung.reference, "difference": math.nan,
-           "p": math.nan, "rarest": math.nan, "images": 0,
-           "seconds": result.seconds, "report": rung.report, "command": result.command, "where": result.where,
-           "reason": result.reason}
+    row = {
+        "rung": rung.name,
+        "state": result.state,
+        "accuracy": math.nan,
+        "low": math.nan,
+        "high": math.nan,
+        **dict.fromkeys(metric.besides, math.nan),
+        "reference": rung.reference,
+        "difference": math.nan,
+        "p": math.nan,
+        "rarest": math.nan,
+        "images": 0,
+        "seconds": result.seconds,
+        "report": rung.report,
+        "command": result.command,
+        "where": result.where,
+        "reason": result.reason,
+    }
     if not result.views:
         return row
     known, right = _known(result.probs), result.probs.argmax(1) == table.labels
@@ -436,35 +502,50 @@ def score_rung(plan, result):
 
 def _show(frame):
     """The table for people."""
+
     def text(form, value):
         return "" if pd.isna(value) else form.format(value)
 
     done = frame["state"] == "done"
-    return pd.DataFrame({
-        "rung": frame["rung"],
-        "accuracy": [text("{:.3f}", value) if good else state
-                     for good, value, state in zip(done, frame["accuracy"], frame["state"])],
-        f"{CONFIDENCE:.0%}": [text("{:.3f}-{:.3f}".format(low, high), high)
-                              for low, high in zip(frame["low"], frame["high"])],
-        **{name: frame[name].map(partial(text, "{:.3f}")) for metric in METRICS.values() for name in metric.besides
-           if name in frame},
-        "beside": frame["reference"],
-        "difference": frame["difference"].map(partial(text, "{:+.3f}")),
-        "p": [("<0.001" if p < 0.001 else f"{p:.3f}") if p == p else "" for p in frame["p"]],
-        "rarest": frame["rarest"].map(partial(text, "{:.3f}")),
-        "images": [str(images) if good else "" for good, images in zip(done, frame["images"])],
-        "seconds": [f"{seconds:.0f}" if good or seconds else "" for good, seconds in zip(done, frame["seconds"])],
-        "the report": [report if good else reason
-                       for good, report, reason in zip(done, frame["report"], frame["reason"])],
-    })
+    return pd.DataFrame(
+        {
+            "rung": frame["rung"],
+            "accuracy": [
+                text("{:.3f}", value) if good else state
+                for good, value, state in zip(done, frame["accuracy"], frame["state"])
+            ],
+            f"{CONFIDENCE:.0%}": [
+                text("{:.3f}-{:.3f}".format(low, high), high) for low, high in zip(frame["low"], frame["high"])
+            ],
+            **{
+                name: frame[name].map(partial(text, "{:.3f}"))
+                for metric in METRICS.values()
+                for name in metric.besides
+                if name in frame
+            },
+            "beside": frame["reference"],
+            "difference": frame["difference"].map(partial(text, "{:+.3f}")),
+            "p": [("<0.001" if p < 0.001 else f"{p:.3f}") if p == p else "" for p in frame["p"]],
+            "rarest": frame["rarest"].map(partial(text, "{:.3f}")),
+            "images": [str(images) if good else "" for good, images in zip(done, frame["images"])],
+            "seconds": [f"{seconds:.0f}" if good or seconds else "" for good, seconds in zip(done, frame["seconds"])],
+            "the report": [
+                report if good else reason for good, report, reason in zip(done, frame["report"], frame["reason"])
+            ],
+        }
+    )
 
 
 def _describe(plan):
     table = plan.table
-    return (f"{table.name}: {len(table.labels)} images in {len(table.classes)} classes, {table.k} folds; "
-            f"BACKBONE={plan.backbone}, budget {plan.budget}; rarest class {rarest(table)}"
-            + "".join(f"; scored by {name}, beside which interval, difference and p are of accuracy"
-                      for name in find_metric(table.metric).besides))
+    return (
+        f"{table.name}: {len(table.labels)} images in {len(table.classes)} classes, {table.k} folds; "
+        f"BACKBONE={plan.backbone}, budget {plan.budget}; rarest class {rarest(table)}"
+        + "".join(
+            f"; scored by {name}, beside which interval, difference and p are of accuracy"
+            for name in find_metric(table.metric).besides
+        )
+    )
 
 
 def _explain(plan, frame):
@@ -485,17 +566,30 @@ def _explain(plan, frame):
 def _write(plan, seconds):
     """Write the table as it is now; returns it as a DataFrame."""
     frame = pd.DataFrame([score_rung(plan, result) for result in plan.results.values()])
-    shown = _show(frame).assign(command=[f"`{command}`{f': {where}' if where else ''}" if command else ""
-                                         for command, where in zip(frame["command"], frame["where"])])
+    shown = _show(frame).assign(
+        command=[
+            f"`{command}`{f': {where}' if where else ''}" if command else ""
+            for command, where in zip(frame["command"], frame["where"])
+        ]
+    )
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.to_numpy()]
     rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
     files.write_bytes(plan.folder / "study.csv", files.csv_bytes(frame))
-    files.write_text(plan.folder / "study.md",
-                     "\n".join([_describe(plan) + ".", "", *rows, "", _explain(plan, frame), ""]))
-    files.write_json(plan.folder / "study.json", {
-        "table": plan.table.hash, "data": plan.table.data_hash, "classes": plan.table.classes,
-        "backbone": plan.backbone, "budget": plan.budget, "versions": files.versions(), "seconds": seconds,
-    })
+    files.write_text(
+        plan.folder / "study.md", "\n".join([_describe(plan) + ".", "", *rows, "", _explain(plan, frame), ""])
+    )
+    files.write_json(
+        plan.folder / "study.json",
+        {
+            "table": plan.table.hash,
+            "data": plan.table.data_hash,
+            "classes": plan.table.classes,
+            "backbone": plan.backbone,
+            "budget": plan.budget,
+            "versions": files.versions(),
+            "seconds": seconds,
+        },
+    )
     return frame
 
 
@@ -509,5 +603,4 @@ def _read_seconds(plan):
 
 def _epoch_seconds(plan, run):
     """Of all folds of a run, or of runs of that pattern."""
-    return sum(files.read_json(path)["seconds"]
-               for path in plan.table.paths.run(run).glob("fold_*/fold.json"))
+    return sum(files.read_json(path)["seconds"] for path in plan.table.paths.run(run).glob("fold_*/fold.json"))

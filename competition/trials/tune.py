@@ -127,8 +127,21 @@ class _OutOfTime(Exception):
     """The minutes are over in the middle of a trial."""
 
 
-def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run=None, folds_used=None, trials=None,
-         minutes=None, overrides=(), memory=None, clock=time.monotonic, workspace=Workspace()):
+def tune(
+    model,
+    space="auto",
+    recipe="quick",
+    name=None,
+    weights="imagenet",
+    run=None,
+    folds_used=None,
+    trials=None,
+    minutes=None,
+    overrides=(),
+    memory=None,
+    clock=time.monotonic,
+    workspace=Workspace(),
+):
     """Try values of a recipe's keys; prints and returns the table of trials, the best first or in a sweep's order.
 
     space       "key=low:high[:log] key=value,value key=value|value,value": ranges, and lists parted by commas, or by
@@ -155,8 +168,19 @@ def tune(model, space="auto", recipe="quick", name=None, weights="imagenet", run
     wanted = auto_space(model, settings) if space == "auto" else space
     keys = read_space(wanted, model, recipe, overrides, from_random)
     label = "auto" if space == "auto" else "+".join(key.name for key in keys)
-    study = Study(_study_name(run, f"{model}-{Path(recipe).stem}", label), table, model, recipe, weights,
-                  list(overrides), settings, from_random, keys, fold_numbers("FOLDS_USED", folds_used, table), memory)
+    study = Study(
+        _study_name(run, f"{model}-{Path(recipe).stem}", label),
+        table,
+        model,
+        recipe,
+        weights,
+        list(overrides),
+        settings,
+        from_random,
+        keys,
+        fold_numbers("FOLDS_USED", folds_used, table),
+        memory,
+    )
     combinations = study.combinations
     sweep = combinations is not None and (trials or math.inf) >= len(combinations)
     with locked(study.path.parent):
@@ -191,9 +215,15 @@ def _study_name(run, base, label):
 
 def _open(study, chosen):
     """Read the trials of earlier calls into the study; InputError when it was begun from something else."""
-    config = {"model": study.model, "weights": chosen.sha256, "recipe": asdict(study.settings),
-              "space": [asdict(key) for key in study.keys], "folds": study.folds, "table": study.table.hash,
-              "data": study.table.data_hash}
+    config = {
+        "model": study.model,
+        "weights": chosen.sha256,
+        "recipe": asdict(study.settings),
+        "space": [asdict(key) for key in study.keys],
+        "folds": study.folds,
+        "table": study.table.hash,
+        "data": study.table.data_hash,
+    }
     config |= study.metric.chooses(True)
     if not study.path.exists():
         files.write_json(study.path, config | {"trials": []})
@@ -202,8 +232,10 @@ def _open(study, chosen):
     try:
         config, record = ({"metric": "accuracy"} | each for each in (config, record))
         if changed := [key for key in config if files.hash_json(record[key]) != files.hash_json(config[key])]:
-            raise InputError(f"{study.path}: begun with another {', '.join(changed)}; take another name "
-                             f"(RUN=), or remove {study.path.parent} and its trials, {study.folder(0)} and so on")
+            raise InputError(
+                f"{study.path}: begun with another {', '.join(changed)}; take another name "
+                f"(RUN=), or remove {study.path.parent} and its trials, {study.folder(0)} and so on"
+            )
         study.trials = [Trial(**trial) for trial in record["trials"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{study.path}: expected the record of a study, found {error!r}") from None
@@ -227,8 +259,10 @@ def _run_trials(study, sweep, limit, seconds, clock):
                 return
             trial = Trial(len(study.trials), params)
             if (folder := study.folder(trial.number)).exists():
-                raise InputError(f"{folder}: there is a run of this name that {study.path} does not know; take another "
-                                 "name (RUN=), or remove it")
+                raise InputError(
+                    f"{folder}: there is a run of this name that {study.path} does not know; take another "
+                    "name (RUN=), or remove it"
+                )
             study.trials.append(trial)
             _write(study)
         try:
@@ -264,17 +298,26 @@ def _ask(study, attempt=0, params=None):
     seed = np.random.default_rng([study.settings.seed, len(study.trials), attempt]).integers(2**31)
     # epochs of trials that have different numbers of them cannot be compared
     comparable = not any(key.name == "epochs" for key in study.keys)
-    pruner = (optuna.pruners.MedianPruner(FIRST, n_warmup_steps=study.settings.epochs // 3) if comparable
-              else optuna.pruners.NopPruner())
+    pruner = (
+        optuna.pruners.MedianPruner(FIRST, n_warmup_steps=study.settings.epochs // 3)
+        if comparable
+        else optuna.pruners.NopPruner()
+    )
     sign = study.metric.sign
     asked = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=int(seed)), pruner=pruner)
-    asked.add_trials([
-        optuna.trial.create_trial(
-            state=states[trial.state], params=trial.params, distributions=distributions,
-            intermediate_values={step: sign * score for step, score in trial.steps},
-            value=trial.quality(study.metric)[0] if trial.state == "done" else None)
-        for trial in study.trials if trial.state in states
-    ])
+    asked.add_trials(
+        [
+            optuna.trial.create_trial(
+                state=states[trial.state],
+                params=trial.params,
+                distributions=distributions,
+                intermediate_values={step: sign * score for step, score in trial.steps},
+                value=trial.quality(study.metric)[0] if trial.state == "done" else None,
+            )
+            for trial in study.trials
+            if trial.state in states
+        ]
+    )
     if params:
         asked.enqueue_trial(params)
     return asked.ask(distributions)
@@ -312,8 +355,18 @@ def _run_trial(study, trial, sweep, seconds, clock):
     keras.utils.clear_session()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its tables; ours has a line for it
-            train(model, study.recipe, study.table.name, study.weights, folder.name, ",".join(map(str, study.folds)),
-                  overrides, study.memory, after_epoch, workspace=study.table.workspace)
+            train(
+                model,
+                study.recipe,
+                study.table.name,
+                study.weights,
+                folder.name,
+                ",".join(map(str, study.folds)),
+                overrides,
+                study.memory,
+                after_epoch,
+                workspace=study.table.workspace,
+            )
         probs, labels = _read_probs(study, trial)
         trial.accuracy, trial.log_loss = accuracy(probs, labels), log_loss(probs, labels)
         if not np.isfinite(probs).all():
@@ -373,8 +426,7 @@ def _describe(study, trial):
 def _sweep_heads(study, chosen, combinations):
     """All combinations of settings of the head at once; the best becomes an ordinary run."""
     table = study.table
-    settings = [fit_to_table(table, read_recipe(study.recipe, study.options(params)[1]))
-                for params in combinations]
+    settings = [fit_to_table(table, read_recipe(study.recipe, study.options(params)[1])) for params in combinations]
     start_keras(study.settings.seed)
     memory = read_memory(study.memory)
     start = time.time()
@@ -383,17 +435,33 @@ def _sweep_heads(study, chosen, combinations):
     used = np.concatenate([np.flatnonzero(table.fold == fold) for fold in study.folds])
     labels, seconds = _labels(study), (time.time() - start) / len(settings)
     study.trials = [
-        Trial(number, params, "done", [], accuracy(found, labels), log_loss(found, labels), seconds,
-              study.metric.beside(found, labels).get(study.metric.name))
+        Trial(
+            number,
+            params,
+            "done",
+            [],
+            accuracy(found, labels),
+            log_loss(found, labels),
+            seconds,
+            study.metric.beside(found, labels).get(study.metric.name),
+        )
         for number, (params, found) in enumerate(zip(combinations, probs[:, used]))
     ]
     _write(study)
     frame = _report(study, [(trial, (found, labels)) for trial, found in zip(study.trials, probs[:, used])], True)
     best = _best(study.trials, study.metric)
     with contextlib.redirect_stdout(io.StringIO()):
-        train(study.model, study.recipe, table.name, study.weights, study.folder(best.number).name,
-              ",".join(map(str, study.folds)), study.options(best.params)[1], study.memory,
-              workspace=table.workspace)
+        train(
+            study.model,
+            study.recipe,
+            table.name,
+            study.weights,
+            study.folder(best.number).name,
+            ",".join(map(str, study.folds)),
+            study.options(best.params)[1],
+            study.memory,
+            workspace=table.workspace,
+        )
     return frame
 
 
@@ -425,11 +493,18 @@ def _report(study, found, sweep):
     metric = study.metric
     of_metric = [name for name in metric.besides if name != "log_loss"]  # which has a column as it is
     scores, ends = ["accuracy", "log_loss"], ["seconds", "state"]
-    frame = pd.DataFrame([
-        {"run": study.folder(trial.number).name, **trial.params, **{key: getattr(trial, key) for key in scores + ends},
-         **dict.fromkeys(of_metric, trial.score)}
-        for trial in study.trials
-    ], columns=["run", *(key.name for key in study.keys), *scores, *of_metric, *ends])
+    frame = pd.DataFrame(
+        [
+            {
+                "run": study.folder(trial.number).name,
+                **trial.params,
+                **{key: getattr(trial, key) for key in scores + ends},
+                **dict.fromkeys(of_metric, trial.score),
+            }
+            for trial in study.trials
+        ],
+        columns=["run", *(key.name for key in study.keys), *scores, *of_metric, *ends],
+    )
     frame = frame.astype(dict.fromkeys(scores + of_metric, float))
     if not sweep:
         frame = metric.sort(frame).reset_index(drop=True)
@@ -448,8 +523,10 @@ def _report(study, found, sweep):
     reached = metric.sign * best.quality(metric)[0]
     error = math.sqrt(best.accuracy * (1 - best.accuracy) / len(_labels(study)))
     spread = f"standard error{' of accuracy' * len(metric.besides)} {error:.4f}"
-    print(f"{len(done)} trials{others}; the best: {_describe(study, best)}, {metric.name} {reached:.4f}, {spread}, "
-          f"on the {len(_labels(study))} images{folds} that chose it")
+    print(
+        f"{len(done)} trials{others}; the best: {_describe(study, best)}, {metric.name} {reached:.4f}, {spread}, "
+        f"on the {len(_labels(study))} images{folds} that chose it"
+    )
     _report_bias(metric, reached, [scored for _, scored in done if scored])
     _report_unused(study, best)
     return frame
@@ -460,12 +537,16 @@ def _report_bias(metric, reached, found):
     if len(found) < 2:
         return
     if not metric.each:
-        print(f"a best of {len(found)} flatters; by how much is not estimated of {metric.name}, only of accuracy and "
-              "log_loss")
+        print(
+            f"a best of {len(found)} flatters; by how much is not estimated of {metric.name}, only of accuracy and "
+            "log_loss"
+        )
         return
     bias = optimism(np.array([metric.sign * metric.each(probs, labels) for probs, labels in found]))
-    print(f"a best of {len(found)} flatters, this one by about {bias:.4f}: expect {reached - metric.sign * bias:.4f} "
-          "(bootstrap of the choice over the images)")
+    print(
+        f"a best of {len(found)} flatters, this one by about {bias:.4f}: expect {reached - metric.sign * bias:.4f} "
+        "(bootstrap of the choice over the images)"
+    )
 
 
 def _report_unused(study, best):
@@ -477,10 +558,14 @@ def _report_unused(study, best):
     folder = study.folder(best.number)
     if (folder / "oof.npz").exists():
         probs, others = oof.read_oof(folder, table).probs[0], np.isin(table.fold, unused)
-        print(f"on the {others.sum()} images of the other folds, which had no say, its {study.metric.name} is "
-              f"{study.metric.score(probs[others], table.labels[others]):.4f}")
+        print(
+            f"on the {others.sum()} images of the other folds, which had no say, its {study.metric.name} is "
+            f"{study.metric.score(probs[others], table.labels[others]):.4f}"
+        )
         return
     model, overrides = study.options(best.params)
     weights = f" WEIGHTS={study.weights}" if study.weights != "imagenet" else ""
-    print(f"its other folds, which had no say, and its OOF: make train NAME={table.name} MODEL={model}{weights} "
-          f'RECIPE={study.recipe} RUN={folder.name} SET="{" ".join(overrides)}"')
+    print(
+        f"its other folds, which had no say, and its OOF: make train NAME={table.name} MODEL={model}{weights} "
+        f'RECIPE={study.recipe} RUN={folder.name} SET="{" ".join(overrides)}"'
+    )

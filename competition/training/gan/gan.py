@@ -130,8 +130,10 @@ def read_synthetic(table, fold, n):
     try:
         generator.load_weights(directory / "generator.weights.h5")
     except Exception as error:  # h5py and Keras raise about anything for a file that is not whole
-        raise InputError(f"{directory}/generator.weights.h5: not the weights of this GAN "
-                         f"({' '.join(str(error).split())[:200]}); remove {directory} and run make gan again") from None
+        raise InputError(
+            f"{directory}/generator.weights.h5: not the weights of this GAN "
+            f"({' '.join(str(error).split())[:200]}); remove {directory} and run make gan again"
+        ) from None
     labels = np.repeat(np.arange(len(table.classes)), n)
     small = generate(generator, labels, np.random.default_rng([settings.seed, fold, 2]))
     return enlarge(small, table.size), labels
@@ -163,8 +165,9 @@ def check_synthetic(table, folds):
     for fold in folds:
         path = _fold_dir(table, fold) / "gan.json"
         if not path.exists():
-            raise InputError(f"{path}: no such GAN, but synthetic takes the images of one; "
-                             f"make gan ONLY_FOLD={fold} trains it")
+            raise InputError(
+                f"{path}: no such GAN, but synthetic takes the images of one; make gan ONLY_FOLD={fold} trains it"
+            )
         record = files.read_json(path)
         check_hashes(path, table, record, record["config"]["classes"])
         if record["format"] != FORMAT or record["verdict"] != "good":
@@ -173,8 +176,10 @@ def check_synthetic(table, folds):
         keys[fold] = files.hash_json([record["config"], record["epochs"]])
     if len(set(keys.values())) > 1:
         other = next(fold for fold in keys if keys[fold] != keys[folds[0]])
-        raise InputError(f"{_fold_dir(table, other)}/gan.json: trained with other settings than fold {folds[0]}, "
-                         "expected all folds alike")
+        raise InputError(
+            f"{_fold_dir(table, other)}/gan.json: trained with other settings than fold {folds[0]}, "
+            "expected all folds alike"
+        )
     return keys[folds[0]]
 
 
@@ -218,11 +223,19 @@ def _train_fold(table, settings, pair, start, fold, record, images, labels, bar)
         random = np.random.default_rng([settings.seed, fold, 0, epoch])
         losses = train_epoch(pair, images, labels, settings, random, tick)
         if not np.isfinite(losses).all():
-            raise InputError(f"{directory}: the losses are {losses} after epoch {epoch + 1}, expected numbers; "
-                             "remove it and take a smaller rate (SET=rate=1e-4)")
+            raise InputError(
+                f"{directory}: the losses are {losses} after epoch {epoch + 1}, expected numbers; "
+                "remove it and take a smaller rate (SET=rate=1e-4)"
+            )
         epoch += 1
-        history.append({"epoch": epoch, "discriminator": losses[0], "generator": losses[1],
-                        "seconds": round(time.time() - before, 3)})
+        history.append(
+            {
+                "epoch": epoch,
+                "discriminator": losses[0],
+                "generator": losses[1],
+                "seconds": round(time.time() - before, 3),
+            }
+        )
         bar.set_postfix_str(f"fold {fold} discriminator {losses[0]:.2f} generator {losses[1]:.2f}", refresh=False)
         write_state(directory, "history", history, variable=pair.read())
         if epoch % sheet_every == 0 or epoch == settings.epochs:
@@ -285,8 +298,10 @@ def _judge_fold(table, settings, pair, backbone, fold, record, small, images):
     measures["taught"] = float(np.mean([measures["taught"], *taught]))  # of one draw it is no more than luck
     measures["kid_full"] = kernel_distance(generated, features(Rows(images, held_out)))
     chosen = [np.flatnonzero(asked == c)[:SHEET] for c in range(len(table.classes))]
-    _write_sheet(directory / "neighbours.png",
-                 [row for some in chosen if len(some) for row in (list(made[some]), list(small[nearest[some]]))])
+    _write_sheet(
+        directory / "neighbours.png",
+        [row for some in chosen if len(some) for row in (list(made[some]), list(small[nearest[some]]))],
+    )
     record |= {"measures": measures, "verdict": decide(measures)}
     _write_record(directory, record)
 
@@ -296,8 +311,11 @@ def _fold_dir(table, fold):
 
 
 def _is_done(table, fold, record, settings):
-    return (record["epochs"] >= settings.epochs and bool(record["verdict"])
-            and (_fold_dir(table, fold) / "generator.weights.h5").exists())
+    return (
+        record["epochs"] >= settings.epochs
+        and bool(record["verdict"])
+        and (_fold_dir(table, fold) / "generator.weights.h5").exists()
+    )
 
 
 def _open_record(table, settings, fold):
@@ -329,12 +347,20 @@ SHOWN = ("kid", "floor", "kid_full", "diversity", "near", "near_held_out", "copi
 
 def _report(table, records):
     """Print and return a row for each fold."""
-    frame = pd.DataFrame([
-        {"fold": fold, "epochs": record["epochs"], **{key: record["measures"][key] for key in SHOWN},
-         "verdict": record["verdict"]}
-        for fold, record in records.items()
-    ])
+    frame = pd.DataFrame(
+        [
+            {
+                "fold": fold,
+                "epochs": record["epochs"],
+                **{key: record["measures"][key] for key in SHOWN},
+                "verdict": record["verdict"],
+            }
+            for fold, record in records.items()
+        ]
+    )
     print("\n" + text_table(frame, 3))
-    print(f"\n{table.paths.gan}: {(frame['verdict'] == 'good').sum()} of {len(frame)} good, which `synthetic` may use; "
-          "kid: distance to held-out images (floor: of training images), at full size kid_full")
+    print(
+        f"\n{table.paths.gan}: {(frame['verdict'] == 'good').sum()} of {len(frame)} good, which `synthetic` may use; "
+        "kid: distance to held-out images (floor: of training images), at full size kid_full"
+    )
     return frame

@@ -77,11 +77,13 @@ def build_discriminator(shape, classes, settings):
             self.filters, self.size, self.stride = filters, size, stride
 
         def build(self, shape):
-            self.kernel = self.add_weight(shape=(self.size, self.size, shape[-1], self.filters), name="kernel",
-                                          initializer="orthogonal")
+            self.kernel = self.add_weight(
+                shape=(self.size, self.size, shape[-1], self.filters), name="kernel", initializer="orthogonal"
+            )
             self.bias = self.add_weight(shape=(self.filters,), name="bias", initializer="zeros")
-            self.left = self.add_weight(shape=(1, self.filters), name="left", initializer="random_normal",
-                                        trainable=False)
+            self.left = self.add_weight(
+                shape=(1, self.filters), name="left", initializer="random_normal", trainable=False
+            )
 
         def call(self, x, training=False):
             matrix = ops.reshape(self.kernel, (-1, self.filters))

@@ -31,11 +31,25 @@ from competition.models.backbones import OWN, names
 from competition.recipes.recipe import Recipe, read_recipe
 from competition.runs import oof
 from competition.training import train as training
-from competition.trials import ladder
+from competition.trials import ladder, study_rungs, study_table
 from competition.trials import study as studying
 from competition.trials.ladder import BUDGETS, LADDER, MEMBERS, TUNER, Effort, Rung
 from competition.trials.space import read_space
-from competition.trials.study import HOW, Result, Study, print_command
+from competition.trials.study_rungs import (
+    HOW,
+    RUNS,
+    Result,
+    Skipped,
+    Study,
+    _blend,
+    _fill,
+    _gan,
+    print_command,
+    rarest,
+    read_held_out,
+    train_options,
+)
+from competition.trials.study_table import describe_study, format_table, score_rung
 
 RAREST = 'b; 5" c '  # as odd as a class name may be
 RECIPE_KEYS = {field.name for field in dataclasses.fields(Recipe)}
@@ -101,7 +115,7 @@ def test_each_rung_is_compared_with_one_before_it_and_has_a_run_of_its_own(budge
 def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, backbone):
     plan = a_plan(budget, backbone)
     for rung in (rung for rung in plan.rungs if rung.how in ("train", "gan", "double")):
-        options = studying.train_options(plan, rung)
+        options = train_options(plan, rung)
         make, verb, *words = shlex.split(print_command("train", options))
         assert make == "make"
         found, typed = parse([verb, *words])
@@ -121,7 +135,7 @@ def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeyp
     plan, asked = a_plan(budget), []
     plan.weights = dict.fromkeys(names(), "imagenet")
     shape = len(plan.table.labels), len(plan.table.classes)
-    monkeypatch.setattr(studying, "read_held_out", lambda *_: {"identity": np.full(shape, 1 / shape[1])})
+    monkeypatch.setattr(study_rungs, "read_held_out", lambda *_: {"identity": np.full(shape, 1 / shape[1])})
     plan.commands = {verb: lambda verb=verb, **given: asked.append((verb, given)) for verb in ("tune", "soup", "train")}
     for rung in plan.rungs:
         plan.results[rung.name] = Result(rung, views={"identity": np.full(shape, 1 / shape[1])})
@@ -155,8 +169,8 @@ def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeyp
 def test_no_network_sees_fewer_pixels_than_it_can():
     small, large = a_plan("quick"), a_plan("quick", "xception")
     coarse = next(rung for rung in small.rungs if rung.name == "head, one view")
-    assert "image_size=64" in studying.train_options(small, coarse)["SET"]
-    assert "image_size=71" in studying.train_options(large, coarse)["SET"]
+    assert "image_size=64" in train_options(small, coarse)["SET"]
+    assert "image_size=71" in train_options(large, coarse)["SET"]
 
 
 def test_a_weighted_ensemble_weighs():
@@ -171,7 +185,7 @@ def test_a_weighted_ensemble_weighs():
 
     def right(kind):
         rung = Rung("two", "head", "", keys=(kind, "2"), how="blend")
-        return (studying._blend(plan, rung, Result(rung))["identity"].argmax(1) == labels).mean()
+        return (_blend(plan, rung, Result(rung))["identity"].argmax(1) == labels).mean()
 
     assert right("greedy") == 1 > right("mean")
 
@@ -201,9 +215,9 @@ def test_the_ladder_s_budgets_and_systems_are_those_of_the_report():
 
 def test_what_depends_on_the_competition():
     plan = a_plan()  # 9, 4 and 7 images: the mean class has 6.67
-    assert studying.rarest(plan.table) == RAREST
-    assert studying._fill(plan, "oversample_count={count}") == "oversample_count=3"  # of 6.67, one of two folds
-    weights = read_recipe("quick", [studying._fill(plan, "class_weight={given}")]).class_weight
+    assert rarest(plan.table) == RAREST
+    assert _fill(plan, "oversample_count={count}") == "oversample_count=3"  # of 6.67, one of two folds
+    weights = read_recipe("quick", [_fill(plan, "class_weight={given}")]).class_weight
     assert weights == {RAREST: 1.7}
 
 
@@ -236,7 +250,7 @@ def test_only_images_that_both_held_out_are_compared():
     second[-2:] = np.nan
     for name, probs, reference in (("one", first, ""), ("two", second, "one")):
         plan.results[name] = Result(Rung(name, reference, ""), views={"identity": probs})
-    one, two = (studying.score_rung(plan, result) for result in plan.results.values())
+    one, two = (score_rung(plan, result) for result in plan.results.values())
     assert (one["images"], one["accuracy"], one["rarest"]) == (n - n // 2, 1.0, 1.0)
     assert math.isnan(one["difference"]) and two["images"] == n - 2
     assert two["difference"] == -1 and two["p"] == pytest.approx(2 / 2 ** (n - n // 2 - 2)) and two["rarest"] == 0
@@ -251,15 +265,15 @@ def test_the_metric_has_a_column_and_what_stays_of_accuracy_is_said():
         "one": Result(Rung("one", "", ""), views={"identity": probs}),
         "two": Result(Rung("two", "one", ""), "skipped"),
     }
-    frame = pd.DataFrame([studying.score_rung(plan, result) for result in plan.results.values()])
+    frame = pd.DataFrame([score_rung(plan, result) for result in plan.results.values()])
     assert frame["macro_f1"][0] == METRICS["macro_f1"].score(probs, labels) != frame["accuracy"][0]
-    shown = studying._show(frame)
+    shown = format_table(frame)
     assert shown["macro_f1"].tolist() == [f"{frame['macro_f1'][0]:.3f}", ""]
-    assert "scored by macro_f1, beside which interval, difference and p are of accuracy" in studying._describe(plan)
+    assert "scored by macro_f1, beside which interval, difference and p are of accuracy" in describe_study(plan)
     plan = a_plan()
     plan.results["one"] = Result(Rung("one", "", ""), views={"identity": probs})
-    frame = pd.DataFrame([studying.score_rung(plan, plan.results["one"])])
-    assert "macro_f1" not in [*frame, *studying._show(frame)] and "scored by" not in studying._describe(plan)
+    frame = pd.DataFrame([score_rung(plan, plan.results["one"])])
+    assert "macro_f1" not in [*frame, *format_table(frame)] and "scored by" not in describe_study(plan)
 
 
 def test_predictions_of_another_table_or_of_diverged_training_are_refused(tmp_path):
@@ -268,16 +282,16 @@ def test_predictions_of_another_table_or_of_diverged_training_are_refused(tmp_pa
     images, probs = np.array(table.images)[rows], np.full((1, len(rows), 3), 1 / 3, np.float32)
     path = tmp_path / "fold_1" / "views.npz"
     files.write_npz(path, image=images, views=np.array(["identity"]), probs=probs)
-    found = studying.read_held_out(tmp_path, table)["identity"]
+    found = read_held_out(tmp_path, table)["identity"]
     assert (np.isnan(found).all(1) == (table.fold != 1)).all() and (found[rows] == probs[0]).all()
     files.write_npz(path, image=images[::-1], views=np.array(["identity"]), probs=probs)
     with pytest.raises(InputError, match="views.npz: other images"):
-        studying.read_held_out(tmp_path, table)
+        read_held_out(tmp_path, table)
     files.write_npz(path, image=images, views=np.array(["identity"]), probs=np.full_like(probs, np.nan))
     with pytest.raises(InputError, match="diverged"):
-        studying.read_held_out(tmp_path, table)
+        read_held_out(tmp_path, table)
     with pytest.raises(InputError, match="no predictions"):
-        studying.read_held_out(tmp_path / "nowhere", table)
+        read_held_out(tmp_path / "nowhere", table)
 
 
 def test_an_ensemble_is_the_mean_of_its_first_members_on_the_images_of_all(monkeypatch):
@@ -292,21 +306,21 @@ def test_an_ensemble_is_the_mean_of_its_first_members_on_the_images_of_all(monke
     members = sorted(heads, key=MEMBERS.index)[:2]
     expected = np.mean([plan.results[name].probs for name in members], axis=0)
     result = Result(pair)
-    np.testing.assert_allclose(studying._blend(plan, pair, result)["identity"], expected, atol=1e-6)
+    np.testing.assert_allclose(_blend(plan, pair, result)["identity"], expected, atol=1e-6)
     assert all(plan.run(plan.results[name].rung) in result.command for name in members)
     assert result.where == "candidate mean, views identity, column nested"
-    with pytest.raises(studying._Skipped, match="3 backbones"):
-        studying._blend(plan, Rung("four", "head", "", keys=("mean", "4"), how="blend"), result)
+    with pytest.raises(Skipped, match="3 backbones"):
+        _blend(plan, Rung("four", "head", "", keys=("mean", "4"), how="blend"), result)
 
 
 def test_what_averages_weights_and_what_learns_of_heads_name_their_runs(monkeypatch):
     calls = []
-    monkeypatch.setattr(studying, "_call", lambda plan, result, verb, options: calls.append((verb, options)))
-    monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": folder.name})
+    monkeypatch.setattr(study_rungs, "call_command", lambda plan, result, verb, options: calls.append((verb, options)))
+    monkeypatch.setattr(study_rungs, "read_held_out", lambda folder, table: {"identity": folder.name})
     plan = a_plan("full")
     soup, distilled = (next(rung for rung in LADDER if rung.how == how) for how in ("soup", "distil"))
     for rung in (soup, distilled):
-        with pytest.raises(studying._Skipped):
+        with pytest.raises(Skipped):
             for name in (*soup.keys, "head"):
                 plan.results[name] = Result(next(rung for rung in LADDER if rung.name == name))
             HOW[rung.how](plan, rung, Result(rung))
@@ -325,10 +339,10 @@ def test_what_averages_weights_and_what_learns_of_heads_name_their_runs(monkeypa
 def test_photographs_larger_than_a_budget_means_are_shrunk(budget):
     plan = a_plan(budget)
     rungs = [rung for rung in plan.rungs if rung.how in ("train", "double")]
-    small = {rung.name: studying.train_options(plan, rung)["SET"] for rung in rungs}
+    small = {rung.name: train_options(plan, rung)["SET"] for rung in rungs}
     plan.table = dataclasses.replace(plan.table, size=(400, 512))
     for rung in rungs:
-        keys = studying.train_options(plan, rung)["SET"]
+        keys = train_options(plan, rung)["SET"]
         recipe = read_recipe(plan.effort(rung).recipe, keys, plan.model(rung) in OWN)
         assert budget == "full" or 0 < recipe.image_size <= 160, rung.name
         capped = [key for key in keys if key not in small[rung.name]]
@@ -356,11 +370,11 @@ def test_only_a_good_gan_adds_images(verdicts, called, made, monkeypatch):
     plan, calls = a_plan(), []
     rung = next(rung for rung in LADDER if rung.how == "gan")
     result = Result(rung)
-    monkeypatch.setattr("competition.trials.study.check_synthetic", check_synthetic)
-    monkeypatch.setattr(studying, "_call", call)
-    monkeypatch.setattr(studying, "read_held_out", lambda folder, table: {"identity": None})
-    with contextlib.nullcontext() if made else pytest.raises(studying._Skipped, match="is poor"):
-        studying._gan(plan, rung, result)
+    monkeypatch.setattr("competition.trials.study_rungs.check_synthetic", check_synthetic)
+    monkeypatch.setattr(study_rungs, "call_command", call)
+    monkeypatch.setattr(study_rungs, "read_held_out", lambda folder, table: {"identity": None})
+    with contextlib.nullcontext() if made else pytest.raises(Skipped, match="is poor"):
+        _gan(plan, rung, result)
         assert re.fullmatch(r"make gan .*epochs=\d+ && make train .*synthetic=50.*", result.command)
     assert calls == called
 
@@ -382,11 +396,13 @@ def played(place):
 
     with contextlib.chdir(place), monkeypatch.context() as patch:
         patch.setattr(ladder, "LADDER", SMALL_LADDER)
-        patch.setattr(studying, "LADDER", SMALL_LADDER)
+        patch.setattr(study_rungs, "LADDER", SMALL_LADDER)
+        patch.setattr(study_table, "LADDER", SMALL_LADDER)
         patch.setattr(ladder, "BUDGETS", SMALL_BUDGETS)
         patch.setattr(studying, "BUDGETS", SMALL_BUDGETS)
+        patch.setattr(study_rungs, "BUDGETS", SMALL_BUDGETS)
         patch.setattr(ladder, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
-        patch.setattr(studying, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
+        patch.setattr(study_rungs, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
         patch.setattr(studying, "at_hand", lambda *_: ["efficientnet_lite0"])
         patch.setattr(training, "train", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -523,12 +539,14 @@ def test_a_command_that_is_missing_is_an_error_and_no_skipped_rung(missing, monk
         studying.study("arten", budget="full", commands=given)
 
 
-@pytest.mark.parametrize("how", studying.RUNS)
+@pytest.mark.parametrize("how", RUNS)
 def test_each_rung_runs_the_commands_that_are_looked_for(how, monkeypatch):
     plan, called = a_plan("full"), []
     plan.weights = dict.fromkeys(names(), "imagenet")
-    monkeypatch.setattr(studying, "read_held_out", lambda *_: {"identity": None})
-    monkeypatch.setattr("competition.trials.study.check_synthetic", lambda *_: None if "gan" in called else refuse())
+    monkeypatch.setattr(study_rungs, "read_held_out", lambda *_: {"identity": None})
+    monkeypatch.setattr(
+        "competition.trials.study_rungs.check_synthetic", lambda *_: None if "gan" in called else refuse()
+    )
     trials = pd.DataFrame({"state": ["done"], "run": ["r"], "accuracy": [1.0], "log_loss": [0.0]})
     monkeypatch.setattr(pd, "read_csv", lambda *_: trials)
     plan.commands = {command: lambda command=command, **_: called.append(command) for command in commands()}
@@ -536,7 +554,7 @@ def test_each_rung_runs_the_commands_that_are_looked_for(how, monkeypatch):
         plan.results[rung.name] = Result(rung, views={"identity": 0})
     rung = next(rung for rung in plan.rungs if rung.how == how)
     HOW[how](plan, rung, plan.results[rung.name])
-    assert tuple(called) == studying.RUNS[how]
+    assert tuple(called) == RUNS[how]
 
 
 def refuse():
@@ -548,7 +566,7 @@ def test_flags_name_one_budget(monkeypatch, capsys):
     states = iter([["done"], ["done", "skipped"], ["done", "failed"]])
 
     def study(*options, commands):
-        assert set(studying.RUNS) - {"distil"} <= set(commands)
+        assert set(RUNS) - {"distil"} <= set(commands)
         asked.append(options)
         return pd.DataFrame({"state": next(states)})
 

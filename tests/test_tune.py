@@ -34,7 +34,8 @@ from competition.runs import oof
 from competition.training.train import train
 from competition.trials import tune as tuning
 from competition.trials.space import auto_space, read_space
-from competition.trials.tune import Study, Trial, optimism, tune
+from competition.trials.tune import tune
+from competition.trials.tune_table import Study, Trial, optimism
 
 ROOT = Path(__file__).parents[1]
 TINY = """batch_size = 8

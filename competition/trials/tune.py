@@ -14,11 +14,10 @@ and, unlike a correction by folds (Tibshirani and Tibshirani 2009), works with a
 
 import contextlib
 import io
-import itertools
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -29,94 +28,31 @@ from competition.base import files
 from competition.base.arrays import read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.files import InputError
-from competition.base.metrics import accuracy, find_metric, log_loss, say_scores
-from competition.base.text import text_table
+from competition.base.metrics import accuracy, log_loss, say_scores
 from competition.base.workspace import Workspace
 from competition.data.images import load_images
-from competition.data.table import FoldTable, fold_numbers, read_folds
+from competition.data.table import fold_numbers, read_folds
 from competition.features import heads
-from competition.models import hyperresnet
-from competition.recipes.recipe import Recipe, read_recipe
+from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import fit_to_table, settle
 from competition.runs import oof
 from competition.runs.record import locked
 from competition.training.train import train
 from competition.trials.rank import train_grid
-from competition.trials.space import Key, auto_space, read_space
+from competition.trials.space import auto_space, read_space
+from competition.trials.tune_table import (
+    Study,
+    Trial,
+    describe_trial,
+    find_best,
+    labels_of,
+    print_trials,
+    read_trial_probs,
+)
 
 TRIALS = 20  # where neither a number nor minutes are given, and the space has no end
 FIRST = 5  # trials that run to their end before any is pruned
 ATTEMPTS = 20  # proposals that were tried before, after which one is taken all the same
-DRAWS = 500  # of the bootstrap
-
-
-@dataclass
-class Trial:
-    """A trial as study.json records it."""
-
-    number: int
-    params: dict
-    state: str = "running"  # then "done", "pruned", or "failed", which the next command tries again
-    steps: list = field(default_factory=list)  # of each epoch its number over all folds, and the score so far
-    accuracy: float | None = None
-    log_loss: float | None = None
-    seconds: float = 0.0
-    score: float | None = None  # in the table's metric, where that is not accuracy
-
-    def quality(self, metric):
-        """Greater is better: the score in the table's metric with its sign, ties by log-loss."""
-        return metric.sign * (self.score if metric.besides else self.accuracy), -self.log_loss
-
-    def record(self):
-        """What study.json holds of it, without a score of its own where accuracy is the metric."""
-        return {key: value for key, value in asdict(self).items() if key != "score" or value is not None}
-
-
-@dataclass
-class Study:
-    """What is tuned, and the trials so far."""
-
-    name: str
-    table: FoldTable
-    model: str
-    recipe: str
-    weights: str
-    overrides: list[str]
-    settings: Recipe
-    from_random: bool
-    keys: list[Key]
-    folds: list[int]
-    memory: str | None
-    trials: list[Trial] = field(default_factory=list)
-
-    @property
-    def metric(self):
-        return find_metric(self.table.metric)
-
-    @property
-    def path(self):
-        return self.table.paths.tune(self.name) / "study.json"
-
-    def folder(self, number):
-        return self.table.paths.run(f"{self.name}-{number:03d}")
-
-    @property
-    def combinations(self):
-        """All combinations of values; None where a range has no end of them."""
-        if not all(key.values for key in self.keys):
-            return None
-        names = [key.name for key in self.keys]
-        return [dict(zip(names, values)) for values in itertools.product(*(key.values for key in self.keys))]
-
-    @property
-    def tried(self):
-        return [trial.params for trial in self.trials]
-
-    def options(self, params):
-        """Model and overrides of a trial."""
-        architecture = {key: value for key, value in params.items() if key in hyperresnet.ARCHITECTURE}
-        rest = [f"{key}={value}" for key, value in params.items() if key not in architecture]
-        return hyperresnet.make_name(architecture) if architecture else self.model, [*self.overrides, *rest]
 
 
 class _Pruned(Exception):
@@ -192,7 +128,7 @@ def tune(
         plan = f"{limit} combinations, each once" if sweep else f"{limit} trials" if limit < math.inf else "trials"
         print(f'SPACE="{wanted}": {plan}{f", in {minutes:g} minutes" if minutes else ""}', flush=True)
         _run_trials(study, sweep, limit, 60 * (minutes or math.inf), clock)
-        return _report(study, [(trial, _read_probs(study, trial)) for trial in study.trials], sweep)
+        return print_trials(study, [(trial, read_trial_probs(study, trial)) for trial in study.trials], sweep)
 
 
 def _read_budget(variable, value, kind):
@@ -268,7 +204,7 @@ def _run_trials(study, sweep, limit, seconds, clock):
         try:
             _run_trial(study, trial, sweep, seconds, clock)
         except _OutOfTime:
-            print(f"{_describe(study, trial)}: the minutes are over; the same command with more goes on with it")
+            print(f"{describe_trial(study, trial)}: the minutes are over; the same command with more goes on with it")
 
 
 def _propose(study, sweep):
@@ -367,7 +303,7 @@ def _run_trial(study, trial, sweep, seconds, clock):
                 after_epoch,
                 workspace=study.table.workspace,
             )
-        probs, labels = _read_probs(study, trial)
+        probs, labels = read_trial_probs(study, trial)
         trial.accuracy, trial.log_loss = accuracy(probs, labels), log_loss(probs, labels)
         if not np.isfinite(probs).all():
             raise InputError("its training has diverged")
@@ -385,7 +321,7 @@ def _run_trial(study, trial, sweep, seconds, clock):
     _write(study)
     if trial.state == "pruned":
         shutil.rmtree(folder)  # half a run would be in the way of `make blend`; its epochs are in study.json
-    print(f"{_describe(study, trial)}: {outcome}, {trial.seconds:.0f} s", flush=True)
+    print(f"{describe_trial(study, trial)}: {outcome}, {trial.seconds:.0f} s", flush=True)
 
 
 def _steps(folder, folds, epochs, score_epochs):
@@ -403,26 +339,6 @@ def _steps(folder, folds, epochs, score_epochs):
     return steps
 
 
-def _read_probs(study, trial):
-    """What the folds used predict for their images without TTA, float32 [m, C], and these images' labels, int [m].
-
-    None where the trial is not done, or its run is gone.
-    """
-    parts = {fold: study.folder(trial.number) / f"fold_{fold}" for fold in study.folds}
-    if not all((path / "views.npz").exists() for path in parts.values()):
-        return None
-    probs = [oof.read_fold(path, study.table, fold)["identity"] for fold, path in parts.items()]
-    return np.concatenate(probs), _labels(study)
-
-
-def _labels(study):
-    return np.concatenate([study.table.labels[study.table.fold == fold] for fold in study.folds])
-
-
-def _describe(study, trial):
-    return f"{study.folder(trial.number).name}: " + " ".join(f"{key}={value}" for key, value in trial.params.items())
-
-
 def _sweep_heads(study, chosen, combinations):
     """All combinations of settings of the head at once; the best becomes an ordinary run."""
     table = study.table
@@ -433,7 +349,7 @@ def _sweep_heads(study, chosen, combinations):
     images = load_images(table, memory)
     probs = train_grid(table, images, study.model, chosen, settings, study.folds, memory).probabilities
     used = np.concatenate([np.flatnonzero(table.fold == fold) for fold in study.folds])
-    labels, seconds = _labels(study), (time.time() - start) / len(settings)
+    labels, seconds = labels_of(study), (time.time() - start) / len(settings)
     study.trials = [
         Trial(
             number,
@@ -448,8 +364,8 @@ def _sweep_heads(study, chosen, combinations):
         for number, (params, found) in enumerate(zip(combinations, probs[:, used]))
     ]
     _write(study)
-    frame = _report(study, [(trial, (found, labels)) for trial, found in zip(study.trials, probs[:, used])], True)
-    best = _best(study.trials, study.metric)
+    frame = print_trials(study, [(trial, (found, labels)) for trial, found in zip(study.trials, probs[:, used])], True)
+    best = find_best(study.trials, study.metric)
     with contextlib.redirect_stdout(io.StringIO()):
         train(
             study.model,
@@ -463,109 +379,3 @@ def _sweep_heads(study, chosen, combinations):
             workspace=table.workspace,
         )
     return frame
-
-
-def optimism(right, draws=DRAWS, seed=0):
-    """By how much the accuracy of the best of T trials flatters, on the images that chose it.
-
-    right   bool [T, n]: whether a trial got an image right that it was not trained on; or another figure an image, of
-            which more is better
-
-    The bootstrap of Tsamardinos et al. 2018: of images drawn with replacement the best trial is chosen, and scored on
-    the images that were not drawn; the mean of these scores is what to expect of a best one.
-    """
-    random, right = np.random.default_rng(seed), right.astype(np.float32)
-    expected = []
-    for _ in range(draws):
-        counts = np.bincount(random.integers(right.shape[1], size=right.shape[1]), minlength=right.shape[1])
-        if (counts == 0).any():
-            expected.append(right[(right @ counts.astype(np.float32)).argmax(), counts == 0].mean())
-    return max(0.0, float(right.mean(1).max() - np.mean(expected))) if expected else 0.0
-
-
-def _best(trials, metric):
-    return max(trials, key=lambda trial: trial.quality(metric))
-
-
-def _report(study, found, sweep):
-    """Print the table and what it means, write it, return it. found: of each trial its probabilities and labels."""
-    done = [(trial, scored) for trial, scored in found if trial.state == "done"]
-    metric = study.metric
-    of_metric = [name for name in metric.besides if name != "log_loss"]  # which has a column as it is
-    scores, ends = ["accuracy", "log_loss"], ["seconds", "state"]
-    frame = pd.DataFrame(
-        [
-            {
-                "run": study.folder(trial.number).name,
-                **trial.params,
-                **{key: getattr(trial, key) for key in scores + ends},
-                **dict.fromkeys(of_metric, trial.score),
-            }
-            for trial in study.trials
-        ],
-        columns=["run", *(key.name for key in study.keys), *scores, *of_metric, *ends],
-    )
-    frame = frame.astype(dict.fromkeys(scores + of_metric, float))
-    if not sweep:
-        frame = metric.sort(frame).reset_index(drop=True)
-    files.write_bytes(study.path.with_name("trials.csv"), files.csv_bytes(frame))
-    shown = frame[frame["state"] == "done"].drop(columns="state")
-    if not done:
-        if any(trial.state == "failed" for trial in study.trials):
-            raise InputError(f"{study.path}: every trial has failed, as said above")
-        print(f"{study.path.parent}: no trial is done yet")
-        return frame
-    folds = "" if len(study.folds) == study.table.k else f" of fold {', '.join(map(str, study.folds))}"
-    print(f"\n{text_table(shown.replace('', 'none'))}\n")
-    states = [trial.state for trial in study.trials if trial.state != "done"]
-    others = "".join(f", {states.count(state)} {state}" for state in dict.fromkeys(states))
-    best = _best([trial for trial, _ in done], metric)
-    reached = metric.sign * best.quality(metric)[0]
-    error = math.sqrt(best.accuracy * (1 - best.accuracy) / len(_labels(study)))
-    spread = f"standard error{' of accuracy' * len(metric.besides)} {error:.4f}"
-    print(
-        f"{len(done)} trials{others}; the best: {_describe(study, best)}, {metric.name} {reached:.4f}, {spread}, "
-        f"on the {len(_labels(study))} images{folds} that chose it"
-    )
-    _report_bias(metric, reached, [scored for _, scored in done if scored])
-    _report_unused(study, best)
-    return frame
-
-
-def _report_bias(metric, reached, found):
-    """By how much the best of several trials flatters; found: of each trial its probabilities and labels."""
-    if len(found) < 2:
-        return
-    if not metric.each:
-        print(
-            f"a best of {len(found)} flatters; by how much is not estimated of {metric.name}, only of accuracy and "
-            "log_loss"
-        )
-        return
-    bias = optimism(np.array([metric.sign * metric.each(probs, labels) for probs, labels in found]))
-    print(
-        f"a best of {len(found)} flatters, this one by about {bias:.4f}: expect {reached - metric.sign * bias:.4f} "
-        "(bootstrap of the choice over the images)"
-    )
-
-
-def _report_unused(study, best):
-    """The folds that did not choose: how the best one does there, or the command that tells."""
-    table = study.table
-    unused = [fold for fold in range(table.k) if fold not in study.folds]
-    if not unused:
-        return
-    folder = study.folder(best.number)
-    if (folder / "oof.npz").exists():
-        probs, others = oof.read_oof(folder, table).probs[0], np.isin(table.fold, unused)
-        print(
-            f"on the {others.sum()} images of the other folds, which had no say, its {study.metric.name} is "
-            f"{study.metric.score(probs[others], table.labels[others]):.4f}"
-        )
-        return
-    model, overrides = study.options(best.params)
-    weights = f" WEIGHTS={study.weights}" if study.weights != "imagenet" else ""
-    print(
-        f"its other folds, which had no say, and its OOF: make train NAME={table.name} MODEL={model}{weights} "
-        f'RECIPE={study.recipe} RUN={folder.name} SET="{" ".join(overrides)}"'
-    )

@@ -45,6 +45,9 @@ lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+packages: $(VENV)/.test  ## print the packages and what each imports -- make packages
+	$(VENV)/bin/python tests/test_packages.py
+
 docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
@@ -59,7 +62,7 @@ $(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
-.PHONY: lint docs
+.PHONY: lint packages docs
 
 $(VENV)/.gpu: | $(VENV)/bin/pip
 	@touch $@

@@ -28,6 +28,7 @@ from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.table import FoldTable, read_folds
+from competition.formats.codalab import make as make_submission
 from competition.recipes.recipe import Recipe
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
@@ -35,7 +36,6 @@ from competition.runs.predict import predict_folds
 from competition.runs.seeds import gather_seeds
 from competition.runs.splits import quote_name, read_splits
 from competition.runs.tree import name_branches, take_part
-from competition.submission.make import make_submission
 from competition.training import train
 from competition.training.double import double, fit_recipe
 from competition.training.full_phase import Phase

@@ -19,9 +19,9 @@ from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.table import read_folds
 from competition.features.features import predict
+from competition.formats.codalab import make as make_submission
 from competition.runs import oof
 from competition.runs.kinds import read_run
-from competition.submission.make import make_submission
 from competition.training import soup, train
 
 RUNS = Workspace().runs / "toy"

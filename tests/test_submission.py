@@ -24,6 +24,7 @@ from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
 from competition.features.views import VIEWS
+from competition.formats.codalab import make as make_submission
 from competition.models.backbones import build_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.rehearsal.rehearsal import predict_zip
@@ -36,7 +37,7 @@ from competition.submission.by_hand import average_halved
 from competition.submission.ensemble import Ensemble, _read_blend
 from competition.submission.fit_limits import Choice
 from competition.submission.limits import Cost, Limits
-from competition.submission.make import _fit, make_submission
+from competition.submission.make import _fit
 from competition.submission.network import ROWS, Network, build_networks, export
 from competition.submission.package import pack
 from competition.training.train import train

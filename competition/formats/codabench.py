@@ -36,4 +36,4 @@ def write_code(folder):
 
 
 LAYOUT = Layout("codabench", write_code, Entry("Model", with_path=False, returns="array"))
-make = partial(make_submission, layout=LAYOUT)
+make = partial(make_submission, LAYOUT)

@@ -20,4 +20,4 @@ def write_code(folder):
 
 
 LAYOUT = Layout("codalab", write_code, Entry("model", with_path=True, returns="tensor"))
-make = partial(make_submission, layout=LAYOUT)
+make = partial(make_submission, LAYOUT)

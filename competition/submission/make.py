@@ -40,9 +40,9 @@ from competition.submission.score_log import keep_older, log_submission
 
 
 def make_submission(
+    layout,
     name=None,
     run=None,
-    layout=None,
     scorer=None,
     hidden_n=None,
     max_mb=None,
@@ -56,7 +56,7 @@ def make_submission(
 
     name    of the fold table; may be left out while there is only one
     run     pack this run in place of the blend; its views are chosen as `make blend` would for it alone
-    layout  of which format the zip is; default: CodaLab's
+    layout  the package.Layout of the zip's format
     scorer  which Python rehearses it (scorer_environments.find_python): "tensorflow==2.12.1", or its path; default: this one
     hidden_n  images of the hidden test, for the forecasts of score and seconds; default: as many as the blend's is for
     hidden  "random" or "groups": see forecast.make_forecast; default: as the blend has it
@@ -69,8 +69,6 @@ def make_submission(
     not of this fold table, and for a zip that fails its rehearsal or is over a limit: it is not kept, and an older one
     of the same name stays. Otherwise the older one is kept under another name (score_log.keep_older).
     """
-    if layout is None:
-        pass
     limits = read_limits(max_mb, max_seconds, max_memory)
     table = read_folds(name, workspace)
     ensemble = read_ensemble(table, run, hidden_n, hidden)

@@ -13,8 +13,8 @@ from competition.base.workspace import SAMPLE, Workspace
 from competition.blending.blend import make_blend
 from competition.data.decode import decode, resize
 from competition.data.folds import make_folds
+from competition.formats import codalab
 from competition.rehearsal.rehearsal import predict_zip
-from competition.submission.make import make_submission
 from competition.training.train import train_seeds
 from competition.trials.sample import write_sample
 
@@ -59,7 +59,7 @@ def play(folder=None, images=1200, hidden=400, workspace=Workspace()):
         "blend", lambda: make_blend(SAMPLE, [f"{model}-{recipe}" for model, recipe, _ in MODELS], workspace=workspace)
     )
     rows[-1]["oof"] = blend["accuracy"]
-    path = timed("submission", lambda: make_submission(SAMPLE, workspace=workspace))
+    path = timed("submission", lambda: codalab.make(SAMPLE, workspace=workspace))
     rows[-1]["oof"] = blend["accuracy"]
     pictures, labels = _read_hidden(data / "hidden", table)
     predicted = timed("hidden test", lambda: predict_zip(path, pictures))

@@ -29,7 +29,7 @@ from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.sources import open_reader
 from competition.data.table import choose_sample
-from competition.formats.codabench import LAYOUT
+from competition.formats import codabench, codalab
 from competition.rehearsal.content import check_package
 from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
 from competition.rehearsal.scorer_environments import find_python
@@ -193,11 +193,8 @@ def _train(family, table):
     return run, case
 
 
-def _pack(family, table, work, layout=None):
+def _pack(family, table, work, layout=codalab.LAYOUT):
     """Train a family's or a Case's model and pack it: the zip, images, expected probabilities, its Entry."""
-    if layout is None:
-        pass
-    pass
     run, case = _train(family, table)
     ensemble = dataclasses.replace(read_ensemble(table, run), **case.options)
     rows = choose_sample(table, REHEARSED)
@@ -215,7 +212,7 @@ def _pack(family, table, work, layout=None):
 def _try_format(format, family, table, work, python, broken, kept):
     """A row of the table: what became of another format than CodaLab's, with the project's own Python."""
     if format == "codabench":
-        return _try(family, _pack(family, table, work, LAYOUT), {"current": python}, broken, kept, format)
+        return _try(family, _pack(family, table, work, codabench.LAYOUT), {"current": python}, broken, kept, format)
     run, _ = _train(family, table)
     rows = choose_sample(table, REHEARSED)
     expected, _ = average_by_hand(

@@ -133,7 +133,7 @@ def make_training(
 
     The others are those of train.train. Returns the folder. InputError for whatever cannot be used.
     """
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     settled = settle(table, model, weights, recipe, overrides)
     chosen, settings = settled.weights, settled.recipe
     if settings.synthetic:

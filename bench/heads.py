@@ -70,7 +70,7 @@ def _time(work, models, recipe):
         copies = copies_features(*given)
 
         def train(chosen):
-            return timed(rank.train_heads, table, chosen, features[0], pool, copies, range(table.k))
+            return timed(rank._train_heads, table, chosen, features[0], pool, copies, range(table.k))
 
         train(settings[:1])
         return ranked, train(settings), [train([setting]) for setting in settings]

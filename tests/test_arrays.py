@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from competition.base import arrays
-from competition.base.arrays import Joined, Room, Rows, Stored, build_array, held, open_array, read_memory
+from competition.base.arrays import Joined, Room, Rows, Stored, build_array, bytes_held, open_array, read_memory
 from competition.base.files import InputError
 from competition.features.views import VIEWS
 
@@ -195,7 +195,7 @@ def test_other_numbers_of_rows_than_said(tmp_path):
 BUILDER = """
 import sys, time
 import numpy as np
-from competition.arrays import build_array
+from competition.base.arrays import build_array
 
 def rows_from(start):
     for row in range(start, 50):
@@ -238,4 +238,4 @@ def test_room_is_for_all_that_is_opened_and_held_counts_what_is_in_memory(tmp_pa
     assert [type(array) for array in found] == [np.ndarray, np.ndarray, Stored] and room.left == 1
     assert isinstance(Room().open(tmp_path / "0.npy"), np.ndarray)
     joined = Joined(Rows(found[0], np.array([1])), Joined(found[1], found[2]))
-    assert held(joined) == 16 and held(found[2]) == 0
+    assert bytes_held(joined) == 16 and bytes_held(found[2]) == 0

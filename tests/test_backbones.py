@@ -6,7 +6,14 @@ import pytest
 
 from competition.base.files import InputError, sha256_file
 from competition.models import backbones
-from competition.models.backbones import Weights, build_backbone, names, network_size, pretrained, resolve_weights
+from competition.models.backbones import (
+    Weights,
+    backbone_names,
+    build_backbone,
+    is_pretrained,
+    network_size,
+    resolve_weights,
+)
 
 keras = pytest.importorskip("keras")
 
@@ -36,7 +43,7 @@ def shaken(network):
 
 
 def test_every_application_has_a_name():
-    found = names()
+    found = backbone_names()
     for name in (
         "resnet50 resnet50_v2 resnet152_v2 mobilenet mobilenet_v2 mobilenet_v3_small mobilenet_v3_large "
         "xception inception_v3 inception_resnet_v2 densenet121 nasnet_mobile nasnet_large efficientnet_b0 "
@@ -49,7 +56,7 @@ def test_every_application_has_a_name():
     assert found == sorted(found)
 
 
-@pytest.mark.parametrize("model", names())
+@pytest.mark.parametrize("model", backbone_names())
 def test_table_is_complete(model):
     smallest = network_size(model, (1, 1))[0]
     assert smallest == {
@@ -71,7 +78,7 @@ def test_unknown_name_gets_close_ones(model):
 # ----------------------------------------------------------------------------------------------- the networks
 
 
-@pytest.mark.parametrize("model", [name for name in names() if name in backbones._applications()])
+@pytest.mark.parametrize("model", [name for name in backbone_names() if name in backbones._applications()])
 def test_normalisation_is_that_of_keras(model):
     image = keras.Input((4, 5, 3))
     _, module = backbones._applications()[model]
@@ -110,7 +117,7 @@ def test_is_keras_network_with_its_weights(model, constructor, module, tmp_path,
         theirs = constructor(include_top=False, weights="imagenet", input_shape=(96, 96, 3), pooling="avg")
     weights = resolve_weights(model, tmp_path)
     assert weights == Weights("file", path, sha256_file(path))
-    assert pretrained(model, weights)
+    assert is_pretrained(model, weights)
     ours = build_backbone(model, (96, 96), None, weights)
     images = noise(1, 96, 96, 3)
     expected = np.asarray(theirs(preprocess(images.copy())))
@@ -131,7 +138,7 @@ def test_vgg16_nopool_is_vgg16_to_its_last_convolution(layout, tmp_path):
         whole.save_weights(tmp_path / "a.weights.h5")
         (tmp_path / "a.weights.h5").rename(path := tmp_path / "vgg16.weights.h5")
     weights = resolve_weights("vgg16_nopool", path if layout == "keras" else tmp_path)
-    assert weights == resolve_weights("vgg16", path) and pretrained("vgg16_nopool", weights)
+    assert weights == resolve_weights("vgg16", path) and is_pretrained("vgg16_nopool", weights)
     ours = build_backbone("vgg16_nopool", (40, 48), None, weights)
     images = noise(2, 40, 48, 3)
     last = keras.Model(whole.input, whole.get_layer("block5_conv3").output)
@@ -139,7 +146,7 @@ def test_vgg16_nopool_is_vgg16_to_its_last_convolution(layout, tmp_path):
     assert maps.shape == (2, 2, 3, 512) and maps.std() > 0
     np.testing.assert_allclose(ours(images), maps.mean((1, 2)), rtol=1e-3, atol=1e-4 * np.abs(maps).max())
     if layout == "legacy":
-        assert set(backbones.at_hand(tmp_path)) == {"vgg16", "vgg16_nopool"}
+        assert set(backbones.find_weights_at_hand(tmp_path)) == {"vgg16", "vgg16_nopool"}
 
 
 def test_small_odd_images_are_enlarged_inside():
@@ -219,7 +226,7 @@ def test_hyperresnet_is_the_architecture_that_its_name_says():
     assert len(build_backbone("hyperresnet", (20, 36)).layers) != len(backbone.layers)
     with pytest.raises(InputError, match="called hyperresnet-v3-4-6-avg; close: hyperresnet"):
         build_backbone("hyperresnet-v3-4-6-avg", (20, 36))
-    assert not pretrained("hyperresnet-v2-4-6-avg", resolve_weights("hyperresnet-v2-4-6-avg"))
+    assert not is_pretrained("hyperresnet-v2-4-6-avg", resolve_weights("hyperresnet-v2-4-6-avg"))
 
 
 def test_can_be_exported_and_rebuilt(tmp_path):
@@ -271,7 +278,7 @@ def test_finding_the_file_leaves_the_random_numbers_alone():
 @pytest.mark.parametrize("model", ["scratch", "baseline", "hyperresnet"])
 def test_own_models_are_always_random(model, tmp_path):
     assert resolve_weights(model) == resolve_weights(model, "none") == resolve_weights(model, tmp_path)
-    assert not pretrained(model, resolve_weights(model))
+    assert not is_pretrained(model, resolve_weights(model))
     (tmp_path / "a.h5").touch()
     with pytest.raises(InputError, match=f"{model}: always starts from random weights"):
         resolve_weights(model, tmp_path / "a.h5")
@@ -279,7 +286,7 @@ def test_own_models_are_always_random(model, tmp_path):
 
 def test_random_only_when_asked_for():
     assert resolve_weights("resnet50", "none") == Weights("none")
-    assert not pretrained("resnet50", Weights("none"))
+    assert not is_pretrained("resnet50", Weights("none"))
 
 
 @pytest.fixture

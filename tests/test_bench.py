@@ -26,7 +26,7 @@ from competition.data import images
 from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.sources import open_source
-from competition.models.backbones import build_backbone
+from competition.models.backbones import backbone_names, build_backbone
 from competition.training import table as table_module
 
 SLOW = Figure("a", "s", 3.0, 2.0, 3, "<= 0.04", 'a, "b"\nc')
@@ -361,4 +361,4 @@ def test_what_is_measured_of_a_model(options):
     long = Options(Path(), Path(), long=True)
     assert len(step.list_setups("vgg16", (96, 96), 5, long)) == 8
     assert len(step.list_setups("resnet50", (96, 96), 5, long)) == len(names)
-    assert set(step.MODELS + step.FAMILIES) <= set(names())
+    assert set(step.MODELS + step.FAMILIES) <= set(backbone_names())

@@ -25,7 +25,7 @@ from competition.blending.chooser import (
     nest_parts,
     view_sets,
 )
-from competition.blending.price import price, read_networks
+from competition.blending.price import price_networks, read_networks
 from competition.blending.record import read_blend
 from competition.blending.temperature import find_temperature, sharpen
 from competition.blending.weights import WEIGH, select_greedily
@@ -510,15 +510,15 @@ def test_heads_that_share_a_backbone_cost_one_pass(table):
         return read_networks(path.parent, table.k)
 
     one, two = write("one", 4.0, frozen=True), write("two", 5.0, frozen=True, rate=0.1)
-    assert one.key == two.key and price([one], 2) == price([one, two], 2) == {"passes": 2, "ms": 8.0}
+    assert one.key == two.key and price_networks([one], 2) == price_networks([one, two], 2) == {"passes": 2, "ms": 8.0}
     larger = write("larger", 9.0, frozen=True, image_size=160)
-    assert price([one, two, larger], 1) == {"passes": 2, "ms": 13.0}
+    assert price_networks([one, two, larger], 1) == {"passes": 2, "ms": 13.0}
     fine = write("fine", 3.0)
-    assert price([fine], 1) == {"passes": table.k, "ms": 3.0 * table.k}
-    assert price([fine, one], 2) == {"passes": 2 * table.k + 2, "ms": 6.0 * table.k + 8}
+    assert price_networks([fine], 1) == {"passes": table.k, "ms": 3.0 * table.k}
+    assert price_networks([fine, one], 2) == {"passes": 2 * table.k + 2, "ms": 6.0 * table.k + 8}
     double = write("double", 7.0, splits=[[["a"], ["b", "c"]], [["b"], ["c"]], [["b"], ["c"]]])
-    assert price([double], 1) == {"passes": 3 * table.k, "ms": 7.0 * table.k}
-    assert price([fine, write("elsewhere")], 1) == {"passes": 2 * table.k, "ms": None}
+    assert price_networks([double], 1) == {"passes": 3 * table.k, "ms": 7.0 * table.k}
+    assert price_networks([fine, write("elsewhere")], 1) == {"passes": 2 * table.k, "ms": None}
 
 
 def test_what_a_candidate_costs_is_shown(table, capsys):

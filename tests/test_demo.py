@@ -22,7 +22,7 @@ def test_the_whole_competition(tmp_path, monkeypatch, capsys):
         return real(file, *rest, **named)
 
     monkeypatch.setattr(builtins, "open", spy)
-    table = demo.play("sample", images=96, hidden=24)
+    table = demo.play_demo("sample", images=96, hidden=24)
 
     assert table["stage"].tolist() == [
         "sample",

@@ -8,7 +8,7 @@ import pytest
 
 from competition.base.arrays import Room, Rows, Stored, build_array
 from competition.base.files import sha256_bytes
-from competition.features.features import BATCH, MS, Shelf, copy_features, predict, time_of, view_features
+from competition.features.features import BATCH, MS, Shelf, copy_features, predict, read_ms, view_features
 from competition.features.views import VIEWS
 
 N = 2 * BATCH + 22
@@ -189,16 +189,16 @@ def test_images_are_asked_for_by_the_batch(backbone, tmp_path):
 
 
 def test_what_an_image_takes_is_kept_and_no_part_of_the_key(backbone, calls, tmp_path):
-    assert time_of(shelf(tmp_path / "a")) is None
+    assert read_ms(shelf(tmp_path / "a")) is None
     view_features(backbone, IMAGES, ["identity", "hflip"], shelf(tmp_path / "a"))
     paths = sorted((tmp_path / "a").glob("*.json"))
     took = [json.loads(path.read_text())[MS] for path in paths]
-    assert all(0 < ms < 1000 for ms in took) and time_of(shelf(tmp_path / "a")) == min(took)
-    assert time_of(shelf(tmp_path / "a", weights="other")) is None
+    assert all(0 < ms < 1000 for ms in took) and read_ms(shelf(tmp_path / "a")) == min(took)
+    assert read_ms(shelf(tmp_path / "a", weights="other")) is None
     for name in (".partial-x-0.json", "other.json"):  # of a write that goes on, and none of ours
         (tmp_path / "a" / name).write_text("")
-    assert time_of(shelf(tmp_path / "a")) == min(took)
+    assert read_ms(shelf(tmp_path / "a")) == min(took)
     before = len(calls[0])
     view_features(backbone, IMAGES, ["identity"], shelf(tmp_path / "b", others=(tmp_path / "a",)))
     assert len(calls[0]) == before, "taken over, whatever it took"
-    assert time_of(shelf(tmp_path / "b")) in took
+    assert read_ms(shelf(tmp_path / "b")) in took

@@ -15,13 +15,13 @@ from competition.submission.fit_limits import (
     Part,
     _commands,
     _part,
-    averaging,
     choose_fitting,
+    find_averaging_gain,
     find_smallest,
-    flattery,
+    measure_flattery,
     print_choices,
     refine_choices,
-    weigh,
+    weigh_ensemble,
 )
 from competition.submission.limits import Cost, Limits, read_limits
 
@@ -71,12 +71,15 @@ def test_limits_name_what_is_over_and_by_how_much():
 
 def test_backbones_that_are_shared_count_once():
     whole = ensemble()
-    assert weigh(whole, PARTS, K) == (5 * 1_000_000 + 4_000_000 + 5 * 3000, pytest.approx(2 * (5 * 0.01 + 0.02)))
-    assert weigh(dataclasses.replace(whole, folds=(0, 1), half=True), PARTS, K) == (
+    assert weigh_ensemble(whole, PARTS, K) == (
+        5 * 1_000_000 + 4_000_000 + 5 * 3000,
+        pytest.approx(2 * (5 * 0.01 + 0.02)),
+    )
+    assert weigh_ensemble(dataclasses.replace(whole, folds=(0, 1), half=True), PARTS, K) == (
         (2 * 1_000_000 + 4_000_000 + 2 * 3000) / 2,
         pytest.approx(2 * (2 * 0.01 + 0.02)),
     )
-    assert weigh(ensemble({"fine": 1.0}, ["identity"]), PARTS, K) == (5_000_000, pytest.approx(0.05))
+    assert weigh_ensemble(ensemble({"fine": 1.0}, ["identity"]), PARTS, K) == (5_000_000, pytest.approx(0.05))
 
 
 @pytest.fixture
@@ -187,12 +190,12 @@ def test_the_best_of_many_is_known_to_flatter():
         for probs in random.dirichlet(np.ones(3), (30, 600))
     ]
     best = max(rivals, key=lambda one: one.expected)
-    honest = best.expected - 0.3 - flattery(best, rivals, table)
+    honest = best.expected - 0.3 - measure_flattery(best, rivals, table)
     assert best.expected - 0.3 > 0.36 and honest == pytest.approx(1 / 3, abs=0.025)
-    assert flattery(best, [best], table) == 0
+    assert measure_flattery(best, [best], table) == 0
     better = dataclasses.replace(best, nested=np.eye(3)[labels], expected=1.0)
-    assert flattery(better, [*rivals, better], table) == 0, "there is no doubt about it"
-    assert flattery(best, [dataclasses.replace(best, nested=None)], table) == 0
+    assert measure_flattery(better, [*rivals, better], table) == 0, "there is no doubt about it"
+    assert measure_flattery(best, [dataclasses.replace(best, nested=None)], table) == 0
 
 
 def test_the_smallest_is_the_farthest_below_the_limits(chosen):
@@ -222,5 +225,5 @@ def test_gain_that_was_not_measured_is_assumed(chosen):
         members = [(run, 0.9 if run.name == heaviest else 0.1 / (len(whole.members) - 1)) for run, _ in whole.members]
         forecast = whole.forecast | {"averaging_gain": known, "not_measured": unknown}
         some = dataclasses.replace(whole, forecast=forecast, members=members)
-        assert averaging(some, table)[1:] == expected
-    assert averaging(whole, table)[1:] == (0.02, True)
+        assert find_averaging_gain(some, table)[1:] == expected
+    assert find_averaging_gain(whole, table)[1:] == (0.02, True)

@@ -225,7 +225,7 @@ def test_another_config_table_or_version_is_refused(record, table):
             call()
     for setting in ("wdth=3", "width=0", "width=x", "epochs=1.5", "ema=1"):
         with pytest.raises(InputError, match=setting.split("=")[0]):
-            gan.read_settings([setting])
+            gan.read_gan_settings([setting])
 
 
 def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatch):

@@ -12,7 +12,7 @@ from competition.cli.main import main
 from competition.data import groups
 from competition.data import near as near_module
 from competition.data.folds import assign_folds, make_folds
-from competition.data.groups import join, same
+from competition.data.groups import join_pairs, pair_equal
 from competition.data.images import warn_of_others
 from competition.data.near import (
     SIDE,
@@ -137,9 +137,9 @@ def test_a_search_among_many_looks_at_few(monkeypatch):
 
 
 def test_joining_goes_over_others():
-    assert join(6, np.array([[1, 4], [4, 5]]), np.array([[0, 2]])).tolist() == [0, 1, 0, 3, 1, 1]
-    assert join(3, np.empty((0, 2), int)).tolist() == [0, 1, 2]
-    assert same(["x", "y", "x", "z", "x"]).tolist() == [[0, 2], [0, 4]]
+    assert join_pairs(6, np.array([[1, 4], [4, 5]]), np.array([[0, 2]])).tolist() == [0, 1, 0, 3, 1, 1]
+    assert join_pairs(3, np.empty((0, 2), int)).tolist() == [0, 1, 2]
+    assert pair_equal(["x", "y", "x", "z", "x"]).tolist() == [[0, 2], [0, 4]]
 
 
 # ------------------------------------------------------------------------------------------------------ make folds
@@ -292,9 +292,9 @@ def test_drawings_that_are_all_alike_make_folds(tmp_path, monkeypatch, capsys):
 
 
 def cut(labels, pairs, folds):
-    """What groups.cut keeps of (first, second, score)."""
+    """What groups.cut_pairs keeps of (first, second, score)."""
     pairs = pd.DataFrame(pairs, columns=["first", "second", "score"]).assign(how="near")
-    return groups.cut(np.array(labels), pairs, folds)[["first", "second"]].to_numpy().tolist()
+    return groups.cut_pairs(np.array(labels), pairs, folds)[["first", "second"]].to_numpy().tolist()
 
 
 def test_a_group_too_large_keeps_its_surest_pairs():

@@ -18,7 +18,7 @@ from competition.formats import kaggle_csv
 from competition.formats.kaggle_csv import predict_images
 from competition.runs.predict import each_fold, predict_folds
 from competition.submission.ensemble import read_ensemble
-from competition.submission.sample_csv import Wanted, check_csv, fill, match_ids, read_sample
+from competition.submission.sample_csv import Wanted, check_csv, fill_csv, match_ids, read_sample
 from competition.submission.score_log import read_log
 from competition.training.train import train
 
@@ -148,11 +148,11 @@ def test_images_that_the_sample_lacks_are_left_out_and_named(tmp_path, capsys):
 def test_filled_by_hand():
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
     rows = ["b/10.jpg", "a/1.png"]
-    labels = fill(Wanted(["id", "label"], rows, ["10", "1"], "labels", []), IMAGES, probs, CLASSES)
+    labels = fill_csv(Wanted(["id", "label"], rows, ["10", "1"], "labels", []), IMAGES, probs, CLASSES)
     assert labels.to_numpy().tolist() == [["10", "ash tree"], ["1", "oak"]]
-    ids = fill(Wanted(["id", "label"], rows, ["10", "1"], "class ids", []), IMAGES, probs, CLASSES)
+    ids = fill_csv(Wanted(["id", "label"], rows, ["10", "1"], "class ids", []), IMAGES, probs, CLASSES)
     assert ids["label"].tolist() == [1, 0]
-    some = fill(Wanted(["i", "ähre", "oak"], rows, ["10", "1"], "probabilities", [2, 0]), IMAGES, probs, CLASSES)
+    some = fill_csv(Wanted(["i", "ähre", "oak"], rows, ["10", "1"], "probabilities", [2, 0]), IMAGES, probs, CLASSES)
     assert some[["ähre", "oak"]].to_numpy().tolist() == np.float32([[0.3, 0.2], [0.1, 0.7]]).tolist()
 
 

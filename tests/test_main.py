@@ -247,7 +247,7 @@ def test_wrong_usage_is_code_2_as_well(arguments, capsys):
 
 @pytest.fixture
 def given(monkeypatch):
-    """What reaches competition.train.train_seeds."""
+    """What reaches train.train_seeds."""
     calls = []
     signature = inspect.signature(train.train_seeds)
 
@@ -621,9 +621,9 @@ def test_a_command_that_runs_others_gets_them_with_the_table_s_defaults(given):
     others["train"](model="scratch", run="r")
     assert given == [BY_NAME["train"].defaults | {"model": "scratch", "run": "r"}]
     asked = []
-    verb = replace(BY_NAME["study"], function="competition.trials.study:play")
+    verb = replace(BY_NAME["study"], function="competition.trials.study:run_study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("competition.trials.study.play", lambda **options: asked.append(options))
+        patch.setattr("competition.trials.study.run_study", lambda **options: asked.append(options))
         call(verb, name="n")
     assert set(asked[0]) == {"name", "commands"} and set(asked[0]["commands"]) == set(BY_NAME)
 

@@ -21,14 +21,14 @@ def test_one_column(place, family, monkeypatch):
     """Every family, trained for a moment, packed, and rehearsed by the project's own Python."""
     assert set(COLUMN) <= set(matrix.FAMILIES)
     monkeypatch.chdir(place)
-    frame = matrix.play("current", family, "models", "none")
+    frame = matrix.rehearse_matrix("current", family, "models", "none")
     assert frame["network"].tolist() == [family] and frame["format"].tolist() == ["codalab"]
     assert frame["current"].str.startswith("ok, ").all()
 
 
 def test_what_was_tried_is_not_tried_again(workdir, monkeypatch, capsys):
     """The project's own Python; then the same once more with a zip that fails, nothing trained or run anew."""
-    frame = matrix.play("current", "scratch,hidden-layer", "models", "codabench,kaggle-csv")
+    frame = matrix.rehearse_matrix("current", "scratch,hidden-layer", "models", "codabench,kaggle-csv")
     assert frame["network"].tolist() == ["scratch", "hidden-layer", "scratch", "scratch"]
     assert frame["format"].tolist() == ["codalab", "codalab", "codabench", "kaggle-csv"]
     assert frame["current"].str.startswith("ok, ").all()
@@ -40,19 +40,19 @@ def test_what_was_tried_is_not_tried_again(workdir, monkeypatch, capsys):
         raise RehearsalError("it opens a socket")
 
     monkeypatch.setattr(matrix, "rehearse", fail)
-    assert matrix.play("current", "scratch", "models", "none")["current"].str.startswith("ok, ").all()
+    assert matrix.rehearse_matrix("current", "scratch", "models", "none")["current"].str.startswith("ok, ").all()
     out = capsys.readouterr().out
     assert "finished before, nothing to do" in out and "as before" in out
     (workdir / "models" / "results.csv").unlink()
     with pytest.raises(InputError, match="scratch as codalab with current: it opens a socket"):
-        matrix.play("current", "scratch", "models", "none")
+        matrix.rehearse_matrix("current", "scratch", "models", "none")
     assert "FAILS" in capsys.readouterr().out
 
 
 def test_names(workdir):
     with pytest.raises(InputError, match="SCORER=tensorflow==0.0.0.0|expected releases"):
-        matrix.play("a b", "scratch", "models")
+        matrix.rehearse_matrix("a b", "scratch", "models")
     with pytest.raises(InputError, match="FORMATS=zip: expected some of codabench"):
-        matrix.play("current", "scratch", "models", "zip")
+        matrix.rehearse_matrix("current", "scratch", "models", "zip")
     assert matrix._split(" a, b,") == ["a", "b"] and matrix._split(None) == []
     assert {"scratch", "convnext_tiny", "vgg16"} < set(matrix.FAMILIES) and matrix.SCORERS[-1] == "current"

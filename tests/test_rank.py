@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +57,8 @@ def test_a_row_is_what_a_run_would_score_and_the_grid_s_settings_stand_beside_it
 
 def test_the_metric_ranks(monkeypatch, capsys):
     """Rates at which the most accurate head is not the surest."""
-    ranking = importlib.import_module("competition.rank")
     table = dataclasses.replace(read_folds(), metric="log_loss")
-    monkeypatch.setattr(ranking, "read_folds", lambda name, workspace: table)
+    monkeypatch.setattr("competition.trials.rank.read_folds", lambda name, workspace: table)
     frame = rank(models="efficientnet_lite0", recipe="tiny.toml", grid="frozen_rate=1e-4,1e-3,0.01,0.05,0.2")
     assert frame["log_loss"].is_monotonic_increasing and not frame["accuracy"].is_monotonic_decreasing
     assert "OOF log_loss of frozen backbones, standard error of accuracy" in capsys.readouterr().out
@@ -77,9 +75,9 @@ def test_default_is_what_lies_on_this_machine(tmp_path, monkeypatch):
     network.save_weights(tmp_path / "m.weights.h5")
     (tmp_path / "m.weights.h5").rename(tmp_path / backbones._wanted("mobilenet").name)
     (tmp_path / "another.h5").write_bytes(b"nothing")
-    assert list(backbones.at_hand(tmp_path)) == ["mobilenet"]
+    assert list(backbones.find_weights_at_hand(tmp_path)) == ["mobilenet"]
     monkeypatch.setattr(backbones, "_cache", lambda: tmp_path / "empty")
-    assert list(backbones.at_hand()) == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+    assert list(backbones.find_weights_at_hand()) == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
 
 def test_a_backbone_whose_package_is_missing_is_not_at_hand(tmp_path, monkeypatch):
@@ -91,7 +89,7 @@ def test_a_backbone_whose_package_is_missing_is_not_at_hand(tmp_path, monkeypatc
     plain = backbones.efficientnet_lite.imagenet_file
     monkeypatch.setattr(backbones.efficientnet_lite, "imagenet_file", file_of)
     monkeypatch.setattr(backbones, "_cache", lambda: tmp_path)
-    assert list(backbones.at_hand()) == ["efficientnet_lite0", "efficientnet_lite2"]
+    assert list(backbones.find_weights_at_hand()) == ["efficientnet_lite0", "efficientnet_lite2"]
 
 
 def test_features_that_were_kept_do_not_make_a_backbone_cheap():
@@ -105,7 +103,7 @@ def test_what_cannot_take_the_images_is_left_out_unless_it_was_asked_for(monkeyp
         "efficientnet_lite0": backbones.resolve_weights("efficientnet_lite0"),
         "xception": backbones.Weights("file", Path("x.h5"), "0"),
     }
-    monkeypatch.setattr("competition.trials.rank.at_hand", lambda weights: found)
+    monkeypatch.setattr("competition.trials.rank.find_weights_at_hand", lambda weights: found)
     assert rank(recipe="tiny.toml")["backbone"].tolist() == ["efficientnet_lite0"]
     assert "xception is left out: xception: image_size is 32, expected at least 71" in capsys.readouterr().err
     monkeypatch.setattr("competition.trials.rank.resolve_weights", lambda model, weights: found[model])

@@ -137,7 +137,7 @@ def test_it_ends_with_who_started_it(tmp_path):
     """A rehearsal that is killed leaves no scorer at work."""
     code = (
         f"import sys; sys.path.insert(0, {str(rehearsal.SCORER.parents[1])!r})\n"
-        "import numpy as np\nfrom competition.rehearsal import *\n"
+        "import numpy as np\nfrom competition.rehearsal.rehearsal import *\n"
         "run_isolated('a.zip', np.zeros((1, 8, 8, 3), np.uint8), [Job(1, 'uint8')])"
     )
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -230,7 +230,7 @@ def test_answers_are_judged_one_by_one(name, value, message):
         found.probabilities_again[rehearsal.SPEED] = [value]
     with pytest.raises(RehearsalError, match=message) as caught:
         check_answers(found, rehearsal.JOBS, EXPECTED)
-    checks = dict(rehearsal.what_was_checked(caught.value, 2))
+    checks = dict(rehearsal.list_checks(caught.value, 2))
     assert checks["predicts 2 uint8 array"] == f"FAILS: {caught.value}"
     assert checks["predicts 33 float32 array"] == "ok" and checks["predicts 300 float32 array"] == "not reached"
 
@@ -261,7 +261,7 @@ def test_what_was_checked_when_it_failed():
     def found(*error, second=False):
         error = RehearsalError("x", *error)
         error.second = second
-        return [value.split(":")[0] for _, value in rehearsal.what_was_checked(error, 2)]
+        return [value.split(":")[0] for _, value in rehearsal.list_checks(error, 2)]
 
     assert found("zip", "unpack") == ["FAILS"] + ["not reached"] * 12
     assert found("error", "load") == ["ok"] * 3 + ["FAILS"] + ["not reached"] * 9
@@ -272,11 +272,11 @@ def test_what_was_checked_when_it_failed():
 
 
 def test_a_scorer_s_limits_bound_the_rehearsal():
-    assert rehearsal.bounded(Conditions()) == Conditions()
-    tight = rehearsal.bounded(Conditions(), 1.0, 10**8, 10**6)
+    assert rehearsal.bound_conditions(Conditions()) == Conditions()
+    tight = rehearsal.bound_conditions(Conditions(), 1.0, 10**8, 10**6)
     assert tight.seconds == rehearsal.START + rehearsal.BUDGET + rehearsal.MARGIN and tight.memory == 10**9
-    assert tight.seconds < rehearsal.bounded(Conditions(), 1.0, None, 100).seconds < 3600
-    assert rehearsal.bounded(Conditions(), 1e9, 10**12) == Conditions()
+    assert tight.seconds < rehearsal.bound_conditions(Conditions(), 1.0, None, 100).seconds < 3600
+    assert rehearsal.bound_conditions(Conditions(), 1e9, 10**12) == Conditions()
 
 
 def test_array_formats():

@@ -77,7 +77,9 @@ def place(tmp_path_factory):
     """A folder with two runs of 2 folds, "full" and "frozen", and each of them again as a run of the new kind."""
     place = tmp_path_factory.mktemp("place")
     with contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "pretrained", lambda model, weights: True)  # lets the cheapest network be frozen
+        patch.setattr(
+            "competition.recipes.settle.is_pretrained", lambda model, weights: True
+        )  # lets the cheapest network be frozen
         make_folds(class_folders(place / "toy", {"a": 6, "b": 7, "c": 8}, height=16, width=16), folds=2)
         class_folders(place / "test", {"x": 3, "y": 2}, height=16, width=16)
         table = read_folds()

@@ -63,7 +63,7 @@ def test_labels_lie_apart_and_match_the_hidden_images(folder):
         frame = truth[f"hidden/images/{row['image']}"]
         assert CLASSES[frame.species] == row["label"]
         written = (folder / frame.path).read_bytes()
-        assert sample.take(frame, 3) == written
+        assert sample.draw_jpeg(frame, 3) == written
 
 
 def test_scenes_name_every_image_once(folder):
@@ -92,13 +92,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(folder, tmp
 
 def test_processes_draw_what_one_process_draws(monkeypatch):
     frames = plan_sample(IMAGES, HIDDEN, 3)[:12]
-    alone = list(sample.take_all(frames, 3))
+    alone = list(sample.draw_jpegs(frames, 3))
     monkeypatch.setattr(sample, "MANY", 2)
-    assert list(sample.take_all(frames, 3)) == alone
+    assert list(sample.draw_jpegs(frames, 3)) == alone
 
 
 def test_a_sample_that_is_there_is_left_alone_and_an_incomplete_one_is_drawn_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "take", lambda frame, seed: b"drawn")
+    monkeypatch.setattr(sample, "draw_jpeg", lambda frame, seed: b"drawn")
     folder = write_sample(tmp_path / "s", IMAGES, HIDDEN)
     first = next((folder / "train").rglob("*.jpg"))
     inode = os.stat(folder).st_ino
@@ -131,7 +131,7 @@ def test_a_killed_drawing_leaves_nothing_half_written(tmp_path, monkeypatch):
     def fail(frame, seed):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "take", fail)
+    monkeypatch.setattr(sample, "draw_jpeg", fail)
     with pytest.raises(KeyboardInterrupt):
         write_sample(tmp_path / "s", IMAGES, HIDDEN)
     assert list(tmp_path.iterdir()) == []

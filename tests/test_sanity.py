@@ -10,7 +10,7 @@ from scipy.stats import fisher_exact
 
 from competition.base.files import InputError
 from competition.cli.main import main
-from competition.data.decode import shrunk
+from competition.data.decode import shrink_size
 from competition.data.folds import make_folds
 from competition.features import heads
 from competition.insight import sanity
@@ -57,7 +57,7 @@ def test_labels_of_other_pictures_do_not(counts, seed):
 
 def test_zero_inputs_give_the_most_common_class():
     _, labels, folds = task([30, 50, 20])
-    probabilities = sanity.train(sanity.BLIND, np.zeros((100, 12), np.float32), labels, folds, 3)
+    probabilities = sanity.train_linear(sanity.BLIND, np.zeros((100, 12), np.float32), labels, folds, 3)
     assert (probabilities.argmax(1) == 1).all() and np.allclose(probabilities.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(probabilities.mean(0), [0.3, 0.5, 0.2], atol=0.05)
     for fold in range(2):
@@ -70,7 +70,7 @@ def test_what_is_trained_has_not_seen_what_it_is_scored_on():
     """A held-out picture's label has no effect on the probabilities it gets."""
     pixels, labels, folds = task([20, 20], folds=2)
     other = np.where(folds == 0, 1 - labels, labels)
-    first, second = (sanity.train(sanity.RECIPE, pixels, truth, folds, 2) for truth in (labels, other))
+    first, second = (sanity.train_linear(sanity.RECIPE, pixels, truth, folds, 2) for truth in (labels, other))
     np.testing.assert_array_equal(first[folds == 0], second[folds == 0])
     assert not np.allclose(first[folds == 1], second[folds == 1])
 
@@ -122,7 +122,7 @@ def test_the_test_is_fisher_s_where_that_is_exact(monkeypatch):
     for right in ([9, 3], [10, 4], [6, 3]):
         predicted = np.concatenate([np.arange(12) >= right[0], np.arange(6) < right[1]]).astype(int)
         expected = fisher_exact([[right[0], 12 - right[0]], [6 - right[1], right[1]]], "greater").pvalue
-        found = sanity.better(predicted, labels * 0, labels, labels * 0, np.random.default_rng(1))
+        found = sanity.lead_by_chance(predicted, labels * 0, labels, labels * 0, np.random.default_rng(1))
         assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / sanity.DEALS))
 
 
@@ -135,8 +135,8 @@ def test_p_is_what_it_says_where_there_is_nothing_to_find(monkeypatch):
     p = []
     for _ in range(100):
         shuffled = random.permutation(labels)
-        predicted = sanity.train(sanity.RECIPE, pixels, shuffled, folds, 3).argmax(1)
-        p.append(sanity.better(predicted, labels * 0, shuffled, folds, random))
+        predicted = sanity.train_linear(sanity.RECIPE, pixels, shuffled, folds, 3).argmax(1)
+        p.append(sanity.lead_by_chance(predicted, labels * 0, shuffled, folds, random))
     assert np.mean(np.array(p) <= 0.1) <= 0.19 and min(p) < 0.2  # 0.19: 3 standard errors above
 
 
@@ -145,8 +145,8 @@ def test_a_mean_of_the_classes():
 
 
 def test_shrunk():
-    assert shrunk((96, 96)) == (32, 32) and shrunk((20, 30)) == (20, 30)
-    assert shrunk((50, 200)) == (16, 64) and shrunk((1, 5000)) == (1, 2263)
+    assert shrink_size((96, 96)) == (32, 32) and shrink_size((20, 30)) == (20, 30)
+    assert shrink_size((50, 200)) == (16, 64) and shrink_size((1, 5000)) == (1, 2263)
 
 
 # ------------------------------------------------------------------------------------------------- the whole command

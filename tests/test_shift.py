@@ -13,7 +13,15 @@ from competition.base.files import InputError
 from competition.base.workspace import Workspace
 from competition.data.folds import make_folds
 from competition.data.sources import open_unlabelled
-from competition.insight.shift import compare_statistics, measure_auc, prepare, shift, tell_apart, weigh, weigh_score
+from competition.insight.shift import (
+    compare_statistics,
+    measure_auc,
+    prepare_statistics,
+    shift,
+    tell_apart,
+    weigh_images,
+    weigh_score,
+)
 
 
 def texture(seed, light=1.0, side=16):
@@ -128,7 +136,7 @@ def test_weights_find_the_known_accuracy_of_the_test():
     x[is_test] += 1
     right = (random.random(2 * n) < 1 / (1 + np.exp(x - 1))).astype(float)
     told = tell_apart(x[:, None], is_test, np.arange(2 * n), 1.0)
-    weight = weigh(told.logits, is_test)
+    weight = weigh_images(told.logits, is_test)
     truth = np.exp(x[:n] - 0.5)  # the ratio of the densities
     assert np.corrcoef(np.log(weight), np.log(truth))[0, 1] > 0.99
     score = weigh_score(right[:n], weight)
@@ -136,7 +144,7 @@ def test_weights_find_the_known_accuracy_of_the_test():
     assert score.effective == pytest.approx(n / np.e, rel=0.2)  # E[w]^2 / E[w^2] = e^-1
     assert 1 < score.weighted_error / score.error < 3
 
-    nothing = weigh(random.normal(size=2 * n), is_test)
+    nothing = weigh_images(random.normal(size=2 * n), is_test)
     assert weigh_score(right[:n], nothing).effective > 0.98 * n
 
 
@@ -167,7 +175,7 @@ def test_standardised_differences_by_hand():
     found = compare_statistics(frame, np.array([0, 0, 1, 1], bool)).set_index("statistic")["difference"]
     assert found.index.tolist() == ["other", "x", "same"]
     assert found.tolist() == [np.inf, pytest.approx(3 / np.sqrt(2)), 0]
-    sizes = prepare(
+    sizes = prepare_statistics(
         pd.DataFrame({"width": [3], "height": [7]} | dict.fromkeys(("brightness", "contrast", "sharpness"), [0.0]))
     )
     assert sizes["pixels"][0] == pytest.approx(np.log(22)) and sizes["width"][0] == pytest.approx(np.log(4))

@@ -11,7 +11,7 @@ from competition.base.files import InputError, write_json
 from competition.blending import weights
 from competition.features.features import Shelf
 from competition.trials import simulate
-from competition.trials.simulate import CONDITIONS, Condition, digits, play, summarise, train_ridge
+from competition.trials.simulate import CONDITIONS, Condition, digits, play_round, summarise, train_ridge
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,15 @@ def test_copies_fool_the_naive_way_alone(pool):
     """The same rounds: what the naive way sees is higher than what it gets."""
     condition = dataclasses.replace(CONDITIONS["duplicates"], runs=2, label_noise=0.1)
     line = summarise(
-        pd.DataFrame([play(pool, condition, "random", seed) for seed in range(8)]).assign(data="digits", condition="x")
+        pd.DataFrame([play_round(pool, condition, "random", seed) for seed in range(8)]).assign(
+            data="digits", condition="x"
+        )
     ).iloc[0]
     assert line["naive bias"] > line["bias"] + 0.3 and line["images"] > 480
 
 
 def test_the_same_seed_plays_the_same_round(pool):
-    first, again, other = (play(pool, Condition(runs=2, duplicates=True), "random", seed) for seed in (3, 3, 4))
+    first, again, other = (play_round(pool, Condition(runs=2, duplicates=True), "random", seed) for seed in (3, 3, 4))
     assert first == again != other and first["images"] > 480 and first["hidden images"] == 120
 
 
@@ -104,7 +106,7 @@ def test_the_command_writes_its_rounds(tmp_path, monkeypatch, capsys, pool):
     rounds = simulate.simulate(n="2", hidden="groups")
     written = pd.read_csv(Path("runs/simulate/digits-groups.csv"))
     assert len(written) == len(rounds) == 2 and written["seed"].tolist() == [0, 1]
-    monkeypatch.setattr(simulate, "play", lambda *given: pytest.fail("it was played before"))
+    monkeypatch.setattr(simulate, "play_round", lambda *given: pytest.fail("it was played before"))
     again = simulate.simulate(n="1", seed=1, hidden="groups")
     assert again.loc[0, "truth"] == rounds.loc[1, "truth"]
     out = capsys.readouterr().out

@@ -171,9 +171,9 @@ def test_it_packs_as_a_submission(table):
 
 
 def test_weights_of_other_shapes_are_no_average():
-    assert soup.average([[np.float32([1, 2])], [np.float32([3, 6])]])[0].tolist() == [2, 4]
+    assert soup.average_weights([[np.float32([1, 2])], [np.float32([3, 6])]])[0].tolist() == [2, 4]
     with pytest.raises(ValueError):
-        soup.average([[np.zeros(2)], [np.zeros(2), np.zeros(2)]])
+        soup.average_weights([[np.zeros(2)], [np.zeros(2), np.zeros(2)]])
 
 
 def test_runs_are_needed():

@@ -18,7 +18,7 @@ from conftest import class_folders
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.metrics import METRICS, accuracy, per_class_accuracy
-from competition.base.statistics import accuracy_interval, compare_rungs
+from competition.base.statistics import accuracy_interval, compare_accuracies
 from competition.base.workspace import Workspace
 from competition.blending.blend import make_blend
 from competition.cli.main import commands, main
@@ -27,7 +27,7 @@ from competition.cli.verbs import BY_NAME
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
 from competition.insight import explain as explaining
-from competition.models.backbones import OWN, names
+from competition.models.backbones import OWN, backbone_names
 from competition.recipes.recipe import Recipe, read_recipe
 from competition.runs import oof
 from competition.training import train as training
@@ -103,7 +103,7 @@ def test_each_rung_is_compared_with_one_before_it_and_has_a_run_of_its_own(budge
         assert rung.how in HOW and (rung.reference in seen or rung.name in ("zero inputs", "batch 64")), rung.name
         assert rung.how != "soup" or set(rung.keys) < set(seen)
         assert rung.kind in BUDGETS[budget] and rung.budgets and set(rung.budgets) <= set(BUDGETS)
-        assert plan.model(rung) in names()
+        assert plan.model(rung) in backbone_names()
         assert files.check_name("RUN", plan.run(rung)).startswith("study-")
         seen.append(rung.name)
         runs.add(plan.run(rung))
@@ -133,7 +133,7 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeypatch):
     plan, asked = a_plan(budget), []
-    plan.weights = dict.fromkeys(names(), "imagenet")
+    plan.weights = dict.fromkeys(backbone_names(), "imagenet")
     shape = len(plan.table.labels), len(plan.table.classes)
     monkeypatch.setattr(study_rungs, "read_held_out", lambda *_: {"identity": np.full(shape, 1 / shape[1])})
     plan.commands = {verb: lambda verb=verb, **given: asked.append((verb, given)) for verb in ("tune", "soup", "train")}
@@ -227,11 +227,11 @@ def test_what_depends_on_the_competition():
 def test_a_paired_test_and_an_interval_by_hand():
     right = np.array([1] * 6 + [0] * 1 + [1] * 10 + [0] * 3, bool)
     other = np.array([0] * 6 + [1] * 1 + [1] * 10 + [0] * 3, bool)
-    difference, p = compare_rungs(right, other)
+    difference, p = compare_accuracies(right, other)
     assert difference == pytest.approx(5 / 20)
     assert p == pytest.approx(2 * (math.comb(7, 0) + math.comb(7, 1)) / 2**7)  # 6 of 7 by a coin, either way
-    assert compare_rungs(other, right) == (pytest.approx(-5 / 20), pytest.approx(p))
-    assert compare_rungs(right, right) == (0, 1)
+    assert compare_accuracies(other, right) == (pytest.approx(-5 / 20), pytest.approx(p))
+    assert compare_accuracies(right, right) == (0, 1)
 
     n, share, z = 20, 16 / 20, 1.6448536
     centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -403,7 +403,7 @@ def played(place):
         patch.setattr(study_rungs, "BUDGETS", SMALL_BUDGETS)
         patch.setattr(ladder, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
         patch.setattr(study_rungs, "TUNER", {"default": {"SPACE": "rate=1e-5,1e-2"}})
-        patch.setattr(studying, "at_hand", lambda *_: ["efficientnet_lite0"])
+        patch.setattr(studying, "find_weights_at_hand", lambda *_: ["efficientnet_lite0"])
         patch.setattr(training, "train", stop)
         with pytest.raises(KeyboardInterrupt):
             studying.study("arten", commands=commands())
@@ -542,7 +542,7 @@ def test_a_command_that_is_missing_is_an_error_and_no_skipped_rung(missing, monk
 @pytest.mark.parametrize("how", RUNS)
 def test_each_rung_runs_the_commands_that_are_looked_for(how, monkeypatch):
     plan, called = a_plan("full"), []
-    plan.weights = dict.fromkeys(names(), "imagenet")
+    plan.weights = dict.fromkeys(backbone_names(), "imagenet")
     monkeypatch.setattr(study_rungs, "read_held_out", lambda *_: {"identity": None})
     monkeypatch.setattr(
         "competition.trials.study_rungs.check_synthetic", lambda *_: None if "gan" in called else refuse()

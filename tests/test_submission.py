@@ -309,7 +309,8 @@ import sys
 from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from keras import layers
-from competition import content, submission
+from competition.rehearsal import content
+from competition.submission import network, package
 
 def make(units):
     image = keras.Input((6, 6, 3))

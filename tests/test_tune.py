@@ -27,7 +27,7 @@ from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
 from competition.models import hyperresnet
-from competition.models.backbones import names
+from competition.models.backbones import backbone_names
 from competition.recipes import settle
 from competition.recipes.recipe import Recipe, read_recipe
 from competition.runs import oof
@@ -504,7 +504,7 @@ def test_a_name_is_an_architecture():
         assert hyperresnet.read_name(hyperresnet.make_name(choices)) == choices
     for other in ("hyperresnet-v2", "hyperresnet-v2-6-4-avg", "hyperresnet-v2-4-6-avg-1", "hyperresnets", "resnet50"):
         assert hyperresnet.read_name(other) is None
-    assert "hyperresnet" in names()
+    assert "hyperresnet" in backbone_names()
 
 
 def test_a_trial_of_an_architecture_says_it_in_its_model():

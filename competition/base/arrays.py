@@ -175,12 +175,12 @@ class Room:
         return found
 
 
-def held(array):
+def bytes_held(array):
     """Bytes of an array, Stored, Rows or Joined that are in memory."""
     if isinstance(array, Rows):
-        return held(array.array)
+        return bytes_held(array.array)
     if isinstance(array, Joined):
-        return held(array.first) + held(array.second)
+        return bytes_held(array.first) + bytes_held(array.second)
     return array.nbytes if isinstance(array, np.ndarray) else 0
 
 

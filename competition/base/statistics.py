@@ -73,7 +73,7 @@ def accuracy_interval(right):
     return found.low, found.high
 
 
-def compare_rungs(right, reference):
+def compare_accuracies(right, reference):
     """By how much the first accuracy is higher, and p of McNemar's exact two-sided test; both bool [n], same images."""
     from scipy.stats import binomtest
 

@@ -26,7 +26,7 @@ from competition.blending.chooser import (
 )
 from competition.blending.forecast import check_hidden, forecast_blend
 from competition.blending.forecast_report import print_forecast
-from competition.blending.price import price, read_networks
+from competition.blending.price import price_networks, read_networks
 from competition.blending.record import FORMAT
 from competition.blending.temperature import sharpen
 from competition.data.table import read_folds
@@ -68,7 +68,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=W
             "nested": candidate.nested,
             "in_sample": candidate.in_sample,
             "log_loss": candidate.log_loss,
-            **price([networks[run] for run in candidate.weights or oofs], len(candidate.views)),
+            **price_networks([networks[run] for run in candidate.weights or oofs], len(candidate.views)),
             "behind": candidate.behind,
             "standard_error": candidate.error,
             "within_noise": candidate.behind <= candidate.error,

@@ -32,7 +32,7 @@ def read_networks(run_dir, k):
     return Networks(run_dir.name, passes, ms and k * ms)
 
 
-def price(networks, views):
+def price_networks(networks, views):
     """{"passes": of an image through a network, "ms": milliseconds that they take, None if unknown} of Networks."""
     each = {
         one.key: one for one in sorted(networks, key=lambda one: -(one.ms or np.inf))

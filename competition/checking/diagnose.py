@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from competition.base.statistics import compare_rungs
+from competition.base.statistics import compare_accuracies
 
 SURE = 3e-4  # p up to which a change is believed: some thirty are tried, so that p of all is 0.01
 GAIN = 0.05  # and by how much, at least, it must raise the accuracy
@@ -134,14 +134,14 @@ def find_cause(answers, truth, classes, sure=SURE):
         top = max(found, key=lambda pair: pair[0].accuracy, default=None)
         if top:
             top = next(pair for pair in found if pair[0].accuracy >= top[0].accuracy - SIMPLER)
-        if top and better(top[1], best[1], sure):
+        if top and is_better(top[1], best[1], sure):
             best = top
     return best[0]
 
 
-def better(right, reference, sure=SURE):
+def is_better(right, reference, sure=SURE):
     """Whether the first of two bool [n] of the same images is so far ahead that it is no luck."""
-    gain, p = compare_rungs(right, reference)
+    gain, p = compare_accuracies(right, reference)
     return gain > GAIN and p < sure
 
 

@@ -140,7 +140,7 @@ def find_method(classes, name, wanted):
     return None
 
 
-def accepts(function, count):
+def takes_arguments(function, count):
     """Whether a method can be called with so many arguments beside self."""
     if function.decorator_list:
         return True
@@ -200,7 +200,7 @@ def _check_methods(reading, classes, name, wanted):
             "[n, height, width, 3], and it returns their n class ids.",
             stops=True,
         )
-    elif predict != "elsewhere" and not accepts(predict, 1):
+    elif predict != "elsewhere" and not takes_arguments(predict, 1):
         shown = ast.unparse(predict.args)
         lacks = "" if shown.split(",")[0].strip() == "self" else "self is missing; "
         reading.add(
@@ -211,13 +211,13 @@ def _check_methods(reading, classes, name, wanted):
             stops=True,
         )
     given = int(wanted.with_path)
-    if made is not None and made != "elsewhere" and accepts(made, given):
+    if made is not None and made != "elsewhere" and takes_arguments(made, given):
         return entry
     if made == "elsewhere" or made is None and not given:
         return entry
     shown = ast.unparse(made.args) if made else "self"
     expected = "__init__(self, path)" if given else "__init__(self)"
-    can = made is None or accepts(made, 1 - given)
+    can = made is None or takes_arguments(made, 1 - given)
     how = "with the path of the folder that holds the zip's files" if given else "without arguments"
     reading.add(
         "__init__",
@@ -263,7 +263,7 @@ def _texts(tree):
     return walk(tree)
 
 
-def keyword(reading, name, value):
+def find_keyword(reading, name, value):
     """Where the code calls something with `name=value`: "model.py, line 3", or None."""
     for file, tree in reading.trees.items():
         for node in ast.walk(tree):

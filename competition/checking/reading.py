@@ -16,7 +16,14 @@ from pathlib import PurePosixPath
 
 from competition.base.text import shorten
 from competition.checking.finding import CODE, FAILED, METADATA, OK, WARNING, Reading
-from competition.checking.model_code import accepts, check_class, check_paths, find_classes, find_method, read_code
+from competition.checking.model_code import (
+    check_class,
+    check_paths,
+    find_classes,
+    find_method,
+    read_code,
+    takes_arguments,
+)
 from competition.rehearsal.content import UNSAFE, is_pickle
 
 ARCHIVES = {
@@ -247,7 +254,7 @@ def _choose_format(reading, format, layouts):
     elif CODE in reading.trees:
         classes = find_classes(reading.trees[CODE])
         made = find_method(classes, "Model", "__init__") if "Model" in classes else None
-        with_path = isinstance(made, ast.FunctionDef) and not accepts(made, 0)
+        with_path = isinstance(made, ast.FunctionDef) and not takes_arguments(made, 0)
         if METADATA in reading.names:
             reading.why = f"it has the file {METADATA}"
         elif "Model" in classes and "model" in classes:
@@ -306,7 +313,7 @@ def _read_keras(data):
         return None, data
 
 
-def numbers(version):
+def read_version(version):
     """ "2.12.1" -> (2, 12, 1)."""
     return tuple(int(part) for part in re.findall(r"\d+", version or "")[:3])
 
@@ -314,8 +321,8 @@ def numbers(version):
 def keras_of(versions):
     """The version of Keras in {"keras": ..., "tensorflow": ...}, as numbers; () where neither is there."""
     if "keras" in versions:
-        return numbers(versions["keras"])
-    tensorflow = numbers(versions.get("tensorflow"))
+        return read_version(versions["keras"])
+    tensorflow = read_version(versions.get("tensorflow"))
     return () if not tensorflow else (3,) if tensorflow >= FIRST_KERAS_3 else (2, *tensorflow[1:])
 
 
@@ -326,7 +333,7 @@ def check_keras(reading, versions, scorer):
         f" (TensorFlow {versions['tensorflow']})" if "tensorflow" in versions else ""
     )
     for name, version in reading.keras_files.items():
-        saved = numbers(version)
+        saved = read_version(version)
         if not saved or not has:
             continue
         if saved[0] >= 3 > has[0]:

@@ -4,7 +4,7 @@ import re
 
 from competition.base.text import shorten
 from competition.checking.finding import FAILED, Finding
-from competition.checking.model_code import keyword
+from competition.checking.model_code import find_keyword
 
 BROKEN = {  # what RehearsalError.broke says: the check's name and how to mend it
     "zip": ("zip", "Make the zip again."),
@@ -107,7 +107,7 @@ def explain_error(error, read):
     """The Finding that a RehearsalError is, in plain words."""
     if error.broke != "error":
         check, advice = BROKEN[error.broke]
-        if error.broke == "network" and (where := keyword(read, "weights", "imagenet")):
+        if error.broke == "network" and (where := find_keyword(read, "weights", "imagenet")):
             advice = f'{where} has weights="imagenet", which are downloaded: say weights=None there, and load your own.'
         return Finding(check, FAILED, str(error), advice)
     kind, text, trace = (error.error[key] for key in ("type", "text", "trace"))

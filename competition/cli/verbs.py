@@ -42,7 +42,7 @@ VERBS = (
         "demo",
         "play the whole sample competition, from drawing it to the score on its hidden test",
         ("", "IMAGES=600 HIDDEN=200"),
-        "competition.trials.demo:play",
+        "competition.trials.demo:play_demo",
         (
             Option("folder", "where the sample is drawn", otherwise="sample"),
             Option("images", "number of training images", 1200, kind="number"),
@@ -245,7 +245,7 @@ VERBS = (
         "study",
         "compare every system of the original report on the same images: each is one rung of a ladder",
         ("", "NAME=sample QUICK=1", "WEIGHTS=weights/", "BUDGET=full"),
-        "competition.trials.study:play",
+        "competition.trials.study:run_study",
         (
             NAME,
             Option("backbone", "the backbone of the rungs that do not name one", "efficientnet_lite0"),
@@ -411,7 +411,7 @@ VERBS = (
         "matrix",
         "rehearse a model of every backbone family with several scorers, and every format",
         ("", "SCORERS=current FAMILIES=scratch,resnet50"),
-        "competition.trials.matrix:play",
+        "competition.trials.matrix:rehearse_matrix",
         (
             Option("scorers", "current, or releases of TensorFlow", otherwise="2.12.1,2.15.1,current", metavar="A,B"),
             Option(

@@ -135,7 +135,7 @@ def _to_8_bit(values):
     return ((np.clip(values.astype(np.int64), 0, 65535) + 128) // 257).astype(np.uint8)
 
 
-def shrunk(size):
+def shrink_size(size):
     """(height, width) with about PIXELS pixels and the same proportions; smaller sizes stay."""
     scale = min(1, (PIXELS / (size[0] * size[1])) ** 0.5)
     return tuple(max(1, round(side * scale)) for side in size)

@@ -16,7 +16,7 @@ from competition.base.threads import in_threads
 from competition.base.values import parse_size, whole_number
 from competition.base.workspace import Workspace
 from competition.data.decode import EXTENSIONS, check_with_draft
-from competition.data.groups import find_groups, join, same, write_report
+from competition.data.groups import find_groups, join_pairs, pair_equal, write_report
 from competition.data.near import SIDE, make_sketch
 from competition.data.sources import open_source, read_column
 from competition.data.table import COLUMNS, data_hash, default_name, read_folds, table_hash
@@ -79,8 +79,8 @@ def make_folds(
     frame = everything
     if drop_conflicts:
         frame = everything[~everything["conflict"]].reset_index(drop=True)
-    tied = same(frame["picture"]), same(_given(frame["image"], given_groups))
-    frame["group"] = frame["image"].to_numpy()[join(len(frame), *tied)]
+    tied = pair_equal(frame["picture"]), pair_equal(_given(frame["image"], given_groups))
+    frame["group"] = frame["image"].to_numpy()[join_pairs(len(frame), *tied)]
     _check_classes(frame, source.classes, folds)
     frame["fold"] = assign_folds(frame["label"].to_numpy(), frame["group"].to_numpy(), folds, seed)
     counts = pd.crosstab(frame["label"], frame["fold"]).reindex(columns=range(folds), fill_value=0)

@@ -50,15 +50,15 @@ def find_groups(frame, sketches, folds=5):
     """
     found = []
     for how in ("bytes", "pixels"):
-        pairs = same(frame["sha256" if how == "bytes" else "pixels"])
+        pairs = pair_equal(frame["sha256" if how == "bytes" else "pixels"])
         found.append(pd.DataFrame(pairs, columns=["first", "second"]).assign(how=how, score=1.0))
     if sketches.shape[1]:
         different = np.flatnonzero(~frame["pixels"].duplicated())
         found.append(find_near(sketches[different]))
         found[-1][["first", "second"]] = different[found[-1][["first", "second"]].to_numpy()]
     pairs = pd.concat(found, ignore_index=True).drop_duplicates(["first", "second"], ignore_index=True)
-    pairs = cut(frame["label"].to_numpy(), pairs, folds)
-    frame["picture"] = join(len(frame), pairs[["first", "second"]].to_numpy())
+    pairs = cut_pairs(frame["label"].to_numpy(), pairs, folds)
+    frame["picture"] = join_pairs(len(frame), pairs[["first", "second"]].to_numpy())
     frame["conflict"] = (frame.groupby("picture")["label"].transform("nunique") > 1).astype(bool)
     conflicts = frame[frame["conflict"]].groupby("picture")["image"].agg(list).tolist()
     for images in conflicts[:100]:
@@ -68,7 +68,7 @@ def find_groups(frame, sketches, folds=5):
     return pairs
 
 
-def cut(labels, pairs, folds):
+def cut_pairs(labels, pairs, folds):
     """Those of `pairs` that stay: drawings, digits and icons of a class are all alike, and would be one group.
 
     labels  [n]; pairs as find_groups has them. A group that is too large to be copies of one picture keeps only the
@@ -76,7 +76,7 @@ def cut(labels, pairs, folds):
     """
     whole = pairs
     for level in LEVELS:
-        picture = join(len(labels), pairs[["first", "second"]].to_numpy())
+        picture = join_pairs(len(labels), pairs[["first", "second"]].to_numpy())
         large = _too_large(labels, picture, folds, _close_knit(picture, pairs))
         near = large[pairs["first"].to_numpy()] & (pairs["how"] == "near").to_numpy()
         if not near.any():
@@ -93,7 +93,7 @@ def cut(labels, pairs, folds):
 
 
 def _too_large(labels, picture, folds, close):
-    """bool [n]: whether the images are in a group that is no picture's copies; `picture` [n] as `join` has it.
+    """bool [n]: whether the images are in a group that is no picture's copies; `picture` [n] as `join_pairs` has it.
 
     Of a class it holds more than one fold should, or it mixes classes. While all groups hold no more of a class than
     a fold's share, the class has a group for each fold. Where almost all are like all others (`close`, bool [n]) it is a
@@ -121,7 +121,7 @@ def _close_knit(picture, pairs):
     return ((size > 1) & (2 * found >= KNIT * size * np.minimum(size - 1, NEIGHBOURS)))[picture]
 
 
-def same(values):
+def pair_equal(values):
     """Pairs int [m, 2] of (the first row of a value, another row of it)."""
     codes, _ = pd.factorize(np.asarray(values))
     _, first = np.unique(codes, return_index=True)
@@ -129,7 +129,7 @@ def same(values):
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
-def join(n, *pairs):
+def join_pairs(n, *pairs):
     """int [n]: of each row the first that pairs of rows, int [m, 2], tie it to, over others as well."""
     if not n:
         return np.empty(0, int)

@@ -153,7 +153,7 @@ def data_hash(frame):
     return files.hash_json(sorted(zip(frame["image"].tolist(), frame["sha256"].tolist())))
 
 
-def held_out(table, fold):
+def held_out_images(table, fold):
     """Names of the images that a fold holds out, in table order."""
     return [table.images[row] for row in np.flatnonzero(table.fold == fold)]
 

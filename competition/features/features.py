@@ -121,7 +121,7 @@ def _view(view):
     return {"view": view}
 
 
-def time_of(shelf):
+def read_ms(shelf):
     """Milliseconds that the backbone of a Shelf takes for an image, the least that was seen; None where nothing tells."""
     found = []
     for path in shelf.folder.glob("[!.]*.json"):

@@ -144,7 +144,7 @@ def train_epoch(
             _drop(inputs[-1], dropout, noises)
         targets = np.eye(classes, dtype=np.float32)[truth] if soft is None else soft[copies.sources[chosen]]
         targets = targets * (1 - smoothing) + smoothing / classes
-        probabilities, logs = softmax(inputs[-1] @ heads.weights)
+        probabilities, logs = softmax_and_log(inputs[-1] @ heads.weights)
         weight = class_weight[:, fold, truth]  # [S, F, B]
         sums[0] -= (weight * (targets * logs).sum(-1)).mean(-1)
         sums[1] += (probabilities.argmax(-1) == truth).mean(-1)
@@ -167,7 +167,7 @@ def predict_heads(head, features):
     """
     return np.concatenate(
         [
-            softmax(head_logits(head, np.asarray(features[i : i + 4096], np.float32)))[0]
+            softmax_and_log(head_logits(head, np.asarray(features[i : i + 4096], np.float32)))[0]
             for i in range(0, len(features), 4096)
         ],
         -2,
@@ -239,7 +239,7 @@ def _drop(inputs, dropout, noises):
         inputs[..., :-1] *= np.where(noise >= dropout, 1 / (1 - dropout), np.float32(0))
 
 
-def softmax(logits):
+def softmax_and_log(logits):
     """Probabilities [..., C] of logits [..., C], and their logarithms."""
     logs = logits - logits.max(-1, keepdims=True)
     exponent = np.exp(logs)

@@ -25,7 +25,7 @@ from competition.data.unlabelled import read_test
 from competition.runs.predict import each_fold, predict_folds
 from competition.submission.ensemble import read_ensemble
 from competition.submission.record import record_of
-from competition.submission.sample_csv import check_csv, fill, plain_columns, read_sample
+from competition.submission.sample_csv import check_csv, fill_csv, plain_columns, read_sample
 from competition.submission.score_log import keep_older, log_submission
 
 PREDICT_FORMAT = 1  # raise it when the same models say something else of the same images
@@ -58,7 +58,7 @@ def make(
     else:
         wanted = plain_columns(unknown.images, table.classes, probabilities)
     probs = predict_images(ensemble, table, unknown, memory)
-    frame = fill(wanted, unknown.images, probs, table.classes)
+    frame = fill_csv(wanted, unknown.images, probs, table.classes)
     path = table.paths.predictions
 
     def write(temporary):

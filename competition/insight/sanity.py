@@ -23,7 +23,7 @@ from competition.base.files import InputError
 from competition.base.metrics import accuracy
 from competition.base.text import text_table
 from competition.base.workspace import Workspace
-from competition.data.decode import shrunk
+from competition.data.decode import shrink_size
 from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
 from competition.features import heads
@@ -47,13 +47,13 @@ def check_pixels(pixels, labels, half, classes):
     zeros = np.zeros((len(labels), 1), np.float32)  # of one input: those of more would never move either
     shuffled = random.permutation(labels)
     blind, baseline, lost = (
-        train(recipe, inputs, truth, half, classes).argmax(1)
+        train_linear(recipe, inputs, truth, half, classes).argmax(1)
         for recipe, inputs, truth in ((BLIND, zeros, labels), (RECIPE, pixels, labels), (RECIPE, pixels, shuffled))
     )
     common = sum(np.bincount(labels[half == h]).max() for h in np.unique(half)) / len(labels)
     seeing = np.mean(blind == labels)
-    lead = better(baseline, blind, labels, half, random)
-    luck = better(lost, blind, shuffled, half, random)
+    lead = lead_by_chance(baseline, blind, labels, half, random)
+    luck = lead_by_chance(lost, blind, shuffled, half, random)
     scores = [mean_recall(*pair) for pair in ((baseline, labels), (blind, labels), (lost, shuffled))]
     return [
         Check(
@@ -113,7 +113,7 @@ def sanity(name=None, workspace=Workspace()):
     """
     table = read_folds(name, workspace)
     rows = choose_sample(table, LIMIT)
-    part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=shrunk(table.size))
+    part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=shrink_size(table.size))
     pixels = flatten(load_images(part))
     checks = check_pixels(pixels, part.labels, part.fold % 2, len(part.classes))
     frame = pd.DataFrame(
@@ -131,7 +131,7 @@ def sanity(name=None, workspace=Workspace()):
     return frame
 
 
-def train(recipe, inputs, labels, fold_of, classes):
+def train_linear(recipe, inputs, labels, fold_of, classes):
     """Out-of-fold probabilities float32 [n, classes] of linear models on inputs float32 [n, d]."""
     return _train(recipe, inputs, labels, fold_of, classes, np.unique(fold_of))[1]
 
@@ -158,17 +158,17 @@ def _train(recipe, inputs, labels, fold_of, classes, folds):
     return state, probabilities
 
 
-def better(predicted, reference, labels, fold_of, random):
+def lead_by_chance(predicted, reference, labels, fold_of, random):
     """p of the lead in mean recall that the classes `predicted` have over `reference`; int [n] each.
 
     One-sided permutation tests, one a fold (the deal that was found counts as one: Phipson and Smyth 2010), together by
     Bonferroni. Exact where the predictions of a fold owe nothing to its labels.
     """
     folds = [fold_of == fold for fold in np.unique(fold_of)]
-    return min(1, len(folds) * min(_better(predicted[f], reference[f], labels[f], random) for f in folds))
+    return min(1, len(folds) * min(_lead_by_chance(predicted[f], reference[f], labels[f], random) for f in folds))
 
 
-def _better(predicted, reference, labels, random):
+def _lead_by_chance(predicted, reference, labels, random):
     counts = np.bincount(labels)
     weights = 1 / np.maximum(counts, 1) / np.count_nonzero(counts)
 

@@ -24,14 +24,14 @@ from competition.base.text import shorten, text_table
 from competition.base.threads import in_threads
 from competition.base.workspace import Workspace
 from competition.blending.scored import read_scored
-from competition.data.decode import shrunk
+from competition.data.decode import shrink_size
 from competition.data.images import load_images
 from competition.data.table import read_folds
 from competition.data.unlabelled import read_test
 from competition.features.frozen import frozen_features
 from competition.insight.audit import is_written
 from competition.insight.look import KINDS, Measures, draw_rows, draw_spread, measure_image
-from competition.models.backbones import build_backbone, pretrained, resolve_weights
+from competition.models.backbones import build_backbone, is_pretrained, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import read_recipe
 from competition.runs.record import all_runs
@@ -97,7 +97,7 @@ def shift(
     table = read_folds(name, workspace)
     make_repeatable()
     found = resolve_weights(model, weights)
-    if model != "baseline" and not pretrained(model, found):
+    if model != "baseline" and not is_pretrained(model, found):
         raise InputError(f"MODEL={model}: random weights, expected pretrained ones, or baseline for plain pixels")
     scored = read_scored(table, runs) if runs or any(all_runs(table.paths).values()) else None
     unknown = read_test(test, table)
@@ -108,13 +108,13 @@ def shift(
     frame = pd.concat([measures for measures, _ in seen], ignore_index=True)
     is_test = np.repeat([False, True], [len(table.frame), len(unknown.frame)])
     groups = np.concatenate([_numbers(table.frame["group"]), len(table.frame) + _numbers(unknown.frame["sha256"])])
-    statistics = prepare(frame)
+    statistics = prepare_statistics(frame)
     told = {
         "features": tell_apart(_features(table, unknown, images, model, found, memory), is_test, groups, PENALTY),
         "statistics": tell_apart(statistics.to_numpy(), is_test, groups, 1.0),
     }
     differences = compare_statistics(statistics, is_test)
-    weight = weigh(told["features"].logits, is_test)
+    weight = weigh_images(told["features"].logits, is_test)
     metric = weighted_metric(table)
     score = weigh_score(metric.each(scored.probs, table.labels), weight) if scored else None
     verdict = say_verdict(told, differences)
@@ -178,7 +178,7 @@ def find_copies(table, unknown, hashes, test_hashes):
     return [rows.get(data, rows.get((pixels,), -1)) for data, pixels in zip(unknown.frame["sha256"], test_hashes)]
 
 
-def prepare(frame):
+def prepare_statistics(frame):
     """The columns that are compared, a DataFrame of float64 [n, d]; as logarithms where a factor is what counts."""
     frame = frame.assign(pixels=frame["width"] * frame["height"]).astype(np.float64)
     return frame.assign(**{column: np.log1p(frame[column]) for column in dict.fromkeys(LOGS)})
@@ -251,7 +251,7 @@ def compare_statistics(statistics, is_test):
     return found.iloc[np.argsort(-found["difference"].abs(), kind="stable")].reset_index(drop=True)
 
 
-def weigh(logits, is_test):
+def weigh_images(logits, is_test):
     """Importance weights of the training images, float64 [n_train], of mean 1 before they are clipped to CLIP.
 
     p / (1 - p) with p the probability of the test by log-odds that were calibrated on all images (Platt 1999): what
@@ -333,7 +333,10 @@ def _features(table, unknown, images, model, found, memory):
     start_keras(settings.seed)
     parts = [table, unknown]
     if model == "baseline":  # its features are the pixels: as many as are good for a linear model
-        parts, settings = [replace(part, size=shrunk(table.size)) for part in parts], replace(settings, image_size=0)
+        parts, settings = (
+            [replace(part, size=shrink_size(table.size)) for part in parts],
+            replace(settings, image_size=0),
+        )
         images = [load_images(part) for part in parts]
     backbone = fuse_batchnorm(
         build_backbone(model, parts[0].size, settings.image_size or None, found, settings.least_size)

@@ -42,12 +42,12 @@ class Weights:
     sha256: str | None = None
 
 
-def names():
+def backbone_names():
     """The name of every backbone, sorted."""
     return sorted([*_applications(), *efficientnet_lite.VARIANTS, *OWN])
 
 
-def pretrained(model, weights):
+def is_pretrained(model, weights):
     """True when the backbone `model` starts from trained weights, given its Weights."""
     return _family(model) not in OWN and weights.kind != "none"
 
@@ -79,7 +79,7 @@ def resolve_weights(model, weights="imagenet"):
     return Weights("file", path.resolve(), sha256_file(path))
 
 
-def at_hand(weights="imagenet"):
+def find_weights_at_hand(weights="imagenet"):
     """{model: Weights} of all pretrained backbones whose weights lie on this machine; nothing is downloaded.
 
     `weights` is "imagenet" (what came by pip or was downloaded by Keras before) or a folder; else InputError.
@@ -141,7 +141,7 @@ def build_backbone(model, size, image_size=None, weights=Weights("none"), least_
             network = efficientnet_lite.build(model, x, pool=True)
         else:
             network = _construct(model, _normalise(model, x))[0]
-        if pretrained(model, weights):
+        if is_pretrained(model, weights):
             _load(network, model, weights)
         features = network.output
     if features.dtype != "float32":  # under mixed precision
@@ -166,9 +166,11 @@ def _family(model):
 
 
 def _check_name(model):
-    if model not in names() and not hyperresnet.read_name(model):
-        close = difflib.get_close_matches(model.lower(), names(), n=4, cutoff=0.5)
-        raise InputError(f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or names())}")
+    if model not in backbone_names() and not hyperresnet.read_name(model):
+        close = difflib.get_close_matches(model.lower(), backbone_names(), n=4, cutoff=0.5)
+        raise InputError(
+            f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or backbone_names())}"
+        )
 
 
 # ----------------------------------------------------------------------------------------- the two of our own
@@ -222,7 +224,6 @@ def _snake_case(name):
     return "_".join(re.findall(r"[A-Z]+[a-z]*\d*", name)).lower()
 
 
-@functools.cache
 @functools.cache
 def smallest_size(model):
     """The smallest side a model takes, from the words with which its constructor refuses one pixel."""

@@ -15,7 +15,7 @@ import pandas as pd
 from competition.base.files import InputError
 from competition.base.text import text_table
 from competition.base.values import parse_size
-from competition.models.backbones import build_backbone, names
+from competition.models.backbones import backbone_names, build_backbone
 
 SIZE = 224  # pixels, where the user names no size; fields and strides hardly depend on it, only the map does
 
@@ -74,7 +74,7 @@ def show_backbones(models=None, size=None):
     size    of the images: "96", "96x128" (height x width); default 224. Weights are random, none are loaded.
     """
     if not models:
-        print("\n".join(names()))
+        print("\n".join(backbone_names()))
         return None
     size = parse_size(size) or (SIZE, SIZE)
     rows = []

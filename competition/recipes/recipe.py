@@ -10,12 +10,11 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import competition
 from competition.base.files import InputError
 from competition.features.augment import POLICIES
 from competition.features.views import VIEWS
 
-FOLDER = Path(competition.__file__).parent / "recipes"
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ SPEED = 5
 AGAIN = (Job(16, "uint8"),)  # in a second process, which must say the same as the first
 
 
-def bounded(conditions, seconds=None, memory=None, count=1):
+def bound_conditions(conditions, seconds=None, memory=None, count=1):
     """Conditions that do not wait for what hangs: a scorer's limits, with margin for what a rehearsal asks beyond them.
 
     seconds  that loading and `count` images may take, or None; memory: bytes, or None
@@ -375,7 +375,7 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
     }
 
 
-def what_was_checked(error, n):
+def list_checks(error, n):
     """[(check, "ok", "FAILS: why" or "not reached")] of a rehearsal on n images that ended in a RehearsalError."""
     forbidden = "network, processes, changes of its folder, files elsewhere"
     checks = [

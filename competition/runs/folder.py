@@ -36,7 +36,7 @@ def weight_files(folder, frozen, k):
     return shared + [fold_dir(folder, fold) / each for fold in range(k)]
 
 
-def load(read, path):
+def read_weights(read, path):
     """What `read` makes of a file of weights; InputError naming it when it is broken."""
     try:
         return read(path)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from competition.base.files import BROKEN, InputError, csv_bytes, write_bytes, write_npz
 from competition.base.text import join_names, one_line
-from competition.data.table import held_out
+from competition.data.table import held_out_images
 from competition.runs.record import check_hashes, read_run_record
 
 KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
@@ -118,7 +118,7 @@ def write_fold(fold_dir, table, fold, views):
     """Write `views.npz`, what a fold model says of the images that it held out: views {view: float32 [m, C]}."""
     write_npz(
         Path(fold_dir) / "views.npz",
-        image=np.array(held_out(table, fold)),
+        image=np.array(held_out_images(table, fold)),
         views=np.array(list(views)),
         probs=np.stack(list(views.values())),
     )
@@ -132,7 +132,7 @@ def read_fold(fold_dir, table, fold):
             found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
     except BROKEN as error:
         raise InputError(f"{path}: expected the predictions of a fold, found {one_line(error)}") from None
-    if images != held_out(table, fold):
+    if images != held_out_images(table, fold):
         raise InputError(f"{path}: other images than {table.name} holds out in that fold")
     return found
 

@@ -8,7 +8,7 @@ from competition.base import files
 from competition.features.heads import predict_heads
 from competition.models.backbones import Weights
 from competition.models.classifier import build_classifier, build_recipe_backbone, set_head
-from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, fold_dir, load, weight_files
+from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, fold_dir, read_weights, weight_files
 from competition.runs.run import Run
 
 
@@ -45,15 +45,15 @@ class SingleRun(Run):
         settings = replace(self.recipe, batchnorm="train")
         model = build_classifier(self.config["model"], table.size, len(table.classes), settings, Weights("none"))
         if self.frozen:
-            load(model.get_layer("backbone").load_weights, self.dir / BACKBONE_FILE)
+            read_weights(model.get_layer("backbone").load_weights, self.dir / BACKBONE_FILE)
             set_head(model, read_head(self.dir, fold))
         else:
-            load(model.load_weights, fold_dir(self.dir, fold) / MODEL_FILE)
+            read_weights(model.load_weights, fold_dir(self.dir, fold) / MODEL_FILE)
         return model
 
     def build_shared(self, table):
         backbone = build_recipe_backbone(self.config["model"], table.size, self.recipe, Weights("none"))
-        load(backbone.load_weights, self.dir / BACKBONE_FILE)
+        read_weights(backbone.load_weights, self.dir / BACKBONE_FILE)
         return backbone, read_heads(self.dir, table.k)
 
     def predict_heads(self, fold, features):
@@ -80,7 +80,7 @@ def read_head(run_dir, fold):
             hidden = [saved[f"hidden_{i}"] for i in range(sum(name.startswith("hidden_") for name in saved.files))]
             return [*hidden, np.concatenate([saved["kernel"], saved["bias"][None]])]
 
-    return load(read, fold_dir(run_dir, fold) / HEAD_FILE)
+    return read_weights(read, fold_dir(run_dir, fold) / HEAD_FILE)
 
 
 def read_heads(run_dir, k):

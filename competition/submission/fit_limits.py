@@ -80,7 +80,7 @@ def measure_networks(run, table):
     return Part(key, model.count_params(), heads, min(taken) / TIMED)
 
 
-def weigh(ensemble, parts, k):
+def weigh_ensemble(ensemble, parts, k):
     """Numbers stored and seconds an image of an Ensemble, by the Parts {run name: Part} of its members."""
     folds, views = len(ensemble.folds or range(k)), len(ensemble.views)
     numbers = seconds = 0
@@ -104,13 +104,13 @@ def choose_fitting(ensemble, table, load_seconds, cost, count):
     oofs = _read_oofs(ensemble, table)
     runs = {run: read_run(table.paths.run(run), table) for run in oofs}
     parts = {name: measure_networks(run, table) for name, run in runs.items()}
-    whole = weigh(ensemble, parts, table.k)
+    whole = weigh_ensemble(ensemble, parts, table.k)
     rate = (cost.seconds - load_seconds) / count / whole[1]
     base = max(BASE, cost.memory - 4 * COPIES * whole[0])
-    metric, gain, _ = averaging(ensemble, table)
+    metric, gain, _ = find_averaging_gain(ensemble, table)
 
     def estimate(candidate):
-        numbers, seconds = weigh(candidate, parts, table.k)
+        numbers, seconds = weigh_ensemble(candidate, parts, table.k)
         return Cost(cost.bytes * numbers / whole[0], load_seconds + rate * seconds * count, base + 4 * COPIES * numbers)
 
     score_of_whole, start = None, (ensemble.forecast or {}).get("expected")
@@ -139,7 +139,7 @@ def choose_fitting(ensemble, table, load_seconds, cost, count):
     )
 
 
-def flattery(choice, rivals, table):
+def measure_flattery(choice, rivals, table):
     """By how much the nested score of a Choice is too good, as it was the best of its rivals: that of what each part's
     images would get if it were chosen on the others, less its own."""
     metric, parts = find_metric(table.metric), nest_parts(table.fold, group_ids(table))
@@ -158,7 +158,7 @@ def flattery(choice, rivals, table):
     return float(metric.score(choice.nested, table.labels) - metric.score(chosen, table.labels))
 
 
-def averaging(ensemble, table):
+def find_averaging_gain(ensemble, table):
     """The metric, what averaging all fold models adds to one's score, and whether that was measured."""
     metric, forecast = find_metric(table.metric), ensemble.forecast or {}
     gain = forecast.get("averaging_gain") or 0.0
@@ -266,7 +266,7 @@ def print_choices(ensemble, table, cost, choices, limits):
             )
         )
     print(text_table(pd.DataFrame(rows)), end="\n\n")
-    _, gain, measured = averaging(ensemble, table)
+    _, gain, measured = find_averaging_gain(ensemble, table)
     how = "as measured" if measured else "assumed, as it was not measured"
     print(
         "the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "

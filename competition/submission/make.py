@@ -28,11 +28,18 @@ from competition.base.workspace import Workspace
 from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
 from competition.rehearsal.content import check_package
-from competition.rehearsal.rehearsal import MOST, Conditions, RehearsalError, bounded, rehearse, what_was_checked
+from competition.rehearsal.rehearsal import MOST, Conditions, RehearsalError, bound_conditions, list_checks, rehearse
 from competition.rehearsal.scorer_environments import find_python
-from competition.submission import fit_limits as fitting
 from competition.submission.by_hand import average_by_hand, average_halved
 from competition.submission.ensemble import read_ensemble
+from competition.submission.fit_limits import (
+    ATTEMPTS,
+    choose_fitting,
+    find_smallest,
+    measure_flattery,
+    print_choices,
+    refine_choices,
+)
 from competition.submission.limits import Cost, read_limits
 from competition.submission.package import build_package, pack
 from competition.submission.record import print_record, record_of
@@ -73,7 +80,9 @@ def make_submission(
     table = read_folds(name, workspace)
     ensemble = read_ensemble(table, run, hidden_n, hidden)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(ensemble, table)
-    conditions = bounded(Conditions(python=find_python(scorer, workspace)), limits.seconds, limits.memory, count)
+    conditions = bound_conditions(
+        Conditions(python=find_python(scorer, workspace)), limits.seconds, limits.memory, count
+    )
     path = table.paths.zip
     taken = []
 
@@ -88,7 +97,7 @@ def make_submission(
     try:
         write_with(path, write)
     except RehearsalError as error:
-        checks = what_was_checked(error, min(MOST, len(table.labels)))
+        checks = list_checks(error, min(MOST, len(table.labels)))
         print(text_table(pd.DataFrame(checks, columns=["check", "found"])), end="\n\n")
         kept = "; the older zip of that name stays as it was" if path.exists() else ""
         raise InputError(f"{path}: not written, {error}{kept}") from None
@@ -145,23 +154,23 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
     cost = _cost(found)
     over = "; ".join(limits.exceeded(cost)) + f" ({count} images)" * (limits.seconds is not None)
     print(f"the whole takes {over}; looking for what fits", flush=True)
-    choices = fitting.choose_fitting(ensemble, table, found["load_seconds"] + found["warm_seconds"], cost, count)
+    choices = choose_fitting(ensemble, table, found["load_seconds"] + found["warm_seconds"], cost, count)
     fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
-    fitting.print_choices(ensemble, table, cost, choices, limits)
+    print_choices(ensemble, table, cost, choices, limits)
     if not wanted or not fits:
         hint = "FIT=1 takes the best that fits" if fits else "nothing that was found fits, raise a limit"
         raise InputError(f"{table.paths.zip}: not written, it takes {over}; {hint}")
-    for attempt in range(fitting.ATTEMPTS):
-        smallest = fitting.find_smallest(choices, limits)
+    for attempt in range(ATTEMPTS):
+        smallest = find_smallest(choices, limits)
         fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
-        choice = fits[0] if fits and attempt < fitting.ATTEMPTS - 1 else smallest
+        choice = fits[0] if fits and attempt < ATTEMPTS - 1 else smallest
         found = prove(choice.ensemble, table, path, layout, conditions, count)
         over = limits.exceeded(_cost(found))
         if not over:
             forecast = choice.ensemble.forecast
             if forecast:
                 bounds = find_metric(table.metric)
-                luck = max(0.0, bounds.sign * fitting.flattery(choice, fits, table)) if choice in fits else 0.0
+                luck = max(0.0, bounds.sign * measure_flattery(choice, fits, table)) if choice in fits else 0.0
                 moved = choice.expected - bounds.sign * luck - forecast["expected"]
                 shifted = {
                     key: float(np.clip(forecast[key] + moved, bounds.low, bounds.high))
@@ -172,7 +181,7 @@ def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted
         print(f"what was to fit takes {'; '.join(over)}; trying what is smaller", flush=True)
         if choice is smallest:
             break
-        choices = fitting.refine_choices(choices, choice, _cost(found))
+        choices = refine_choices(choices, choice, _cost(found))
     raise InputError(f"{table.paths.zip}: not written, the smallest that was found does not fit: {'; '.join(over)}")
 
 

@@ -157,7 +157,7 @@ def _is_number(text):
         return False
 
 
-def fill(wanted, images, probs, classes):
+def fill_csv(wanted, images, probs, classes):
     """The CSV as a DataFrame: what probabilities [n, C] of the images say, in the rows and columns that are Wanted."""
     row_of = {image: row for row, image in enumerate(images)}
     probs = probs[[row_of[image] for image in wanted.images]]

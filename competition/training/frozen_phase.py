@@ -9,12 +9,12 @@ import numpy as np
 from competition.base import files
 from competition.base.arrays import Rows
 from competition.base.metrics import find_metric
-from competition.data.table import held_out
+from competition.data.table import held_out_images
 from competition.features import heads
-from competition.features.features import time_of
+from competition.features.features import read_ms
 from competition.features.frozen import open_shelf
 from competition.runs.finish import save_fold
-from competition.runs.folder import HEAD_FILE, HEADS_STATE, fold_dir, load
+from competition.runs.folder import HEAD_FILE, HEADS_STATE, fold_dir, read_weights
 from competition.runs.single import read_head, write_head
 from competition.training.progress import Progress, history_row, read_or_anew, write_epoch, write_history
 
@@ -27,14 +27,14 @@ def read_head_progress(run_dir, fold):
             history = tuple(json.loads(str(saved["history"])))
             return Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
 
-    return load(read, fold_dir(run_dir, fold) / HEAD_FILE)
+    return read_weights(read, fold_dir(run_dir, fold) / HEAD_FILE)
 
 
 def save_heads(job, features):
     """Write what each fold leaves where heads are all that is trained; features of the TTA views, a list of [n, d]."""
     table, settings, folder = job.table, job.recipe, job.folder
     whole = table.whole or table
-    took = time_of(open_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
+    took = read_ms(open_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
     for fold in job.folds:
         head, progress = read_head(folder, fold), read_head_progress(folder, fold)
         views = {
@@ -51,7 +51,7 @@ def train_heads(job, lesson, bar):
     def headless(folds):
         return [fold for fold in folds if not (fold_dir(folder, fold) / HEAD_FILE).exists()]
 
-    interrupted, state, seconds = read_heads(folder)
+    interrupted, state, seconds = read_interrupted(folder)
     if going := headless(interrupted):
         state = state.of([interrupted.index(fold) for fold in going])
         _train_heads_of(replace(job, folds=going), lesson, state, seconds, bar)
@@ -69,7 +69,7 @@ def train_heads(job, lesson, bar):
 def _train_heads_of(job, lesson, state, seconds, bar):
     """Train the heads of a Job's folds together, from their state on."""
     folder, table, settings, folds = job.folder, job.table, job.recipe, job.folds
-    metric, names = find_metric(table.metric), [held_out(table, fold) for fold in folds]
+    metric, names = find_metric(table.metric), [held_out_images(table, fold) for fold in folds]
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
         probabilities = heads.train_epoch(
@@ -119,7 +119,7 @@ def _heads_history(state, seconds, f, settings):
     ]
 
 
-def read_heads(folder):
+def read_interrupted(folder):
     """Of an interrupted frozen phase: its folds, their Heads and the seconds of its epochs."""
 
     def read(saved):

@@ -10,7 +10,7 @@ from competition.base.arrays import Rows
 from competition.base.backend import layers_of
 from competition.base.files import InputError
 from competition.base.metrics import find_metric
-from competition.data import table as table_module
+from competition.data.table import held_out_images
 from competition.features import heads
 from competition.features.features import predict
 from competition.features.views import VIEWS
@@ -161,7 +161,7 @@ def _train_fold(job, taught, phase, fold, bar):
     """
     directory, table, images, settings = fold_dir(job.folder, fold), taught.table, taught.images, job.recipe
     held_out = table.fold == fold
-    labels, names, metric = table.labels[held_out], table_module.held_out(table, fold), find_metric(table.metric)
+    labels, names, metric = table.labels[held_out], held_out_images(table, fold), find_metric(table.metric)
     validation = Rows(images, np.flatnonzero(held_out))
     steps = count_steps(table, fold, settings)
     progress, variables, best = read_fold_state(directory) or (Progress(), phase.start, [])
@@ -211,7 +211,7 @@ def _train_fold(job, taught, phase, fold, bar):
 
 
 def predict_probabilities(model, images, taken=None):
-    return heads.softmax(predict(model, images, taken=taken))[0]
+    return heads.softmax_and_log(predict(model, images, taken=taken))[0]
 
 
 def _is_stopped(settings, progress):

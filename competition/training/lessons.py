@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from competition.base.arrays import Joined, Room, Rows, held
+from competition.base.arrays import Joined, Room, Rows, bytes_held
 from competition.base.backend import start_keras
 from competition.data.table import FoldTable
 from competition.features.frozen import copies_features, frozen_features
-from competition.training.frozen_phase import read_heads
+from competition.training.frozen_phase import read_interrupted
 from competition.training.gan.gan import add_synthetic
 
 
@@ -57,7 +57,7 @@ def prepare_lessons(job, images):
     table, settings = job.table, job.recipe
     if not (settings.synthetic or job.teaching):
         return dict.fromkeys(job.folds, Taught(table, images))
-    taught = dict.fromkeys([*read_heads(job.folder)[0], *job.folds], Taught(table, images))
+    taught = dict.fromkeys([*read_interrupted(job.folder)[0], *job.folds], Taught(table, images))
     if settings.synthetic:
         for fold in taught:
             more, joined = add_synthetic(table, images, fold, settings.synthetic)
@@ -65,7 +65,7 @@ def prepare_lessons(job, images):
             taught[fold] = Taught(more, joined, behind=((made, joined.second, np.arange(len(joined.second))),))
     if job.teaching:
         if job.memory:  # unlabelled images take what those of the table leave of their half
-            job = replace(job, memory=replace(job.memory, total=max(0, job.memory.total - 2 * held(images))))
+            job = replace(job, memory=replace(job.memory, total=max(0, job.memory.total - 2 * bytes_held(images))))
         taught = job.teaching.teach(job, images, taught)
     start_keras(settings.seed)  # generators and teachers, as many as there are folds left, drew random numbers
     return taught

@@ -23,7 +23,7 @@ from competition.blending.gains import score_gain
 from competition.data.images import load_images
 from competition.data.table import group_ids, read_folds
 from competition.features.features import MS, predict
-from competition.features.heads import softmax
+from competition.features.heads import softmax_and_log
 from competition.features.views import VIEWS
 from competition.runs import oof
 from competition.runs.choose import choose_runs
@@ -103,15 +103,17 @@ def _average_folds(folder, table, members, settings, images):
             continue
         models = [member.build_logits(table, fold) for member in members]
         model = models[0]
-        model.set_weights(average([model.get_weights() for model in models]))
+        model.set_weights(average_weights([model.get_weights() for model in models]))
         held_out = np.flatnonzero(table.fold == fold)
-        views = {view: softmax(predict(model, Rows(images, held_out, VIEWS[view])))[0] for view in settings.views}
+        views = {
+            view: softmax_and_log(predict(model, Rows(images, held_out, VIEWS[view])))[0] for view in settings.views
+        }
         files.write_with(fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
         took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / "fold.json").get(MS))]
         save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
 
 
-def average(weights):
+def average_weights(weights):
     """The mean of several models' weights, lists of arrays of the same shapes; in float64, of the arrays' own types."""
     return [np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype) for values in zip(*weights, strict=True)]
 

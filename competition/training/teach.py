@@ -32,7 +32,7 @@ from competition.data.near import find_near, make_sketch
 from competition.data.table import FoldTable, add_rows
 from competition.data.unlabelled import read_test
 from competition.runs.choose import choose_runs
-from competition.runs.folder import fold_dir, load
+from competition.runs.folder import fold_dir, read_weights
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
 from competition.runs.predict import each_fold
@@ -112,7 +112,7 @@ class Teaching:
                     raise ValueError("other images")
                 return saved["probs"]
 
-        return {fold: load(read, path) for fold, path in paths.items()}
+        return {fold: read_weights(read, path) for fold, path in paths.items()}
 
     def _ask(self, table, images, folds):
         """What the models of each of these folds say of images, float32 [folds, n, C]."""

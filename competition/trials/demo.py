@@ -27,7 +27,7 @@ MODELS = (
 )
 
 
-def play(folder=None, images=1200, hidden=400, workspace=Workspace()):
+def play_demo(folder=None, images=1200, hidden=400, workspace=Workspace()):
     """Draw the sample into `folder`/data, make folds, train MODELS, blend, pack, score the zip on the hidden test.
 
     All that is written lies below `folder` (default: sample/ in the Workspace), in folds/, runs/ and submissions/ of

@@ -82,7 +82,7 @@ CASES = {  # by the name under which they may be asked for, and stand in the tab
 COLUMNS = ("row", "scorer", "sha256", "MB", "result")
 
 
-def play(scorers=None, families=None, folder=None, formats=None, workspace=Workspace()):
+def rehearse_matrix(scorers=None, families=None, folder=None, formats=None, workspace=Workspace()):
     """Print and return a table of what became of each zip: DataFrame, a row a family, case or format, a column a scorer.
 
     scorers   "2.12.1,current": releases of TensorFlow, each in an environment that is built once (find_python),

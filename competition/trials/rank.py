@@ -26,7 +26,7 @@ from competition.data.table import read_folds
 from competition.features import heads
 from competition.features.features import BATCH, predict
 from competition.features.frozen import copies_features, frozen_features
-from competition.models.backbones import at_hand, build_backbone, pretrained, resolve_weights
+from competition.models.backbones import build_backbone, find_weights_at_hand, is_pretrained, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import read_recipe, split_values
 from competition.recipes.settle import fit_to_table
@@ -113,10 +113,10 @@ def _choose(models, weights):
     if models:
         named = [model.strip() for model in models.split(",")]
         found = {model: resolve_weights(model, weights) for model in dict.fromkeys(named)}
-        if random := [model for model, weight in found.items() if not pretrained(model, weight)]:
+        if random := [model for model, weight in found.items() if not is_pretrained(model, weight)]:
             raise InputError(f"MODELS={models}: {random[0]} starts from random weights, expected pretrained ones")
         return found
-    if not (found := at_hand(weights)):
+    if not (found := find_weights_at_hand(weights)):
         raise InputError(f"WEIGHTS={weights}: no weights of any backbone there")
     return found
 
@@ -168,7 +168,7 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     features, pool = frozen_features(table, recipe, model, found, images, backbone, room)
     copies = copies_features(table, recipe, model, found, images, backbone, room)
     before = time.perf_counter()
-    state = train_heads(table, settings, features[0], pool, copies, folds)
+    state = _train_heads(table, settings, features[0], pool, copies, folds)
     probabilities = np.zeros((len(settings), len(table.labels), len(table.classes)), np.float32)
     for place, fold in enumerate(folds):
         held_out = np.flatnonzero(table.fold == fold)
@@ -178,7 +178,7 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
     return Trained(backbone, probabilities, passes, time.perf_counter() - before)
 
 
-def train_heads(table, settings, plain, pool, copies, folds):
+def _train_heads(table, settings, plain, pool, copies, folds):
     """The trained heads.Heads of S settings for these folds; plain, pool and copies as for heads.train_epoch."""
     recipe, metric = settings[0], find_metric(table.metric)
     state = heads.start_heads(len(settings), len(folds), plain.shape[-1], len(table.classes), recipe.head, recipe.seed)

@@ -85,14 +85,14 @@ def plan_sample(images, hidden, seed):
     return frames
 
 
-def take(frame, seed):
+def draw_jpeg(frame, seed):
     """The bytes of a frame's JPEG."""
     file = io.BytesIO()
     Image.fromarray(draw_frame(frame.species, frame.scene, frame.frame, seed)).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 
 
-def take_all(frames, seed):
+def draw_jpegs(frames, seed):
     """Yield the JPEG of each frame in order; many of them are drawn by a process a core."""
     cores = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     done = 0
@@ -100,13 +100,13 @@ def take_all(frames, seed):
         context = multiprocessing.get_context("spawn")  # a fork may hang where TensorFlow runs threads
         try:
             with ProcessPoolExecutor(cores, context, cv2.setNumThreads, (1,)) as pool:
-                for jpeg in pool.map(take, frames, itertools.repeat(seed), chunksize=8):
+                for jpeg in pool.map(draw_jpeg, frames, itertools.repeat(seed), chunksize=8):
                     done += 1
                     yield jpeg
         except BrokenProcessPool:  # processes cannot be started here, or were killed: draw the rest in this one
             pass
     for frame in frames[done:]:
-        yield take(frame, seed)
+        yield draw_jpeg(frame, seed)
 
 
 def write_sample(folder, images=1200, hidden=400, seed=0):
@@ -140,7 +140,7 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
         new = temporary / "sample"
         for place in {Path(frame.path).parent for frame in frames} | {Path("hidden/images")}:
             (new / place).mkdir(parents=True, exist_ok=True)
-        bar = tqdm(take_all(frames, seed), "drawing the sample", len(frames), unit="image")
+        bar = tqdm(draw_jpegs(frames, seed), "drawing the sample", len(frames), unit="image")
         for frame, jpeg in zip(frames, bar):
             (new / frame.path).write_bytes(jpeg)
         apart = [frame for frame in frames if frame.path.startswith("hidden/")]

@@ -26,7 +26,7 @@ from competition.blending.gains import averaging_gain, scenes_gain
 from competition.data.folds import assign_folds, make_folds
 from competition.data.table import default_name, group_ids, read_folds
 from competition.features.frozen import find_features
-from competition.features.heads import softmax
+from competition.features.heads import softmax_and_log
 from competition.trials.rank import rank
 
 FORMAT = 5  # raise it when a round comes out differently
@@ -129,7 +129,7 @@ def _play_all(pool, count, hidden, seed, folder):
     ]
     missing = [job for job in wanted if job[1:] not in known]
     played = Parallel(n_jobs=-1, return_as="generator")(
-        delayed(play)(scenes if CONDITIONS[label].scenes else pool, CONDITIONS[label], hidden, number)
+        delayed(play_round)(scenes if CONDITIONS[label].scenes else pool, CONDITIONS[label], hidden, number)
         for label, _, number in missing
     )
     bar = tqdm(played, f"{pool.name}: competitions", len(missing), leave=False)
@@ -164,7 +164,7 @@ def summarise(rounds):
     return pd.DataFrame(lines)
 
 
-def play(pool, condition, hidden, seed):
+def play_round(pool, condition, hidden, seed):
     """One competition, the honest and the naive way: expected, low, high, truth and held of each, as a dict."""
     random = np.random.default_rng([seed, *hash_json(asdict(condition)).encode()])  # rounds of each cell of their own
     visible, opened, labels, groups = _deal(pool, condition, hidden, random)
@@ -277,7 +277,7 @@ def train_ridge(inputs, labels, fold, times, hidden, classes, penalty=0.03, shar
         )
 
     def predict(values, head):
-        return softmax(sharpness * (values @ head))[0]
+        return softmax_and_log(sharpness * (values @ head))[0]
 
     oof, apart = np.zeros((len(labels), classes)), np.zeros((k - 1, len(labels), classes))
     singles = [head(f) for f in range(k)]

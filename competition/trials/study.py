@@ -26,7 +26,7 @@ from competition.base.text import text_table
 from competition.base.workspace import SAMPLE, Workspace
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
-from competition.models.backbones import at_hand, names
+from competition.models.backbones import backbone_names, find_weights_at_hand
 from competition.runs.record import locked
 from competition.trials.ladder import BUDGETS
 from competition.trials.sample import write_sample
@@ -34,7 +34,7 @@ from competition.trials.study_rungs import HOW, RUNS, Result, Skipped, Study
 from competition.trials.study_table import describe_study, explain_table, format_table, score_rung
 
 
-def play(
+def run_study(
     name=None,
     backbone="efficientnet_lite0",
     quick=False,
@@ -110,12 +110,12 @@ def _wants_sample(name, workspace):
 
 def _find_weights(backbone, weights):
     """{model: WEIGHTS=} of the pretrained backbones on this machine; InputError unless `backbone` is one of them."""
-    if backbone not in names():
+    if backbone not in backbone_names():
         raise InputError(f"BACKBONE={backbone}: no such backbone, `make backbones` lists them")
     make_repeatable()  # the rungs train in this process
-    found = dict.fromkeys(at_hand(), "imagenet")
+    found = dict.fromkeys(find_weights_at_hand(), "imagenet")
     if weights != "imagenet":
-        found |= dict.fromkeys(at_hand(weights), weights)
+        found |= dict.fromkeys(find_weights_at_hand(weights), weights)
     if backbone not in found:
         raise InputError(
             f"BACKBONE={backbone}: expected one with weights at hand, which are {', '.join(found)}; "

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from competition.base.metrics import METRICS, find_metric
-from competition.base.statistics import CONFIDENCE, accuracy_interval, compare_rungs
+from competition.base.statistics import CONFIDENCE, accuracy_interval, compare_accuracies
 from competition.trials.ladder import LADDER, NOTES
 from competition.trials.study_rungs import known_rows, rarest
 
@@ -45,7 +45,7 @@ def score_rung(plan, result):
     reference = plan.results.get(rung.reference)
     if reference and reference.views and (both := known & known_rows(reference.probs)).any():
         before = reference.probs.argmax(1) == table.labels
-        row["difference"], row["p"] = compare_rungs(right[both], before[both])
+        row["difference"], row["p"] = compare_accuracies(right[both], before[both])
     return row
 
 

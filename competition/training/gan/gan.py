@@ -89,7 +89,7 @@ def gan(name=None, only_fold=None, overrides=(), workspace=Workspace()):
     that cannot be used, and for a folder made from another config, fold table or other images.
     """
     table = read_folds(name, workspace)
-    settings = read_settings(overrides)
+    settings = read_gan_settings(overrides)
     make_repeatable()
     weights = resolve_weights(settings.features, "imagenet")
     folds = fold_numbers("ONLY_FOLD", only_fold, table)
@@ -101,7 +101,7 @@ def gan(name=None, only_fold=None, overrides=(), workspace=Workspace()):
         return _report(table, records)
 
 
-def read_settings(overrides=()):
+def read_gan_settings(overrides=()):
     """The Settings with "key=value" overrides; InputError for an unknown key or a value of a wrong type or range."""
     types = {f.name: f.type for f in fields(Settings)}
     given = dict(parse_override(override) for override in overrides)

@@ -115,9 +115,6 @@ def run_theme(theme, options):
         yield Figure(theme, "", None, note=f"{FAILED}: {error}")
 
 
-# ------------------------------------------------------------------------------------------------------------- rows
-
-
 def describe(figure):
     """A Figure as the texts of a row: six significant digits, "" for what there is not."""
 
@@ -168,9 +165,6 @@ def show(rows):
     long = frame["note"].str.len() > SHOWN
     frame.loc[long, "note"] = frame["note"].str.slice(0, SHOWN - 3) + "..."
     return text_table(frame)
-
-
-# ------------------------------------------------------------------------------------------------ what all rows share
 
 
 def describe_hardware():

@@ -105,9 +105,6 @@ def _in_processes(n, options, *steps):
         shutil.rmtree(folder)
 
 
-# ------------------------------------------------------------------------------------------- in a process of its own
-
-
 def _in_folder(folder, what, data, n):
     os.chdir(folder)
     import_tensorflow()

@@ -147,6 +147,24 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     return forecast | {"left_out": count_left_out(table.paths, oofs)}
 
 
+def explain_choice(candidates, chosen, metric=METRICS["accuracy"]):
+    """One line that says why candidate number `chosen` won."""
+    packable = [candidate for candidate in candidates if candidate.kind in KINDS]
+    winner, noise = candidates[chosen], sum(candidate.behind <= candidate.error for candidate in packable)
+    best = min(packable, key=lambda candidate: candidate.behind)
+    if len(packable) == 1:
+        reason = "the only candidate"
+    elif winner.behind > best.behind:
+        reason = f"the simplest of the {noise} within one standard error of the best, {best} ({best.nested:.4f})"
+    elif noise > 1:
+        reason = f"the best, and the simplest of the {noise} within one standard error"
+    else:
+        reason = f"the best of {len(packable)}, more than one standard error ahead of the others"
+    if all(candidate.kind == "single" for candidate in candidates):
+        reason += "; there is only one run, so the blend is that run"
+    return f"chosen: {winner} (nested {metric.name} {winner.nested:.4f}), {reason}"
+
+
 def _describe_calibration(temperature, found):
     before, after = found["calibration_error"]
     return (
@@ -169,24 +187,6 @@ def _reliability_table(found):
             }
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def explain_choice(candidates, chosen, metric=METRICS["accuracy"]):
-    """One line that says why candidate number `chosen` won."""
-    packable = [candidate for candidate in candidates if candidate.kind in KINDS]
-    winner, noise = candidates[chosen], sum(candidate.behind <= candidate.error for candidate in packable)
-    best = min(packable, key=lambda candidate: candidate.behind)
-    if len(packable) == 1:
-        reason = "the only candidate"
-    elif winner.behind > best.behind:
-        reason = f"the simplest of the {noise} within one standard error of the best, {best} ({best.nested:.4f})"
-    elif noise > 1:
-        reason = f"the best, and the simplest of the {noise} within one standard error"
-    else:
-        reason = f"the best of {len(packable)}, more than one standard error ahead of the others"
-    if all(candidate.kind == "single" for candidate in candidates):
-        reason += "; there is only one run, so the blend is that run"
-    return f"chosen: {winner} (nested {metric.name} {winner.nested:.4f}), {reason}"
 
 
 def _name_weights(kind, weights):

@@ -48,15 +48,6 @@ def trained_again(run_dir, table, views):
     return rows, np.stack([np.concatenate([one[fold] for fold in folds]) for one in found])
 
 
-def _fold_probs(fold_dir, table, fold, views):
-    """What a finished fold says of its images, mean over `views`, float64 [m, C]; None where it lacks any of it."""
-    try:
-        found = oof.read_fold(fold_dir, table, fold) if (fold_dir / "fold.json").exists() else {}
-    except InputError:
-        return None
-    return np.mean([found[view] for view in views], axis=0, dtype=np.float64) if set(views) <= set(found) else None
-
-
 def train_apart(run_dir, table, views):
     """Probabilities float32 [k - 1, n, C] of heads that never saw an image nor its fold; None where that cannot be had.
 
@@ -103,6 +94,57 @@ def train_loose(run_dir, table, views):
     return _kept_heads(run_dir, table, views, "loose", train)
 
 
+def stops_early(run_dir):
+    """Whether a run's folds keep the epoch that is best on the very images that are scored: it has `patience`."""
+    config = read_json(Path(run_dir) / "run.json").get("config") or {}
+    return bool(config.get("recipe", {}).get("patience"))
+
+
+def stop_apart(run_dir, table):
+    """The OOF [n, C] (no view but the identity) of epochs that were chosen on other folds.
+
+    With `patience` a fold keeps the epoch that is best on the very images that are scored. Here each fold takes the
+    epoch at which the others' validation score is best on average (a fold that stopped before that, its last one), in
+    the metric by which the run chose. None where none was chosen, and where the epochs are not there: a soup and a
+    double run have none of their own, and a kernel takes none along.
+    """
+    run_dir = Path(run_dir)
+    histories = [run_dir / f"fold_{fold}" / "history.csv" for fold in range(table.k)]
+    if not stops_early(run_dir) or not all(path.exists() for path in histories):
+        return None
+    metric = chosen_by(read_json(run_dir / "run.json")["config"])
+    probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
+    for path in histories:
+        history = pd.read_csv(path)
+        last = history[history["phase"] == history["phase"].iloc[-1]]
+        try:
+            curves.append(pd.Series(metric.sign * oof.epoch_scores(path.parent, last, table, metric), last["epoch"]))
+        except FileNotFoundError:
+            return None
+    longest = max(map(len, curves))
+    padded = np.stack([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves])
+    for fold, curve in enumerate(curves):
+        best = int(np.delete(padded, fold, 0).mean(0).argmax())
+        number = curve.index[min(best, len(curve) - 1)]
+        path = run_dir / f"fold_{fold}" / "epochs" / f"{number:03d}.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as saved:
+            place = {image: row for row, image in enumerate(saved["image"].tolist())}
+            rows = np.flatnonzero(table.fold == fold)
+            probs[rows] = saved["probs"][[place[table.images[row]] for row in rows]]
+    return probs
+
+
+def _fold_probs(fold_dir, table, fold, views):
+    """What a finished fold says of its images, mean over `views`, float64 [m, C]; None where it lacks any of it."""
+    try:
+        found = oof.read_fold(fold_dir, table, fold) if (fold_dir / "fold.json").exists() else {}
+    except InputError:
+        return None
+    return np.mean([found[view] for view in views], axis=0, dtype=np.float64) if set(views) <= set(found) else None
+
+
 def _kept_heads(run_dir, table, views, what, train):
     """train(settings, features, metric, answer), of a run of plain heads on frozen features; else None.
 
@@ -145,48 +187,6 @@ def _train_heads(settings, features, rows, table, fold, metric):
     while len(state.log) < settings.frozen_epochs and not state.stopped(settings.patience).all():
         heads.train_epoch(state, [settings], pool, pool[0], table.labels[rows], fold, folds, metric=metric)
     return [layer.best[0] for layer in state.layers]
-
-
-def stops_early(run_dir):
-    """Whether a run's folds keep the epoch that is best on the very images that are scored: it has `patience`."""
-    config = read_json(Path(run_dir) / "run.json").get("config") or {}
-    return bool(config.get("recipe", {}).get("patience"))
-
-
-def stop_apart(run_dir, table):
-    """The OOF [n, C] (no view but the identity) of epochs that were chosen on other folds.
-
-    With `patience` a fold keeps the epoch that is best on the very images that are scored. Here each fold takes the
-    epoch at which the others' validation score is best on average (a fold that stopped before that, its last one), in
-    the metric by which the run chose. None where none was chosen, and where the epochs are not there: a soup and a
-    double run have none of their own, and a kernel takes none along.
-    """
-    run_dir = Path(run_dir)
-    histories = [run_dir / f"fold_{fold}" / "history.csv" for fold in range(table.k)]
-    if not stops_early(run_dir) or not all(path.exists() for path in histories):
-        return None
-    metric = chosen_by(read_json(run_dir / "run.json")["config"])
-    probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
-    for path in histories:
-        history = pd.read_csv(path)
-        last = history[history["phase"] == history["phase"].iloc[-1]]
-        try:
-            curves.append(pd.Series(metric.sign * oof.epoch_scores(path.parent, last, table, metric), last["epoch"]))
-        except FileNotFoundError:
-            return None
-    longest = max(map(len, curves))
-    padded = np.stack([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves])
-    for fold, curve in enumerate(curves):
-        best = int(np.delete(padded, fold, 0).mean(0).argmax())
-        number = curve.index[min(best, len(curve) - 1)]
-        path = run_dir / f"fold_{fold}" / "epochs" / f"{number:03d}.npz"
-        if not path.exists():
-            return None
-        with np.load(path) as saved:
-            place = {image: row for row, image in enumerate(saved["image"].tolist())}
-            rows = np.flatnonzero(table.fold == fold)
-            probs[rows] = saved["probs"][[place[table.images[row]] for row in rows]]
-    return probs
 
 
 def _read_features(record, settings, table):

@@ -10,31 +10,6 @@ LEAST_SHARE = 0.02  # a member that counts less is not worth its time
 STACKED = 1e8  # images x runs x classes^2 from which on stacking takes minutes, and is left out
 
 
-def blend_logs(kind, logs, labels, parts):
-    """Nested and in-sample probabilities [n, C] of blends that work on logarithms [R, n, C]."""
-    if kind == "geometric":  # nothing is chosen
-        mean = logs.mean(0)
-        probs = np.exp(mean - mean.max(1, keepdims=True))
-        probs /= probs.sum(1, keepdims=True)
-        return probs, probs
-    from sklearn.linear_model import LogisticRegression
-
-    count, n, classes = logs.shape
-    inputs = logs.transpose(1, 0, 2).reshape(n, -1)
-    inputs = inputs - inputs.mean(0)
-
-    def fit(rows, asked):
-        probs = np.zeros((asked.sum(), classes))
-        found = LogisticRegression(C=0.01 / count, max_iter=200).fit(inputs[rows], labels[rows])
-        probs[:, found.classes_] = found.predict_proba(inputs[asked])
-        return probs
-
-    nested, everything = np.zeros((n, classes)), np.full(n, True)
-    for part in np.unique(parts):
-        nested[parts == part] = fit(parts != part, parts == part)
-    return nested, fit(everything, everything)
-
-
 def select_greedily(probs, labels, picks=PICKS, metric=METRICS["accuracy"]):
     """How often each run is picked, int64 [R]. probs [R, n, C], labels int [n].
 
@@ -99,6 +74,31 @@ def weigh_by_likelihood(probs, labels, metric, steps=300):
 
 
 WEIGH = {"single": weigh_single, "mean": weigh_mean, "greedy": weigh_greedily, "convex": weigh_by_likelihood}
+
+
+def blend_logs(kind, logs, labels, parts):
+    """Nested and in-sample probabilities [n, C] of blends that work on logarithms [R, n, C]."""
+    if kind == "geometric":  # nothing is chosen
+        mean = logs.mean(0)
+        probs = np.exp(mean - mean.max(1, keepdims=True))
+        probs /= probs.sum(1, keepdims=True)
+        return probs, probs
+    from sklearn.linear_model import LogisticRegression
+
+    count, n, classes = logs.shape
+    inputs = logs.transpose(1, 0, 2).reshape(n, -1)
+    inputs = inputs - inputs.mean(0)
+
+    def fit(rows, asked):
+        probs = np.zeros((asked.sum(), classes))
+        found = LogisticRegression(C=0.01 / count, max_iter=200).fit(inputs[rows], labels[rows])
+        probs[:, found.classes_] = found.predict_proba(inputs[asked])
+        return probs
+
+    nested, everything = np.zeros((n, classes)), np.full(n, True)
+    for part in np.unique(parts):
+        nested[parts == part] = fit(parts != part, parts == part)
+    return nested, fit(everything, everything)
 
 
 def _without_small(shares):

@@ -13,6 +13,7 @@ FEW = 32  # of the first call, which tells the speed
 ROOM = 10**9  # bytes of all versions of the images
 LOW = 0.3  # of the way from the most common class to 1: less on training images is suspicious
 SLACK = 0.02  # of labels may differ for another type or batch: near-ties
+MAYBE = 0.01  # p up to which a change is worth to be tried, where the accuracy is low
 _TYPES = 'Convert first, whatever comes: `X = np.asarray(X).astype("float32")`; then scale.'
 _BATCH = (
     "Each image must be answered by itself: no mean or deviation over the batch, no `training=True`, and no "
@@ -64,7 +65,6 @@ PROBES = (
         "no image", (Job(0, "uint8"),), WARNING, "", "Few scorers send an empty batch; return an empty array for it."
     ),
 )
-MAYBE = 0.01  # p up to which a change is worth to be tried, where the accuracy is low
 
 
 def check_shape(labels, returned, classes, n, read):

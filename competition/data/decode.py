@@ -65,6 +65,23 @@ def check_with_draft(data, name, side):
     return _decode(data, name, side)
 
 
+def resize(image, size):
+    """uint8 [h, w, 3] -> uint8 [height, width, 3] for `size` = (height, width): Pillow's antialiased bicubic.
+
+    An image of that size already comes back as it is. The aspect ratio is not kept.
+    """
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def shrink_size(size):
+    """(height, width) with about PIXELS pixels and the same proportions; smaller sizes stay."""
+    scale = min(1, (PIXELS / (size[0] * size[1])) ** 0.5)
+    return tuple(max(1, round(side * scale)) for side in size)
+
+
 def _decode(data, name, draft=0):
     """Pixels, (height, width) at full size, format.
 
@@ -92,17 +109,6 @@ def _decode(data, name, draft=0):
     if drafted:
         size = full if _orientation(image) in SIDEWAYS else full[::-1]
     return pixels, size, image.format
-
-
-def resize(image, size):
-    """uint8 [h, w, 3] -> uint8 [height, width, 3] for `size` = (height, width): Pillow's antialiased bicubic.
-
-    An image of that size already comes back as it is. The aspect ratio is not kept.
-    """
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _orientation(image):
@@ -133,9 +139,3 @@ def _to_8_bit(values):
         scale = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
         return np.rint(np.clip(values * scale, 0, 255)).astype(np.uint8)
     return ((np.clip(values.astype(np.int64), 0, 65535) + 128) // 257).astype(np.uint8)
-
-
-def shrink_size(size):
-    """(height, width) with about PIXELS pixels and the same proportions; smaller sizes stay."""
-    scale = min(1, (PIXELS / (size[0] * size[1])) ** 0.5)
-    return tuple(max(1, round(side * scale)) for side in size)

@@ -92,35 +92,6 @@ def cut_pairs(labels, pairs, folds):
     return pairs.reset_index(drop=True)
 
 
-def _too_large(labels, picture, folds, close):
-    """bool [n]: whether the images are in a group that is no picture's copies; `picture` [n] as `join_pairs` has it.
-
-    Of a class it holds more than one fold should, or it mixes classes. While all groups hold no more of a class than
-    a fold's share, the class has a group for each fold. Where almost all are like all others (`close`, bool [n]) it is a
-    scene nevertheless, or one picture under several labels, unless it is most of a class or too few groups remain.
-    """
-    frame = pd.DataFrame({"picture": picture, "label": labels})
-    counts = frame.groupby(["picture", "label"], as_index=False).size()
-    of_class = counts.groupby("label")["size"].agg(["sum", "size"])
-    share = of_class["sum"] / folds
-    limit = share.clip(lower=FEW).where(of_class["size"] >= folds, share).clip(lower=1)
-    of_scene = limit.where(of_class["size"] < folds, np.maximum(limit, MOST * of_class["sum"]))
-    knit = counts["picture"].isin(picture[close])
-    over = counts["size"] > counts["label"].map(limit).where(~knit, counts["label"].map(of_scene))
-    of_picture = counts.groupby("picture")["size"].agg(["sum", "max"])
-    mixed = (of_picture["sum"] > FEW) & (of_picture["max"] < LEAST_SHARE * of_picture["sum"])
-    mixed &= ~of_picture.index.isin(picture[close])
-    large = {*counts["picture"][over], *of_picture.index[mixed]}
-    return np.isin(picture, list(large))
-
-
-def _close_knit(picture, pairs):
-    """bool [n]: whether an image is in a group of which almost all pairs were found, as far as they were looked for."""
-    size = np.bincount(picture, minlength=len(picture))
-    found = np.bincount(picture[pairs["first"].to_numpy(int)], minlength=len(picture))
-    return ((size > 1) & (2 * found >= KNIT * size * np.minimum(size - 1, NEIGHBOURS)))[picture]
-
-
 def pair_equal(values):
     """Pairs int [m, 2] of (the first row of a value, another row of it)."""
     codes, _ = pd.factorize(np.asarray(values))
@@ -187,6 +158,35 @@ def write_report(table, frame, pairs):
             f"{frame['image'][largest[0]]} and {len(largest) - 1} others are one group, more than a fold: look at "
             f"{folder / 'groups.html'}, and use NEAR=0 where they are not the same"
         )
+
+
+def _too_large(labels, picture, folds, close):
+    """bool [n]: whether the images are in a group that is no picture's copies; `picture` [n] as `join_pairs` has it.
+
+    Of a class it holds more than one fold should, or it mixes classes. While all groups hold no more of a class than
+    a fold's share, the class has a group for each fold. Where almost all are like all others (`close`, bool [n]) it is a
+    scene nevertheless, or one picture under several labels, unless it is most of a class or too few groups remain.
+    """
+    frame = pd.DataFrame({"picture": picture, "label": labels})
+    counts = frame.groupby(["picture", "label"], as_index=False).size()
+    of_class = counts.groupby("label")["size"].agg(["sum", "size"])
+    share = of_class["sum"] / folds
+    limit = share.clip(lower=FEW).where(of_class["size"] >= folds, share).clip(lower=1)
+    of_scene = limit.where(of_class["size"] < folds, np.maximum(limit, MOST * of_class["sum"]))
+    knit = counts["picture"].isin(picture[close])
+    over = counts["size"] > counts["label"].map(limit).where(~knit, counts["label"].map(of_scene))
+    of_picture = counts.groupby("picture")["size"].agg(["sum", "max"])
+    mixed = (of_picture["sum"] > FEW) & (of_picture["max"] < LEAST_SHARE * of_picture["sum"])
+    mixed &= ~of_picture.index.isin(picture[close])
+    large = {*counts["picture"][over], *of_picture.index[mixed]}
+    return np.isin(picture, list(large))
+
+
+def _close_knit(picture, pairs):
+    """bool [n]: whether an image is in a group of which almost all pairs were found, as far as they were looked for."""
+    size = np.bincount(picture, minlength=len(picture))
+    found = np.bincount(picture[pairs["first"].to_numpy(int)], minlength=len(picture))
+    return ((size > 1) & (2 * found >= KNIT * size * np.minimum(size - 1, NEIGHBOURS)))[picture]
 
 
 def _parts(table, frame, conflicts, others, score):

@@ -89,6 +89,31 @@ def transform(image, symmetry):
     return image[:: -1 if symmetry & 2 else 1, :: -1 if symmetry & 1 else 1]
 
 
+def align(first, second):
+    """The affine move float32 [2, 3] that takes places of `first` to those of `second`; None where none is small."""
+    cv2.setNumThreads(1)  # the images go through threads of our own
+    ends = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, ITERATIONS, 1e-4)
+    first, second = (np.ascontiguousarray(image, np.float32) for image in (first, second))
+    try:
+        _, move = cv2.findTransformECC(first, second, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, ends, None, 5)
+    except cv2.error:  # it found nothing that fits
+        return None
+    corners = np.array([[x, y, 1] for x in (0, SIDE - 1) for y in (0, SIDE - 1)], np.float32)
+    moved = np.abs(corners @ move.T - corners[:, :2]).max()
+    return move if moved <= FURTHEST * SIDE else None
+
+
+def correlate(first, second, move):
+    """The correlation of two lumas' details where they overlap, -1..1; 0 where one of them has none there."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    second = cv2.warpAffine(np.ascontiguousarray(second, np.float32), move, (SIDE, SIDE), flags=flags)
+    inside = cv2.warpAffine(np.ones((SIDE, SIDE), np.float32), move, (SIDE, SIDE), flags=flags) > 0.99
+    (a, seen), (b, _) = (_high_pass(image, inside) for image in (first, second))
+    if not seen.any() or min(a[seen].std(), b[seen].std()) < LEAST_DETAIL / 2:
+        return 0.0
+    return float(np.corrcoef(*(_level(detail, seen)[seen] for detail in (a, b)))[0, 1])
+
+
 def _inverse(symmetry):
     """The symmetries that undo these: what is transposed last has its flips exchanged."""
     swapped = (symmetry & 4) | (symmetry & 1) << 1 | (symmetry & 2) >> 1
@@ -206,31 +231,6 @@ def _unordered(jobs):
         [np.minimum(first, second), np.maximum(first, second), np.where(swapped, _inverse(symmetry), symmetry)], 1
     )
     return np.unique(jobs, axis=0)
-
-
-def align(first, second):
-    """The affine move float32 [2, 3] that takes places of `first` to those of `second`; None where none is small."""
-    cv2.setNumThreads(1)  # the images go through threads of our own
-    ends = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, ITERATIONS, 1e-4)
-    first, second = (np.ascontiguousarray(image, np.float32) for image in (first, second))
-    try:
-        _, move = cv2.findTransformECC(first, second, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, ends, None, 5)
-    except cv2.error:  # it found nothing that fits
-        return None
-    corners = np.array([[x, y, 1] for x in (0, SIDE - 1) for y in (0, SIDE - 1)], np.float32)
-    moved = np.abs(corners @ move.T - corners[:, :2]).max()
-    return move if moved <= FURTHEST * SIDE else None
-
-
-def correlate(first, second, move):
-    """The correlation of two lumas' details where they overlap, -1..1; 0 where one of them has none there."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    second = cv2.warpAffine(np.ascontiguousarray(second, np.float32), move, (SIDE, SIDE), flags=flags)
-    inside = cv2.warpAffine(np.ones((SIDE, SIDE), np.float32), move, (SIDE, SIDE), flags=flags) > 0.99
-    (a, seen), (b, _) = (_high_pass(image, inside) for image in (first, second))
-    if not seen.any() or min(a[seen].std(), b[seen].std()) < LEAST_DETAIL / 2:
-        return 0.0
-    return float(np.corrcoef(*(_level(detail, seen)[seen] for detail in (a, b)))[0, 1])
 
 
 def _high_pass(image, inside):

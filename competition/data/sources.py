@@ -96,6 +96,17 @@ def open_reader(data, root=""):
     return Source(data, root) if plain else _open_zip(data, root)
 
 
+def read_column(source, column):
+    """{image: text} of one more column of the CSV that a Source was made of. InputError where there is none."""
+    if source.data.suffix.lower() != ".csv" or source.data.is_dir():
+        raise InputError(f"{column}: {source.data} has no columns, expected DATA= a CSV with one of that name")
+    starts = source.data.parent, source.data.parent.resolve()
+    found = {}
+    for _, row in _csv_rows(source.data, ("image", "label", column)):
+        found[_below(starts, row["image"])] = row[column]
+    return found
+
+
 def _absolute(data, expected=EXPECTED):
     if not str(data).strip():
         raise InputError(f"{'DATA' if expected == EXPECTED else 'the name'} is empty, expected {expected}")
@@ -264,17 +275,6 @@ def _from_csv(data):
     if missing:
         raise InputError(f"{data}: missing below {folder}: {shorten(missing)}")
     return _checked(Source(data, ""), "", sorted(pairs), "the label column")
-
-
-def read_column(source, column):
-    """{image: text} of one more column of the CSV that a Source was made of. InputError where there is none."""
-    if source.data.suffix.lower() != ".csv" or source.data.is_dir():
-        raise InputError(f"{column}: {source.data} has no columns, expected DATA= a CSV with one of that name")
-    starts = source.data.parent, source.data.parent.resolve()
-    found = {}
-    for _, row in _csv_rows(source.data, ("image", "label", column)):
-        found[_below(starts, row["image"])] = row[column]
-    return found
 
 
 def _csv_rows(data, expected=("image", "label")):

@@ -22,11 +22,6 @@ COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
 
 
-def group_ids(table):
-    """int64 [n]: the group of each image, its own where the table has no groups."""
-    return np.unique(table.frame["group" if "group" in table.frame else "image"], return_inverse=True)[1]
-
-
 @dataclass(frozen=True)
 class FoldTable:
     """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen."""
@@ -136,21 +131,9 @@ def add_rows(table, fold, names, labels, hashes):
     return replace(table, frame=pd.concat([table.frame, rows], ignore_index=True), **changed)
 
 
-def default_name(data, otherwise="give one with NAME="):
-    path = Path(os.path.abspath(os.path.expanduser(data)))
-    stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
-    name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]
-    if not name:
-        raise InputError(f"{path}: no name can be made of this, {otherwise}")
-    return name
-
-
-def table_hash(content, classes, size):
-    return sha256_bytes(content + json.dumps([list(classes), list(size)], ensure_ascii=False).encode("utf-8"))
-
-
-def data_hash(frame):
-    return files.hash_json(sorted(zip(frame["image"].tolist(), frame["sha256"].tolist())))
+def group_ids(table):
+    """int64 [n]: the group of each image, its own where the table has no groups."""
+    return np.unique(table.frame["group" if "group" in table.frame else "image"], return_inverse=True)[1]
 
 
 def held_out_images(table, fold):
@@ -173,3 +156,20 @@ def fold_numbers(variable, folds, table):
     if not set(named) <= set(known):
         raise InputError(f"{variable}={folds}: expected a number from 0 to {table.k - 1}, or several: 0,1")
     return [int(fold) for fold in dict.fromkeys(named)]
+
+
+def default_name(data, otherwise="give one with NAME="):
+    path = Path(os.path.abspath(os.path.expanduser(data)))
+    stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
+    name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]
+    if not name:
+        raise InputError(f"{path}: no name can be made of this, {otherwise}")
+    return name
+
+
+def table_hash(content, classes, size):
+    return sha256_bytes(content + json.dumps([list(classes), list(size)], ensure_ascii=False).encode("utf-8"))
+
+
+def data_hash(frame):
+    return files.hash_json(sorted(zip(frame["image"].tolist(), frame["sha256"].tolist())))

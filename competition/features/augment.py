@@ -145,7 +145,6 @@ def grid_mask(height, width, random, kept=0.6):
     return y[:, None] & x
 
 
-# ---------------------------------------------------------------------------------------------------- mixing of pairs
 def mix_pairs(images, targets, random, mixup=0.0, cutmix=0.0, fmix=0.0, patch=(0.0, 1.0)):
     """Mix images of a batch with others of it: each with probability `mixup`, `cutmix` or `fmix` in one of these ways.
 
@@ -207,7 +206,6 @@ def blob_mask(height, width, random, decay=3):
     return mask.reshape(height, width)
 
 
-# --------------------------------------------------------------------------------------------- copies of rare classes
 @dataclass(frozen=True)
 class Copies:
     """Additional augmented copies of images of some classes, for training alone.

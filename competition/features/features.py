@@ -40,21 +40,6 @@ def predict(model, images, batch=BATCH, bar=None, taken=None):
     return np.concatenate(rows) if rows else np.zeros((0, model.output_shape[-1]), np.float32)
 
 
-def _predict_parts(model, parts, batch, bar, taken=None):
-    """The model's output for each of the parts, of up to `batch` rows; to `taken` the milliseconds an image are added."""
-    model.jit_compile = use_xla()
-    for part in parts:
-        chunk = np.zeros((batch, *part.shape[1:]), np.float32)
-        chunk[: len(part)] = part
-        before = time.perf_counter()
-        rows = np.asarray(model.predict_on_batch(chunk), np.float32)[: len(part)]
-        if taken is not None:
-            taken.append(1000 * (time.perf_counter() - before) / batch)
-        yield rows
-        if bar is not None:
-            bar.update(len(part))
-
-
 @dataclass(frozen=True)
 class Shelf:
     """Where the features of a set of images lie, and what they depend on."""
@@ -116,11 +101,6 @@ class Shelf:
         return found
 
 
-def _view(view):
-    """What the key of features without augmentation says besides the Shelf's own."""
-    return {"view": view}
-
-
 def read_ms(shelf):
     """Milliseconds that the backbone of a Shelf takes for an image, the least that was seen; None where nothing tells."""
     found = []
@@ -164,6 +144,26 @@ def copy_features(backbone, images, copies, policy, seed, shelf, room=None, vers
         for copy in range(copies)
     ]
     return _compute(backbone, images, jobs, shelf, room)
+
+
+def _predict_parts(model, parts, batch, bar, taken=None):
+    """The model's output for each of the parts, of up to `batch` rows; to `taken` the milliseconds an image are added."""
+    model.jit_compile = use_xla()
+    for part in parts:
+        chunk = np.zeros((batch, *part.shape[1:]), np.float32)
+        chunk[: len(part)] = part
+        before = time.perf_counter()
+        rows = np.asarray(model.predict_on_batch(chunk), np.float32)[: len(part)]
+        if taken is not None:
+            taken.append(1000 * (time.perf_counter() - before) / batch)
+        yield rows
+        if bar is not None:
+            bar.update(len(part))
+
+
+def _view(view):
+    """What the key of features without augmentation says besides the Shelf's own."""
+    return {"view": view}
 
 
 def _compute(backbone, images, jobs, shelf, room):

@@ -216,6 +216,14 @@ def schedule(kind, warmup):
     return one_cycle
 
 
+def softmax_and_log(logits):
+    """Probabilities [..., C] of logits [..., C], and their logarithms."""
+    logs = logits - logits.max(-1, keepdims=True)
+    exponent = np.exp(logs)
+    total = exponent.sum(-1, keepdims=True)
+    return exponent / total, logs - np.log(total)
+
+
 def _order(rows, length, random):
     """Row numbers, shuffled anew as often as it takes to fill `length`."""
     shuffled = [random.permutation(rows) for _ in range(-(-length // len(rows)))]
@@ -237,14 +245,6 @@ def _drop(inputs, dropout, noises):
     if dropout.any():
         noise = np.stack([random.random((inputs.shape[2], inputs.shape[3] - 1), np.float32) for random in noises])
         inputs[..., :-1] *= np.where(noise >= dropout, 1 / (1 - dropout), np.float32(0))
-
-
-def softmax_and_log(logits):
-    """Probabilities [..., C] of logits [..., C], and their logarithms."""
-    logs = logits - logits.max(-1, keepdims=True)
-    exponent = np.exp(logs)
-    total = exponent.sum(-1, keepdims=True)
-    return exponent / total, logs - np.log(total)
 
 
 def _adamw(layer, gradient, rate, decay, done):

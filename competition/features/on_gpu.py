@@ -21,6 +21,14 @@ _D4 = {  # a symmetry's matrix on (x, y) from the middle of the picture, y downw
     "t": ((0, 1), (1, 0)),
     "hvt": ((0, -1), (-1, 0)),
 }
+_KINDS = {
+    "HorizontalFlip": "move",
+    "VerticalFlip": "move",
+    "D4": "move",
+    "Affine": "move",
+    "RandomBrightnessContrast": "light",
+    "HueSaturationValue": "colour",
+}
 
 
 def keep_on_device(images, names):
@@ -71,16 +79,6 @@ def draw_transforms(names, seed):
     for transform in compose.transforms:
         transform.apply_with_params = lambda params, **data: data
     return compose
-
-
-_KINDS = {
-    "HorizontalFlip": "move",
-    "VerticalFlip": "move",
-    "D4": "move",
-    "Affine": "move",
-    "RandomBrightnessContrast": "light",
-    "HueSaturationValue": "colour",
-}
 
 
 def _kinds(names):

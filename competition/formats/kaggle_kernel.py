@@ -185,7 +185,68 @@ def make_training(
     return folder
 
 
-# -------------------------------------------------------------------------------------------------- what goes to Kaggle
+def take(source, workspace=Workspace()):
+    """Take in the runs that training kernels left, `run-*.zip` in a folder or one such zip, as runs of their tables.
+
+    Their hashes of fold table and images must be those of the table here. A run that was trained in parts (ONLY_FOLD=)
+    grows with each part, and gets its OOF with the last. Returns the runs' folders. InputError for what does not fit,
+    and for another run of that name.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder, expected what `kaggle kernels output` brought")
+    zips = [source] if source.is_file() else sorted(source.rglob("run-*.zip"))
+    if not zips:
+        there = sorted(path.name for path in source.iterdir())
+        raise InputError(
+            f"{source}: found {shorten(there) or 'nothing'}, expected run-<table>-<run>.zip, which a "
+            "training kernel leaves"
+        )
+    return [_take(path, workspace) for path in zips]
+
+
+def fetch_wheels(workspace=Workspace()):
+    """The wheels of WHEELS in the versions that are installed here, from `kernels/wheels/` or fetched there by pip.
+
+    Without network, or pip, a warning says which are missing; the kernel then takes what Kaggle's image has.
+    """
+    folder = workspace.wheels
+    wanted = {name: metadata.version(name) for name in WHEELS}
+
+    def there(name):
+        return sorted(folder.glob(f"{name}-{wanted[name]}-*.whl"))
+
+    if missing := [name for name in wanted if not there(name)]:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--disable-pip-version-check",
+                "--retries=1",
+                "--timeout=10",
+                "--no-deps",
+                "--only-binary=:all:",
+                "-d",
+                folder,
+                *(f"{name}=={wanted[name]}" for name in missing),
+            ],
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if found.returncode:
+            reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
+            files.warn(
+                f"{folder}: no wheels of {shorten(missing)}, which pip could not fetch ({reason}); the kernel "
+                "will use what Kaggle has of them. The same command with a network adds them"
+            )
+    return [path for name in wanted for path in there(name)[:1]]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """What kernel_script.py reads: what to call, and what of its outputs goes where."""
@@ -298,69 +359,6 @@ def _copy_images(table, folder):
         path = folder / image
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-
-
-def fetch_wheels(workspace=Workspace()):
-    """The wheels of WHEELS in the versions that are installed here, from `kernels/wheels/` or fetched there by pip.
-
-    Without network, or pip, a warning says which are missing; the kernel then takes what Kaggle's image has.
-    """
-    folder = workspace.wheels
-    wanted = {name: metadata.version(name) for name in WHEELS}
-
-    def there(name):
-        return sorted(folder.glob(f"{name}-{wanted[name]}-*.whl"))
-
-    if missing := [name for name in wanted if not there(name)]:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "-q",
-                "--disable-pip-version-check",
-                "--retries=1",
-                "--timeout=10",
-                "--no-deps",
-                "--only-binary=:all:",
-                "-d",
-                folder,
-                *(f"{name}=={wanted[name]}" for name in missing),
-            ],
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if found.returncode:
-            reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
-            files.warn(
-                f"{folder}: no wheels of {shorten(missing)}, which pip could not fetch ({reason}); the kernel "
-                "will use what Kaggle has of them. The same command with a network adds them"
-            )
-    return [path for name in wanted for path in there(name)[:1]]
-
-
-# --------------------------------------------------------------------------------------------- what comes from Kaggle
-def take(source, workspace=Workspace()):
-    """Take in the runs that training kernels left, `run-*.zip` in a folder or one such zip, as runs of their tables.
-
-    Their hashes of fold table and images must be those of the table here. A run that was trained in parts (ONLY_FOLD=)
-    grows with each part, and gets its OOF with the last. Returns the runs' folders. InputError for what does not fit,
-    and for another run of that name.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder, expected what `kaggle kernels output` brought")
-    zips = [source] if source.is_file() else sorted(source.rglob("run-*.zip"))
-    if not zips:
-        there = sorted(path.name for path in source.iterdir())
-        raise InputError(
-            f"{source}: found {shorten(there) or 'nothing'}, expected run-<table>-<run>.zip, which a "
-            "training kernel leaves"
-        )
-    return [_take(path, workspace) for path in zips]
 
 
 def _take(path, workspace):

@@ -238,6 +238,17 @@ def summarise(labels, hidden, shares, classes):
     return pd.DataFrame([*rows, row("all", np.ones(len(labels), bool))])
 
 
+def lay_over(image, places, least=1e-12):
+    """An image uint8 [h, w, 3] with a map of any resolution laid over it, from blue (0 or less) to red.
+
+    Red is the map's maximum, or `least` where that is larger.
+    """
+    heat = np.maximum(places, 0) / max(places.max(), least)
+    heat = np.clip(cv2.resize(heat.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR), 0, 1)
+    colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.rint(0.5 * image + 0.5 * colours).astype(np.uint8)
+
+
 def _best_run(table):
     folder = table.paths.runs
     finished = [
@@ -306,17 +317,6 @@ def _patches(height, width):
         return (starts <= np.arange(side)) & (np.arange(side) < starts + length)
 
     return (strips(height)[:, None, :, None] & strips(width)[None, :, None, :]).reshape(-1, height, width)
-
-
-def lay_over(image, places, least=1e-12):
-    """An image uint8 [h, w, 3] with a map of any resolution laid over it, from blue (0 or less) to red.
-
-    Red is the map's maximum, or `least` where that is larger.
-    """
-    heat = np.maximum(places, 0) / max(places.max(), least)
-    heat = np.clip(cv2.resize(heat.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR), 0, 1)
-    colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    return np.rint(0.5 * image + 0.5 * colours).astype(np.uint8)
 
 
 def _parts(table, run, frame, verdict, shown, figures, probabilities):

@@ -146,6 +146,33 @@ def summarise(frame, outliers, classes):
     return found.astype({"sharpness": np.int64})
 
 
+def draw_rows(table, rows):
+    """{row: an <img>} of some rows of the table."""
+    size = _shown_size(*table.size)
+    part = replace(table, frame=table.frame.iloc[rows])
+    small = map_images(part, lambda image: _shrink(image, size))
+    return {row: page.picture(image, table.images[row]) for row, image in zip(rows, small)}
+
+
+def draw_spread(frame, column, classes):
+    """How a measure is distributed in each class: from 5 to 95 % a line, from 25 to 75 % a bar, the median a mark."""
+    quantiles = frame.groupby("label")[column].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack().loc[classes]
+    low, high = quantiles.to_numpy().min(), quantiles.to_numpy().max()
+    lines = []
+    for number, (label, values) in enumerate(quantiles.iterrows()):
+        x = 240 + 600 * (values.to_numpy() - low) / ((high - low) or 1)
+        y = 20 * number + 10
+        lines.append(
+            f'<text x="0" y="{y + 4}">{page.escape(label[:30])}</text>'
+            f'<path d="M{x[0]:.1f} {y}H{x[4]:.1f}" stroke="#888"/>'
+            f'<path d="M{x[1]:.1f} {y}H{x[3]:.1f}" stroke="#69c" stroke-width="12"/>'
+            f'<path d="M{x[2]:.1f} {y - 8}v16" stroke="#024" stroke-width="2"/>'
+        )
+    y = 20 * len(classes) + 16
+    axis = f'<text x="240" y="{y}">{low:.3g}</text><text x="840" y="{y}" text-anchor="end">{high:.3g}</text>'
+    return page.Html(f'<svg width="860" height="{y + 6}" font-size="13">{"".join(lines)}{axis}</svg>')
+
+
 def _measure_all(table):
     """The Measures of all images, a DataFrame, and the mean picture of each class, uint8 [C, h, w, 3]."""
     size = _shown_size(*table.size)
@@ -178,7 +205,6 @@ def _join_names(outliers, n):
     return [", ".join(kinds) for kinds in names]
 
 
-# ----------------------------------------------------------------------------------------------------------- the page
 def _parts(table, frame, means, outliers, by_class):
     sheet = max(6, min(SHEET, SHEETS // len(table.classes)))
     random = np.random.default_rng(0)
@@ -224,30 +250,3 @@ def _class_rows(table, frame, means):
             "mean picture": page.picture(mean),
             "sizes (height x width: images)": common + (f", {len(sizes) - 3} others" if len(sizes) > 3 else ""),
         }
-
-
-def draw_rows(table, rows):
-    """{row: an <img>} of some rows of the table."""
-    size = _shown_size(*table.size)
-    part = replace(table, frame=table.frame.iloc[rows])
-    small = map_images(part, lambda image: _shrink(image, size))
-    return {row: page.picture(image, table.images[row]) for row, image in zip(rows, small)}
-
-
-def draw_spread(frame, column, classes):
-    """How a measure is distributed in each class: from 5 to 95 % a line, from 25 to 75 % a bar, the median a mark."""
-    quantiles = frame.groupby("label")[column].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack().loc[classes]
-    low, high = quantiles.to_numpy().min(), quantiles.to_numpy().max()
-    lines = []
-    for number, (label, values) in enumerate(quantiles.iterrows()):
-        x = 240 + 600 * (values.to_numpy() - low) / ((high - low) or 1)
-        y = 20 * number + 10
-        lines.append(
-            f'<text x="0" y="{y + 4}">{page.escape(label[:30])}</text>'
-            f'<path d="M{x[0]:.1f} {y}H{x[4]:.1f}" stroke="#888"/>'
-            f'<path d="M{x[1]:.1f} {y}H{x[3]:.1f}" stroke="#69c" stroke-width="12"/>'
-            f'<path d="M{x[2]:.1f} {y - 8}v16" stroke="#024" stroke-width="2"/>'
-        )
-    y = 20 * len(classes) + 16
-    axis = f'<text x="240" y="{y}">{low:.3g}</text><text x="840" y="{y}" text-anchor="end">{high:.3g}</text>'
-    return page.Html(f'<svg width="860" height="{y + 6}" font-size="13">{"".join(lines)}{axis}</svg>')

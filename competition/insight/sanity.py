@@ -39,6 +39,42 @@ BETTER = 0.01  # p up to which the baseline is better than zero inputs
 LEAK = 0.001  # p up to which shuffled labels are no chance: one sound data set in a thousand would be called broken
 
 
+@dataclass(frozen=True)
+class Check:
+    """One check: what was found beside what is expected, and what it means when they do not agree."""
+
+    check: str
+    found: str
+    expected: str
+    good: bool
+    meaning: str
+
+
+def sanity(name=None, workspace=Workspace()):
+    """Run all checks on the fold table `name`, print them as a table and return that as a DataFrame.
+
+    Nothing is written. Raises InputError, one line with what each failed check means, when not all are passed.
+    """
+    table = read_folds(name, workspace)
+    rows = choose_sample(table, LIMIT)
+    part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=shrink_size(table.size))
+    pixels = flatten(load_images(part))
+    checks = check_pixels(pixels, part.labels, part.fold % 2, len(part.classes))
+    frame = pd.DataFrame(
+        [
+            {"check": c.check, "found": c.found, "expected": c.expected, "verdict": "good" if c.good else "FAILED"}
+            for c in checks
+        ]
+    )
+    chosen = "" if len(rows) == len(table.frame) else f" of {len(table.frame)}"
+    height, width = part.size
+    print(f"{table.name}: {len(rows)}{chosen} images in {len(part.classes)} classes, shrunk to {height}x{width}\n")
+    print(text_table(frame))
+    if failed := [c.meaning for c in checks if not c.good]:
+        raise InputError(f"{table.paths.csv}: {'; '.join(failed)}")
+    return frame
+
+
 def check_pixels(pixels, labels, half, classes):
     """The Checks of pixels float32 [n, d], labels int [n] below `classes`, and `half`, 0 or 1, int [n]."""
     random = np.random.default_rng(0)
@@ -93,42 +129,6 @@ def check_pixels(pixels, labels, half, classes):
             "labels that were shuffled are predicted better than by chance: what is held out is known in training",
         ),
     ]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check: what was found beside what is expected, and what it means when they do not agree."""
-
-    check: str
-    found: str
-    expected: str
-    good: bool
-    meaning: str
-
-
-def sanity(name=None, workspace=Workspace()):
-    """Run all checks on the fold table `name`, print them as a table and return that as a DataFrame.
-
-    Nothing is written. Raises InputError, one line with what each failed check means, when not all are passed.
-    """
-    table = read_folds(name, workspace)
-    rows = choose_sample(table, LIMIT)
-    part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=shrink_size(table.size))
-    pixels = flatten(load_images(part))
-    checks = check_pixels(pixels, part.labels, part.fold % 2, len(part.classes))
-    frame = pd.DataFrame(
-        [
-            {"check": c.check, "found": c.found, "expected": c.expected, "verdict": "good" if c.good else "FAILED"}
-            for c in checks
-        ]
-    )
-    chosen = "" if len(rows) == len(table.frame) else f" of {len(table.frame)}"
-    height, width = part.size
-    print(f"{table.name}: {len(rows)}{chosen} images in {len(part.classes)} classes, shrunk to {height}x{width}\n")
-    print(text_table(frame))
-    if failed := [c.meaning for c in checks if not c.good]:
-        raise InputError(f"{table.paths.csv}: {'; '.join(failed)}")
-    return frame
 
 
 def train_linear(recipe, inputs, labels, fold_of, classes):

@@ -160,6 +160,21 @@ def network_size(model, size, image_size=None, least_size=0):
     return tuple(-(-side * shorter // min(size)) for side in size)
 
 
+@functools.cache
+def smallest_size(model):
+    """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
+    if _family(model) in OWN:
+        return 1
+    if model in efficientnet_lite.VARIANTS:
+        return LITE_SMALLEST
+    constructor, _ = _applications()[model]
+    try:
+        constructor(include_top=False, weights=None, input_shape=(1, 1, 3))
+    except ValueError as error:
+        return int(re.search(r"at least (\d+)x\d+", str(error))[1])
+    return 1
+
+
 def _family(model):
     """A HyperResNet's name says its architecture as well."""
     return hyperresnet.FAMILY if hyperresnet.read_name(model) else model
@@ -173,7 +188,6 @@ def _check_name(model):
         )
 
 
-# ----------------------------------------------------------------------------------------- the two of our own
 def _scale(x, scale, offset):
     from keras import layers
 
@@ -204,7 +218,6 @@ def _vgg16_nopool(**options):
     return keras.Model(whole.input, layers.GlobalAveragePooling2D(name="pool")(last), name="vgg16_nopool")
 
 
-# ------------------------------------------------------------------------------------ what Keras is asked for
 @functools.cache
 def _applications():
     """{snake-case name: (constructor, its module, which has preprocess_input)} of all keras.applications, and ours."""
@@ -222,21 +235,6 @@ def _snake_case(name):
     """MobileNetV2 -> mobilenet_v2: a capital begins a word, but Net and NeXt belong to the word before."""
     name = re.sub("Ne(t|Xt)", lambda net: net[0].lower(), name)
     return "_".join(re.findall(r"[A-Z]+[a-z]*\d*", name)).lower()
-
-
-@functools.cache
-def smallest_size(model):
-    """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
-    if _family(model) in OWN:
-        return 1
-    if model in efficientnet_lite.VARIANTS:
-        return LITE_SMALLEST
-    constructor, _ = _applications()[model]
-    try:
-        constructor(include_top=False, weights=None, input_shape=(1, 1, 3))
-    except ValueError as error:
-        return int(re.search(r"at least (\d+)x\d+", str(error))[1])
-    return 1
 
 
 def _normalise(model, x):

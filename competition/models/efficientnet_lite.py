@@ -31,6 +31,16 @@ STAGES = (  # blocks, kernel, stride, expansion, filters: EfficientNet-B0's tabl
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+TORCH_WEIGHTS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format that torch.save wrote until version 1.5
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,19 @@ def imagenet_file(variant):
     return path
 
 
-# ------------------------------------------------------------------------------------------------ the network
+def read_torch(path):
+    """The tensors of a state dictionary that torch.save wrote before version 1.6, as {name: array}.
+
+    Raises InputError when the file is missing, of another format, truncated, or names anything but tensors.
+    """
+    try:
+        return _parse_torch(io.BytesIO(Path(path).read_bytes()))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # a broken pickle can raise about anything
+        raise InputError(f"{path}: expected a state dictionary in PyTorch's format before 1.6, found {error}") from None
+
+
 def depthwise_conv(x, kernel, stride, name):
     """The depthwise convolution of every block: "same" padding, no bias."""
     from keras import layers
@@ -210,19 +232,6 @@ def _round_filters(filters):
     return rounded + 8 if rounded < 0.9 * filters else rounded
 
 
-# ----------------------------------------------------------------------------------- PyTorch's names and file
-TORCH_WEIGHTS = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format that torch.save wrote until version 1.5
-
-
 def _torch_names(variant):
     """{name of a Keras layer: name of its PyTorch module}."""
     names = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "top_conv": "_conv_head", "top_bn": "_bn1"}
@@ -282,19 +291,6 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
             raise pickle.UnpicklingError("an unknown kind of storage")
         return _Storage(key, dtype, count)
-
-
-def read_torch(path):
-    """The tensors of a state dictionary that torch.save wrote before version 1.6, as {name: array}.
-
-    Raises InputError when the file is missing, of another format, truncated, or names anything but tensors.
-    """
-    try:
-        return _parse_torch(io.BytesIO(Path(path).read_bytes()))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception as error:  # a broken pickle can raise about anything
-        raise InputError(f"{path}: expected a state dictionary in PyTorch's format before 1.6, found {error}") from None
 
 
 def _parse_torch(file):

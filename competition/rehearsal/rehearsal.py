@@ -106,6 +106,31 @@ class RehearsalError(Exception):
         self.second = False  # whether it was in the second process of `rehearse`
 
 
+# A zip is rehearsed on these calls. The last but one tells its speed; images beyond those at hand are these once more.
+JOBS = (
+    Job(1, "float32", tensor=True),
+    Job(0, "uint8"),
+    Job(7, "float64", times=2),
+    Job(37, "uint8", tensor=True, probabilities=False),
+    Job(33, "float32", probabilities=False),
+    Job(None, "uint8", times=2),
+    Job(300, "float32", probabilities=False, budget=BUDGET),
+)
+SPEED = 5
+AGAIN = (Job(16, "uint8"),)  # in a second process, which must say the same as the first
+
+
+# what a process may not do, in the order in which it is told: kind in `tried`, what of it
+FORBIDDEN = {
+    "network": lambda what: f"it opens a socket{f' ({what})' * bool(what)}, where scorers have no network",
+    "process": lambda what: (
+        f"it starts a process ({what}), which a scorer may not allow, and which would not be seen here"
+    ),
+    "write": lambda what: f"it writes to {what} in its own folder, which scorers keep read-only",
+    "read": lambda what: f"it reads {what}, which the scorer does not have",
+}
+
+
 def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions()):
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
@@ -158,6 +183,148 @@ def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions())
         [call[1:] for call in probabilities],
         found["versions"],
     )
+
+
+def bound_conditions(conditions, seconds=None, memory=None, count=1):
+    """Conditions that do not wait for what hangs: a scorer's limits, with margin for what a rehearsal asks beyond them.
+
+    seconds  that loading and `count` images may take, or None; memory: bytes, or None
+
+    A zip that is over its limit by less than MARGIN times is measured still.
+    """
+    asked = sum((job.count or MOST) * (job.times + job.probabilities * job.times) for job in JOBS if not job.budget)
+    if seconds:
+        longest = START + BUDGET + MARGIN * seconds * max(1, asked / count)
+        conditions = dataclasses.replace(conditions, seconds=min(conditions.seconds, longest))
+    if memory:
+        conditions = dataclasses.replace(conditions, memory=int(min(conditions.memory, MARGIN * memory)))
+    return conditions
+
+
+def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions()):
+    """Run a zip on images uint8 [n, h, w, 3] in a fresh process, as `entry` says; what was found, as a dict.
+
+    Raises RehearsalError, one line, where it does not run, where its answers are not the `expected` probabilities
+    [n, C] within TOLERANCE and the labels that these give, or where they change from call to call or from process to
+    process.
+    """
+    answers = run_isolated(zip_path, images, JOBS, entry, conditions)
+    differences = check_answers(answers, JOBS, expected, entry)
+    try:
+        again = run_isolated(zip_path, images, AGAIN, entry, conditions)
+        check_answers(again, AGAIN, expected, entry)
+        count = min(len(images), AGAIN[0].count)
+        changed = np.abs(again.probabilities[0][:count] - answers.probabilities[SPEED][:count]).max(initial=0)
+        if changed > TOLERANCE / 10:
+            raise RehearsalError(f"a second fresh process gives other probabilities (by up to {changed:.2g})")
+    except RehearsalError as error:
+        error.second = True
+        raise
+    speed = len(images) / answers.seconds[SPEED]
+    return {
+        "images": len(images),
+        "near_ties": int((~_clear(expected)).sum()),
+        "probabilities_differ": differences,
+        "processes_differ": float(changed),
+        "calls": [job.describe(len(images)) for job, late in zip(JOBS, answers.left_out) if late is None],
+        "left_out": [
+            f"{job.describe(len(images))} (it would take {late:.0f} s)"
+            for job, late in zip(JOBS, answers.left_out)
+            if late is not None
+        ],
+        "load_seconds": answers.load_seconds,
+        "warm_seconds": max(
+            0.0, answers.seconds[0] - JOBS[0].count / speed
+        ),  # what the very first call costs beyond others
+        "images_a_second": speed,
+        "total_seconds": answers.total_seconds,
+        "peak_bytes": answers.peak_bytes,
+        "no_network": "none at all"
+        if _without_network()
+        else "Python's sockets are refused; those of native code would not be seen",
+        "versions": answers.versions,
+    }
+
+
+def check_answers(answers, jobs, expected, entry=Entry()):
+    """The largest difference of the probabilities; RehearsalError for Answers that are not as `expected` [n, C]."""
+    clear, largest = _clear(expected), 0.0
+    for number, job in enumerate(jobs):
+        if answers.left_out[number] is not None:
+            continue
+        what = f"for images as {job.describe(len(expected))}"
+        rows = job.rows(len(expected))
+        labels, probabilities, wanted = answers.labels[number], answers.probabilities[number], expected[rows]
+        dtype, kind = answers.returned[number].split(" ", 1)
+
+        def fail(line):
+            raise RehearsalError(line, "answer", None, number)
+
+        if kind != entry.returns or np.dtype(labels.dtype).kind not in "iu":
+            fail(f"predict returned {answers.returned[number]}, expected an integer {entry.returns}")
+        if not job.probabilities:
+            probabilities = wanted
+        if labels.shape != wanted.shape[:1] or probabilities.shape != wanted.shape:
+            fail(
+                f"{what} its labels have the shape {list(labels.shape)} "
+                f"and its probabilities {list(probabilities.shape)}, expected {list(wanted.shape)}"
+            )
+        if any(not np.array_equal(labels, other) for other in answers.again[number]):
+            fail(f"{what} a second call gives other labels")
+        further = answers.probabilities_again[number] if job.probabilities and answers.probabilities_again else []
+        if any(not np.allclose(other, probabilities, rtol=0, atol=TOLERANCE / 10, equal_nan=True) for other in further):
+            fail(f"{what} a second call gives other probabilities")
+        wrong = int((labels != wanted.argmax(1))[clear[rows]].sum())
+        difference = float(np.abs(probabilities - wanted).max(initial=0))
+        largest = max(largest, difference)
+        if wrong or not difference <= TOLERANCE:
+            fail(
+                f"{what} {wrong} of its labels differ from the toolkit's own average of the same members and views, "
+                f"probabilities by up to {difference:.2g} (allowed {TOLERANCE:g})"
+            )
+    return largest
+
+
+def list_checks(error, n):
+    """[(check, "ok", "FAILS: why" or "not reached")] of a rehearsal on n images that ended in a RehearsalError."""
+    forbidden = "network, processes, changes of its folder, files elsewhere"
+    checks = [
+        "unpacked; no pickle, Lambda, path or user name",
+        "a fresh process starts",
+        "model.py is imported",
+        "its object is made",
+        *(f"predicts {job.describe(n)}" for job in JOBS),
+        f"nothing forbidden ({forbidden})",
+        "a second fresh process says the same",
+    ]
+    stages = {"unpack": 0, "start": 1, "import": 2, "load": 3}
+    if error.second:
+        at = len(checks) - 1
+    elif error.broke in FORBIDDEN:
+        at = len(checks) - 2
+    elif error.job is not None:
+        at = 4 + error.job
+    else:
+        at = stages.get(error.stage, 1)
+    seen = len(checks)
+    if error.broke in FORBIDDEN and not error.second:  # what came before it, by the stage that it had come to
+        seen = stages.get(error.stage, 4 + (error.job or 0) if error.stage != "end" else seen)
+    return [
+        (check, f"FAILS: {error}" if number == at else "ok" if number < min(at, seen) else "not reached")
+        for number, check in enumerate(checks)
+    ]
+
+
+def predict_zip(zip_path, images, entry=Entry()):
+    """Class ids int64 [n] of images uint8 [n, h, w, 3], by a zip's own code in a fresh, isolated process.
+
+    InputError when that fails.
+    """
+    job = Job(None, "uint8", probabilities=False)
+    try:
+        return run_isolated(zip_path, images, [job], entry).labels[0].astype(np.int64)
+    except RehearsalError as error:
+        raise InputError(f"{zip_path}: {error}") from None
 
 
 def _unpack(zip_path, folder):
@@ -266,17 +433,6 @@ def _list_files(folder):
     }
 
 
-# what a process may not do, in the order in which it is told: kind in `tried`, what of it
-FORBIDDEN = {
-    "network": lambda what: f"it opens a socket{f' ({what})' * bool(what)}, where scorers have no network",
-    "process": lambda what: (
-        f"it starts a process ({what}), which a scorer may not allow, and which would not be seen here"
-    ),
-    "write": lambda what: f"it writes to {what} in its own folder, which scorers keep read-only",
-    "read": lambda what: f"it reads {what}, which the scorer does not have",
-}
-
-
 def _judge(found, before, after):
     """Raise the RehearsalError that a process' `found.json` calls for, and the files before and after it; or none."""
     where = found["stage"], found["job"], found["error"]
@@ -300,163 +456,7 @@ def _judge(found, before, after):
         )
 
 
-# A zip is rehearsed on these calls. The last but one tells its speed; images beyond those at hand are these once more.
-JOBS = (
-    Job(1, "float32", tensor=True),
-    Job(0, "uint8"),
-    Job(7, "float64", times=2),
-    Job(37, "uint8", tensor=True, probabilities=False),
-    Job(33, "float32", probabilities=False),
-    Job(None, "uint8", times=2),
-    Job(300, "float32", probabilities=False, budget=BUDGET),
-)
-SPEED = 5
-AGAIN = (Job(16, "uint8"),)  # in a second process, which must say the same as the first
-
-
-def bound_conditions(conditions, seconds=None, memory=None, count=1):
-    """Conditions that do not wait for what hangs: a scorer's limits, with margin for what a rehearsal asks beyond them.
-
-    seconds  that loading and `count` images may take, or None; memory: bytes, or None
-
-    A zip that is over its limit by less than MARGIN times is measured still.
-    """
-    asked = sum((job.count or MOST) * (job.times + job.probabilities * job.times) for job in JOBS if not job.budget)
-    if seconds:
-        longest = START + BUDGET + MARGIN * seconds * max(1, asked / count)
-        conditions = dataclasses.replace(conditions, seconds=min(conditions.seconds, longest))
-    if memory:
-        conditions = dataclasses.replace(conditions, memory=int(min(conditions.memory, MARGIN * memory)))
-    return conditions
-
-
-def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions()):
-    """Run a zip on images uint8 [n, h, w, 3] in a fresh process, as `entry` says; what was found, as a dict.
-
-    Raises RehearsalError, one line, where it does not run, where its answers are not the `expected` probabilities
-    [n, C] within TOLERANCE and the labels that these give, or where they change from call to call or from process to
-    process.
-    """
-    answers = run_isolated(zip_path, images, JOBS, entry, conditions)
-    differences = check_answers(answers, JOBS, expected, entry)
-    try:
-        again = run_isolated(zip_path, images, AGAIN, entry, conditions)
-        check_answers(again, AGAIN, expected, entry)
-        count = min(len(images), AGAIN[0].count)
-        changed = np.abs(again.probabilities[0][:count] - answers.probabilities[SPEED][:count]).max(initial=0)
-        if changed > TOLERANCE / 10:
-            raise RehearsalError(f"a second fresh process gives other probabilities (by up to {changed:.2g})")
-    except RehearsalError as error:
-        error.second = True
-        raise
-    speed = len(images) / answers.seconds[SPEED]
-    return {
-        "images": len(images),
-        "near_ties": int((~_clear(expected)).sum()),
-        "probabilities_differ": differences,
-        "processes_differ": float(changed),
-        "calls": [job.describe(len(images)) for job, late in zip(JOBS, answers.left_out) if late is None],
-        "left_out": [
-            f"{job.describe(len(images))} (it would take {late:.0f} s)"
-            for job, late in zip(JOBS, answers.left_out)
-            if late is not None
-        ],
-        "load_seconds": answers.load_seconds,
-        "warm_seconds": max(
-            0.0, answers.seconds[0] - JOBS[0].count / speed
-        ),  # what the very first call costs beyond others
-        "images_a_second": speed,
-        "total_seconds": answers.total_seconds,
-        "peak_bytes": answers.peak_bytes,
-        "no_network": "none at all"
-        if _without_network()
-        else "Python's sockets are refused; those of native code would not be seen",
-        "versions": answers.versions,
-    }
-
-
-def list_checks(error, n):
-    """[(check, "ok", "FAILS: why" or "not reached")] of a rehearsal on n images that ended in a RehearsalError."""
-    forbidden = "network, processes, changes of its folder, files elsewhere"
-    checks = [
-        "unpacked; no pickle, Lambda, path or user name",
-        "a fresh process starts",
-        "model.py is imported",
-        "its object is made",
-        *(f"predicts {job.describe(n)}" for job in JOBS),
-        f"nothing forbidden ({forbidden})",
-        "a second fresh process says the same",
-    ]
-    stages = {"unpack": 0, "start": 1, "import": 2, "load": 3}
-    if error.second:
-        at = len(checks) - 1
-    elif error.broke in FORBIDDEN:
-        at = len(checks) - 2
-    elif error.job is not None:
-        at = 4 + error.job
-    else:
-        at = stages.get(error.stage, 1)
-    seen = len(checks)
-    if error.broke in FORBIDDEN and not error.second:  # what came before it, by the stage that it had come to
-        seen = stages.get(error.stage, 4 + (error.job or 0) if error.stage != "end" else seen)
-    return [
-        (check, f"FAILS: {error}" if number == at else "ok" if number < min(at, seen) else "not reached")
-        for number, check in enumerate(checks)
-    ]
-
-
-def check_answers(answers, jobs, expected, entry=Entry()):
-    """The largest difference of the probabilities; RehearsalError for Answers that are not as `expected` [n, C]."""
-    clear, largest = _clear(expected), 0.0
-    for number, job in enumerate(jobs):
-        if answers.left_out[number] is not None:
-            continue
-        what = f"for images as {job.describe(len(expected))}"
-        rows = job.rows(len(expected))
-        labels, probabilities, wanted = answers.labels[number], answers.probabilities[number], expected[rows]
-        dtype, kind = answers.returned[number].split(" ", 1)
-
-        def fail(line):
-            raise RehearsalError(line, "answer", None, number)
-
-        if kind != entry.returns or np.dtype(labels.dtype).kind not in "iu":
-            fail(f"predict returned {answers.returned[number]}, expected an integer {entry.returns}")
-        if not job.probabilities:
-            probabilities = wanted
-        if labels.shape != wanted.shape[:1] or probabilities.shape != wanted.shape:
-            fail(
-                f"{what} its labels have the shape {list(labels.shape)} "
-                f"and its probabilities {list(probabilities.shape)}, expected {list(wanted.shape)}"
-            )
-        if any(not np.array_equal(labels, other) for other in answers.again[number]):
-            fail(f"{what} a second call gives other labels")
-        further = answers.probabilities_again[number] if job.probabilities and answers.probabilities_again else []
-        if any(not np.allclose(other, probabilities, rtol=0, atol=TOLERANCE / 10, equal_nan=True) for other in further):
-            fail(f"{what} a second call gives other probabilities")
-        wrong = int((labels != wanted.argmax(1))[clear[rows]].sum())
-        difference = float(np.abs(probabilities - wanted).max(initial=0))
-        largest = max(largest, difference)
-        if wrong or not difference <= TOLERANCE:
-            fail(
-                f"{what} {wrong} of its labels differ from the toolkit's own average of the same members and views, "
-                f"probabilities by up to {difference:.2g} (allowed {TOLERANCE:g})"
-            )
-    return largest
-
-
 def _clear(expected):
     """Of which images [n] the label is beyond doubt: no near-tie of the first two classes."""
     order = np.sort(expected, axis=1)
     return order[:, -1] - order[:, -2] >= TOLERANCE
-
-
-def predict_zip(zip_path, images, entry=Entry()):
-    """Class ids int64 [n] of images uint8 [n, h, w, 3], by a zip's own code in a fresh, isolated process.
-
-    InputError when that fails.
-    """
-    job = Job(None, "uint8", probabilities=False)
-    try:
-        return run_isolated(zip_path, images, [job], entry).labels[0].astype(np.int64)
-    except RehearsalError as error:
-        raise InputError(f"{zip_path}: {error}") from None

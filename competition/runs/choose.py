@@ -6,20 +6,6 @@ from competition.runs.oof import read_oof
 from competition.runs.record import all_runs
 
 
-def read_chosen(folder, table, asked):
-    try:
-        return read_oof(folder, table)
-    except InputError as error:
-        raise error if asked else InputError(f"{error}; RUNS=<those to blend> leaves this one out") from None
-
-
-def count_left_out(paths, runs):
-    """How many finished runs there are besides `runs` and the study's: nobody can know why they were left out."""
-    return sum(
-        finished and run not in runs and not run.startswith(STUDY_RUN) for run, finished in all_runs(paths).items()
-    )
-
-
 def choose_runs(paths, runs):
     """The names of the runs to blend, sorted, each once, all known and finished."""
     folder, known = paths.runs, all_runs(paths)
@@ -46,6 +32,20 @@ def choose_runs(paths, runs):
     if doubled := sorted({run for run in wanted if wanted.count(run) > 1}):
         warn(f"RUNS: named more than once, counted once: {', '.join(doubled)}")
     return sorted(set(wanted))
+
+
+def read_chosen(folder, table, asked):
+    try:
+        return read_oof(folder, table)
+    except InputError as error:
+        raise error if asked else InputError(f"{error}; RUNS=<those to blend> leaves this one out") from None
+
+
+def count_left_out(paths, runs):
+    """How many finished runs there are besides `runs` and the study's: nobody can know why they were left out."""
+    return sum(
+        finished and run not in runs and not run.startswith(STUDY_RUN) for run, finished in all_runs(paths).items()
+    )
 
 
 def _tells_of(run_dir, finished):

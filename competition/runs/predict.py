@@ -46,29 +46,6 @@ def each_fold(run, table, folds, views, images, fused=True, part=None, bar=None)
     return by(run, table, list(folds), views, images, fused, part, bar)
 
 
-def _by_models(run, table, folds, views, images, fused, part, bar):
-    rows = np.arange(len(images))
-    for fold, model in fold_models(run, table, folds, fused):
-        said = {view: predict(model, Rows(images, rows, VIEWS[view]), bar=bar) for view in views}
-        yield fold, slice(0, len(images)), said
-
-
-def _by_heads(run, table, folds, views, images, fused, part, bar):
-    if not folds:
-        return
-    backbone, layers = run.build_shared(table)
-    backbone, layers = fuse_batchnorm(backbone) if fused else backbone, [layer[folds] for layer in layers]
-    step = part or max(1, len(images))
-    for start in range(0, max(1, len(images)), step):
-        rows = np.arange(start, min(start + step, len(images)))
-        said = {}
-        for view in views:
-            features = predict(backbone, Rows(images, rows, VIEWS[view]), bar=bar)
-            said[view] = run.rule(head_logits(layers, features))
-        for place, fold in enumerate(folds):
-            yield fold, slice(start, start + len(rows)), {view: probs[place] for view, probs in said.items()}
-
-
 def predict_folds(run, table, views, images, folds=None, fused=False, bar=None):
     """What a run's models of `folds`, None for all, say of each view of images uint8 [n, h, w, 3].
 
@@ -97,3 +74,26 @@ def held_out_folds(run, table, folds, views, images, features=None):
         return
     for fold, model in fold_models(run, table, folds, fused=False):
         yield fold, {view: predict(model, Rows(images, held_out[fold], VIEWS[view])) for view in views}
+
+
+def _by_models(run, table, folds, views, images, fused, part, bar):
+    rows = np.arange(len(images))
+    for fold, model in fold_models(run, table, folds, fused):
+        said = {view: predict(model, Rows(images, rows, VIEWS[view]), bar=bar) for view in views}
+        yield fold, slice(0, len(images)), said
+
+
+def _by_heads(run, table, folds, views, images, fused, part, bar):
+    if not folds:
+        return
+    backbone, layers = run.build_shared(table)
+    backbone, layers = fuse_batchnorm(backbone) if fused else backbone, [layer[folds] for layer in layers]
+    step = part or max(1, len(images))
+    for start in range(0, max(1, len(images)), step):
+        rows = np.arange(start, min(start + step, len(images)))
+        said = {}
+        for view in views:
+            features = predict(backbone, Rows(images, rows, VIEWS[view]), bar=bar)
+            said[view] = run.rule(head_logits(layers, features))
+        for place, fold in enumerate(folds):
+            yield fold, slice(start, start + len(rows)), {view: probs[place] for view, probs in said.items()}

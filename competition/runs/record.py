@@ -80,14 +80,6 @@ def difference(before, now):
     return "; ".join(f"{key} = {flat[0].get(key)} (now {flat[1].get(key)})" for key in keys)
 
 
-def _flatten(config, prefix=""):
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def open_run_record(folder, table, config, settings):
     """The content of run.json, written now if the run is new; InputError when it was begun from something else.
 
@@ -104,21 +96,6 @@ def open_run_record(folder, table, config, settings):
         "finished": False,
     }
     files.write_json(path, record)
-    return record
-
-
-def _go_on(path, table, config):
-    record = read_run_record(path.parent)
-    record["config"]["recipe"] = asdict(read_settings(path, record["config"]))
-    begun = Begun(path, record, "run", f"take another name (RUN=), or remove {path.parent}")
-    for key, now, what in (("data", table.data_hash, "set of images"), ("table", table.hash, "fold table")):
-        if record.get(key) != now:
-            begun.refuse(f"another {what}")
-    begun.check_config(config)
-    if not record["finished"]:
-        if record.get("format") != TRAIN_FORMAT:
-            begun.refuse(OTHERWISE, "by")
-        begun.check_versions()
     return record
 
 
@@ -161,3 +138,26 @@ def check_hashes(path, table, record, classes=None):
         if (found := record.get(key)) != expected:
             found, expected = str(found)[:12], expected[:12]
             raise InputError(f"{path}: made on {what} (hash {found}), expected {table.name}'s ({expected})")
+
+
+def _go_on(path, table, config):
+    record = read_run_record(path.parent)
+    record["config"]["recipe"] = asdict(read_settings(path, record["config"]))
+    begun = Begun(path, record, "run", f"take another name (RUN=), or remove {path.parent}")
+    for key, now, what in (("data", table.data_hash, "set of images"), ("table", table.hash, "fold table")):
+        if record.get(key) != now:
+            begun.refuse(f"another {what}")
+    begun.check_config(config)
+    if not record["finished"]:
+        if record.get("format") != TRAIN_FORMAT:
+            begun.refuse(OTHERWISE, "by")
+        begun.check_versions()
+    return record
+
+
+def _flatten(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -145,21 +145,6 @@ def node_dir(folder, number):
     return folder / f"node_{number}"
 
 
-def _side_by_side(matrices, apart):
-    """Matrices [k, inputs + 1, outputs] as one; `apart`: each has inputs of its own, else all have the same."""
-    if not apart:
-        return np.concatenate(matrices, -1)
-    inputs, outputs = (sum(matrix.shape[axis] - extra for matrix in matrices) for axis, extra in ((1, 1), (2, 0)))
-    whole = np.zeros((len(matrices[0]), inputs + 1, outputs), np.float32)
-    row = column = 0
-    for matrix in matrices:
-        _, height, width = matrix.shape
-        whole[:, row : row + height - 1, column : column + width] = matrix[:, :-1]
-        whole[:, -1, column : column + width] = matrix[:, -1]
-        row, column = row + height - 1, column + width
-    return whole
-
-
 def take_part(table, node):
     """The part of a FoldTable that a node trains on: the images of its classes, its branches their labels.
 
@@ -194,3 +179,18 @@ def name_branches(node, classes):
             name += "'"
         names.append(name)
     return names
+
+
+def _side_by_side(matrices, apart):
+    """Matrices [k, inputs + 1, outputs] as one; `apart`: each has inputs of its own, else all have the same."""
+    if not apart:
+        return np.concatenate(matrices, -1)
+    inputs, outputs = (sum(matrix.shape[axis] - extra for matrix in matrices) for axis, extra in ((1, 1), (2, 0)))
+    whole = np.zeros((len(matrices[0]), inputs + 1, outputs), np.float32)
+    row = column = 0
+    for matrix in matrices:
+        _, height, width = matrix.shape
+        whole[:, row : row + height - 1, column : column + width] = matrix[:, :-1]
+        whole[:, -1, column : column + width] = matrix[:, -1]
+        row, column = row + height - 1, column + width
+    return whole

@@ -170,6 +170,70 @@ def find_averaging_gain(ensemble, table):
     return metric, gain, measured
 
 
+def print_choices(ensemble, table, cost, choices, limits):
+    """Print what there is: the whole, what each cut alone comes to, and the best that fit."""
+    fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
+    rows = [_row("", ensemble, table, cost, (ensemble.forecast or {}).get("expected"), 0, limits)]
+    start = (ensemble.forecast or {}).get("expected")
+    alone = []
+    for cut in ("folds", "members", "views", "float16"):
+        own = [choice for choice in choices if choice.cuts == (cut,)]
+        good = [choice for choice in own if choice in fits]
+        alone += (
+            good[:1]
+            or sorted(own, key=lambda choice: choice.cost.seconds / cost.seconds + choice.cost.bytes / cost.bytes)[:1]
+        )
+    for choice in (*fits[:3], *(choice for choice in alone if choice not in fits[:3])):
+        mark = "*" if choice in fits[:1] else ""
+        rows.append(
+            _row(
+                mark,
+                choice.ensemble,
+                table,
+                choice.cost,
+                choice.expected,
+                None if start is None else choice.expected - start,
+                limits,
+            )
+        )
+    print(text_table(pd.DataFrame(rows)), end="\n\n")
+    _, gain, measured = find_averaging_gain(ensemble, table)
+    how = "as measured" if measured else "assumed, as it was not measured"
+    print(
+        "the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
+        f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
+        "when it is made"
+    )
+    for line in _commands(ensemble, table, cost, choices):
+        print(line)
+
+
+def find_smallest(choices, limits):
+    """Of some Choices the one that is farthest below the limits, or least above them."""
+
+    def share(choice):
+        pairs = (
+            (choice.cost.bytes / 1e6, limits.megabytes),
+            (choice.cost.seconds, limits.seconds),
+            (choice.cost.memory, limits.memory),
+        )
+        return max(taken / limit for taken, limit in pairs if limit is not None)
+
+    return min(choices, key=share)
+
+
+def refine_choices(choices, choice, found):
+    """Estimates of the Choices, made better by what the rehearsal of one of them found (Cost)."""
+    ratios = [new / old for new, old in zip(dataclasses.astuple(found), dataclasses.astuple(choice.cost))]
+    return [
+        dataclasses.replace(
+            other, cost=Cost(*(value * ratio for value, ratio in zip(dataclasses.astuple(other.cost), ratios)))
+        )
+        for other in choices
+        if other is not choice
+    ]
+
+
 def _fold_counts(k):
     """All of a few folds; of many, some."""
     return [k - i for i in range(k)] if k <= 6 else sorted({k, k // 2, 5, 3, 2, 1}, reverse=True)
@@ -237,44 +301,6 @@ def _subsets(ensemble, table, oofs, runs):
                 ),
                 sharpen(nested, temperature),
             )
-
-
-def print_choices(ensemble, table, cost, choices, limits):
-    """Print what there is: the whole, what each cut alone comes to, and the best that fit."""
-    fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
-    rows = [_row("", ensemble, table, cost, (ensemble.forecast or {}).get("expected"), 0, limits)]
-    start = (ensemble.forecast or {}).get("expected")
-    alone = []
-    for cut in ("folds", "members", "views", "float16"):
-        own = [choice for choice in choices if choice.cuts == (cut,)]
-        good = [choice for choice in own if choice in fits]
-        alone += (
-            good[:1]
-            or sorted(own, key=lambda choice: choice.cost.seconds / cost.seconds + choice.cost.bytes / cost.bytes)[:1]
-        )
-    for choice in (*fits[:3], *(choice for choice in alone if choice not in fits[:3])):
-        mark = "*" if choice in fits[:1] else ""
-        rows.append(
-            _row(
-                mark,
-                choice.ensemble,
-                table,
-                choice.cost,
-                choice.expected,
-                None if start is None else choice.expected - start,
-                limits,
-            )
-        )
-    print(text_table(pd.DataFrame(rows)), end="\n\n")
-    _, gain, measured = find_averaging_gain(ensemble, table)
-    how = "as measured" if measured else "assumed, as it was not measured"
-    print(
-        "the first row is measured, the others are forecast; scores of members and views are nested OOF, those of fewer "
-        f"folds estimated\n(all fold models are {abs(gain):.4f} better than one, {how}); what float16 changes is seen "
-        "when it is made"
-    )
-    for line in _commands(ensemble, table, cost, choices):
-        print(line)
 
 
 def _row(mark, ensemble, table, cost, expected, change, limits):
@@ -378,29 +404,3 @@ def _taking(cost, left, ensemble):
     if None not in (left, whole):
         parts.append(f"forecast between {left:.4f}, without the others, and {whole:.4f}, the whole's")
     return f" ({'; '.join([*parts, 'its own OOF tells when it is made'])})"
-
-
-def find_smallest(choices, limits):
-    """Of some Choices the one that is farthest below the limits, or least above them."""
-
-    def share(choice):
-        pairs = (
-            (choice.cost.bytes / 1e6, limits.megabytes),
-            (choice.cost.seconds, limits.seconds),
-            (choice.cost.memory, limits.memory),
-        )
-        return max(taken / limit for taken, limit in pairs if limit is not None)
-
-    return min(choices, key=share)
-
-
-def refine_choices(choices, choice, found):
-    """Estimates of the Choices, made better by what the rehearsal of one of them found (Cost)."""
-    ratios = [new / old for new, old in zip(dataclasses.astuple(found), dataclasses.astuple(choice.cost))]
-    return [
-        dataclasses.replace(
-            other, cost=Cost(*(value * ratio for value, ratio in zip(dataclasses.astuple(other.cost), ratios)))
-        )
-        for other in choices
-        if other is not choice
-    ]

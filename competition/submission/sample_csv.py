@@ -89,6 +89,37 @@ def match_ids(path, ids, images, top=""):
     )
 
 
+def fill_csv(wanted, images, probs, classes):
+    """The CSV as a DataFrame: what probabilities [n, C] of the images say, in the rows and columns that are Wanted."""
+    row_of = {image: row for row, image in enumerate(images)}
+    probs = probs[[row_of[image] for image in wanted.images]]
+    numbers = probs.argmax(1)
+    if wanted.values in ("labels", "class ids"):
+        values = [[classes[number] if wanted.values == "labels" else number for number in numbers]]
+    else:
+        values = list(probs[:, wanted.order].astype(np.float32).T)
+    return pd.DataFrame(dict(zip(wanted.columns, [wanted.ids, *values])))
+
+
+def check_csv(path, wanted, classes):
+    """InputError unless the CSV has the columns, ids and order that are Wanted, and no value that is none of those."""
+    header, rows = _read_rows(path)
+    if header != wanted.columns:
+        raise InputError(f"{path}: columns {shorten(header, 20)}, expected {shorten(wanted.columns, 20)}")
+    if len(rows) != len(wanted.ids):
+        raise InputError(f"{path}: {len(rows)} rows, expected {len(wanted.ids)}")
+    known = {"labels": classes, "class ids": [str(number) for number in range(len(classes))]}.get(wanted.values)
+    for line, (row, name) in enumerate(zip(rows, wanted.ids), 2):
+        if row[0] != name:
+            raise InputError(f"{path}: line {line}: id {row[0]!r}, expected {name!r}")
+        for text in row[1:]:
+            if not (text in known if known else _is_number(text) and 0 <= float(text) <= 1):
+                raise InputError(
+                    f"{path}: line {line}: found {text!r}, expected "
+                    + ("one of " + shorten(known, 20) if known else "a probability")
+                )
+
+
 def _read_rows(path):
     """The header and the rows of a CSV, all text."""
     options = {"dtype": str, "keep_default_na": False, "na_filter": False, "encoding": "utf-8-sig"}
@@ -155,34 +186,3 @@ def _is_number(text):
         return bool(np.isfinite(float(text)))
     except ValueError:
         return False
-
-
-def fill_csv(wanted, images, probs, classes):
-    """The CSV as a DataFrame: what probabilities [n, C] of the images say, in the rows and columns that are Wanted."""
-    row_of = {image: row for row, image in enumerate(images)}
-    probs = probs[[row_of[image] for image in wanted.images]]
-    numbers = probs.argmax(1)
-    if wanted.values in ("labels", "class ids"):
-        values = [[classes[number] if wanted.values == "labels" else number for number in numbers]]
-    else:
-        values = list(probs[:, wanted.order].astype(np.float32).T)
-    return pd.DataFrame(dict(zip(wanted.columns, [wanted.ids, *values])))
-
-
-def check_csv(path, wanted, classes):
-    """InputError unless the CSV has the columns, ids and order that are Wanted, and no value that is none of those."""
-    header, rows = _read_rows(path)
-    if header != wanted.columns:
-        raise InputError(f"{path}: columns {shorten(header, 20)}, expected {shorten(wanted.columns, 20)}")
-    if len(rows) != len(wanted.ids):
-        raise InputError(f"{path}: {len(rows)} rows, expected {len(wanted.ids)}")
-    known = {"labels": classes, "class ids": [str(number) for number in range(len(classes))]}.get(wanted.values)
-    for line, (row, name) in enumerate(zip(rows, wanted.ids), 2):
-        if row[0] != name:
-            raise InputError(f"{path}: line {line}: id {row[0]!r}, expected {name!r}")
-        for text in row[1:]:
-            if not (text in known if known else _is_number(text) and 0 <= float(text) <= 1):
-                raise InputError(
-                    f"{path}: line {line}: found {text!r}, expected "
-                    + ("one of " + shorten(known, 20) if known else "a probability")
-                )

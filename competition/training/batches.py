@@ -44,6 +44,34 @@ def make_batches(settings, images, taught):
     return batches
 
 
+def epoch_random(settings, fold, epoch):
+    return np.random.default_rng([settings.seed, fold, 1, epoch])  # 0 stands for the frozen phase
+
+
+def count_steps(table, fold, settings):
+    images = (table.fold != fold).sum() + class_copies(table, settings).needed[fold].sum()
+    return max(1, int(images) // settings.batch_size)
+
+
+def prefetch(batches, depth=4):
+    """Draw batches in a thread of their own while the network works on those before."""
+    ready = queue.Queue(depth)
+
+    def draw():
+        try:
+            for batch in batches:
+                ready.put(batch)
+            ready.put(None)
+        except BaseException as error:  # raised where the batches are used
+            ready.put(error)
+
+    threading.Thread(target=draw, daemon=True).start()
+    while (batch := ready.get()) is not None:
+        if isinstance(batch, BaseException):
+            raise batch
+        yield batch
+
+
 def _draw_here(policy, copy_policy, copies, images):
     """seed -> a function from numbers (see augment.Copies) to augmented images, float32 [b, h, w, 3]."""
 
@@ -67,15 +95,6 @@ def _draw_on_device(settings, policy, images):
     return draw and (lambda seed: partial(draw, draw_transforms(policy, seed)))
 
 
-def epoch_random(settings, fold, epoch):
-    return np.random.default_rng([settings.seed, fold, 1, epoch])  # 0 stands for the frozen phase
-
-
-def count_steps(table, fold, settings):
-    images = (table.fold != fold).sum() + class_copies(table, settings).needed[fold].sum()
-    return max(1, int(images) // settings.batch_size)
-
-
 def _in_batches(numbers, batch_size, random):
     """Batches of the numbers (see augment.Copies), shuffled: every batch is full, so that one trace serves them all.
 
@@ -83,22 +102,3 @@ def _in_batches(numbers, batch_size, random):
     """
     steps = max(1, len(numbers) // batch_size)
     return np.resize(random.permutation(numbers), steps * batch_size).reshape(steps, batch_size)
-
-
-def prefetch(batches, depth=4):
-    """Draw batches in a thread of their own while the network works on those before."""
-    ready = queue.Queue(depth)
-
-    def draw():
-        try:
-            for batch in batches:
-                ready.put(batch)
-            ready.put(None)
-        except BaseException as error:  # raised where the batches are used
-            ready.put(error)
-
-    threading.Thread(target=draw, daemon=True).start()
-    while (batch := ready.get()) is not None:
-        if isinstance(batch, BaseException):
-            raise batch
-        yield batch

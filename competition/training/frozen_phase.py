@@ -19,31 +19,6 @@ from competition.runs.single import read_head, write_head
 from competition.training.progress import Progress, history_row, read_or_anew, write_epoch, write_history
 
 
-def read_head_progress(run_dir, fold):
-    """The Progress that a fold has made when its head is trained."""
-
-    def read(path):
-        with np.load(path) as saved:
-            history = tuple(json.loads(str(saved["history"])))
-            return Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
-
-    return read_weights(read, fold_dir(run_dir, fold) / HEAD_FILE)
-
-
-def save_heads(job, features):
-    """Write what each fold leaves where heads are all that is trained; features of the TTA views, a list of [n, d]."""
-    table, settings, folder = job.table, job.recipe, job.folder
-    whole = table.whole or table
-    took = read_ms(open_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
-    for fold in job.folds:
-        head, progress = read_head(folder, fold), read_head_progress(folder, fold)
-        views = {
-            view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
-            for i, view in enumerate(settings.views)
-        }
-        save_fold(fold_dir(folder, fold), table, fold, progress, views, took)
-
-
 def train_heads(job, lesson, bar):
     """The first phase: train the heads of those folds that have none yet; those that were interrupted first."""
     folder, settings = job.folder, job.recipe
@@ -64,6 +39,43 @@ def train_heads(job, lesson, bar):
     if not settings.epochs:
         # what was done before, and what an early stop spared
         bar.update(max(0, len(job.folds) * settings.frozen_epochs - bar.n))
+
+
+def save_heads(job, features):
+    """Write what each fold leaves where heads are all that is trained; features of the TTA views, a list of [n, d]."""
+    table, settings, folder = job.table, job.recipe, job.folder
+    whole = table.whole or table
+    took = read_ms(open_shelf(whole, settings, job.model, job.weights, whole.frame["sha256"].array))
+    for fold in job.folds:
+        head, progress = read_head(folder, fold), read_head_progress(folder, fold)
+        views = {
+            view: heads.predict_heads(head, Rows(features[i], np.flatnonzero(table.fold == fold)))
+            for i, view in enumerate(settings.views)
+        }
+        save_fold(fold_dir(folder, fold), table, fold, progress, views, took)
+
+
+def read_interrupted(folder):
+    """Of an interrupted frozen phase: its folds, their Heads and the seconds of its epochs."""
+
+    def read(saved):
+        return saved["folds"].tolist(), heads.read_heads(saved), saved["seconds"].tolist()
+
+    found = read_or_anew(folder / HEADS_STATE, read, "the frozen phase")
+    # the user removed none
+    whole = found and all((fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in found[0])
+    return found if whole else ([], None, [])
+
+
+def read_head_progress(run_dir, fold):
+    """The Progress that a fold has made when its head is trained."""
+
+    def read(path):
+        with np.load(path) as saved:
+            history = tuple(json.loads(str(saved["history"])))
+            return Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
+
+    return read_weights(read, fold_dir(run_dir, fold) / HEAD_FILE)
 
 
 def _train_heads_of(job, lesson, state, seconds, bar):
@@ -117,15 +129,3 @@ def _heads_history(state, seconds, f, settings):
         history_row(epoch, "frozen", loss, accuracy, val_loss, val_accuracy, seconds[epoch - 1])
         for epoch, (loss, accuracy, val_loss, val_accuracy) in enumerate(rows, 1)
     ]
-
-
-def read_interrupted(folder):
-    """Of an interrupted frozen phase: its folds, their Heads and the seconds of its epochs."""
-
-    def read(saved):
-        return saved["folds"].tolist(), heads.read_heads(saved), saved["seconds"].tolist()
-
-    found = read_or_anew(folder / HEADS_STATE, read, "the frozen phase")
-    # the user removed none
-    whole = found and all((fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in found[0])
-    return found if whole else ([], None, [])

@@ -90,15 +90,6 @@ class Phase:
         return sums / steps
 
 
-def _variables(model):
-    return model.variables + model.optimizer.variables
-
-
-def _copy_variables(model, other):
-    for old, new in zip(_variables(other), _variables(model), strict=True):
-        old.assign(new)
-
-
 def train_whole(job, images, taught, start, bar):
     """Train everything, one fold after the other, from the backbone's weights `start`; writes what each fold leaves."""
     table, settings = job.table, job.recipe
@@ -115,6 +106,10 @@ def train_whole(job, images, taught, start, bar):
         }
         files.write_with(directory / MODEL_FILE, phase.model.save_weights)
         save_fold(directory, table, fold, progress, views, min(taken))
+
+
+def predict_probabilities(model, images, taken=None):
+    return heads.softmax_and_log(predict(model, images, taken=taken))[0]
 
 
 def _build_phase(job, images, taught, start):
@@ -210,9 +205,14 @@ def _train_fold(job, taught, phase, fold, bar):
     return progress
 
 
-def predict_probabilities(model, images, taken=None):
-    return heads.softmax_and_log(predict(model, images, taken=taken))[0]
-
-
 def _is_stopped(settings, progress):
     return settings.patience and progress.epoch - progress.best_epoch >= settings.patience and progress.epoch > 0
+
+
+def _variables(model):
+    return model.variables + model.optimizer.variables
+
+
+def _copy_variables(model, other):
+    for old, new in zip(_variables(other), _variables(model), strict=True):
+        old.assign(new)

@@ -13,27 +13,6 @@ from competition.training.frozen_phase import read_interrupted
 from competition.training.gan.gan import add_synthetic
 
 
-def deal_lessons(job, plain, pool, images, taught, fused, room):
-    """The Lesson of all folds, or one for each that has images of its own: pairs of a Job of these folds and a Lesson.
-
-    plain, pool   features of the Job's images, as in a Lesson
-    images        uint8 [n, h, w, 3], these images
-    taught        {fold: Taught}
-    fused, room   as of frozen_features
-    """
-    table, settings, model, weights = job.table, job.recipe, job.model, job.weights
-    if not (settings.synthetic or job.teaching):
-        yield job, Lesson(plain, pool, copies_features(table, settings, model, weights, images, fused, room))
-        return
-    for fold, one in taught.items():
-        own, left = pool, Room(room.left)  # what a fold's own take ends with it
-        for source, pictures, rows in one.behind:
-            found = frozen_features(source, settings, model, weights, pictures, fused, left)[1]
-            own = [Joined(values, Rows(more, rows)) for values, more in zip(own, found)]
-        copies = copies_features(one.table, settings, model, weights, one.images, fused, left)
-        yield replace(job, table=one.table, folds=[fold]), Lesson(plain, own, copies, one.soft)
-
-
 class Taught(NamedTuple):
     """What a fold is trained by."""
 
@@ -69,3 +48,24 @@ def prepare_lessons(job, images):
         taught = job.teaching.teach(job, images, taught)
     start_keras(settings.seed)  # generators and teachers, as many as there are folds left, drew random numbers
     return taught
+
+
+def deal_lessons(job, plain, pool, images, taught, fused, room):
+    """The Lesson of all folds, or one for each that has images of its own: pairs of a Job of these folds and a Lesson.
+
+    plain, pool   features of the Job's images, as in a Lesson
+    images        uint8 [n, h, w, 3], these images
+    taught        {fold: Taught}
+    fused, room   as of frozen_features
+    """
+    table, settings, model, weights = job.table, job.recipe, job.model, job.weights
+    if not (settings.synthetic or job.teaching):
+        yield job, Lesson(plain, pool, copies_features(table, settings, model, weights, images, fused, room))
+        return
+    for fold, one in taught.items():
+        own, left = pool, Room(room.left)  # what a fold's own take ends with it
+        for source, pictures, rows in one.behind:
+            found = frozen_features(source, settings, model, weights, pictures, fused, left)[1]
+            own = [Joined(values, Rows(more, rows)) for values, more in zip(own, found)]
+        copies = copies_features(one.table, settings, model, weights, one.images, fused, left)
+        yield replace(job, table=one.table, folds=[fold]), Lesson(plain, own, copies, one.soft)

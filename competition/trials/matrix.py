@@ -208,7 +208,6 @@ def _pack(family, table, work, layout=codalab.LAYOUT):
     return work / f"{family}.zip", images, expected, layout.entry
 
 
-# ------------------------------------------------------------------------------------------------- the other formats
 def _try_format(format, family, table, work, python, broken, kept):
     """A row of the table: what became of another format than CodaLab's, with the project's own Python."""
     if format == "codabench":

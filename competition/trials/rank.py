@@ -108,6 +108,36 @@ def read_grid(recipe, grid):
     return [read_recipe(recipe, [*first, *setting]) for setting in itertools.product(*choices)]
 
 
+class Trained(NamedTuple):
+    """Heads of a grid."""
+
+    backbone: Any  # fused
+    probabilities: np.ndarray  # float32 [S, n, classes] of the images as they are, each by the head that never saw it
+    passes: int  # images that the backbone has to see for the features
+    seconds: float  # that the heads took
+
+
+def train_grid(table, images, model, found, settings, folds, memory=None):
+    """Train the heads of S `settings`, which differ in nothing but heads.SWEPT, on these folds at once.
+
+    Returns a Trained, whose probabilities are 0 for images whose fold is not among `folds`.
+    """
+    recipe = settings[0]
+    backbone = fuse_batchnorm(build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
+    room = Room(memory and memory.features)
+    features, pool = frozen_features(table, recipe, model, found, images, backbone, room)
+    copies = copies_features(table, recipe, model, found, images, backbone, room)
+    before = time.perf_counter()
+    state = _train_heads(table, settings, features[0], pool, copies, folds)
+    probabilities = np.zeros((len(settings), len(table.labels), len(table.classes)), np.float32)
+    for place, fold in enumerate(folds):
+        held_out = np.flatnonzero(table.fold == fold)
+        probabilities[:, held_out] = heads.predict_heads(state.best_of(place), Rows(features[0], held_out))
+    arrays = {id(array): array for array in (*features, *pool)}
+    passes = sum(map(len, arrays.values())) + len(copies.sources) - len(table.labels)
+    return Trained(backbone, probabilities, passes, time.perf_counter() - before)
+
+
 def _choose(models, weights):
     """{model: Weights} to measure."""
     if models:
@@ -146,36 +176,6 @@ def _measure(table, images, model, found, settings, memory):
         }
         for setting, probs in zip(settings, probabilities)
     ]
-
-
-class Trained(NamedTuple):
-    """Heads of a grid."""
-
-    backbone: Any  # fused
-    probabilities: np.ndarray  # float32 [S, n, classes] of the images as they are, each by the head that never saw it
-    passes: int  # images that the backbone has to see for the features
-    seconds: float  # that the heads took
-
-
-def train_grid(table, images, model, found, settings, folds, memory=None):
-    """Train the heads of S `settings`, which differ in nothing but heads.SWEPT, on these folds at once.
-
-    Returns a Trained, whose probabilities are 0 for images whose fold is not among `folds`.
-    """
-    recipe = settings[0]
-    backbone = fuse_batchnorm(build_backbone(model, table.size, recipe.image_size or None, found, recipe.least_size))
-    room = Room(memory and memory.features)
-    features, pool = frozen_features(table, recipe, model, found, images, backbone, room)
-    copies = copies_features(table, recipe, model, found, images, backbone, room)
-    before = time.perf_counter()
-    state = _train_heads(table, settings, features[0], pool, copies, folds)
-    probabilities = np.zeros((len(settings), len(table.labels), len(table.classes)), np.float32)
-    for place, fold in enumerate(folds):
-        held_out = np.flatnonzero(table.fold == fold)
-        probabilities[:, held_out] = heads.predict_heads(state.best_of(place), Rows(features[0], held_out))
-    arrays = {id(array): array for array in (*features, *pool)}
-    passes = sum(map(len, arrays.values())) + len(copies.sources) - len(table.labels)
-    return Trained(backbone, probabilities, passes, time.perf_counter() - before)
 
 
 def _train_heads(table, settings, plain, pool, copies, folds):

@@ -59,6 +59,7 @@ FORMAT = 1  # raise it when the same config trains to something else
 SHEET = 8  # generated images a class on a sheet
 JUDGED = 224  # pixels a side at which larger images are compared
 DRAWS = 5  # of noise, over which what generated images teach is averaged: of one generator they were 0.16 to 0.27
+SHOWN = ("kid", "floor", "kid_full", "diversity", "near", "near_held_out", "copies", "taught", "taught_real", "chance")
 
 
 @dataclass(frozen=True)
@@ -340,9 +341,6 @@ def _open_record(table, settings, fold):
 
 def _write_record(directory, record):
     files.write_json(directory / "gan.json", record)
-
-
-SHOWN = ("kid", "floor", "kid_full", "diversity", "near", "near_held_out", "copies", "taught", "taught_real", "chance")
 
 
 def _report(table, records):

@@ -168,22 +168,6 @@ def build_pair(shape, classes, settings):
     return Pair(generator, model)
 
 
-def _draw_changes(random, n, height, width):
-    """For n images: matrices [n, h, h] and [n, w, w] that shift them, and [n, h, w, 1] of what is not cut out.
-
-    Shifts by up to an eighth of each side and a hole of half of each, anywhere, as in Zhao et al. 2020.
-    """
-    shifts, holes = [], []
-    for side in (height, width):
-        place, reach = np.arange(side), side // 8
-        shift = random.integers(-reach, reach + 1, (n, 1, 1))
-        shifts.append((place[:, None] + shift == place).astype(np.float32))
-        start = random.integers(-(side // 4), side - side // 4 + 1, (n, 1))
-        holes.append((place >= start) & (place < start + side // 2))
-    kept = ~(holes[0][:, :, None] & holes[1][:, None, :])
-    return [*shifts, kept[..., None].astype(np.float32)]
-
-
 def shrink(images, size):
     """uint8 [n, *size, 3] of an array of images or arrays.Rows; nothing larger is held in memory at once."""
     small = np.empty((len(images), *size, 3), np.uint8)
@@ -235,3 +219,19 @@ def train_epoch(pair, images, labels, settings, random, tick):
         sums += losses[1:3]
         tick(1 / steps)
     return sums / steps
+
+
+def _draw_changes(random, n, height, width):
+    """For n images: matrices [n, h, h] and [n, w, w] that shift them, and [n, h, w, 1] of what is not cut out.
+
+    Shifts by up to an eighth of each side and a hole of half of each, anywhere, as in Zhao et al. 2020.
+    """
+    shifts, holes = [], []
+    for side in (height, width):
+        place, reach = np.arange(side), side // 8
+        shift = random.integers(-reach, reach + 1, (n, 1, 1))
+        shifts.append((place[:, None] + shift == place).astype(np.float32))
+        start = random.integers(-(side // 4), side - side // 4 + 1, (n, 1))
+        holes.append((place >= start) & (place < start + side // 2))
+    kept = ~(holes[0][:, :, None] & holes[1][:, None, :])
+    return [*shifts, kept[..., None].astype(np.float32)]

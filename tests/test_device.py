@@ -120,8 +120,8 @@ def test_no_policy_gives_the_images():
 def test_asking_for_a_gpu_starts_nothing():
     """Threads can be set, as determinism can, only before TensorFlow has started."""
     code = (
-        "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; from competition import device; "
-        "device.choose_precision('auto', 'resnet50'); import tensorflow as tf; "
+        "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; from competition.base import backend; "
+        "backend.choose_precision('auto', 'resnet50'); import tensorflow as tf; "
         "tf.config.threading.set_intra_op_parallelism_threads(1)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -164,8 +164,8 @@ def test_threads_are_set_before_a_backbone_is_asked_for_its_weights(verb, argume
 
 def test_too_late_for_that_is_said():
     code = (
-        "import keras; keras.layers.Dense(1).build((1, 1)); from competition import device; "
-        "device.make_repeatable(); device.make_repeatable()"
+        "import keras; keras.layers.Dense(1).build((1, 1)); from competition.base import backend; "
+        "backend.make_repeatable(); backend.make_repeatable()"
     )
     environment = {key: value for key, value in os.environ.items() if key != "TF_NUM_INTEROP_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)

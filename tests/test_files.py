@@ -65,7 +65,7 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path):
 def test_killed_while_writing(tmp_path):
     """SIGKILL leaves the old file whole; what it leaves besides is known by its name and removed by the next."""
     code = (
-        "import sys, time; from pathlib import Path; from competition import files\n"
+        "import sys, time; from pathlib import Path; from competition.base import files\n"
         "def slow(temporary):\n"
         "    Path(temporary).write_text('half'); print('half', flush=True); time.sleep(60)\n"
         "files.write_with(sys.argv[1], slow)\n"

@@ -136,7 +136,7 @@ def test_zip_csv_and_folder_give_the_same_table(data, tmp_path):
 
 def test_same_bytes_in_another_process_and_locale(data):
     make_folds(data, name="a")
-    code = f"from competition.folds import make_folds; make_folds({str(data)!r}, name='b')"
+    code = f"from competition.data.folds import make_folds; make_folds({str(data)!r}, name='b')"
     env = {**os.environ, "LC_ALL": "C", "LANG": "C", "PYTHONHASHSEED": "7", "PYTHONPATH": ROOT}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
     assert Path("folds/a.csv").read_bytes() == Path("folds/b.csv").read_bytes()
@@ -144,7 +144,7 @@ def test_same_bytes_in_another_process_and_locale(data):
 
 
 def test_no_tensorflow():
-    code = "import sys, competition.folds; assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)"
+    code = "import sys, competition.data.folds; assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -266,7 +266,7 @@ def test_text_table_keeps_columns_of_one_name():
 
 
 def test_starts_without_tensorflow():
-    code = "import sys, competition.blend, competition.oof; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, competition.blending.blend, competition.runs.oof; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -98,7 +98,7 @@ def make(
         for member, _ in ensemble.members:
             kept = {path for path in member.dir.rglob("*") if path.name in KEPT}
             for path in sorted(kept | set(member.weight_files(table.k))):
-                _copy(path, folder / "work" / path)
+                _copy(path, folder / "work" / _at_home(table, path))
         if not run:
             path = table.paths.blend / "blend.json"
             _copy(path, folder / "work" / _at_home(table, path))
@@ -133,7 +133,7 @@ def make_training(
 
     The others are those of train.train. Returns the folder. InputError for whatever cannot be used.
     """
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     settled = settle(table, model, weights, recipe, overrides)
     chosen, settings = settled.weights, settled.recipe
     if settings.synthetic:

@@ -52,7 +52,7 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
     left out with a warning.
     """
     memory = read_memory(memory)
-    table = read_folds(name)
+    table = read_folds(name, workspace)
     settings = [fit_to_table(table, setting) for setting in read_grid(recipe, grid)]
     make_repeatable()
     chosen = _choose(models, weights)

@@ -266,7 +266,7 @@ def test_gpu(options, monkeypatch):
     figures = list(gpu.measure(replace(options, quick=False)))
     assert len(figures) == 9 and all(figure.ours is None and "no GPU" in figure.note for figure in figures)
 
-    monkeypatch.setattr(gpu.device, "has_gpu", lambda: True)
+    monkeypatch.setattr(gpu, "has_gpu", lambda: True)
     monkeypatch.setattr(gpu, "describe_gpu", lambda: "Tesla T4")
     for name, value in {"MODELS": ["scratch"], "SIZES": [16], "PRECISIONS": ["float32"], "BATCH": 4}.items():
         monkeypatch.setattr(gpu, name, value)
@@ -356,9 +356,9 @@ def test_without_a_limit_a_model_follows_another(options, monkeypatch):
 
 
 def test_what_is_measured_of_a_model(options):
-    names = [setup.name for setup in step.list_setups("efficientnet_lite0", (96, 96), 5, Options(Path(), Path()))]
-    assert names[0] == "float32" and {"1 thread", "oneDNN off", "mixed_bfloat16"} < set(names)
+    setups = [setup.name for setup in step.list_setups("efficientnet_lite0", (96, 96), 5, Options(Path(), Path()))]
+    assert setups[0] == "float32" and {"1 thread", "oneDNN off", "mixed_bfloat16"} < set(setups)
     long = Options(Path(), Path(), long=True)
     assert len(step.list_setups("vgg16", (96, 96), 5, long)) == 8
-    assert len(step.list_setups("resnet50", (96, 96), 5, long)) == len(names)
+    assert len(step.list_setups("resnet50", (96, 96), 5, long)) == len(setups)
     assert set(step.MODELS + step.FAMILIES) <= set(backbone_names())

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -127,7 +128,7 @@ def test_what_libraries_and_the_interpreter_do_is_no_failure(run):
 
 def test_the_scorer_is_bare(run, monkeypatch):
     monkeypatch.setenv("SECRET", "1")
-    monkeypatch.setenv("PYTHONPATH", str(rehearsal.SCORER.parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     run(load="assert 'SECRET' not in os.environ and not os.listdir('.') and os.getcwd() == os.environ['HOME']")
     with pytest.raises(RehearsalError, match="No module named 'competition'"):
         run(load="import competition")
@@ -136,7 +137,7 @@ def test_the_scorer_is_bare(run, monkeypatch):
 def test_it_ends_with_who_started_it(tmp_path):
     """A rehearsal that is killed leaves no scorer at work."""
     code = (
-        f"import sys; sys.path.insert(0, {str(rehearsal.SCORER.parents[1])!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "import numpy as np\nfrom competition.rehearsal.rehearsal import *\n"
         "run_isolated('a.zip', np.zeros((1, 8, 8, 3), np.uint8), [Job(1, 'uint8')])"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import class_folders
 
+import competition
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.workspace import Workspace
@@ -20,6 +21,7 @@ from competition.data.table import read_folds
 from competition.data.unlabelled import read_test
 from competition.formats import kaggle_csv, kaggle_kernel
 from competition.insight import explain
+from competition.recipes import settle
 from competition.runs import kinds as runs_kinds
 from competition.runs import oof
 from competition.runs import tree as runs_tree
@@ -77,9 +79,7 @@ def place(tmp_path_factory):
     """A folder with two runs of 2 folds, "full" and "frozen", and each of them again as a run of the new kind."""
     place = tmp_path_factory.mktemp("place")
     with contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "competition.recipes.settle.is_pretrained", lambda model, weights: True
-        )  # lets the cheapest network be frozen
+        patch.setattr(settle, "is_pretrained", lambda model, weights: True)  # lets the cheapest network be frozen
         make_folds(class_folders(place / "toy", {"a": 6, "b": 7, "c": 8}, height=16, width=16), folds=2)
         class_folders(place / "test", {"x": 3, "y": 2}, height=16, width=16)
         table = read_folds()
@@ -244,9 +244,7 @@ def test_looking_a_key_up_is_recognised(code, asks):
 
 
 def test_nobody_else_asks_whether_a_run_is_a_tree():
-    package, own = Path(files.__file__).parent, Path(runs_tree.__file__)
-    while (package.parent / "__init__.py").exists():
-        package = package.parent
+    package, own = Path(competition.__file__).parent, Path(runs_tree.__file__)
     paths = sorted(package.rglob("*.py"))
     assert own in paths and len(paths) > 40
     asking = [path.name for path in paths if path != own and asks_for(ast.parse(path.read_text("utf-8")), "splits")]

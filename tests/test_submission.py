@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -343,8 +344,7 @@ def test_two_processes_make_the_same_zip(tmp_path):
     started = [
         subprocess.Popen(
             [sys.executable, "-c", EXPORT, str(tmp_path / f"{i}"), str(tmp_path / f"{i}.zip"), when],
-            env=os.environ
-            | {"PYTHONHASHSEED": str(i + 1), "PYTHONPATH": str(submission.Path(submission.__file__).parents[1])},
+            env=os.environ | {"PYTHONHASHSEED": str(i + 1), "PYTHONPATH": str(Path(__file__).parents[1])},
         )
         for i, when in enumerate(("at once", "later"))
     ]
@@ -480,7 +480,7 @@ def test_fresh_process_gives_the_same_labels(inside, images, scorer):
 
 
 def test_fresh_process_does_not_know_the_project(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(submission.Path(submission.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr("model.py", "import competition")
     with pytest.raises(InputError, match="it fails in a fresh process.*No module named 'competition'"):

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
 
-from competition.base import files
+from competition.base import backend, files
 from competition.base.arrays import Memory
 from competition.base.files import InputError
 from competition.base.metrics import accuracy, log_loss
@@ -44,6 +44,7 @@ from competition.runs import record
 from competition.runs.choose import choose_runs
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
+from competition.training import batches as batching
 from competition.training import table as table_module
 from competition.training import train as training
 from competition.training.batches import _in_batches, epoch_random
@@ -1176,11 +1177,12 @@ def test_on_a_device_the_same_is_drawn(table, monkeypatch):
     """Symmetries alone, of which nothing is rounded: so all that follows is the same, too."""
     overrides = ("epochs=2", "batch_size=8", "rate=1e-3", "augment=d4,hflip", "views=identity")
     here = read_oof(train("baseline", name="arten", run="here", overrides=overrides), table)
-    monkeypatch.setattr(training.device, "has_gpu", lambda: True)
-    monkeypatch.setattr(training.device, "_compute_capability", lambda: 7.5)
+    for module in (backend, batching):
+        monkeypatch.setattr(module, "has_gpu", lambda: True)
+    monkeypatch.setattr(backend, "_compute_capability", lambda: 7.5)
     drawn = []
-    keep = training.device.keep_on_device
-    monkeypatch.setattr(training.device, "keep_on_device", lambda *arguments: drawn.append(1) or keep(*arguments))
+    keep = batching.keep_on_device
+    monkeypatch.setattr(batching, "keep_on_device", lambda *arguments: drawn.append(1) or keep(*arguments))
     there = read_oof(train("baseline", name="arten", run="there", overrides=overrides), table)
     assert drawn == [1]
     np.testing.assert_allclose(here.probs, there.probs, atol=1e-4)

@@ -1,5 +1,6 @@
 """Where everything lies: by default in the current folder; no run is called like what lies beside the runs."""
 
+import ast
 import dataclasses
 import os
 import re
@@ -112,3 +113,15 @@ def test_no_other_module_changes_the_working_directory_or_names_these_folders():
         assert not re.search(r"\bchdir\(", code), path
         if path != Path(module.__file__) and path.name != "kernel_script.py":
             assert not re.search(r'/ "(folds|runs|submissions|kernels|features|blend|tune|gan)"', code), path
+
+
+def test_a_workspace_that_is_given_is_used():
+    """A function that takes a Workspace looks at it, and whoever reads a fold table says of which Workspace."""
+    for path in sorted(Path(competition.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                takes = any(argument.arg == "workspace" for argument in node.args.args + node.args.kwonlyargs)
+                used = {name.id for line in node.body for name in ast.walk(line) if isinstance(name, ast.Name)}
+                assert not takes or "workspace" in used, f"{path}: {node.name}"
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "read_folds":
+                assert len(node.args) == 2, f"{path}:{node.lineno}"

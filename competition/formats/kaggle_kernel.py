@@ -98,7 +98,7 @@ def make(
         for member, _ in ensemble.members:
             kept = {path for path in member.dir.rglob("*") if path.name in KEPT}
             for path in sorted(kept | set(member.weight_files(table.k))):
-                _copy(path, folder / "work" / path)
+                _copy(path, folder / "work" / _at_home(table, path))
         if not run:
             path = table.paths.blend / "blend.json"
             _copy(path, folder / "work" / _at_home(table, path))

@@ -57,9 +57,8 @@ def test_a_row_is_what_a_run_would_score_and_the_grid_s_settings_stand_beside_it
 
 def test_the_metric_ranks(monkeypatch, capsys):
     """Rates at which the most accurate head is not the surest."""
-    ranking = importlib.import_module("competition.trials.rank")
     table = dataclasses.replace(read_folds(), metric="log_loss")
-    monkeypatch.setattr(ranking, "read_folds", lambda name, workspace: table)
+    monkeypatch.setattr("competition.trials.rank.read_folds", lambda name, workspace: table)
     frame = rank(models="efficientnet_lite0", recipe="tiny.toml", grid="frozen_rate=1e-4,1e-3,0.01,0.05,0.2")
     assert frame["log_loss"].is_monotonic_increasing and not frame["accuracy"].is_monotonic_decreasing
     assert "OOF log_loss of frozen backbones, standard error of accuracy" in capsys.readouterr().out

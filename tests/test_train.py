@@ -125,7 +125,7 @@ def frozen(place):
 @pytest.fixture
 def as_if_pretrained(monkeypatch):
     """Lets the cheap models have a frozen phase, as if their random weights were worth something."""
-    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)
+    monkeypatch.setattr(settle, "is_pretrained", lambda model, weights: True)
 
 
 @pytest.fixture

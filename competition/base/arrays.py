@@ -176,7 +176,7 @@ class Room:
 
 
 def bytes_held(array):
-    """Bytes of an array, Stored, Rows or Joined that are in memory."""
+    """How many bytes of an array, Stored, Rows or Joined are in memory."""
     if isinstance(array, Rows):
         return bytes_held(array.array)
     if isinstance(array, Joined):

@@ -98,7 +98,7 @@ def choose_precision(wanted, model):
     """ "float32" or "mixed_bfloat16": what is `wanted`, and for "auto" what this backbone trains faster in here.
 
     That is mixed bfloat16 on NVIDIA GPUs from compute capability 8 on (Ampere), the first with units for it, and for
-    BFLOAT16_ON_CPU on a processor that has such units. Only training computes in it (full_phase._build_scored).
+    BFLOAT16_ON_CPU on a processor that has such units. Only training computes in it; predictions are in float32.
     """
     if wanted != "auto":
         return wanted

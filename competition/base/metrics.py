@@ -65,7 +65,7 @@ def _right(probs, labels):
 
 def _surprise(probs, labels):
     true = np.asarray(probs)[np.arange(len(labels)), labels].astype(np.float64)
-    return -np.log(np.clip(true, np.finfo(np.float32).eps, 1))  # as metrics.log_loss
+    return -np.log(np.clip(true, np.finfo(np.float32).eps, 1))  # as log_loss
 
 
 def _of_confusion(score):

@@ -74,7 +74,10 @@ def accuracy_interval(right):
 
 
 def compare_accuracies(right, reference):
-    """By how much the first accuracy is higher, and p of McNemar's exact two-sided test; both bool [n], same images."""
+    """By how much the first of two accuracies is higher, and p of McNemar's exact two-sided test.
+
+    right, reference   bool [n]: which of the same images either got right
+    """
     from scipy.stats import binomtest
 
     gained, lost = int((right & ~reference).sum()), int((reference & ~right).sum())

@@ -1,9 +1,10 @@
-"""Tables, bars and short lists as text."""
+"""Tables, progress bars and short lists as text."""
 
 import re
 
 import pandas as pd
 
+# of a training, which counts epochs
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
 
 

@@ -1,4 +1,4 @@
-"""The forecast as the user reads it."""
+"""The forecast, printed as the user reads it."""
 
 from competition.base.metrics import METRICS
 from competition.blending.forecast import LEAST_GROUPED

@@ -83,5 +83,6 @@ def score_gain(metric, better, others, labels, groups, factor=1.0):
 
 
 def average_members(weights, probs, temperature=1.0):
+    """The mean of runs {run: probabilities [n, C]} by their weights {run: share}, sharpened with the temperature."""
     mean = sum(weight * probs[run] for run, weight in weights.items())
     return mean if temperature == 1 else sharpen(mean, temperature)

@@ -1,7 +1,7 @@
 """Diagnose any submission zip, the toolkit's own or one made by hand, in words that a beginner understands.
 
-`make check ZIP=` reads the zip (reading.py), runs it as a scorer would (rehearsal.py), looks at what it answers, and
-where a competition's labelled images are at hand compares with the truth (diagnose.py). Everything that can be found
+`make check ZIP=` reads the zip (reading.py, model_code.py), runs it as a scorer would (rehearsal.py), looks at what it
+answers (answers.py), and where a competition's labelled images are at hand compares with the truth (diagnose.py). Everything that can be found
 is listed, not only the first; a zip that cannot run is not run.
 """
 
@@ -247,10 +247,6 @@ def _unwrap(path, prefix, target):
             if info.filename.startswith(prefix) and not info.is_dir():
                 unwrapped.writestr(info.filename[len(prefix) :], source.read(info))
     return target
-
-
-def _main(dtype):
-    return Job(None, dtype, probabilities=False, budget=BUDGET)
 
 
 def _ask(path, read, sample, conditions):

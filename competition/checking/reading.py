@@ -1,7 +1,7 @@
-"""What a submission zip shows without being run: its members, the code of `model.py`, the Keras files in it.
+"""What a submission zip shows without being run: its members, its format, the Keras files in it.
 
-`make check` (check.py) begins with this. Nothing of the zip is executed or unpacked; code is read with `ast`, and the
-scorer's interpreter is asked only which modules it has. What is found is a list of Findings.
+`make check` (check_zip.py) begins with this. Nothing of the zip is executed or unpacked; model_code.py reads its code,
+and the scorer's interpreter is asked only which modules it has. What is found is a list of Findings.
 """
 
 import ast

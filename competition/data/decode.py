@@ -1,4 +1,4 @@
-"""From the bytes of an image file to the RGB pixels that a person sees."""
+"""From the bytes of an image file to the RGB pixels that a person sees, and how they are resized."""
 
 import io
 
@@ -61,7 +61,7 @@ def check_image(data, name):
 
 
 def check_with_draft(data, name, side):
-    """Like `check`, and before that what it decoded: uint8 [h, w, 3], no smaller than `side` where the image is not."""
+    """Like `check_image`, and before that what it decoded: uint8 [h, w, 3], no smaller than `side` where the image is not."""
     return _decode(data, name, side)
 
 

@@ -1,4 +1,7 @@
-"""The fold table: which image has which label and is held out in which fold; the rest goes by its hash."""
+"""Make the fold table: read and check every image once, tie those that show the same, deal them into folds.
+
+table.py reads the table. Later stages take an image only if its hash is still the one in the table.
+"""
 
 import csv
 import os

@@ -1,19 +1,10 @@
-"""Which images show the same picture: copies, byte for byte or redrawn, and frames of one scene.
+"""Groups of images that show the same picture: copies, byte for byte or redrawn, and frames of one scene.
 
 A fold model that has trained on a copy of an image it is scored on scores too well. So images that are the same, or
 nearly so, get one group and lie in one fold. Nearly: re-encoded, resized, mirrored, turned by 90 degrees, relit by up
 to 20 %, or the same scene with up to 5 % of shift or scale and 3 degrees between the frames, or all of it at once.
 
-From each image, decoded once, a small *sketch* is kept. Three stages find the pairs, each with less to do than the one
-before; none compares all with all:
-
-1. candidates: the nearest neighbours in the low frequencies of the sketch (a perceptual hash that is not rounded to
-   bits), in all 8 symmetries, among the images that lie near the same of sqrt(n) pivots: n sqrt(n) comparisons;
-2. tangents: how much of a candidate is the image itself, moved, scaled or turned a little (the tangent distance of
-   Simard et al. 1993, "Efficient pattern recognition using a new transformation distance");
-3. pixels: both sketches are laid onto each other (ECC, Evangelidis and Psarakis 2008, "Parametric image alignment using
-   enhanced correlation coefficient maximization") and compared where they overlap, by detail alone: light and shade,
-   which dark or blurred images have in common, do not count. An image without detail is only like its exact copies.
+near.py finds the pairs that are only nearly the same.
 """
 
 from dataclasses import replace

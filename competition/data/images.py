@@ -1,7 +1,6 @@
-"""Pictures from wherever the user has them (class folders, a zip, a CSV) to RGB arrays as a person sees them.
+"""The images of a fold table as RGB arrays, each checked by its hash.
 
-Nothing here writes but `load_images`, which decodes what is too much for memory into a file below `runs/`. Images are
-named by their POSIX path below the data root, so that a folder and a zip of that folder give the same names.
+Only `load_images` writes: it decodes what is too much for memory into a file below `runs/`.
 """
 
 import math

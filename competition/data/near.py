@@ -1,4 +1,16 @@
-"""Whether two images show the same picture."""
+"""Pairs of images that are nearly the same: sketches of them, and how alike two are.
+
+From each image, decoded once, a small *sketch* is kept. Three stages find the pairs, each with less to do than the one
+before; none compares all with all:
+
+1. candidates: the nearest neighbours in the low frequencies of the sketch (a perceptual hash that is not rounded to
+   bits), in all 8 symmetries, among the images that lie near the same of sqrt(n) pivots: n sqrt(n) comparisons;
+2. tangents: how much of a candidate is the image itself, moved, scaled or turned a little (the tangent distance of
+   Simard et al. 1993, "Efficient pattern recognition using a new transformation distance");
+3. pixels: both sketches are laid onto each other (ECC, Evangelidis and Psarakis 2008, "Parametric image alignment using
+   enhanced correlation coefficient maximization") and compared where they overlap, by detail alone: light and shade,
+   which dark or blurred images have in common, do not count. An image without detail is only like its exact copies.
+"""
 
 import cv2
 import numpy as np

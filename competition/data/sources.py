@@ -1,4 +1,8 @@
-"""Where images and labels come from: class folders, a zip of them, or a CSV."""
+"""Where images and labels come from: class folders, a zip of them, or a CSV.
+
+Nothing here writes. Images are named by their POSIX path below the data root, so that a folder and a zip of that folder
+give the same names.
+"""
 
 import csv
 import errno

@@ -1,4 +1,4 @@
-"""Test images as a fold table without labels."""
+"""Test images and other images without labels, as a fold table without labels."""
 
 import pandas as pd
 

@@ -102,7 +102,7 @@ class Shelf:
 
 
 def read_ms(shelf):
-    """Milliseconds that the backbone of a Shelf takes for an image, the least that was seen; None where nothing tells."""
+    """The milliseconds that the backbone of a Shelf takes for an image, the least that was seen; None where nothing tells."""
     found = []
     for path in shelf.folder.glob("[!.]*.json"):
         try:

@@ -1,4 +1,4 @@
-"""What training does otherwise where there is a GPU: its precision; the images stay on it and are augmented there.
+"""Images that stay on a GPU and are augmented there.
 
 A GPU trains on small photographs faster than a processor's cores can draw them. So the whole set, as uint8, is sent to
 the GPU once, and a batch is row numbers and what Albumentations drew for them: the same draws from the same seed as

@@ -1,6 +1,6 @@
 """The views of test-time augmentation (TTA): the eight symmetries of a square, as plain slicing.
 
-The functions use indexing alone for the flips and `swap` for the diagonal ones, so that one definition serves numpy
+The functions use indexing alone for the flips and `_swap` for the diagonal ones, so that one definition serves numpy
 arrays (features, OOF), Keras tensors (the packaged model) and every backend.
 """
 

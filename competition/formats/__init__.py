@@ -1,16 +1,17 @@
-"""The formats that competitions ask for: `make submission FORMAT=` finds a module here.
+"""A module for each format that competitions ask for, which `make submission FORMAT=` finds here.
 
 To add one, write `competition/formats/<name>.py` with a function
 
     make(name=None, run=None, ..., workspace=Workspace()) -> path of what was made
 
 and name it in FORMATS. `name` is that of the fold table, `run` a run in place of the blend, `workspace` says where both
-lie (workspace.py); the names of its other arguments are the options that it takes, which the user gives in capitals
+lie (base/workspace.py); the names of its other arguments are the options that it takes, which the user gives in capitals
 (`test` is TEST=), and None means not given.
 A new option is one of the verb `submission` in competition/cli/verbs.py as well. `make` writes a record beside
 its output that names the format, with `record_of`, and raises InputError for whatever cannot be used.
 
 Where the format is a zip with code around the same network, it is a package.Layout: codabench.py is one in 40 lines.
+LAYOUTS in competition/checking/check_zip.py lists it, so that `make check` knows such zips.
 Where it is a file of predictions, `predict_images` of kaggle_csv.py gives them.
 """
 

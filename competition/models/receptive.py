@@ -186,7 +186,6 @@ def _join(operation, fields, gates):
     )
 
 
-# {kind: its kernel, stride, dilation, and padding: "same", "valid" or units before and after}, (vertical, horizontal)
 def _convolution(layer):
     return layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding
 
@@ -203,6 +202,8 @@ def _cropping(layer):
     return (1, 1), (1, 1), (1, 1), [(-before, -after) for before, after in layer.cropping]
 
 
+# {kind of layer: what gives its kernel, strides, dilation, each (vertical, horizontal), and its padding: "same", "valid"
+# or the units before and after}
 WINDOWS = {
     "Conv2D": _convolution,
     "DepthwiseConv2D": _convolution,

@@ -25,9 +25,8 @@ class Recipe:
     image_size: int = 0  # side in pixels inside the network; 0: the competition's own size
     least_size: int = 0  # without image_size: smaller images are enlarged until their shorter side has this many pixels
     views: list[str] = field(default_factory=lambda: ["identity", "hflip"])  # TTA views that the OOF is saved for
-    augment: list[str] = field(
-        default_factory=list
-    )  # policies of competition/features/augment.py, training images only
+    # policies of competition/features/augment.py, training images only
+    augment: list[str] = field(default_factory=list)
     augment_phases: str = "both"  # or "frozen", "full": in which phases; in the frozen one by its `frozen_copies`
     # copies of images of rare classes, in both phases: augmented by these policies first, then as all images are
     oversample_count: int = 0  # images that a class has at least in each training fold, with its copies; 0: no copies
@@ -57,10 +56,9 @@ class Recipe:
     fmix: float = 0.0  # share of the images that get blobs of another (FMix, which keras-cv calls FourierMix)
     ema: float = 0.0  # momentum of a moving average of the weights, which is what is scored and kept; 0.99 looks back
     # about 100 steps. BatchNormalization's statistics are moving averages already and taken as they are
-    progressive: float = (
-        0.0  # share of the epochs, from the first, in which the network sees smaller images: of half the
-    )
-    # side, then of three quarters (Tan and Le 2021, arXiv:2104.00298, have more steps, each of which is compiled)
+    # share of the epochs, from the first, in which the network sees smaller images: of half the side, then of three
+    # quarters (Tan and Le 2021, arXiv:2104.00298, have more steps, each of which is compiled)
+    progressive: float = 0.0
     plain_epochs: int = 0  # last epochs without mixup, cutmix and fmix
 
     # both

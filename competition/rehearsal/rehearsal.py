@@ -134,7 +134,7 @@ FORBIDDEN = {
 def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions()):
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
-    images is uint8 [n, h, w, 3], or float for what a scorer never sends, as check.py does. The process starts in an
+    images is uint8 [n, h, w, 3], or float for what a scorer never sends, as check_zip.py does. The process starts in an
     empty folder, which is HOME as well; a socket, a process that the zip's code starts, a change below the zip's folder
     or reading a file of this machine fails, and so does the rehearsal, even where the code goes on. Where this machine
     allows it (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.

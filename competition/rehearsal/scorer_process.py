@@ -1,4 +1,4 @@
-"""What stands for the scorer in a rehearsal: `python -I -B scorer.py job.json`, in a process of its own.
+"""What stands for the scorer in a rehearsal: `python -I -B scorer_process.py job.json`, in a process of its own.
 
 competition/rehearsal/rehearsal.py starts it, by any Python from 3.8 on, and reads what it leaves in the folder `out`:
 `found.json` (what happened, and what was tried that a scorer forbids) and `answers.npz`. It imports nothing of this

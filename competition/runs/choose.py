@@ -1,4 +1,4 @@
-"""Which finished runs RUNS=a,b means."""
+"""The finished runs that RUNS=a,b names, and their OOF."""
 
 from competition.base.files import InputError, warn
 from competition.base.workspace import STUDY_RUN
@@ -35,6 +35,7 @@ def choose_runs(paths, runs):
 
 
 def read_chosen(folder, table, asked):
+    """The OOF of a run; InputError as read_oof, with the way to leave it out where nobody `asked` for it."""
     try:
         return read_oof(folder, table)
     except InputError as error:
@@ -49,7 +50,7 @@ def count_left_out(paths, runs):
 
 
 def _tells_of(run_dir, finished):
-    """Whether a run is the fold that train.train_seeds trained once more of a finished one: it is not to be blended."""
+    """Whether a run is the fold that training/train.py trained once more of a finished one: it is not to be blended."""
     whole = run_dir.name.removesuffix("-seed1")
     return (
         whole != run_dir.name

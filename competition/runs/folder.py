@@ -37,7 +37,7 @@ def weight_files(folder, frozen, k):
 
 
 def read_weights(read, path):
-    """What `read` makes of a file of weights; InputError naming it when it is broken."""
+    """What the function `read` makes of a file of weights; InputError naming it when it is broken."""
     try:
         return read(path)
     except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole

@@ -1,4 +1,4 @@
-"""A run: what its folder records, and what every kind of run offers. The kinds are listed in runs_kinds.py."""
+"""A run: what its folder records, and what every kind of run offers. kinds.py lists the kinds."""
 
 from dataclasses import dataclass
 from pathlib import Path

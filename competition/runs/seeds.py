@@ -1,4 +1,4 @@
-"""Which runs differ in nothing but the seed."""
+"""What the records of runs say: which differ in nothing but the seed, and which are of plain heads."""
 
 from dataclasses import MISSING, fields
 

@@ -1,4 +1,4 @@
-"""A double run: a tree of models, each of which decides between some classes; double.py trains it."""
+"""A double run: a tree of models, each of which decides between some classes; training/double.py trains it."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,7 +62,7 @@ class Tree:
 
 
 class TreeRun(Run):
-    """A double run. Its folder has a folder for each node, the SingleRun of its own task; see double.py."""
+    """A double run. Its folder has a folder for each node, the SingleRun of its own task."""
 
     kind = "a double run"
     plain = False

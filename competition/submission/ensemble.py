@@ -1,4 +1,4 @@
-"""What is packed: runs, weights, views, temperature and forecast."""
+"""The Ensemble that is packed: runs, weights, views, temperature and forecast."""
 
 from dataclasses import dataclass
 

@@ -61,9 +61,9 @@ def make_submission(
 ):
     """Write `submissions/<name>.zip` of the blend, or of one finished run.
 
+    layout  the package.Layout of the zip's format
     name    of the fold table; may be left out while there is only one
     run     pack this run in place of the blend; its views are chosen as `make blend` would for it alone
-    layout  the package.Layout of the zip's format
     scorer  which Python rehearses it (scorer_environments.find_python): "tensorflow==2.12.1", or its path; default: this one
     hidden_n  images of the hidden test, for the forecasts of score and seconds; default: as many as the blend's is for
     hidden  "random" or "groups": see forecast.make_forecast; default: as the blend has it
@@ -72,7 +72,7 @@ def make_submission(
     workspace  where the table and its runs lie, and the zip is written
 
     Beside the zip, the JSON of the same name says what is in it, by hashes, and what the rehearsal found; the log
-    (scorelog.py) gets a line. Returns the zip's path. InputError for a blend or a run that is missing, unfinished or
+    (score_log.py) gets a line. Returns the zip's path. InputError for a blend or a run that is missing, unfinished or
     not of this fold table, and for a zip that fails its rehearsal or is over a limit: it is not kept, and an older one
     of the same name stays. Otherwise the older one is kept under another name (score_log.keep_older).
     """

@@ -1,4 +1,4 @@
-"""A folder as one zip whose bytes depend on its content alone."""
+"""What a zip holds, and a folder packed as one zip whose bytes depend on its content alone."""
 
 import shutil
 import zipfile

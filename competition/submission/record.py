@@ -47,6 +47,7 @@ def record_of(path, ensemble, table, format):
 
 
 def print_record(path, record):
+    """Print what is in a zip, what its rehearsal found and its forecast."""
     members = [
         {
             "member": member["run"],

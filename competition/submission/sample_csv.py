@@ -1,4 +1,4 @@
-"""The form of a sample_submission.csv: ids, order, columns, kind of values."""
+"""A CSV of predictions in the form of a sample_submission.csv: its ids, order, columns and kind of values."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -40,6 +40,7 @@ NAMES = (
 
 
 def plain_columns(images, classes, probabilities):
+    """The Wanted without a sample: ids are the images' paths."""
     name = next(name for name in ("id", "image", "file", "") if name not in classes)
     columns = [name, *classes] if probabilities else ["id", "label"]
     return Wanted(columns, images, images, "probabilities" if probabilities else "labels", list(range(len(classes))))

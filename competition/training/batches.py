@@ -15,7 +15,7 @@ from competition.recipes.recipe import MIXTURES
 
 
 def make_batches(settings, images, taught):
-    """A function from fold and epoch to the batches of that epoch, which Phase describes."""
+    """A function from fold and epoch to the batches of that epoch, which full_phase.Phase describes."""
     shares = {key: getattr(settings, key) for key in MIXTURES}
     patch = settings.cutmix_least, settings.cutmix_most
     policy = settings.augment if settings.augment_phases != "frozen" else []
@@ -45,10 +45,12 @@ def make_batches(settings, images, taught):
 
 
 def epoch_random(settings, fold, epoch):
+    """The generator of the random numbers that a fold draws in an epoch of the second phase."""
     return np.random.default_rng([settings.seed, fold, 1, epoch])  # 0 stands for the frozen phase
 
 
 def count_steps(table, fold, settings):
+    """Steps of an epoch of the second phase: the full batches of the fold's training images and copies, at least one."""
     images = (table.fold != fold).sum() + class_copies(table, settings).needed[fold].sum()
     return max(1, int(images) // settings.batch_size)
 

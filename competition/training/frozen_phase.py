@@ -62,7 +62,7 @@ def read_interrupted(folder):
         return saved["folds"].tolist(), heads.read_heads(saved), saved["seconds"].tolist()
 
     found = read_or_anew(folder / HEADS_STATE, read, "the frozen phase")
-    # the user removed none
+    # whole: the user has removed no epoch
     whole = found and all((fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in found[0])
     return found if whole else ([], None, [])
 

@@ -16,7 +16,7 @@ class Job:
     """Folds of a table to train with one model and recipe."""
 
     folder: Path  # of the run
-    table: FoldTable  # or a part of one (double.take_part)
+    table: FoldTable  # or a part of one (tree.take_part)
     model: str
     weights: Weights  # that the backbone begins with
     recipe: Recipe  # that fits the table (settle.fit_to_table)

@@ -1,4 +1,4 @@
-"""What a fold learns from: its images, generated ones, and what a teacher says."""
+"""What each fold learns from: its images, generated ones, and what a teacher says."""
 
 from dataclasses import replace
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""AdamW with a rate for each layer."""
+"""AdamW with a rate for each layer, and how a model is compiled with it."""
 
 from competition.base.backend import use_xla
 from competition.features import heads
@@ -15,6 +15,7 @@ def layer_rates(model, settings):
 
 
 def compile_model(model, weight_decay, label_smoothing, rates, ema=0.0):
+    """Compile a classifier; `rates` as of layer_rates, `ema` the momentum of a moving average of its weights, 0: none."""
     import keras
     from keras import ops
 

@@ -24,17 +24,17 @@ class Effort:
 class Rung:
     """One system of the report.
 
-    model may hold {backbone}, keys {given} (a weight for the rarest class) and {count} (of copies); see `_fill`.
+    model may hold {backbone}, keys {given} (a weight for the rarest class) and {count} (of copies): study_rungs.py fills them in.
     """
 
     name: str
     reference: str  # the rung that it is compared with
     report: str  # what the original report found
-    kind: str = "head"  # of effort
+    kind: str = "head"  # a key of BUDGETS[budget]
     model: str = "{backbone}"
     # of the recipe; of TTA its views; of an ensemble how it weighs, and how many; of a soup its rungs
     keys: tuple[str, ...] = ()
-    how: str = "train"  # a key of HOW
+    how: str = "train"  # a key of study_rungs.HOW
     budgets: tuple[str, ...] = ALL
 
 

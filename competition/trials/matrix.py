@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition import formats as formats_module
 from competition.base import files
 from competition.base.files import InputError, sha256_file
 from competition.base.text import text_table
@@ -29,7 +28,7 @@ from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.sources import open_reader
 from competition.data.table import choose_sample
-from competition.formats import codabench, codalab
+from competition.formats import codabench, codalab, make
 from competition.rehearsal.content import check_package
 from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
 from competition.rehearsal.scorer_environments import find_python
@@ -237,15 +236,13 @@ def _try_format(format, family, table, work, python, broken, kept):
 
 
 def _csv(run, test, work, workspace):
-    path = formats_module.make("kaggle-csv", "matrix", run, workspace, test=test, probabilities=True)
+    path = make("kaggle-csv", "matrix", run, workspace, test=test, probabilities=True)
     return path, lambda: path
 
 
 def _kernel(run, test, work, workspace):
     """A kernel's payload, and a function that runs the kernel below `work` in place of /kaggle: its submission.csv."""
-    folder = formats_module.make(
-        "kaggle-kernel", "matrix", run, workspace, kaggle_user="me", competition="some", probabilities=True
-    )
+    folder = make("kaggle-kernel", "matrix", run, workspace, kaggle_user="me", competition="some", probabilities=True)
     payload = folder / "dataset" / "toolkit.zip"
 
     def run_it():

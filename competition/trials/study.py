@@ -1,8 +1,8 @@
 """The study: every system of the original report, run on the same folds and compared on the same images.
 
-A rung of LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends
+A rung of ladder.LADDER is an ordinary command (`make train`, mostly) and an ordinary run, `study-<budget>-...`, that blends
 and packs like others when it is named and has trained all folds; `make blend` without RUNS= leaves it out. What a rung
-may take of the machine is a matter of its kind and of the budget (BUDGETS): one fold, frozen features, fewer epochs; its
+may take of the machine is a matter of its kind and of the budget (ladder.BUDGETS): one fold, frozen features, fewer epochs; its
 command says it in full.
 
 Two runs are compared on the images that both have a held-out prediction of, by McNemar's exact test: of the images on
@@ -45,7 +45,7 @@ def run_study(
     *,
     commands,
 ):
-    """`study` with the budget "quick", or another; returns the exit code, 1 where a rung failed."""
+    """Run `study` with the budget "quick", or another; returns the exit code, 1 where a rung failed."""
     if quick and budget:
         raise InputError(f"QUICK=1 and BUDGET={budget}: expected one of them")
     rungs = study(

@@ -165,7 +165,7 @@ def _blend(plan, rung, result):
 
 
 def _members(plan, count):
-    """The names of the first heads that are done, each on a backbone of its own; _Skipped where they are too few."""
+    """The names of the first heads that are done, each on a backbone of its own; Skipped where they are too few."""
     done = {
         plan.model(plan.results[name].rung): name
         for name in reversed(MEMBERS)
@@ -238,7 +238,7 @@ RUNS = {
 
 
 def _weights(plan, model):
-    """What WEIGHTS= takes for a model; None for the default. _Skipped when its weights are not at hand."""
+    """What WEIGHTS= takes for a model; None for the default. Skipped when its weights are not at hand."""
     if model in OWN:
         return None
     if model not in plan.weights:
@@ -249,7 +249,7 @@ def _weights(plan, model):
 def call_command(plan, result, verb, options):
     """Run `make <verb> ...`, with the WEIGHTS= that its model wants; what is None is left out.
 
-    _Skipped when these are not at hand, and when this version has no such recipe key.
+    Skipped when these are not at hand, and when this version has no such recipe key.
     """
     result.command = print_command(verb, options)
     if "MODEL" in options:

@@ -1,4 +1,4 @@
-"""A conditional GAN for each fold: pictures of a given class that no camera took, for the training part of that fold.
+"""Train and judge a conditional GAN for each fold: pictures of a given class that no camera took, for the training part of that fold.
 
 It is trained on the fold's training images alone, judged on the images that the fold holds out, and only one that is
 declared good may add images to a training fold (the recipe key `synthetic`). Against collapse: a discriminator with
@@ -71,7 +71,7 @@ class Settings:
     width: int = 24  # channels of the generator's finest feature map, of each coarser one twice as many
     noise: int = 64  # numbers that an image is made of, besides its label
     batch_size: int = 32
-    rate: float = 4e-4  # of Adam, with BETA_1 and BETA_2
+    rate: float = 4e-4  # of Adam, with networks.BETA_1 and BETA_2
     ema: float = 0.995  # a step's share of the average generator is 1 - ema
     augment: bool = True  # random shifts and cut-outs of what the discriminator sees
     features: str = "efficientnet_lite0"  # the frozen backbone in whose features images are compared

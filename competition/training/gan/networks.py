@@ -1,4 +1,4 @@
-"""The generator and the discriminator, and how they train."""
+"""The generator and the discriminator of a GAN, and how they train."""
 
 from dataclasses import dataclass
 from typing import Any

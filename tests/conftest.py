@@ -26,7 +26,7 @@ LONG = (
     "double",
     "kaggle_kernel",
     "rehearsal",
-    "check",
+    "check_zip",
     "study",
     "tune",
     "gan",

@@ -9,8 +9,7 @@ from conftest import encode, smooth
 from bench import duplicates
 from competition.base.files import InputError
 from competition.cli.main import main
-from competition.data import groups
-from competition.data import near as near_module
+from competition.data import groups, near
 from competition.data.folds import assign_folds, make_folds
 from competition.data.groups import join_pairs, pair_equal
 from competition.data.images import warn_of_others
@@ -130,7 +129,7 @@ def test_a_search_among_many_looks_at_few(monkeypatch):
         looked.append((len(pivots), max(map(len, members))))
         return nearest(turned, own, coarse, pivots, members)
 
-    monkeypatch.setattr(near_module, "_nearest", noted)
+    monkeypatch.setattr(near, "_nearest", noted)
     jobs = _candidates(np.concatenate([images, copies]), np.arange(700))
     assert {(i, 600 + i) for i in range(100)} <= {job[:2] for job in jobs}
     assert len(jobs) < 200 and looked[0][0] == 26 and looked[0][1] < 140
@@ -180,8 +179,8 @@ def test_the_search_can_be_turned_off(data):
 
 def test_without_near_duplicates_the_table_is_what_it_was(tmp_path, workdir):
     folder = photographs(tmp_path / "data", {"a": 10, "b": 7})
-    near, plain = make_folds(folder, "near"), make_folds(folder, "plain", near=False)
-    assert near.hash == plain.hash and not Path("runs").exists()
+    tied, plain = make_folds(folder, "near"), make_folds(folder, "plain", near=False)
+    assert tied.hash == plain.hash and not Path("runs").exists()
 
 
 def test_conflicts_are_told_and_can_be_left_out(data, capsys):

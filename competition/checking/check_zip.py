@@ -1,8 +1,8 @@
 """Diagnose any submission zip, the toolkit's own or one made by hand, in words that a beginner understands.
 
 `make check ZIP=` reads the zip (reading.py, model_code.py), runs it as a scorer would (rehearsal.py), looks at what it
-answers (answers.py), and where a competition's labelled images are at hand compares with the truth (diagnose.py). Everything that can be found
-is listed, not only the first; a zip that cannot run is not run.
+answers (answers.py), and where a competition's labelled images are at hand compares with the truth (diagnose.py).
+Everything that can be found is listed, not only the first; a zip that cannot run is not run.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Train and judge a conditional GAN for each fold: pictures of a given class that no camera took, for the training part of that fold.
+"""Train and judge a conditional GAN for each fold: pictures of a class, made for the training part of that fold.
 
 It is trained on the fold's training images alone, judged on the images that the fold holds out, and only one that is
 declared good may add images to a training fold (the recipe key `synthetic`). Against collapse: a discriminator with

@@ -22,9 +22,7 @@ from competition.data.unlabelled import read_test
 from competition.formats import kaggle_csv, kaggle_kernel
 from competition.insight import explain
 from competition.recipes import settle
-from competition.runs import kinds as runs_kinds
-from competition.runs import oof
-from competition.runs import tree as runs_tree
+from competition.runs import kinds, oof, tree
 from competition.runs.kinds import KINDS, kind_of, read_run
 from competition.runs.predict import each_fold, fold_models, predict_folds
 from competition.runs.seeds import plain_heads
@@ -109,7 +107,7 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def inside(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(runs_kinds, "KINDS", (TurnedRun, *KINDS))
+    monkeypatch.setattr(kinds, "KINDS", (TurnedRun, *KINDS))
 
 
 @pytest.fixture
@@ -210,13 +208,13 @@ def test_where_only_single_runs_will_do_others_are_refused(table):
     assert plain_heads(files.read_json(RUNS / "frozen-turned/run.json")) is None
 
 
-def asks_for(tree, key):
+def asks_for(module, key):
     """Whether code looks a key up: `key in x`, `x[key]`, `x.get(key)`, or a set of keys that has it."""
 
     def is_key(node):
         return isinstance(node, ast.Constant) and node.value == key
 
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn) and is_key(node.left):
             return True
         if isinstance(node, ast.Subscript) and is_key(node.slice):
@@ -244,7 +242,7 @@ def test_looking_a_key_up_is_recognised(code, asks):
 
 
 def test_nobody_else_asks_whether_a_run_is_a_tree():
-    package, own = Path(competition.__file__).parent, Path(runs_tree.__file__)
+    package, own = Path(competition.__file__).parent, Path(tree.__file__)
     paths = sorted(package.rglob("*.py"))
     assert own in paths and len(paths) > 40
     asking = [path.name for path in paths if path != own and asks_for(ast.parse(path.read_text("utf-8")), "splits")]

@@ -6,7 +6,7 @@ import pytest
 
 from competition.base.files import InputError
 from competition.base.workspace import Workspace
-from competition.rehearsal import scorer_environments as scorers
+from competition.rehearsal import scorer_environments
 from competition.rehearsal.scorer_environments import find_python
 
 
@@ -42,5 +42,5 @@ def test_environment_is_built_once(workdir, tmp_path, monkeypatch):
     python = find_python("tinything==1.5")
     code = "import tinything, sys; print(tinything.answer, sys.prefix != sys.base_prefix)"
     assert subprocess.check_output([python, "-I", "-c", code], text=True).split() == ["42", "True"]
-    monkeypatch.setattr(scorers, "_run", None)  # nothing is built again
+    monkeypatch.setattr(scorer_environments, "_run", None)  # nothing is built again
     assert find_python("tinything==1.5") == python

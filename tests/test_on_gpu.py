@@ -14,7 +14,7 @@ from test_backbones import save_weights
 from competition.base import backend
 from competition.base.arrays import Rows
 from competition.base.backend import choose_precision, has_gpu, layers_of
-from competition.features import on_gpu as device
+from competition.features import on_gpu
 from competition.features.augment import POLICIES, build_policy
 from competition.features.on_gpu import draw_transforms, keep_on_device
 from competition.models import backbones
@@ -71,7 +71,7 @@ def test_policies_that_only_albumentations_knows_and_images_on_disk_stay_with_th
     unknown = sorted(set(POLICIES) - {"hflip", "vflip", "d4", "shift", "affine", "light", "colour"})
     assert unknown and all(keep_on_device(images, ["hflip", name]) is None for name in unknown)
     assert keep_on_device([image for image in images], ["hflip"]) is None
-    monkeypatch.setattr(device, "MOST_BYTES", images.nbytes - 1)
+    monkeypatch.setattr(on_gpu, "MOST_BYTES", images.nbytes - 1)
     assert keep_on_device(images, ["hflip"]) is None
 
 

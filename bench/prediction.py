@@ -19,7 +19,7 @@ from competition.formats import codalab
 from competition.rehearsal import rehearsal
 from competition.runs.kinds import read_run
 from competition.submission.ensemble import Ensemble
-from competition.submission.package import build_package, pack
+from competition.submission.package import build_package, pack_folder
 from competition.training.train import train
 
 FOLDS, QUICK_FOLDS = 5, 2
@@ -86,7 +86,7 @@ def measure(options):
 def _pack_ours(run, table, folder):
     ensemble = Ensemble(f"run {run.name}", [(run, 1.0)], VIEWS, oof=None)
     build_package(ensemble, table, folder / "ours", codalab.write_code)
-    pack(folder / "ours", folder / "ours.zip")
+    pack_folder(folder / "ours", folder / "ours.zip")
     return folder / "ours.zip"
 
 
@@ -94,7 +94,7 @@ def _pack_reference(run, table, folder):
     files.write_text(folder / "reference" / "model.py", REFERENCE)
     for fold in range(table.k):
         run.build_fold_model(table, fold).save(folder / "reference" / f"fold_{fold}.keras")
-    pack(folder / "reference", folder / "reference.zip")
+    pack_folder(folder / "reference", folder / "reference.zip")
     return folder / "reference.zip"
 
 

@@ -14,7 +14,7 @@ from competition.base.workspace import Workspace
 from competition.blending import blend
 from competition.blending.blend import explain_choice, forecast_again, make_blend
 from competition.blending.chooser import (
-    KINDS,
+    BLEND_KINDS,
     SHOWN,
     Candidate,
     Chooser,
@@ -80,7 +80,7 @@ def noise(seed, runs=15, n=400, classes=3):
     return random.dirichlet(np.ones(classes), (runs, n)), random.integers(0, classes, n)
 
 
-def chooser_of(probs, labels, kinds=KINDS, metric="accuracy", views=1):
+def chooser_of(probs, labels, kinds=BLEND_KINDS, metric="accuracy", views=1):
     stacks = {
         ("identity", "hflip")[: view + 1]: np.roll(probs, view, axis=0) * (1 - 0.1 * view) + 0.1 * view / 3
         for view in range(views)
@@ -242,7 +242,7 @@ def test_the_simplest_within_noise_wins():
     worse = chooser_of(np.stack([probs[0], predictions(labels, np.arange(1000) % 2 == 0)]), labels)
     candidates, chosen = make_candidates(worse, [["a"], ["b"]])
     assert candidates[chosen].kind == "single" and candidates[chosen].weights == {"a": 1.0}
-    assert {c.kind for c in candidates} == {*KINDS, *SHOWN}
+    assert {c.kind for c in candidates} == {*BLEND_KINDS, *SHOWN}
 
 
 def test_why_it_was_chosen():

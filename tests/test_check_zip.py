@@ -523,8 +523,14 @@ def test_keras_files_tell_their_version(tmp_path):
         assert reading._read_keras((tmp_path / name).read_bytes())[0] == keras.__version__
     model.save_weights(tmp_path / "a.weights.h5")
     assert reading._read_keras((tmp_path / "a.weights.h5").read_bytes())[0] is None
-    assert reading.keras_of({"tensorflow": "2.15.1"})[0] == 2 and reading.keras_of({"tensorflow": "2.16.0"})[0] == 3
-    assert reading.keras_of({"tensorflow": "2.16.0", "keras": "2.15.0"})[0] == 2 and reading.keras_of({}) == ()
+    assert (
+        reading.find_keras_version({"tensorflow": "2.15.1"})[0] == 2
+        and reading.find_keras_version({"tensorflow": "2.16.0"})[0] == 3
+    )
+    assert (
+        reading.find_keras_version({"tensorflow": "2.16.0", "keras": "2.15.0"})[0] == 2
+        and reading.find_keras_version({}) == ()
+    )
 
 
 @pytest.mark.parametrize(

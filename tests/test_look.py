@@ -16,7 +16,7 @@ from competition.base.workspace import Workspace
 from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.insight import look as looking
-from competition.insight.look import KINDS, find_outliers, look, measure_image, robust_z
+from competition.insight.look import OUTLIER_KINDS, find_outliers, look, measure_image, robust_z
 
 CLASSES = {"a <b> & c": 30, "été": 14}  # the first must not break the page
 RED, DARK, BLURRED, SMALL = "été/003.png", "a <b> & c/005.png", "été/007.png", "a <b> & c/011.png"
@@ -180,7 +180,7 @@ def test_robust_z_by_hand():
 
 
 def test_outliers_come_most_extreme_first_and_only_where_they_matter():
-    columns = {kind.column for kind in KINDS}
+    columns = {kind.column for kind in OUTLIER_KINDS}
     frame = pd.DataFrame({column: np.linspace(90, 110, 41) for column in columns} | {"black": 0.0, "white": 0.0})
     frame.loc[[3, 7], "redness"] = 300, 400
     frame.loc[5, "brightness"] = 1

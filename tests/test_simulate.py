@@ -11,13 +11,13 @@ from competition.base.files import InputError, write_json
 from competition.blending import weights
 from competition.features.features import Shelf
 from competition.trials import simulate
-from competition.trials.simulate import CONDITIONS, Condition, digits, play_round, summarise, train_ridge
+from competition.trials.simulate import CONDITIONS, Condition, play_round, read_digits, summarise, train_ridge
 
 
 @pytest.fixture(scope="module")
 def pool():
     """A third of the digits: rounds that take little time."""
-    whole = digits()
+    whole = read_digits()
     rows = np.random.default_rng(0).permutation(len(whole.labels))[:600]
     features = {key: values[rows] for key, values in whole.features.items()}
     return dataclasses.replace(whole, features=features, labels=whole.labels[rows], groups=np.arange(600))

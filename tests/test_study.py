@@ -27,7 +27,7 @@ from competition.cli.verbs import BY_NAME
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
 from competition.insight import explain as explaining
-from competition.models.backbones import OWN, backbone_names
+from competition.models.backbones import ALWAYS_RANDOM, backbone_names
 from competition.recipes.recipe import Recipe, read_recipe
 from competition.runs import oof
 from competition.training import train as training
@@ -44,8 +44,8 @@ from competition.trials.study_rungs import (
     _blend,
     _fill,
     _gan,
+    find_rarest,
     print_command,
-    rarest,
     read_held_out,
     train_options,
 )
@@ -126,7 +126,7 @@ def test_each_command_can_be_typed_and_has_a_recipe_that_can_be_read(budget, bac
         )
         assert (typed["model"], typed["recipe"], typed["run"]) == (plan.model(rung), options["RECIPE"], plan.run(rung))
         known = [key for key in options["SET"] if key.partition("=")[0] in RECIPE_KEYS]
-        recipe = read_recipe(options["RECIPE"], known, plan.model(rung) in OWN)
+        recipe = read_recipe(options["RECIPE"], known, plan.model(rung) in ALWAYS_RANDOM)
         assert recipe.epochs + recipe.frozen_epochs
 
 
@@ -215,7 +215,7 @@ def test_the_ladder_s_budgets_and_systems_are_those_of_the_report():
 
 def test_what_depends_on_the_competition():
     plan = a_plan()  # 9, 4 and 7 images: the mean class has 6.67
-    assert rarest(plan.table) == RAREST
+    assert find_rarest(plan.table) == RAREST
     assert _fill(plan, "oversample_count={count}") == "oversample_count=3"  # of 6.67, one of two folds
     weights = read_recipe("quick", [_fill(plan, "class_weight={given}")]).class_weight
     assert weights == {RAREST: 1.7}
@@ -343,7 +343,7 @@ def test_photographs_larger_than_a_budget_means_are_shrunk(budget):
     plan.table = dataclasses.replace(plan.table, size=(400, 512))
     for rung in rungs:
         keys = train_options(plan, rung)["SET"]
-        recipe = read_recipe(plan.effort(rung).recipe, keys, plan.model(rung) in OWN)
+        recipe = read_recipe(plan.effort(rung).recipe, keys, plan.model(rung) in ALWAYS_RANDOM)
         assert budget == "full" or 0 < recipe.image_size <= 160, rung.name
         capped = [key for key in keys if key not in small[rung.name]]
         assert capped == ([f"image_size={plan.effort(rung).most}"] if plan.effort(rung).most else [])

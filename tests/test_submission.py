@@ -39,8 +39,8 @@ from competition.submission.ensemble import Ensemble, _read_blend
 from competition.submission.fit_limits import Choice
 from competition.submission.limits import Cost, Limits
 from competition.submission.make import _fit
-from competition.submission.network import ROWS, Network, build_networks, export
-from competition.submission.package import pack
+from competition.submission.network import ROWS, Network, build_networks, export_network
+from competition.submission.package import pack_folder
 from competition.training.train import train
 
 keras = pytest.importorskip("keras")
@@ -279,7 +279,7 @@ def test_all_views_are_averaged(tmp_path):
     networks = [Network(models[0], weights[:2]), Network(models[2], weights[2:])]
     for views in (list(VIEWS), ["identity", "rot90", "hflip"], ["identity"]):
         images = np.random.default_rng(0).uniform(0, 1, (ROWS // len(views), 6, 6, 3)).astype(np.float32)
-        export(networks, views, (6, 6), tmp_path / "net")
+        export_network(networks, views, (6, 6), tmp_path / "net")
         loaded = tf.saved_model.load(str(tmp_path / "net"))
         expected = sum(np.mean([np.asarray(model(VIEWS[view](images))) for view in views], axis=0) for model in models)
         np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
@@ -289,7 +289,7 @@ def test_temperature_is_in_the_network(tmp_path):
     image = keras.Input((6, 6, 3))
     model = keras.Model(image, keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(image)))
     images = np.random.default_rng(0).uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
-    export([Network(model, [model.get_weights()])], ["identity"], (6, 6), tmp_path / "net", 0.5)
+    export_network([Network(model, [model.get_weights()])], ["identity"], (6, 6), tmp_path / "net", 0.5)
     expected = sharpen(np.asarray(model(images)), 0.5)
     loaded = tf.saved_model.load(str(tmp_path / "net"))
     np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
@@ -301,7 +301,7 @@ def test_same_content_makes_the_same_zip(tmp_path):
             file = tmp_path / name / letter / "file"
             file.parent.mkdir(parents=True)
             file.write_text(letter)
-        pack(tmp_path / name, tmp_path / f"{name}.zip")
+        pack_folder(tmp_path / name, tmp_path / f"{name}.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
@@ -329,9 +329,9 @@ if sys.argv[3] == "later":  # a process that has done other things before
 networks = [network.Network(model := make(3), [[np.ones(value.shape, np.float32) for value in model.get_weights()]] * 2)
             for _ in range(2)]
 folder = Path(sys.argv[1])
-network.export(networks, ["identity", "hflip"], (6, 6), folder / "SubmissionModel", half=True)
+network.export_network(networks, ["identity", "hflip"], (6, 6), folder / "SubmissionModel", half=True)
 content.check_package(folder)
-package.pack(folder, sys.argv[2])
+package.pack_folder(folder, sys.argv[2])
 images = np.random.RandomState(0).uniform(0, 1, (16, 6, 6, 3)).astype(np.float32)
 loaded = tf.saved_model.load(str(folder / "SubmissionModel"))
 assert loaded.serve(images).shape == (16, 3)
@@ -358,7 +358,7 @@ def test_half_of_the_weights(tmp_path):
     weights = [np.random.default_rng(0).normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()]
     weights[1][0] = 1e5  # more than float16 holds: the bias stays as it is
     images = np.random.default_rng(0).uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
-    export([Network(model, [weights])], ["identity"], (6, 6), tmp_path / "net", half=True)
+    export_network([Network(model, [weights])], ["identity"], (6, 6), tmp_path / "net", half=True)
     stored = tf.saved_model.load(str(tmp_path / "net"))
     assert [str(variable.dtype.name) for variable in stored.weights[0]] == ["float16", "float32"]
     model.set_weights([weights[0].astype(np.float16).astype(np.float32), weights[1]])
@@ -451,7 +451,7 @@ def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
     members[1][0][0] = 1e5
     network = Network(model, members)
     images = random.uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
-    export([network], ["identity"], (6, 6), tmp_path / "net", half=True)
+    export_network([network], ["identity"], (6, 6), tmp_path / "net", half=True)
     monkeypatch.setattr(by_hand, "build_networks", lambda *_: [network])
     monkeypatch.setattr(network_module, "build_networks", lambda *_: [network])
     monkeypatch.setattr(package, "build_networks", lambda *_: [network])

@@ -35,7 +35,7 @@ from competition.training.train import train
 from competition.trials import tune as tuning
 from competition.trials.space import auto_space, read_space
 from competition.trials.tune import tune
-from competition.trials.tune_table import Study, Trial, optimism
+from competition.trials.tune_table import Study, Trial, estimate_optimism
 
 ROOT = Path(__file__).parents[1]
 TINY = """batch_size = 8
@@ -471,15 +471,15 @@ def test_the_best_of_equals_is_seen_through():
     for seed in range(12):
         right = random.random((40, 1000)) < 0.7
         flattered.append(right.mean(1).max())
-        corrected.append(flattered[-1] - optimism(right, draws=100, seed=seed))
+        corrected.append(flattered[-1] - estimate_optimism(right, draws=100, seed=seed))
     assert np.mean(flattered) > 0.725 and np.mean(corrected) == pytest.approx(0.7, abs=0.006)
 
 
 def test_a_clear_winner_is_believed():
     random = np.random.default_rng(0)
     right = random.random((10, 1000)) < np.array([0.9] + [0.6] * 9)[:, None]
-    assert optimism(right) < 0.004
-    assert optimism(right[:1]) < 0.004 and optimism(np.ones((2, 1), bool)) == 0
+    assert estimate_optimism(right) < 0.004
+    assert estimate_optimism(right[:1]) < 0.004 and estimate_optimism(np.ones((2, 1), bool)) == 0
 
 
 # -------------------------------------------------------------------------------------------------------- HyperResNet

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 
 # of a training, which counts epochs
-BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
+EPOCHS_BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
 
 
 def natural_order(names):

@@ -16,7 +16,7 @@ from competition.base.metrics import METRICS, find_metric, log_loss
 from competition.base.text import text_table
 from competition.base.workspace import Workspace
 from competition.blending.chooser import (
-    KINDS,
+    BLEND_KINDS,
     RELIABILITY_BINS,
     calibrate_nested,
     combine,
@@ -72,7 +72,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=W
             "behind": candidate.behind,
             "standard_error": candidate.error,
             "within_noise": candidate.behind <= candidate.error,
-            "packable": candidate.kind in KINDS,
+            "packable": candidate.kind in BLEND_KINDS,
             "chosen": i == chosen,
         }
         for i, candidate in enumerate(candidates)
@@ -149,7 +149,7 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
 
 def explain_choice(candidates, chosen, metric=METRICS["accuracy"]):
     """One line that says why candidate number `chosen` won."""
-    packable = [candidate for candidate in candidates if candidate.kind in KINDS]
+    packable = [candidate for candidate in candidates if candidate.kind in BLEND_KINDS]
     winner, noise = candidates[chosen], sum(candidate.behind <= candidate.error for candidate in packable)
     best = min(packable, key=lambda candidate: candidate.behind)
     if len(packable) == 1:

@@ -13,7 +13,7 @@ from competition.features.views import usable_views
 
 RELIABILITY_BINS = 5  # of the table
 PARTS = 10  # of the nested choice, at most
-KINDS = ("single", "mean", "greedy", "convex")  # from simple to complex; the zip can hold these
+BLEND_KINDS = ("single", "mean", "greedy", "convex")  # from simple to complex; the zip can hold these
 SHOWN = ("geometric", "stacking")  # the zip averages probabilities, so that these are never chosen
 
 
@@ -53,7 +53,7 @@ class Chooser:
     parts: np.ndarray
     groups: np.ndarray
     metric: object = METRICS["accuracy"]
-    kinds: tuple = KINDS
+    kinds: tuple = BLEND_KINDS
     fitted: dict = field(default_factory=dict)
 
     @property
@@ -95,7 +95,7 @@ class Chooser:
             return (
                 members,
                 len(views),
-                KINDS.index(kind),
+                BLEND_KINDS.index(kind),
                 behind[i],
                 log_loss(probs[i], self.labels[self._rows(left_out)]),
             )

@@ -318,7 +318,7 @@ def read_version(version):
     return tuple(int(part) for part in re.findall(r"\d+", version or "")[:3])
 
 
-def keras_of(versions):
+def find_keras_version(versions):
     """The version of Keras in {"keras": ..., "tensorflow": ...}, as numbers; () where neither is there."""
     if "keras" in versions:
         return read_version(versions["keras"])
@@ -328,7 +328,7 @@ def keras_of(versions):
 
 def check_keras(reading, versions, scorer):
     """Whether the scorer's Keras can read the zip's files. versions: {library: version} of the scorer."""
-    has = keras_of(versions)
+    has = find_keras_version(versions)
     shown = f"Keras {'.'.join(map(str, has))}" + (
         f" (TensorFlow {versions['tensorflow']})" if "tensorflow" in versions else ""
     )

@@ -16,7 +16,7 @@ from competition.base.arrays import Rows
 from competition.base.files import InputError, sha256_bytes
 from competition.base.text import shorten
 from competition.base.workspace import Workspace
-from competition.rehearsal.rehearsal import MOST
+from competition.rehearsal.rehearsal import MOST_REHEARSED
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
@@ -141,7 +141,7 @@ def held_out_images(table, fold):
     return [table.images[row] for row in np.flatnonzero(table.fold == fold)]
 
 
-def choose_sample(table, count=MOST):
+def choose_sample(table, count=MOST_REHEARSED):
     """Rows of up to `count` images, sorted, the classes in turn; the same ones each time. int64 [count]."""
     labels = table.labels
     order = np.random.RandomState(0).permutation(len(labels))

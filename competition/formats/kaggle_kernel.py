@@ -41,7 +41,7 @@ from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, is_don
 from competition.runs.kinds import read_run
 from competition.runs.record import locked, read_run_record
 from competition.submission.ensemble import read_ensemble
-from competition.submission.package import pack
+from competition.submission.package import pack_folder
 from competition.submission.record import record_of
 from competition.submission.score_log import log_submission
 
@@ -276,7 +276,7 @@ def _write(slug, table, job, stage, user, competition, dataset):
             check_package(temporary, table.data, apart=("code", "wheels", "images"))
         except RehearsalError as error:
             raise InputError(f"{payload}: not written, {error}") from None
-        write_with(payload, lambda path: pack(temporary, path))
+        write_with(payload, lambda path: pack_folder(temporary, path))
     title = slug.replace("-", " ")
     write_json(
         folder / "dataset" / "dataset-metadata.json",

@@ -20,7 +20,7 @@ from competition.base.workspace import Workspace
 from competition.blending.scored import read_scored
 from competition.data.table import read_folds
 from competition.insight.look import draw_rows
-from competition.runs.oof import KEYS
+from competition.runs.oof import KEY_COLUMNS
 
 AUDIT_FORMAT = 1  # raise it when the same predictions give another page
 SHEET = 96  # images shown of the likely wrong labels, and of those that no run gets right
@@ -108,7 +108,7 @@ def audit(name=None, runs=None, workspace=Workspace()):
         "classes": table.classes,
         "versions": files.versions(),
     }
-    if is_written(folder, "audit", record):
+    if is_page_written(folder, "audit", record):
         print(f"{folder / 'audit.html'}: made of these predictions already, nothing to do")
         return frame
     files.write_bytes(folder / "audit.csv", files.csv_bytes(frame))
@@ -159,7 +159,7 @@ def confused_pairs(probs, labels, found):
     return sorted(pairs, key=lambda pair: (-pair["images"], -pair["share"]))
 
 
-def is_written(folder, stem, record):
+def is_page_written(folder, stem, record):
     """Whether the page in `folder` was made of what `record` says, so that it need not be made again."""
     whole = all((folder / f"{stem}{ending}").exists() for ending in (".html", ".csv", ".json"))
     return whole and files.read_json(folder / f"{stem}.json") == record
@@ -167,7 +167,7 @@ def is_written(folder, stem, record):
 
 def _table_of_images(table, probs, suspects, right):
     classes = np.array(table.classes, object)
-    frame = table.frame[KEYS].assign(
+    frame = table.frame[KEY_COLUMNS].assign(
         **{
             "suggested": np.where(suspects.found, classes[suspects.suggested], ""),
             "predicted": classes[probs.argmax(1)],

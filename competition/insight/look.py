@@ -49,7 +49,7 @@ class Kind:
     least: float = -np.inf  # a value below it is never worth a word
 
 
-KINDS = (
+OUTLIER_KINDS = (
     Kind("red-shifted", "redness", 1),
     Kind("dark", "brightness", -1, log=True),  # a stop of light is a factor
     Kind("bright", "brightness", 1),
@@ -122,9 +122,9 @@ def robust_z(values):
 
 
 def find_outliers(frame):
-    """{kind: row numbers, the most extreme first} of a DataFrame with the columns that KINDS names."""
+    """{kind: row numbers, the most extreme first} of a DataFrame with the columns that OUTLIER_KINDS names."""
     found = {}
-    for kind in KINDS:
+    for kind in OUTLIER_KINDS:
         values = frame[kind.column].to_numpy(np.float64)
         z = kind.side * robust_z(np.log1p(values) if kind.log else values)
         z[values < kind.least] = 0
@@ -222,7 +222,7 @@ def _parts(table, frame, means, outliers, by_class):
         yield page.heading(field.name)
         yield "5, 25, 50, 75 and 95 % of the images of each class lie left of the marks."
         yield draw_spread(frame, field.name, table.classes)
-    for kind in KINDS:
+    for kind in OUTLIER_KINDS:
         rows = outliers[kind.name]
         yield page.heading(f"{kind.name}: {len(rows)} of {len(frame)} images")
         yield (

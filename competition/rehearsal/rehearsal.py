@@ -27,7 +27,7 @@ CPU = "-1"  # CUDA_VISIBLE_DEVICES of the rehearsal: the GPU's memory is this pr
 LOOK = 0.05  # seconds between two looks at how much memory the process has; each takes a millisecond from it
 START = 120  # seconds that a process may take to import TensorFlow, on a slow machine
 MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is stopped
-MOST = 64  # images that a zip is rehearsed on
+MOST_REHEARSED = 64  # images that a zip is rehearsed on
 BUDGET = 60  # seconds that the batch of 300 may take, which shows what smaller ones do as well
 SCORER = Path(__file__).with_name("scorer_process.py")
 
@@ -192,7 +192,9 @@ def bound_conditions(conditions, seconds=None, memory=None, count=1):
 
     A zip that is over its limit by less than MARGIN times is measured still.
     """
-    asked = sum((job.count or MOST) * (job.times + job.probabilities * job.times) for job in JOBS if not job.budget)
+    asked = sum(
+        (job.count or MOST_REHEARSED) * (job.times + job.probabilities * job.times) for job in JOBS if not job.budget
+    )
     if seconds:
         longest = START + BUDGET + MARGIN * seconds * max(1, asked / count)
         conditions = dataclasses.replace(conditions, seconds=min(conditions.seconds, longest))

@@ -16,7 +16,7 @@ from competition.base.text import join_names, one_line
 from competition.data.table import held_out_images
 from competition.runs.record import check_hashes, read_run_record
 
-KEYS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
+KEY_COLUMNS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def write_oof(run_dir, table, probs):
         data=np.array(table.data_hash),
     )
     columns = pd.DataFrame(stacked[_shown(views)], columns=table.classes)
-    keys = table.frame[KEYS].reset_index(drop=True)
+    keys = table.frame[KEY_COLUMNS].reset_index(drop=True)
     write_bytes(run_dir / "oof.csv", csv_bytes(pd.concat([keys, columns], axis=1)))
 
 
@@ -158,7 +158,7 @@ def epoch_scores(fold_dir, history, table, metric, known=None):
 
 def _read_csv(path, table):
     """The probabilities in oof.csv, float32 [n, C], once everything else in it is as in the table."""
-    header = KEYS + table.classes
+    header = KEY_COLUMNS + table.classes
     options = {"keep_default_na": False, "na_filter": False, "encoding": "utf-8"}
     try:
         found = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
@@ -166,12 +166,12 @@ def _read_csv(path, table):
             raise InputError(f"{path}: columns {join_names(found)}, expected {join_names(header)}")
         names = range(len(header))
         rows = pd.read_csv(path, header=0, names=names, index_col=False, dtype={0: str, 1: str}, **options)
-        probs = rows.iloc[:, len(KEYS) :].to_numpy(np.float32)
+        probs = rows.iloc[:, len(KEY_COLUMNS) :].to_numpy(np.float32)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected predictions of this toolkit, found: {one_line(error)}") from None
-    for i, key in enumerate(KEYS):
+    for i, key in enumerate(KEY_COLUMNS):
         _check_column(path, key, rows[i].tolist(), table.frame[key].tolist(), "line", 2)
     return probs
 

@@ -48,13 +48,13 @@ class Begun:
     def check_config(self, config):
         """InputError, naming the keys that differ, where it was begun from another config."""
         if self.record.get("config") != config:
-            self.refuse(difference(self.record.get("config"), config))
+            self.refuse(describe_difference(self.record.get("config"), config))
 
     def check_versions(self):
         """Warn where other versions are installed than those that it was begun with."""
         if self.record["versions"] != (now := backend_versions()):
             files.warn(
-                f"{self.path}: begun with {difference(self.record['versions'], now)}; the rest may come out differently"
+                f"{self.path}: begun with {describe_difference(self.record['versions'], now)}; the rest may come out differently"
             )
 
     def refuse(self, found, how="with"):
@@ -73,7 +73,7 @@ def new_record(record_format, config, table):
     }
 
 
-def difference(before, now):
+def describe_difference(before, now):
     """The keys in which two configs differ, as one line."""
     flat = [dict(_flatten(config or {})) for config in (before, now)]
     keys = [key for key in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(key) != flat[1].get(key)]

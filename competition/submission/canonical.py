@@ -10,7 +10,7 @@ NUMBER = re.compile(r"_(\d+)$")
 KERAS = re.compile(r"functional_\d+")  # how Keras numbers its models: in the names of constants, say
 
 
-def normalise(folder):
+def normalise_saved_model(folder):
     """Rewrite the SavedModel in a folder so that every process, whatever it did before, writes the same bytes.
 
     `fingerprint.pb` holds a random number; nothing needs it. How a protobuf orders its maps is up to the process.

@@ -28,7 +28,14 @@ from competition.base.workspace import Workspace
 from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
 from competition.rehearsal.content import check_package
-from competition.rehearsal.rehearsal import MOST, Conditions, RehearsalError, bound_conditions, list_checks, rehearse
+from competition.rehearsal.rehearsal import (
+    MOST_REHEARSED,
+    Conditions,
+    RehearsalError,
+    bound_conditions,
+    list_checks,
+    rehearse,
+)
 from competition.rehearsal.scorer_environments import find_python
 from competition.submission.by_hand import average_by_hand, average_halved
 from competition.submission.ensemble import read_ensemble
@@ -41,7 +48,7 @@ from competition.submission.fit_limits import (
     refine_choices,
 )
 from competition.submission.limits import Cost, read_limits
-from competition.submission.package import build_package, pack
+from competition.submission.package import build_package, pack_folder
 from competition.submission.record import print_record, record_of
 from competition.submission.score_log import keep_older, log_submission
 
@@ -97,7 +104,7 @@ def make_submission(
     try:
         write_with(path, write)
     except RehearsalError as error:
-        checks = list_checks(error, min(MOST, len(table.labels)))
+        checks = list_checks(error, min(MOST_REHEARSED, len(table.labels)))
         print(text_table(pd.DataFrame(checks, columns=["check", "found"])), end="\n\n")
         kept = "; the older zip of that name stays as it was" if path.exists() else ""
         raise InputError(f"{path}: not written, {error}{kept}") from None
@@ -131,7 +138,7 @@ def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
     with tempfile.TemporaryDirectory() as folder:
         build_package(ensemble, table, folder, layout.write_code)
         check_package(folder, table.data)
-        pack(folder, path)
+        pack_folder(folder, path)
     found |= rehearse(path, images, expected, layout.entry, conditions)
     seconds = found["load_seconds"] + found["warm_seconds"] + count / found["images_a_second"]
     held = count * np.prod([*table.size, 3]) * 4  # the images themselves, as float32, which the scorer has in memory

@@ -10,7 +10,7 @@ import numpy as np
 
 from competition.features.views import VIEWS
 from competition.models.fuse import fuse_batchnorm
-from competition.submission.canonical import normalise
+from competition.submission.canonical import normalise_saved_model
 
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
 
@@ -97,7 +97,7 @@ def _logits(features, matrices):
     return found
 
 
-def export(networks, views, size, path, temperature=1.0, half=False):
+def export_network(networks, views, size, path, temperature=1.0, half=False):
     """Write the SavedModel: its `serve` maps raw RGB float32 [b, h, w, 3] to probabilities float32 [b, C].
 
     They are sharpened with the temperature (temperature.sharpen), which changes no label. With `half` the weights are stored
@@ -137,7 +137,7 @@ def export(networks, views, size, path, temperature=1.0, half=False):
 
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures=serve)
-    normalise(Path(path))
+    normalise_saved_model(Path(path))
 
 
 def stored_weights(values, half):

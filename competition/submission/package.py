@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.rehearsal.rehearsal import Entry
-from competition.submission.network import build_networks, export
+from competition.submission.network import build_networks, export_network
 
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: the same content makes the same zip
 
@@ -24,7 +24,7 @@ class Layout:
 def build_package(ensemble, table, folder, write_code):
     """Write what the zip's root holds into `folder`: `SubmissionModel/`, and what `write_code` puts beside it."""
     folder = Path(folder)
-    export(
+    export_network(
         build_networks(ensemble, table),
         ensemble.views,
         table.size,
@@ -35,7 +35,7 @@ def build_package(ensemble, table, folder, write_code):
     write_code(folder)
 
 
-def pack(folder, path):
+def pack_folder(folder, path):
     """Zip all files below `folder`, the same bytes for the same content."""
     folder = Path(folder)
     with zipfile.ZipFile(path, "w") as archive:

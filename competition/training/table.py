@@ -8,7 +8,7 @@ from competition.base import files
 from competition.base.arrays import Room
 from competition.base.backend import start_keras
 from competition.base.metrics import find_metric
-from competition.base.text import BAR
+from competition.base.text import EPOCHS_BAR
 from competition.data.images import load_images, warn_of_others
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
@@ -74,7 +74,7 @@ def _train_folds(job):
         total=len(job.folds) * (settings.epochs or settings.frozen_epochs),
         desc=folder.name,
         unit="epoch",
-        bar_format=BAR,
+        bar_format=EPOCHS_BAR,
     ) as bar:
         if settings.frozen_epochs:
             for some, lesson in deal_lessons(job, features[0], pool, images, taught, fused, room):

@@ -34,7 +34,7 @@ from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalErro
 from competition.rehearsal.scorer_environments import find_python
 from competition.submission.by_hand import average_by_hand, average_halved
 from competition.submission.ensemble import read_ensemble
-from competition.submission.package import build_package, pack
+from competition.submission.package import build_package, pack_folder
 from competition.training.double import double
 from competition.training.train import train
 from competition.trials.sample import write_sample
@@ -203,7 +203,7 @@ def _pack(family, table, work, layout=codalab.LAYOUT):
         expected = average_halved(ensemble, table, images)
     build_package(ensemble, table, work / "package", layout.write_code)
     check_package(work / "package", table.data)
-    pack(work / "package", work / f"{family}.zip")
+    pack_folder(work / "package", work / f"{family}.zip")
     return work / f"{family}.zip", images, expected, layout.entry
 
 

@@ -102,7 +102,9 @@ def simulate(name=None, n=20, hidden="random", seed=0, data=None, workspace=Work
     for source in [part.strip() for part in (data or "").split(",") if part.strip()]:
         make_folds(source, workspace=workspace)
         names.append(default_name(source))
-    pools = (digits() if one == "digits" else read_pool(one, workspace) for one in dict.fromkeys(names or ["digits"]))
+    pools = (
+        read_digits() if one == "digits" else read_pool(one, workspace) for one in dict.fromkeys(names or ["digits"])
+    )
     rounds = [_play_all(pool, count, hidden, seed, workspace.simulate) for pool in pools]
     rounds = pd.concat(rounds, ignore_index=True)
     print(text_table(summarise(rounds), 2))
@@ -290,7 +292,7 @@ def train_ridge(inputs, labels, fold, times, hidden, classes, penalty=0.03, shar
     return oof, apart, np.mean([predict(hidden, single) for single in singles], axis=0)
 
 
-def digits():
+def read_digits():
     """scikit-learn's handwritten digits, as three random layers of rectified units see them."""
     from sklearn.datasets import load_digits
 

@@ -14,7 +14,7 @@ from competition.base.workspace import STUDY_RUN
 from competition.blending.chooser import Chooser, nest_parts
 from competition.data.table import FoldTable, group_ids
 from competition.insight import sanity
-from competition.models.backbones import OWN, smallest_size
+from competition.models.backbones import ALWAYS_RANDOM, smallest_size
 from competition.recipes.recipe import Recipe
 from competition.runs import oof
 from competition.runs.splits import quote_name
@@ -95,7 +95,7 @@ def _tune(plan, rung, result):
 
 def _double(plan, rung, result):
     """The rarest class against the others, then the others among themselves."""
-    call_command(plan, result, "double", train_options(plan, rung) | {"SPLITS": quote_name(rarest(plan.table))})
+    call_command(plan, result, "double", train_options(plan, rung) | {"SPLITS": quote_name(find_rarest(plan.table))})
     return read_held_out(plan.table.paths.run(plan.run(rung)), plan.table)
 
 
@@ -239,7 +239,7 @@ RUNS = {
 
 def _weights(plan, model):
     """What WEIGHTS= takes for a model; None for the default. Skipped when its weights are not at hand."""
-    if model in OWN:
+    if model in ALWAYS_RANDOM:
         return None
     if model not in plan.weights:
         raise Skipped(f"no weights of {model} at hand; WEIGHTS=<a folder of weights> takes them from there")
@@ -280,12 +280,12 @@ def _fill(plan, key):
     table = plan.table
     counts = np.bincount(table.labels, minlength=len(table.classes))
     weight = min(3.0, max(1.5, round(counts.mean() / counts.min(), 1)))
-    quoted = rarest(table).replace("\\", "\\\\").replace('"', '\\"')
+    quoted = find_rarest(table).replace("\\", "\\\\").replace('"', '\\"')
     values = {"given": f'{{"{quoted}" = {weight}}}', "count": round(counts.mean() * (table.k - 1) / table.k)}
     return re.sub(r"\{(given|count)\}", lambda found: str(values[found[1]]), key)
 
 
-def rarest(table):
+def find_rarest(table):
     """The class with the fewest images, the first of equals."""
     return table.classes[int(np.bincount(table.labels, minlength=len(table.classes)).argmin())]
 

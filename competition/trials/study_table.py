@@ -8,7 +8,7 @@ import pandas as pd
 from competition.base.metrics import METRICS, find_metric
 from competition.base.statistics import CONFIDENCE, accuracy_interval, compare_accuracies
 from competition.trials.ladder import LADDER, NOTES
-from competition.trials.study_rungs import known_rows, rarest
+from competition.trials.study_rungs import find_rarest, known_rows
 
 LIKELY = 0.05  # of 20 comparisons of equals one has a smaller p
 
@@ -37,7 +37,7 @@ def score_rung(plan, result):
     if not result.views:
         return row
     known, right = known_rows(result.probs), result.probs.argmax(1) == table.labels
-    rare = known & (table.labels == table.classes.index(rarest(table)))
+    rare = known & (table.labels == table.classes.index(find_rarest(table)))
     row["accuracy"], row["images"] = float(right[known].mean()), int(known.sum())
     row["low"], row["high"] = accuracy_interval(right[known])
     row |= metric.beside(result.probs[known], table.labels[known])
@@ -89,7 +89,7 @@ def describe_study(plan):
     table = plan.table
     return (
         f"{table.name}: {len(table.labels)} images in {len(table.classes)} classes, {table.k} folds; "
-        f"BACKBONE={plan.backbone}, budget {plan.budget}; rarest class {rarest(table)}"
+        f"BACKBONE={plan.backbone}, budget {plan.budget}; rarest class {find_rarest(table)}"
         + "".join(
             f"; scored by {name}, beside which interval, difference and p are of accuracy"
             for name in find_metric(table.metric).besides

@@ -109,7 +109,7 @@ def describe_trial(study, trial):
     return f"{study.folder(trial.number).name}: " + " ".join(f"{key}={value}" for key, value in trial.params.items())
 
 
-def optimism(right, draws=DRAWS, seed=0):
+def estimate_optimism(right, draws=DRAWS, seed=0):
     """By how much the accuracy of the best of T trials flatters, on the images that chose it.
 
     right   bool [T, n]: whether a trial got an image right that it was not trained on; or another figure an image, of
@@ -186,7 +186,7 @@ def _report_bias(metric, reached, found):
             "log_loss"
         )
         return
-    bias = optimism(np.array([metric.sign * metric.each(probs, labels) for probs, labels in found]))
+    bias = estimate_optimism(np.array([metric.sign * metric.each(probs, labels) for probs, labels in found]))
     print(
         f"a best of {len(found)} flatters, this one by about {bias:.4f}: expect {reached - metric.sign * bias:.4f} "
         "(bootstrap of the choice over the images)"

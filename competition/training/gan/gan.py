@@ -34,7 +34,7 @@ from competition.base import files
 from competition.base.arrays import Joined, Rows, read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.files import InputError
-from competition.base.text import BAR, text_table
+from competition.base.text import EPOCHS_BAR, text_table
 from competition.base.workspace import Workspace
 from competition.data.images import load_images
 from competition.data.table import add_rows, fold_numbers, read_folds
@@ -42,7 +42,7 @@ from competition.features.features import predict
 from competition.models.backbones import build_backbone, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import parse_override
-from competition.runs.record import OTHERWISE, Begun, check_hashes, difference, locked, new_record
+from competition.runs.record import OTHERWISE, Begun, check_hashes, describe_difference, locked, new_record
 from competition.training.gan.judge import ENOUGH, decide, kernel_distance, measure_generated, teach_classifier
 from competition.training.gan.networks import (
     build_generator,
@@ -187,7 +187,7 @@ def check_synthetic(table, folds):
 def _train_folds(table, settings, weights, images, records):
     """Train and judge the GANs of these folds, {fold: record}, and bring their records up to date."""
     pairs, judge_with = {}, None
-    with tqdm(total=settings.epochs * len(records), desc="gan", unit="epoch", bar_format=BAR) as bar:
+    with tqdm(total=settings.epochs * len(records), desc="gan", unit="epoch", bar_format=EPOCHS_BAR) as bar:
         for fold, record in records.items():
             rows = np.flatnonzero(table.fold != fold)
             small = shrink(Rows(images, rows), fit_shape(table.size, settings.side))
@@ -331,7 +331,7 @@ def _open_record(table, settings, fold):
     before.pop("shape", None)
     begun = Begun(path, record, "GAN", f"remove {path.parent} to train it anew")
     if record.get("format") != FORMAT or before != config:
-        begun.refuse(difference(before, config) or OTHERWISE)
+        begun.refuse(describe_difference(before, config) or OTHERWISE)
     if record["epochs"] < settings.epochs:  # goes on: what was measured before is not true of what comes
         begun.check_versions()
         record |= {"verdict": None, "measures": {}}

@@ -1,4 +1,4 @@
-"""What a competition is scored by, and how far chance moves such a score.
+"""What a competition is scored by, and other measures of predictions.
 
 Accuracy is the default; `make folds METRIC=` names another. All are of probabilities [n, C] and labels int [n]; what a
 metric reads of the labels predicted (the first of equally probable classes) is a function of the confusion matrix, so

@@ -1,4 +1,4 @@
-"""Standard errors, bootstrap intervals and tests of scores."""
+"""How far chance moves a score: standard errors, bootstrap, intervals and tests."""
 
 import numpy as np
 

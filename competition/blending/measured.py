@@ -1,4 +1,7 @@
-"""Heads and folds that were trained apart, on which the gains of averaging are measured."""
+"""Predictions of heads and folds that were trained apart, on which the forecast measures what averaging gains.
+
+The OOF of epochs that were chosen on other folds is here as well.
+"""
 
 import re
 from pathlib import Path

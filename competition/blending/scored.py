@@ -1,4 +1,4 @@
-"""Runs, or the blend, with their OOF scored: what the insight commands judge by."""
+"""The predictions of runs, or of the blend, by which the commands of insight judge images."""
 
 from dataclasses import dataclass
 

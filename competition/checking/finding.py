@@ -1,4 +1,4 @@
-"""What was read of a zip, and the findings that make the table of `make check`."""
+"""A Reading, what was read of a zip, and its Findings, the lines of the table of `make check`."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The record beside a zip, and how it is printed."""
+"""The record beside an output, and how that of a zip is printed."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Train the folds of a table through both phases."""
+"""Train the folds of a table, or of a part of one, through both phases."""
 
 from dataclasses import asdict, replace
 

@@ -1,4 +1,6 @@
-"""The embedded sample competition: photographs of eight plants that do not exist, drawn by the code below.
+"""The embedded sample competition: photographs of eight plants that do not exist, drawn by code.
+
+sample_plants.py grows the plants and sample_scenes.py draws their scenes; this file plans the frames and writes them.
 
 A *scene* is ground, other vegetation and one species, grown by that species' rules and painted leaf by leaf
 in layers that throw shadows on each other. A *frame* is a photograph of a scene: its hour, exposure, hard
@@ -132,7 +134,8 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
     if folder.exists():
         found = read_about(folder)
         there = {unicodedata.normalize("NFC", path.relative_to(folder).as_posix()) for path in folder.rglob("*.jpg")}
-        if found and found | {"versions": about["versions"]} == about and there == {frame.path for frame in frames}:
+        same = found | {key: about[key] for key in ("sample", "versions")} == about
+        if found and same and there == {frame.path for frame in frames}:
             return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))

@@ -120,6 +120,9 @@ class _Settings(argparse.Action):
 class Parser(argparse.ArgumentParser):
     """One that says what is wrong in one line, by the names of make's variables as well."""
 
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, allow_abbrev=False, **options)  # --seed must not mean --seeds
+
     def error(self, message):
         flags = dict.fromkeys(re.findall(r"--[a-z][a-z-]*", message))
         typed = ", ".join(f"{flag[2:].upper().replace('-', '_')}=" for flag in flags)

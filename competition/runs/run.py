@@ -1,5 +1,6 @@
 """A run: what its folder records, and what every kind of run offers. kinds.py lists the kinds."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,8 +11,8 @@ from competition.runs.record import check_hashes, read_run_record, read_settings
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run as its folder records it. A kind of run is a subclass that defines every method that raises here.
+class Run(ABC):
+    """A run as its folder records it. A kind of run is a subclass that defines every abstract method.
 
     The models of a run map raw RGB float32 [n, h, w, 3], 0..255, to probabilities float32 [n, classes].
     """
@@ -28,14 +29,14 @@ class Run:
     plain: ClassVar[bool]  # a fold has one model, of one backbone and one head; it has build_logits
 
     @staticmethod
+    @abstractmethod
     def fits(config):
         """Whether a run of this config, a dict, is of this kind."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def count_models(config):
         """How many models each fold of a run of this config has."""
-        raise NotImplementedError
 
     @classmethod
     def passes(cls, record, k):
@@ -46,36 +47,36 @@ class Run:
         return 1 if record.get("frozen") else k * cls.count_models(record.get("config") or {})
 
     @property
+    @abstractmethod
     def rule(self):
         """The function (logits [..., outputs], ops=numpy) -> probabilities [..., classes] of the shared heads.
 
         `ops` is numpy or keras.ops, according to what the logits are. It is hashable, and equal for runs whose logits
         mean the same.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def weight_files(self, k):
         """The paths of all files that the models of k folds are built from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_fold_model(self, table, fold):
         """The keras.Model of one fold with its best weights. Raises InputError for a file that is broken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_shared(self, table):
         """A frozen run's backbone, a keras.Model [n, h, w, 3] -> [n, d], and the heads of its k folds.
 
         These are a list of a float32 [k, inputs + 1, outputs] for each layer; the last row is the bias. `rule` makes
         probabilities of their logits.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def predict_heads(self, fold, features):
         """Probabilities float32 [n, classes] by the heads of a frozen run's fold.
 
         features   float32 [n, d], an array or arrays.Rows
         """
-        raise NotImplementedError
 
     @classmethod
     def from_record(cls, run_dir, record):

@@ -9,7 +9,7 @@ from competition.base import backend, files
 from competition.base.files import InputError, read_json, write_json
 from competition.recipes.recipe import Recipe
 from competition.runs import record
-from competition.runs.record import Begun, difference, locked, open_run_record
+from competition.runs.record import Begun, describe_difference, locked, open_run_record
 
 TABLE = SimpleNamespace(hash="t" * 64, data_hash="d" * 64)
 RECIPE = Recipe(epochs=2, precision="float32")
@@ -101,8 +101,8 @@ def test_a_gan_is_refused_by_its_own_name(tmp_path):
 
 
 def test_a_difference_names_every_key():
-    assert difference({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == "a.c = 2 (now 4); d = 3 (now None)"
-    assert difference(None, {"a": 1}) == "a = None (now 1)"
+    assert describe_difference({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == "a.c = 2 (now 4); d = 3 (now None)"
+    assert describe_difference(None, {"a": 1}) == "a = None (now 1)"
 
 
 def test_a_lock_is_for_one_and_ends_with_the_work(tmp_path):

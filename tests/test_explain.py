@@ -270,7 +270,7 @@ def place(tmp_path_factory):
             "frozen_rate = 1e-2\n[scratch]\nepochs = 2\nrate = 1e-3\nimage_size = 0\n",
         )
         with pytest.MonkeyPatch.context() as patch:  # lets the cheapest network have a frozen phase
-            patch.setattr(settle, "pretrained", lambda model, weights: True)
+            patch.setattr(settle, "is_pretrained", lambda model, weights: True)
             training.train("scratch", "mine.toml", run="frozen")
         training.train("scratch", "mine.toml", run="full")
     return place

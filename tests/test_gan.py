@@ -245,7 +245,7 @@ def test_synthetic_images_join_the_training_part_alone(record, table, monkeypatc
             "image_size=0",
         ],
     }
-    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)
+    monkeypatch.setattr(settle, "is_pretrained", lambda model, weights: True)
     for fold, reason in ((0, "GAN of fold 0 is"), (1, "no such GAN")):
         files.write_json(record, files.read_json(record) | {"verdict": "poor"})
         with pytest.raises(InputError, match=reason):

@@ -101,7 +101,10 @@ def test_a_gan_is_refused_by_its_own_name(tmp_path):
 
 
 def test_a_difference_names_every_key():
-    assert describe_difference({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == "a.c = 2 (now 4); d = 3 (now None)"
+    assert (
+        describe_difference({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}})
+        == "a.c = 2 (now 4); d = 3 (now None)"
+    )
     assert describe_difference(None, {"a": 1}) == "a = None (now 1)"
 
 

@@ -101,7 +101,7 @@ def test_fold_models_and_pairs_are_what_a_plain_solution_gives():
 
 def test_the_command_writes_its_rounds(tmp_path, monkeypatch, capsys, pool):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(simulate, "digits", lambda: pool)
+    monkeypatch.setattr(simulate, "read_digits", lambda: pool)
     monkeypatch.setattr(simulate, "CONDITIONS", {"plain": Condition(runs=2)})
     rounds = simulate.simulate(n="2", hidden="groups")
     written = pd.read_csv(Path("runs/simulate/digits-groups.csv"))

@@ -66,7 +66,7 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def inside(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)  # the cheap models have a frozen phase
+    monkeypatch.setattr(settle, "is_pretrained", lambda model, weights: True)  # the cheap models have a frozen phase
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_student_of_labels_alone_is_no_other(phase, table):
 def student(place):
     """A student in both phases of both kinds of labels, with copies, weights and CutMix."""
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settle, "pretrained", lambda model, weights: True)
+        patch.setattr(settle, "is_pretrained", lambda model, weights: True)
         taught, build, pools, train_epoch = {}, _build_phase, {}, heads.train_epoch
 
         def build_phase(job, images, given, start):

@@ -175,7 +175,7 @@ def test_a_sweep_runs_every_combination_once_as_ordinary_runs(capsys):
 
 
 def test_settings_of_heads_are_swept_at_once_and_the_best_becomes_a_run(monkeypatch, capsys):
-    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)  # features of the baseline are cheap
+    monkeypatch.setattr(settle, "is_pretrained", lambda model, weights: True)  # features of the baseline are cheap
     space, options = "frozen_rate=1e-3,0.05 class_weight=none|balanced", {"run": "heads", "folds_used": 1}
     frame = tune("baseline", space, "tiny.toml", **options)
     assert list(zip(frame["frozen_rate"], frame["class_weight"])) == list(
@@ -203,7 +203,7 @@ def test_settings_of_heads_are_swept_at_once_and_the_best_becomes_a_run(monkeypa
 
 def test_weights_by_class_name_are_those_of_their_classes(monkeypatch):
     """Of some classes, and in another order than the table's: a sweep's figures are those of the run it leaves."""
-    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)
+    monkeypatch.setattr(settle, "is_pretrained", lambda model, weights: True)
     frame = tune("baseline", "class_weight=ö:9|ö:2,b c:8,a:0.1", "tiny.toml", run="named", folds_used=0)
     assert frame["log_loss"].nunique() == 2
     for weights, wanted in zip(frame["class_weight"], frame["log_loss"]):
@@ -217,7 +217,7 @@ def test_weights_by_class_name_are_those_of_their_classes(monkeypatch):
 
 def test_a_sweep_with_generated_images_has_a_run_for_each(monkeypatch):
     """Heads that learn together have no images but the table's."""
-    monkeypatch.setattr(settle, "pretrained", lambda model, weights: True)
+    monkeypatch.setattr(settle, "is_pretrained", lambda model, weights: True)
     options = []
     monkeypatch.setattr(tuning, "_sweep_heads", lambda *_: pytest.fail("generated images would be left out"))
     monkeypatch.setattr(tuning, "_run_trials", lambda study, *_: options.append(study.options({"dropout": "0"})[1]))

@@ -195,7 +195,7 @@ def test_other_numbers_of_rows_than_said(tmp_path):
 BUILDER = """
 import sys, time
 import numpy as np
-from competition.arrays import build_array
+from competition.base.arrays import build_array
 
 def rows_from(start):
     for row in range(start, 50):

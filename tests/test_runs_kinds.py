@@ -153,7 +153,7 @@ def test_a_new_kind_is_predicted_packed_asked_and_measured(run, table):
     )
     np.testing.assert_allclose(packed, mean, atol=1e-5)
 
-    unknown = read_test("test", table, "predict", fewest=1)
+    unknown = read_test("test", table, table.paths.predict, fewest=1)
     said = predict_folds(plain, table, VIEWS, load_images(unknown)).mean((0, 1))[..., ::-1]
     np.testing.assert_allclose(kaggle_csv.predict_images(ensemble, table, unknown), said, atol=1e-5)
     asked = teach.Teaching([turned], np.ones((2, 1)), None, {})._ask(table, images, [1])

@@ -317,7 +317,7 @@ def test_steps_of_several_folds_follow_one_another(tmp_path):
 
 def test_a_trial_that_fails_does_not_end_the_others_and_is_tried_again(fake_train, monkeypatch, capsys):
     fake_train({})
-    sweep, fake = {"run": "failing", "folds_used": "0"}, train
+    sweep, fake = {"run": "failing", "folds_used": "0"}, tuning.train
 
     def exhausted(*arguments, workspace):
         if "batch_size=8" in arguments[6]:

@@ -131,9 +131,8 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     made = record["forecast"] or {"hidden_n": None, "hidden": "random"}
     hidden_n, hidden = check_hidden(hidden_n or made["hidden_n"], hidden or made["hidden"])
     folder = table.paths.runs
-    if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]) or not all(
-        (folder / run / "oof.npz").exists() for run in record["runs"]
-    ):  # a kernel has none but the members
+    whole = all((folder / run / "oof.npz").exists() for run in record["runs"])  # a kernel has the members alone
+    if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]) or not whole:
         return record["forecast"]
     oofs = {run: read_oof(folder / run, table) for run in record["runs"]}
     members = gather_seeds(folder, oofs)

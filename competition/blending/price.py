@@ -34,8 +34,7 @@ def read_networks(run_dir, k):
 
 def price_networks(networks, views):
     """{"passes": of an image through a network, "ms": milliseconds that they take, None if unknown} of Networks."""
-    each = {
-        one.key: one for one in sorted(networks, key=lambda one: -(one.ms or np.inf))
-    }.values()  # the least of those alike
+    slowest_first = sorted(networks, key=lambda one: -(one.ms or np.inf))
+    each = {one.key: one for one in slowest_first}.values()  # the quickest of those of one key
     ms = None if any(one.ms is None for one in each) else sum(one.ms for one in each)
     return {"passes": views * sum(one.passes for one in each), "ms": ms and round(views * ms, 1)}

@@ -251,13 +251,12 @@ def lay_over(image, places, least=1e-12):
 
 def _best_run(table):
     folder = table.paths.runs
+    # the study's runs are to be compared, not kept; runs that are not plain have several models
     finished = [
         run
         for run, done in all_runs(table.paths).items()
-        if done
-        and not run.startswith(STUDY_RUN)  # which are to be compared, not kept
-        and kind_of(read_run_record(folder / run).get("config")).plain
-    ]  # others have several models
+        if done and not run.startswith(STUDY_RUN) and kind_of(read_run_record(folder / run).get("config")).plain
+    ]
     if not finished:
         raise InputError(f"{folder}/: no finished run, expected one of `make train MODEL=...`")
     return max(finished, key=lambda run: accuracy(read_oof(folder / run, table).mean(["identity"]), table.labels))

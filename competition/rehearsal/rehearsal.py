@@ -235,9 +235,8 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
             if late is not None
         ],
         "load_seconds": answers.load_seconds,
-        "warm_seconds": max(
-            0.0, answers.seconds[0] - JOBS[0].count / speed
-        ),  # what the very first call costs beyond others
+        # what the very first call costs beyond others
+        "warm_seconds": max(0.0, answers.seconds[0] - JOBS[0].count / speed),
         "images_a_second": speed,
         "total_seconds": answers.total_seconds,
         "peak_bytes": answers.peak_bytes,

@@ -131,8 +131,9 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     made = record["forecast"] or {"hidden_n": None, "hidden": "random"}
     hidden_n, hidden = check_hidden(hidden_n or made["hidden_n"], hidden or made["hidden"])
     folder = table.paths.runs
-    whole = all((folder / run / "oof.npz").exists() for run in record["runs"])  # a kernel has the members alone
-    if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]) or not whole:
+    if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]):
+        return record["forecast"]
+    if not all((folder / run / "oof.npz").exists() for run in record["runs"]):  # a kernel has the members alone
         return record["forecast"]
     oofs = {run: read_oof(folder / run, table) for run in record["runs"]}
     members = gather_seeds(folder, oofs)

@@ -31,7 +31,6 @@ from competition.models.fuse import fuse_batchnorm
 from competition.rehearsal.rehearsal import predict_zip
 from competition.runs.kinds import read_run
 from competition.submission import by_hand, package
-from competition.submission import fit_limits as fit
 from competition.submission import make as submission
 from competition.submission import network as network_module
 from competition.submission.by_hand import average_halved
@@ -408,11 +407,11 @@ def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
     choices = [
         Choice(dataclasses.replace(whole, source=str(n)), 0.9 - n / 100, Cost(9e5 - n, 1, 1), ()) for n in range(20)
     ]
-    monkeypatch.setattr(fit, "choose_fitting", lambda *_: choices)
+    monkeypatch.setattr(submission, "choose_fitting", lambda *_: choices)
     monkeypatch.setattr(
-        fit, "refine_choices", lambda choices, choice, _: [other for other in choices if other is not choice]
+        submission, "refine_choices", lambda choices, choice, _: [other for other in choices if other is not choice]
     )
-    monkeypatch.setattr(fit, "print_choices", lambda *_: None)
+    monkeypatch.setattr(submission, "print_choices", lambda *_: None)
     tried = []
 
     def prove(ensemble, *_):

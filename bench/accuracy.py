@@ -14,8 +14,7 @@ from competition.base.backend import import_tensorflow
 from competition.base.workspace import Workspace
 from competition.features.frozen import frozen_features
 from competition.recipes.recipe import read_recipe
-from competition.training import full_phase, progress
-from competition.training import table as table_module
+from competition.training import full_phase, progress, train_folds
 from competition.training import train as training
 from competition.training.full_phase import Phase
 
@@ -126,7 +125,7 @@ def train_until(work, model, recipe, accuracy, overrides=()):
     with contextlib.chdir(work):
         with (
             contextlib.suppress(_Reached),
-            mock.patch.object(table_module, "frozen_features", timed_features),
+            mock.patch.object(train_folds, "frozen_features", timed_features),
             mock.patch.object(Phase, "train_epoch", timed_epoch),
             mock.patch.object(full_phase, "write_history", noted_history),
         ):

@@ -25,12 +25,11 @@ from competition.data import folds, images
 from competition.data.images import load_images
 from competition.data.sources import Source, open_source
 from competition.data.table import read_folds
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.features.frozen import frozen_features
 from competition.models.backbones import Weights
 from competition.recipes.recipe import Recipe
-from competition.training import full_phase
-from competition.training import table as table_module
+from competition.training import full_phase, train_folds
 from competition.training.frozen_phase import train_heads
 from competition.training.full_phase import Phase, predict_probabilities
 from competition.training.job import Job
@@ -196,15 +195,15 @@ def _time_stages(table, name):
 
     shutil.rmtree(Workspace().runs / table.name, ignore_errors=True)  # each time from the beginning
     with (
-        mock.patch.object(table_module, "load_images", timed("decode", load_images)),
-        mock.patch.object(table_module, "frozen_features", timed("features", frozen_features, note_backbone)),
-        mock.patch.object(table_module, "train_heads", timed("head", train_heads)),
+        mock.patch.object(train_folds, "load_images", timed("decode", load_images)),
+        mock.patch.object(train_folds, "frozen_features", timed("features", frozen_features, note_backbone)),
+        mock.patch.object(train_folds, "train_heads", timed("head", train_heads)),
         mock.patch.object(Phase, "train_epoch", timed("train", train_epoch, trace_step)),
         mock.patch.object(
             full_phase, "predict_probabilities", timed("predict", predict_probabilities, lambda model, *_: trace(model))
         ),
     ):
-        table_module.train_table(
+        train_folds.train_table(
             Job(table.paths.run(name), table, "scratch", Weights("none"), RECIPE, [0], read_memory(MEMORY))
         )
     return found

@@ -27,7 +27,7 @@ from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.sources import open_source
 from competition.models.backbones import backbone_names, build_backbone
-from competition.training import table as table_module
+from competition.training import train_folds
 
 SLOW = Figure("a", "s", 3.0, 2.0, 3, "<= 0.04", 'a, "b"\nc')
 QUICK = Figure("b", "accuracy", -0.001, target=">= -0.005")
@@ -303,8 +303,8 @@ def test_scale_goes_the_way_of_train(data, workdir, monkeypatch):
     for name in ("open_source", "open_reader"):
         monkeypatch.setattr(images, name, getattr(images, name))  # so that they are put back
     calls = []
-    train_table = table_module.train_table
-    monkeypatch.setattr(table_module, "train_table", lambda job: calls.append(job.table) or train_table(job))
+    train_table = train_folds.train_table
+    monkeypatch.setattr(train_folds, "train_table", lambda job: calls.append(job.table) or train_table(job))
     scale.deal(data, 120)
     found = scale.run(data, 120)
     assert [len(table.frame) for table in calls] == [64, 64, 120, 120] and [table.name for table in calls][0] == "warm"

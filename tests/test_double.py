@@ -23,7 +23,7 @@ from competition.base import files
 from competition.base.arrays import Rows
 from competition.base.files import InputError
 from competition.blending.blend import make_blend
-from competition.blending.measured import trained_again
+from competition.blending.trained_apart import trained_again
 from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.images import load_images

@@ -15,7 +15,7 @@ from competition.base.workspace import Workspace
 from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.insight.explain import (
     Hidden,
     _centre,

@@ -8,7 +8,7 @@ import pytest
 
 from competition.base.arrays import Room, Rows, Stored, build_array
 from competition.base.files import sha256_bytes
-from competition.features.features import BATCH, MS, Shelf, copy_features, predict, read_ms, view_features
+from competition.features.extract import BATCH, MS, Shelf, copy_features, predict, read_ms, view_features
 from competition.features.views import VIEWS
 
 N = 2 * BATCH + 22

@@ -12,7 +12,7 @@ from conftest import class_folders, encode, smooth
 from PIL import Image
 
 from competition.base.files import InputError
-from competition.base.values import parse_size
+from competition.base.option_values import parse_size
 from competition.data import folds as folds_module
 from competition.data.decode import check_with_draft
 from competition.data.folds import assign_folds, make_folds

@@ -14,8 +14,8 @@ from competition.blending.chooser import make_candidates, make_chooser
 from competition.blending.forecast import check_hidden, forecast_blend, heaviest, lower_own_class, make_forecast
 from competition.blending.forecast_report import print_forecast
 from competition.blending.gains import again_gain, averaging_gain, seeds_gain
-from competition.blending.measured import stop_apart, stops_early, train_apart, train_loose, trained_again
-from competition.features.features import Shelf
+from competition.blending.trained_apart import stop_apart, stops_early, train_apart, train_loose, trained_again
+from competition.features.extract import Shelf
 from competition.recipes.recipe import Recipe
 from competition.runs import oof
 

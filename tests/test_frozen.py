@@ -8,8 +8,8 @@ from test_oof import make_table, random_probs, write_run
 
 from competition.base.files import write_json
 from competition.base.workspace import Workspace
-from competition.blending import measured
-from competition.blending.measured import _plain_heads, train_apart
+from competition.blending import trained_apart
+from competition.blending.trained_apart import _plain_heads, train_apart
 from competition.features import frozen
 from competition.features.frozen import find_features, frozen_features
 from competition.models.backbones import Weights
@@ -71,7 +71,7 @@ def test_a_key_that_grows_is_known_to_all_who_look_for_it(table, monkeypatch):
     def grown(*arguments):
         return known(*arguments) | {"crop": crop}
 
-    for module in (frozen, measured):
+    for module in (frozen, trained_apart):
         monkeypatch.setattr(module, "features_key", grown)
     for crop in ("none", "centre"):
         write_features(table)

@@ -28,8 +28,8 @@ from competition.runs.predict import each_fold, fold_models, predict_folds
 from competition.runs.seeds import plain_heads
 from competition.runs.single import SingleRun, softmax
 from competition.runs.tree import TreeRun
-from competition.submission.by_hand import average_by_hand
 from competition.submission.ensemble import Ensemble, check_weights
+from competition.submission.expected_answers import average_by_hand
 from competition.submission.fit_limits import measure_networks
 from competition.submission.network import build_networks
 from competition.submission.record import record_of

@@ -9,7 +9,7 @@ from test_oof import make_table
 
 from competition.base.files import InputError, write_json
 from competition.blending import weights
-from competition.features.features import Shelf
+from competition.features.extract import Shelf
 from competition.trials import simulate
 from competition.trials.simulate import CONDITIONS, Condition, play_round, read_digits, summarise, train_ridge
 

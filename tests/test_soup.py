@@ -18,7 +18,7 @@ from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.table import read_folds
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.formats.codalab import make as make_submission
 from competition.runs import oof
 from competition.runs.kinds import read_run

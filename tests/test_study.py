@@ -34,7 +34,7 @@ from competition.training import train as training
 from competition.trials import ladder, study_rungs, study_table
 from competition.trials import study as studying
 from competition.trials.ladder import BUDGETS, LADDER, MEMBERS, TUNER, Effort, Rung
-from competition.trials.space import read_space
+from competition.trials.search_space import read_space
 from competition.trials.study_rungs import (
     HOW,
     RUNS,

@@ -30,14 +30,14 @@ from competition.models.backbones import build_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.rehearsal.rehearsal import predict_zip
 from competition.runs.kinds import read_run
-from competition.submission import by_hand, package
-from competition.submission import make as submission
+from competition.submission import expected_answers, package
+from competition.submission import make_zip as submission
 from competition.submission import network as network_module
-from competition.submission.by_hand import average_halved
 from competition.submission.ensemble import Ensemble, _read_blend
+from competition.submission.expected_answers import average_halved
 from competition.submission.fit_limits import Choice
 from competition.submission.limits import Cost, Limits
-from competition.submission.make import _fit
+from competition.submission.make_zip import _fit
 from competition.submission.network import ROWS, Network, build_networks, export_network
 from competition.submission.package import pack_folder
 from competition.training.train import train
@@ -451,7 +451,7 @@ def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
     network = Network(model, members)
     images = random.uniform(0, 1, (ROWS, 6, 6, 3)).astype(np.float32)
     export_network([network], ["identity"], (6, 6), tmp_path / "net", half=True)
-    monkeypatch.setattr(by_hand, "build_networks", lambda *_: [network])
+    monkeypatch.setattr(expected_answers, "build_networks", lambda *_: [network])
     monkeypatch.setattr(network_module, "build_networks", lambda *_: [network])
     monkeypatch.setattr(package, "build_networks", lambda *_: [network])
     ensemble = Ensemble("blend", [], ["identity"], None, half=True)
@@ -495,7 +495,7 @@ def test_wrong_answers_make_no_zip(inside, monkeypatch, capsys):
         model = keras.Model(network.model.input, keras.ops.roll(network.model.output, 1, axis=1))
         return dataclasses.replace(network, model=model)
 
-    monkeypatch.setattr(by_hand, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
+    monkeypatch.setattr(expected_answers, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
     monkeypatch.setattr(network_module, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
     monkeypatch.setattr(package, "build_networks", lambda *given: list(map(rotate_classes, build(*given))))
     with pytest.raises(InputError, match="toy.zip: not written, .* differ from the toolkit's own.*older zip"):

@@ -17,7 +17,7 @@ from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.table import read_folds
 from competition.features import heads
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.models.backbones import Weights
 from competition.recipes import settle
 from competition.recipes.recipe import Recipe

@@ -25,14 +25,14 @@ from competition.base.arrays import Memory
 from competition.base.files import InputError
 from competition.base.metrics import accuracy, log_loss
 from competition.base.workspace import Workspace
-from competition.blending.measured import trained_again
+from competition.blending.trained_apart import trained_again
 from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.table import read_folds
-from competition.features import features, heads
+from competition.features import extract, heads
 from competition.features.augment import POLICIES
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.features.views import VIEWS
 from competition.models import classifier
 from competition.models.backbones import Weights
@@ -41,12 +41,12 @@ from competition.models.fuse import fuse_batchnorm
 from competition.recipes import settle
 from competition.recipes.recipe import Recipe
 from competition.runs import record
-from competition.runs.choose import choose_runs
+from competition.runs.choose_runs import choose_runs
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
 from competition.training import batches as batching
-from competition.training import table as table_module
 from competition.training import train as training
+from competition.training import train_folds
 from competition.training.batches import _in_batches, epoch_random
 from competition.training.full_phase import _build_phase
 from competition.training.job import Job
@@ -566,7 +566,7 @@ def test_no_validation_image_reaches_training(overrides, table, as_if_pretrained
     marked *= np.eye(3, dtype=np.uint8)[table.fold][:, None, None]
     if "erase" in overrides[0]:  # which fills holes with any colour: those are put out
         monkeypatch.setitem(POLICIES, "erase", lambda A: A.CoarseDropout(fill=0, p=0.5))
-    monkeypatch.setattr(table_module, "load_images", lambda table, memory: marked)
+    monkeypatch.setattr(train_folds, "load_images", lambda table, memory: marked)
     forget_features()
     for fold in range(3):  # the heads of several folds would learn side by side
         run = train(
@@ -610,7 +610,7 @@ def test_what_does_not_fit_into_memory_trains_the_same(overrides, table, as_if_p
 def test_images_keep_their_labels(table, as_if_pretrained, batches, monkeypatch):
     """The row's number is written into the image: rows are of the training folds, each with its own label."""
     numbered = np.full((33, 16, 16, 3), 7, np.uint8) * np.arange(1, 34, dtype=np.uint8)[:, None, None, None]
-    monkeypatch.setattr(table_module, "load_images", lambda table, memory: numbered)
+    monkeypatch.setattr(train_folds, "load_images", lambda table, memory: numbered)
     forget_features()
     train("baseline", name="arten", run="numbered", only_fold=2, overrides=[*BOTH, "frozen_epochs=3", "epochs=5"])
     forget_features()
@@ -636,7 +636,7 @@ def marked(table, monkeypatch):
     images[:, 0] = 0
     monkeypatch.setitem(POLICIES, "hflip", lambda A: A.InvertImg(p=1))
     monkeypatch.setitem(POLICIES, "vflip", lambda A: A.VerticalFlip(p=1))
-    monkeypatch.setattr(table_module, "load_images", lambda table, memory: images)
+    monkeypatch.setattr(train_folds, "load_images", lambda table, memory: images)
     forget_features()
     yield
     forget_features()
@@ -780,7 +780,7 @@ def test_validation_pixels_do_not_change_the_training(table, as_if_pretrained, m
     poisoned[table.fold == 0] = np.random.default_rng(0).integers(0, 256, poisoned[table.fold == 0].shape)
     histories, weights = [], []
     for name, given in (("clean", images), ("poisoned", poisoned)):
-        monkeypatch.setattr(table_module, "load_images", lambda table, memory, given=given: given)
+        monkeypatch.setattr(train_folds, "load_images", lambda table, memory, given=given: given)
         forget_features()
         run = train("baseline", name="arten", run=name, only_fold=0, overrides=[*BOTH, "mixup=0.5"])
         histories.append(pd.read_csv(run / "fold_0/history.csv"))
@@ -1371,7 +1371,7 @@ def test_other_names_and_class_orders_of_the_same_images_take_over_features(
     train("baseline", name="umgekehrt", run="alone", overrides=overrides)
     forget_features()
     train("baseline", name="arten", run="whose-features-serve", overrides=overrides)
-    monkeypatch.setattr(features, "_predict_parts", lambda model, parts, *_: (pytest.fail("computed") for _ in parts))
+    monkeypatch.setattr(extract, "_predict_parts", lambda model, parts, *_: (pytest.fail("computed") for _ in parts))
     train("baseline", name="umgekehrt", run="taken-over", overrides=overrides)
     same_run(*(Path("runs/umgekehrt", run) for run in ("alone", "taken-over")))
     forget_features()

@@ -33,7 +33,7 @@ from competition.recipes.recipe import Recipe, read_recipe
 from competition.runs import oof
 from competition.training.train import train
 from competition.trials import tune as tuning
-from competition.trials.space import auto_space, read_space
+from competition.trials.search_space import auto_space, read_space
 from competition.trials.tune import tune
 from competition.trials.tune_table import Study, Trial, estimate_optimism
 

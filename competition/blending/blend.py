@@ -30,7 +30,7 @@ from competition.blending.price import price_networks, read_networks
 from competition.blending.record import FORMAT
 from competition.blending.temperature import sharpen
 from competition.data.table import read_folds
-from competition.runs.choose import choose_runs, count_left_out, read_chosen
+from competition.runs.choose_runs import choose_runs, count_left_out, read_chosen
 from competition.runs.oof import read_oof, write_oof
 from competition.runs.seeds import gather_seeds
 

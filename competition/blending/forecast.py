@@ -10,11 +10,11 @@ import numpy as np
 
 from competition.base.files import InputError
 from competition.base.metrics import METRICS
+from competition.base.option_values import whole_number
 from competition.base.statistics import cluster_error, score_error
-from competition.base.values import whole_number
 from competition.blending.gains import again_gain, average_members, averaging_gain, scenes_gain, score_gain, seeds_gain
-from competition.blending.measured import stop_apart, stops_early, train_apart, train_loose, trained_again
 from competition.blending.temperature import sharpen
+from competition.blending.trained_apart import stop_apart, stops_early, train_apart, train_loose, trained_again
 from competition.runs.seeds import gather_seeds
 
 LEVEL = 0.9

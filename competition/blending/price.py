@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.base.files import hash_json, read_json
-from competition.features.features import MS
+from competition.features.extract import MS
 from competition.runs.kinds import kind_of
 
 

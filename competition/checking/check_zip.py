@@ -16,8 +16,8 @@ import pandas as pd
 
 from competition.base import files
 from competition.base.files import InputError, sha256_file
+from competition.base.option_values import parse_size, whole_number
 from competition.base.text import text_table
-from competition.base.values import parse_size, whole_number
 from competition.base.workspace import Workspace
 from competition.checking import reading
 from competition.checking.answers import FEW, PROBES, ask_again, check_probes, check_repeats, check_shape, read_as_ids

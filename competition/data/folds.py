@@ -14,9 +14,9 @@ from competition.base import files
 from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError, csv_bytes, sha256_bytes, warn
 from competition.base.metrics import find_metric
+from competition.base.option_values import parse_size, whole_number
 from competition.base.text import natural_order, shorten
 from competition.base.threads import in_threads
-from competition.base.values import parse_size, whole_number
 from competition.base.workspace import Workspace
 from competition.data.decode import EXTENSIONS, check_with_draft
 from competition.data.groups import find_groups, join_pairs, pair_equal, write_report

@@ -1,1 +1,1 @@
-"""What networks are shown and what frozen ones make of it: views, augmentation, features, heads."""
+"""TTA views, augmentation, the features that frozen backbones compute, and heads on these features."""

@@ -8,7 +8,7 @@ from competition.base import files
 from competition.base.arrays import Room, Rows
 from competition.data.images import IMAGES_FORMAT
 from competition.features.augment import plan_copies
-from competition.features.features import Shelf, copy_features, view_features
+from competition.features.extract import Shelf, copy_features, view_features
 
 COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
 DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do

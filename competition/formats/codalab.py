@@ -7,7 +7,7 @@ from functools import partial
 from importlib import resources
 
 from competition.rehearsal.rehearsal import Entry
-from competition.submission.make import make_submission
+from competition.submission.make_zip import make_submission
 from competition.submission.package import Layout
 
 DESCRIPTION = "description: Provides prediction model to be executed by the ingestion program"

@@ -36,7 +36,7 @@ from competition.recipes.settle import settle
 from competition.rehearsal.content import check_package
 from competition.rehearsal.rehearsal import RehearsalError
 from competition.runs import oof
-from competition.runs.finish import finish_run, print_folds
+from competition.runs.finish_run import finish_run, print_folds
 from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, is_done
 from competition.runs.kinds import read_run
 from competition.runs.record import locked, read_run_record

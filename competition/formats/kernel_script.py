@@ -1,4 +1,4 @@
-"""Runs on Kaggle: trains a run, or predicts test images, with the toolkit and the files of the dataset beside it.
+"""This script runs on Kaggle: it trains a run, or predicts test images, with the toolkit beside it in the dataset.
 
 `make kernel` and `make submission FORMAT=kaggle-kernel` put it there. No network is needed. It can be tried elsewhere:
 KAGGLE_ROOT=<folder> stands for /kaggle, with the dataset's files and the competition's below <folder>/input.

@@ -1,1 +1,1 @@
-"""What lies in the data, and what a model sees in it."""
+"""What lies in the data and what a model sees in it: look, sanity, audit, shift, explain."""

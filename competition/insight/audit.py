@@ -1,4 +1,4 @@
-"""The OOF turned round: where models that never saw an image disagree with its label, who is wrong?
+"""Labels that are likely wrong: models that never saw an image contradict its label.
 
 Likely wrong labels are those that confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
 Uncertainty in Dataset Labels", JAIR 70) puts off the diagonal: the image is as surely of another class as that class's
@@ -17,9 +17,9 @@ from competition.base import files, page
 from competition.base.metrics import accuracy, confusion
 from competition.base.text import text_table
 from competition.base.workspace import Workspace
-from competition.blending.scored import read_scored
 from competition.data.table import read_folds
 from competition.insight.look import draw_rows
+from competition.insight.scored import read_scored
 from competition.runs.oof import KEY_COLUMNS
 
 AUDIT_FORMAT = 1  # raise it when the same predictions give another page

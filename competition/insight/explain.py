@@ -24,12 +24,12 @@ from tqdm import tqdm
 from competition.base import files, page
 from competition.base.files import InputError
 from competition.base.metrics import accuracy
+from competition.base.option_values import whole_number
 from competition.base.text import text_table
-from competition.base.values import whole_number
 from competition.base.workspace import STUDY_RUN, Workspace
 from competition.data.images import load_images
 from competition.data.table import read_folds
-from competition.features.features import BATCH, predict
+from competition.features.extract import BATCH, predict
 from competition.runs.kinds import kind_of, read_run
 from competition.runs.oof import read_oof
 from competition.runs.predict import fold_models

@@ -23,7 +23,6 @@ from competition.base.metrics import METRICS, find_metric
 from competition.base.text import shorten, text_table
 from competition.base.threads import in_threads
 from competition.base.workspace import Workspace
-from competition.blending.scored import read_scored
 from competition.data.decode import shrink_size
 from competition.data.images import load_images
 from competition.data.table import read_folds
@@ -31,6 +30,7 @@ from competition.data.unlabelled import read_test
 from competition.features.frozen import frozen_features
 from competition.insight.audit import is_page_written
 from competition.insight.look import OUTLIER_KINDS, Measures, draw_rows, draw_spread, measure_image
+from competition.insight.scored import read_scored
 from competition.models.backbones import build_backbone, is_pretrained, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import read_recipe

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from competition.base.files import InputError
+from competition.base.option_values import parse_size
 from competition.base.text import text_table
-from competition.base.values import parse_size
 from competition.models.backbones import backbone_names, build_backbone
 
 SIZE = 224  # pixels, where the user names no size; fields and strides hardly depend on it, only the map does

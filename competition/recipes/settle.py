@@ -1,4 +1,4 @@
-"""What a training is settled on before it begins: weights and a recipe that fit the model and the fold table."""
+"""Fit the weights and the recipe of a training to its model and its fold table, before it begins."""
 
 from dataclasses import dataclass, replace
 

@@ -1,1 +1,1 @@
-"""A zip run as a scorer would run it: in a fresh, isolated process that knows nothing of this project."""
+"""A zip is run as a scorer would run it, in a fresh, isolated process, and may hold only what a zip may hold."""

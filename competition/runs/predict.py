@@ -7,7 +7,7 @@ gets the weights of one fold after the other. Where only heads were trained, all
 import numpy as np
 
 from competition.base.arrays import Rows
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.features.heads import head_logits
 from competition.features.views import VIEWS
 from competition.models.fuse import fuse_batchnorm

@@ -1,4 +1,4 @@
-"""What the records of runs say: which differ in nothing but the seed, and which are of plain heads."""
+"""Which runs differ only in the seed, and which trained heads alone."""
 
 from dataclasses import MISSING, fields
 

@@ -10,7 +10,7 @@ from competition.blending.chooser import calibrate_nested, combine, make_candida
 from competition.blending.forecast import check_hidden, forecast_blend
 from competition.blending.record import read_blend
 from competition.blending.temperature import sharpen
-from competition.runs.choose import count_left_out
+from competition.runs.choose_runs import count_left_out
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
 from competition.runs.record import all_runs

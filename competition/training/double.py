@@ -1,4 +1,4 @@
-"""A double model: a tree of models, each of which decides between some classes; one class against the rest, say.
+"""Train a double run (runs/tree.py): a tree of models, each of which decides between some classes.
 
 A node of the tree is an ordinary training, with the same recipe, on the images of its classes, whose labels are its
 branches. It keeps the folds, so that what a fold holds out is in no node's training part. The probability of a class is
@@ -26,13 +26,13 @@ from competition.base.metrics import find_metric, log_loss, per_class_accuracy
 from competition.base.workspace import Workspace, check_run_name
 from competition.data.images import load_images
 from competition.data.table import fold_numbers, read_folds
-from competition.features.features import MS
+from competition.features.extract import MS
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.settle import settle
 from competition.runs import oof
-from competition.runs.finish import finish_run, print_folds
+from competition.runs.finish_run import finish_run, print_folds
 from competition.runs.folder import fold_dir
 from competition.runs.kinds import read_run
 from competition.runs.predict import held_out_folds
@@ -42,7 +42,7 @@ from competition.runs.tree import node_dir, take_part
 from competition.training import train
 from competition.training.gan.gan import check_synthetic
 from competition.training.job import Job
-from competition.training.table import train_table
+from competition.training.train_folds import train_table
 
 
 def double(

@@ -11,9 +11,9 @@ from competition.base.arrays import Rows
 from competition.base.metrics import find_metric
 from competition.data.table import held_out_images
 from competition.features import heads
-from competition.features.features import read_ms
+from competition.features.extract import read_ms
 from competition.features.frozen import open_shelf
-from competition.runs.finish import save_fold
+from competition.runs.finish_run import save_fold
 from competition.runs.folder import HEAD_FILE, HEADS_STATE, fold_dir, read_weights
 from competition.runs.single import read_head, write_head
 from competition.training.progress import Progress, history_row, read_or_anew, write_epoch, write_history

@@ -12,12 +12,12 @@ from competition.base.files import InputError
 from competition.base.metrics import find_metric
 from competition.data.table import held_out_images
 from competition.features import heads
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.features.views import VIEWS
 from competition.models.backbones import Weights
 from competition.models.classifier import build_classifier, set_head
 from competition.recipes.settle import size_inside
-from competition.runs.finish import save_fold
+from competition.runs.finish_run import save_fold
 from competition.runs.folder import MODEL_FILE, fold_dir
 from competition.runs.single import read_head
 from competition.training.batches import count_steps, make_batches, prefetch

@@ -1,4 +1,4 @@
-"""What is to be trained, as the functions of a training hand it to each other."""
+"""Job: everything that one training needs, as one argument."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -22,12 +22,12 @@ from competition.base.workspace import Workspace, check_run_name
 from competition.blending.gains import score_gain
 from competition.data.images import load_images
 from competition.data.table import group_ids, read_folds
-from competition.features.features import MS, predict
+from competition.features.extract import MS, predict
 from competition.features.heads import softmax_and_log
 from competition.features.views import VIEWS
 from competition.runs import oof
-from competition.runs.choose import choose_runs
-from competition.runs.finish import finish_run, print_folds, save_fold
+from competition.runs.choose_runs import choose_runs
+from competition.runs.finish_run import finish_run, print_folds, save_fold
 from competition.runs.folder import MODEL_FILE, fold_dir, is_done, is_whole
 from competition.runs.kinds import read_run
 from competition.runs.record import locked, open_run_record

@@ -1,4 +1,4 @@
-"""What finished runs say of images, to learn from: of the training images (distillation) and of unlabelled ones.
+"""Distillation and pseudo-labels: a run learns from what finished runs say of training and of unlabelled images.
 
 Distillation (Hinton, Vinyals and Dean 2015, arXiv:1503.02531): a student learns, besides the label of an image, the
 probabilities that a teacher gives it, flattened by a temperature T: p^(1/T), scaled to sum to 1. They are mixed into
@@ -31,7 +31,7 @@ from competition.data.images import load_images
 from competition.data.near import find_near, make_sketch
 from competition.data.table import FoldTable, add_rows
 from competition.data.unlabelled import read_test
-from competition.runs.choose import choose_runs
+from competition.runs.choose_runs import choose_runs
 from competition.runs.folder import fold_dir, read_weights
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof

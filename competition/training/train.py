@@ -16,15 +16,15 @@ from competition.base import files
 from competition.base.arrays import read_memory
 from competition.base.backend import make_repeatable
 from competition.base.files import InputError
-from competition.base.values import whole_number
+from competition.base.option_values import whole_number
 from competition.base.workspace import STUDY_RUN, Workspace, check_run_name
 from competition.data.table import fold_numbers, read_folds
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
 from competition.runs.seeds import plain_heads
 from competition.training.job import Job
-from competition.training.table import train_table
 from competition.training.teach import read_teaching
+from competition.training.train_folds import train_table
 
 
 def train(

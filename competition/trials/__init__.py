@@ -1,1 +1,1 @@
-"""Programmes of many runs: ranking, tuning, the study, simulated competitions, the demo, the matrix."""
+"""Commands that run many trainings: rank, tune, study, simulate, demo, matrix."""

@@ -32,8 +32,8 @@ from competition.formats import codabench, codalab, make
 from competition.rehearsal.content import check_package
 from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
 from competition.rehearsal.scorer_environments import find_python
-from competition.submission.by_hand import average_by_hand, average_halved
 from competition.submission.ensemble import read_ensemble
+from competition.submission.expected_answers import average_by_hand, average_halved
 from competition.submission.package import build_package, pack_folder
 from competition.training.double import double
 from competition.training.train import train

@@ -24,7 +24,7 @@ from competition.base.workspace import Workspace
 from competition.data.images import load_images, warn_of_others
 from competition.data.table import read_folds
 from competition.features import heads
-from competition.features.features import BATCH, predict
+from competition.features.extract import BATCH, predict
 from competition.features.frozen import copies_features, frozen_features
 from competition.models.backbones import build_backbone, find_weights_at_hand, is_pretrained, resolve_weights
 from competition.models.fuse import fuse_batchnorm

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from competition.base.files import csv_bytes, hash_json, sha256_bytes, write_bytes
 from competition.base.metrics import METRICS
+from competition.base.option_values import whole_number
 from competition.base.text import text_table
-from competition.base.values import whole_number
 from competition.base.workspace import Workspace
 from competition.blending.chooser import Chooser
 from competition.blending.forecast import WIDE, check_hidden, make_forecast

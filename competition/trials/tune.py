@@ -39,7 +39,7 @@ from competition.runs import oof
 from competition.runs.record import locked
 from competition.training.train import train
 from competition.trials.rank import train_grid
-from competition.trials.space import auto_space, read_space
+from competition.trials.search_space import auto_space, read_space
 from competition.trials.tune_table import (
     Study,
     Trial,

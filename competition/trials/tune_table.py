@@ -15,7 +15,7 @@ from competition.data.table import FoldTable
 from competition.models import hyperresnet
 from competition.recipes.recipe import Recipe
 from competition.runs import oof
-from competition.trials.space import Key
+from competition.trials.search_space import Key
 
 DRAWS = 500  # of the bootstrap
 

@@ -38,7 +38,7 @@ from competition.base.text import EPOCHS_BAR, text_table
 from competition.base.workspace import Workspace
 from competition.data.images import load_images
 from competition.data.table import add_rows, fold_numbers, read_folds
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.models.backbones import build_backbone, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import parse_override

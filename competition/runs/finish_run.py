@@ -5,7 +5,7 @@ import pandas as pd
 
 from competition.base import files, metrics
 from competition.base.metrics import accuracy, find_metric, log_loss, per_class_accuracy, say_scores
-from competition.features.features import MS
+from competition.features.extract import MS
 from competition.runs import oof
 from competition.runs.folder import STATE, fold_dir
 

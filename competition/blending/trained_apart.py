@@ -1,4 +1,4 @@
-"""Predictions of heads and folds that were trained apart, on which the forecast measures what averaging gains.
+"""Heads and folds that are trained apart, so that the forecast can measure what averaging fold models gains.
 
 The OOF of epochs that were chosen on other folds is here as well.
 """

@@ -1,10 +1,10 @@
-"""The average that a zip must give, computed without the exported network."""
+"""The probabilities that a zip must give, computed from the fold models without the exported network."""
 
 import numpy as np
 
 from competition.base.files import InputError
 from competition.blending.temperature import sharpen
-from competition.features.features import predict
+from competition.features.extract import predict
 from competition.features.views import VIEWS
 from competition.runs.oof import read_oof
 from competition.runs.predict import predict_folds

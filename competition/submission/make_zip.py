@@ -22,8 +22,8 @@ import pandas as pd
 
 from competition.base.files import InputError, write_json, write_with
 from competition.base.metrics import find_metric
+from competition.base.option_values import whole_number
 from competition.base.text import text_table
-from competition.base.values import whole_number
 from competition.base.workspace import Workspace
 from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
@@ -37,8 +37,8 @@ from competition.rehearsal.rehearsal import (
     rehearse,
 )
 from competition.rehearsal.scorer_environments import find_python
-from competition.submission.by_hand import average_by_hand, average_halved
 from competition.submission.ensemble import read_ensemble
+from competition.submission.expected_answers import average_by_hand, average_halved
 from competition.submission.fit_limits import (
     ATTEMPTS,
     choose_fitting,

@@ -15,15 +15,26 @@ OWN := PYTHON GPU HUB VENV SHELL MAKEFLAGS
 NAMES := $(strip $(foreach name,$(sort $(filter-out $(OWN),$(.VARIABLES))),$(if $(filter command,$(origin $(name))),$(name))))
 VARIABLES = $(foreach name,$(NAMES),$(name)='$(subst ','\'',$(value $(name)))')
 
-.PHONY: help setup test bench $(COMMANDS)
+.PHONY: help setup test lint packages docs bench $(COMMANDS)
 
 help:  ## print the targets (this page)
 	@$(PYTHON) -m competition.cli.help Makefile
 
 setup: $(READY)  ## create .venv with the pinned requirements, once -- make setup   or   make setup GPU=1
 
-test: $(READY)  ## run the whole test suite -- make test
+test: $(VENV)/.test  ## run the whole test suite -- make test
 	$(VENV)/bin/python -m pytest -q tests
+
+lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+packages: $(VENV)/.test  ## print the packages and what each imports -- make packages
+	$(VENV)/bin/python tests/test_packages.py
+
+docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 $(COMMANDS): $(READY)
 	$(VENV)/bin/python -m competition $@ $(VARIABLES)
@@ -40,20 +51,7 @@ $(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	@touch $@
 
-lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/mypy
-
-packages: $(VENV)/.test  ## print the packages and what each imports -- make packages
-	$(VENV)/bin/python tests/test_packages.py
-
-docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
-
 # What tests and lint need besides the product, and what the docs need: each is installed when it is first asked for.
-test: $(VENV)/.test
-
 $(VENV)/.test: requirements-test.txt $(READY)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-test.txt
 	@touch $@
@@ -61,8 +59,6 @@ $(VENV)/.test: requirements-test.txt $(READY)
 $(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
-
-.PHONY: lint packages docs
 
 $(VENV)/.gpu: | $(VENV)/bin/pip
 	@touch $@

@@ -1,4 +1,4 @@
-"""How well `make folds` finds pictures that are there twice: `python -m bench.duplicates --data photos.zip`.
+"""How well `make folds` finds duplicate pictures: `python -m bench.duplicates --data photos.zip`.
 
 Copies of some images of the data, of each kind that competition/data/groups.py names, are planted among all of them, in
 memory, as the bytes of files. Recall is the share of them that end in the group of their source. What is grouped beyond

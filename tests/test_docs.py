@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from competition.cli.parser import make_parser
+from competition.base.files import InputError
+from competition.cli.parser import make_parser, to_flags
+from competition.cli.verbs import BY_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -65,26 +67,9 @@ def verbs():
     return next(action.choices for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
 
 
-def find_flag(parser, variable):
-    """The argparse.Action behind a variable of make, None where the command does not know it."""
-    flags = parser._option_string_actions
-    other = {"RUN": "--runs", "MODEL": "--models"}.get(variable)
-    return flags.get("--" + variable.lower().replace("_", "-")) or flags.get(other)
-
-
-def as_flags(parser, words):
-    """Words NAME=value of make's command line as flags; KeyError for a variable that the command does not know."""
-    flags = []
-    for word in words:
-        name, _, value = word.partition("=")
-        action = find_flag(parser, name)
-        if action is None:
-            raise KeyError(name)
-        if action.nargs != 0:
-            flags.append(f"{action.option_strings[0]}={value}")
-        elif value not in ("", "0"):
-            flags.append(action.option_strings[0])
-    return flags
+def takes(verb, variable):
+    """Whether a command knows a variable of make."""
+    return any(variable in (name.upper() for name in (option.name, *option.aliases)) for option in verb.options)
 
 
 def parse_with(module, words, monkeypatch):
@@ -115,7 +100,7 @@ def check_make(words, monkeypatch):
     elif target in OTHER_TARGETS:
         assert not words, f"make {target} {words}: it takes no variables"
     elif words:  # a command in running text may lack what it needs: `make train` trains
-        verbs()[target].parse_args(as_flags(verbs()[target], words))
+        verbs()[target].parse_args(to_flags(BY_NAME[target], words))
 
 
 def check_python(words, monkeypatch):
@@ -141,7 +126,7 @@ def test_commands_that_a_page_shows_are_accepted(page, monkeypatch, capsys):
                 check_make(words[1:] or ["help"], monkeypatch)
             else:
                 check_python(words[2:], monkeypatch)
-        except (SystemExit, KeyError) as error:
+        except (SystemExit, InputError) as error:
             pytest.fail(f"{shlex.join(words)}: {error} {capsys.readouterr().err}")
 
 
@@ -159,7 +144,7 @@ def test_commands_that_a_page_shows_are_accepted(page, monkeypatch, capsys):
 )
 def test_wrong_commands_would_be_noticed(line, monkeypatch, capsys):
     words = line.split()
-    with pytest.raises((KeyError, SystemExit, AssertionError)):
+    with pytest.raises((InputError, SystemExit, AssertionError)):
         check_make(words, monkeypatch)
         if words in (["folds"], ["blend", "HIDDEN_N="]):
             verbs()[words[0]].parse_args([] if words == ["folds"] else ["--hidden-n"])
@@ -171,7 +156,7 @@ def test_variables_that_a_page_names_exist(page):
     for span in spans(page.read_text("utf-8")):
         name = re.match(r"([A-Z][A-Z_]*)=", span)
         if name and name[1] not in OF_MAKE | OF_ENVIRONMENT | {"LONG", "ONLY", "QUICK"}:
-            assert any(find_flag(parser, name[1]) for parser in verbs().values()), span
+            assert any(takes(verb, name[1]) for verb in BY_NAME.values()), span
 
 
 @each_page

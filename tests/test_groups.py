@@ -193,7 +193,7 @@ def test_conflicts_are_told_and_can_be_left_out(data, capsys):
     with pytest.raises(InputError, match="fewer images than FOLDS=10 in class a"):
         make_folds(data, "t", folds=10, drop_conflicts=True)
     assert main(["folds", "--data", str(data), "--name", "t", "--drop-conflicts"]) == 0
-    assert "4 images of pictures that are there under several labels were left out" in capsys.readouterr().out
+    assert "4 images were left out because their pictures have several labels" in capsys.readouterr().out
     table = read_folds("t")
     capsys.readouterr()
     warn_of_others(table)

@@ -375,7 +375,7 @@ def test_the_minutes_end_a_trial_in_its_middle_and_more_go_on_with_it(fake_train
         ("dropout=0:2", "dropout is 2"),
         ("batch_size=4,few", "batch_size is 'few'"),
         ("augment=none|rainbow", "augment has 'rainbow'"),
-        ("rate=1,2 rate=3,4", "rate stands there twice"),
+        ("rate=1,2 rate=3,4", "rate is given twice"),
         ("rate", "found 'rate', expected key=low:high"),
         ("", "expected key=low:high"),
         ("pooling=avg,max", "pooling is a key of MODEL=hyperresnet alone, found MODEL=baseline"),

@@ -50,7 +50,7 @@ class Metric:
         return {name: self.score(probs, labels) for name in self.besides}
 
     def chooses(self, patience):
-        """What the config of a run says of it, {} or {"metric": name}: where it chooses an epoch it is part of it."""
+        """The entry of the metric in a run's config: {"metric": name} if it chooses the epoch, else {}."""
         return {"metric": name for name in self.besides if patience}
 
     def sort(self, frame):
@@ -78,13 +78,13 @@ def _of_confusion(score):
 
 
 def _balanced(matrix):
-    """Mean recall over the classes that are there."""
+    """Mean recall over the classes that occur."""
     there = matrix.sum(1) > 0
     return (matrix.diagonal()[there] / matrix.sum(1)[there]).mean()
 
 
 def _macro_f1(matrix):
-    """Mean over classes that are there, or predicted, of 2 TP / (2 TP + FP + FN)."""
+    """Mean over the classes that occur or are predicted of 2 TP / (2 TP + FP + FN)."""
     total = matrix.sum(0) + matrix.sum(1)
     return (2 * matrix.diagonal()[total > 0] / total[total > 0]).mean()
 

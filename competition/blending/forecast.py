@@ -1,9 +1,9 @@
 """What a blend will score on the hidden test: one figure, a 90 % interval, and what both are made of.
 
-The forecast is the nested OOF score of the whole way to the blend (chooser.Chooser.whole), in which no image had a say in
-what predicted it, plus what the zip does that the OOF does not: it averages k fold models for every image, where an
-image's OOF comes from one. The interval adds up, as variances, what chance does to the OOF score, to the estimate of
-that gain, and to the hidden test.
+The forecast starts from the nested OOF score of the whole way to the blend (chooser.Chooser.whole): no image helped to
+choose what predicts it. To this it adds what the zip does and the OOF does not: the zip averages k fold models for
+every image, and an image's OOF comes from one. The interval adds up, as variances, what chance does to the OOF score,
+to the estimate of that gain, and to the hidden test.
 """
 
 import numpy as np

@@ -45,7 +45,7 @@ def seeds_gain(metric, weights, plain, runs, labels, groups, k, temperature=1.0)
 
 
 def again_gain(metric, weights, plain, run, rows, others, labels, groups, k, temperature=1.0):
-    """What averaging the k fold models of a `run` adds, of which some folds were trained S - 1 times more, with other seeds.
+    """What averaging the k fold models of a `run` adds, measured on folds that S - 1 other seeds trained as well.
 
     rows    int [m], images of these folds; others: probabilities of them by the other seeds' models, [S - 1, m, C]
 

@@ -113,8 +113,8 @@ SEEDS = Option(
 )
 AGAIN = Option(
     "again",
-    "0: do not train the first fold once more with another seed. That tells the forecast what averaging "
-    "the fold models gains where heads do not tell it (all layers trained)",
+    "0: do not train the first fold again with another seed. The forecast uses that fold to measure what averaging the "
+    "fold models gains, if all layers were trained",
     1,
     metavar="0",
 )

@@ -332,7 +332,7 @@ VERBS = (
             Option(
                 "name", "fold tables, several with commas between; digits: those of scikit-learn", otherwise="digits"
             ),
-            Option("data", "folders, zips or CSVs, of which fold tables are made and played as well"),
+            Option("data", "folders, zips or CSVs. The command makes fold tables from them and plays these too"),
             Option("n", "rounds of each condition", 20),
             replace(HIDDEN, default="random", help="random or groups: what is hidden, where images have groups"),
             Option("seed", "seed of the first round; each round takes the next", 0),
@@ -379,7 +379,7 @@ VERBS = (
             Option("format", "what its scorer asks for", otherwise="guessed from the zip", metavar="codalab|codabench"),
             Option(
                 "name",
-                "the competition whose training images the zip is asked about",
+                "the competition whose training images the zip must classify",
                 metavar="NAME",
                 otherwise="the only one; images of noise where there is none",
             ),

@@ -51,7 +51,7 @@ def make_folds(
     groups    a column of the CSV (patient, site, camera): images that have the same there share a group too
     near      1 or True: look for images that show the same picture (competition/data/groups.py); 0 or False: only those of
               identical bytes share a group
-    drop_conflicts  leave out pictures that are there under several labels
+    drop_conflicts  leave out pictures that have several labels
     metric    what the competition is scored by, a name of metrics.METRICS
     workspace  where table and report are written
 
@@ -119,7 +119,7 @@ def make_folds(
     table = read_folds(name, workspace)
     _report(table, given, note)
     if left := record["conflicts_left_out"]:
-        print(f"{left} images of pictures that are there under several labels were left out (DROP_CONFLICTS=1)")
+        print(f"{left} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
     if groups:
         print(f"images of one {groups} share a fold: {len(set(given_groups.values()) - {''})} different ones")
     write_report(table, everything, pairs)

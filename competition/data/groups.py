@@ -135,7 +135,7 @@ def write_report(table, frame, pairs):
     files.write_bytes(folder / "pairs.csv", files.csv_bytes(named[columns].round({"score": 4})))
     page.write_page(
         folder / "groups.html",
-        f"{table.name}: {len(groups)} pictures that are there more than once",
+        f"{table.name}: {len(groups)} pictures that occur more than once",
         _parts(table, frame, conflicts, others, score),
     )
     kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
@@ -174,7 +174,7 @@ def _too_large(labels, picture, folds, close):
 
 
 def _close_knit(picture, pairs):
-    """bool [n]: whether an image is in a group of which almost all pairs were found, as far as they were looked for."""
+    """bool [n]: whether the search found almost all pairs of the image's group."""
     size = np.bincount(picture, minlength=len(picture))
     found = np.bincount(picture[pairs["first"].to_numpy(int)], minlength=len(picture))
     return ((size > 1) & (2 * found >= KNIT * size * np.minimum(size - 1, NEIGHBOURS)))[picture]

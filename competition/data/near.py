@@ -236,7 +236,7 @@ def _nearest(turned, own, coarse, pivots, members):
 
 
 def _unordered(jobs):
-    """int [m, 3] of (first, second, symmetry of the second) without what says the same the other way round."""
+    """int [m, 3] of (first, second, symmetry of the second), each pair once."""
     first, second, symmetry = jobs.T
     swapped = first > second
     jobs = np.stack(

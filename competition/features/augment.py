@@ -149,8 +149,7 @@ def mix_pairs(images, targets, random, mixup=0.0, cutmix=0.0, fmix=0.0, patch=(0
     """Mix images of a batch with others of it: each with probability `mixup`, `cutmix` or `fmix` in one of these ways.
 
     images   float32 [n, h, w, 3]; targets float32 [n, classes]; random: numpy Generator
-    patch    least and most that CutMix's patch may take of the image, as a share of its area, of which what reaches
-             over a border is lost
+    patch    smallest and largest area of CutMix's patch, as a share of the image; what lies over a border is lost
 
     Returns images and targets, new arrays. Every way is a mask of what is kept of an image; the rest comes from the
     same place of another, and the label's share is the mask's mean, so that labels always follow the pixels. Each

@@ -2,7 +2,7 @@
 
 What an image's features are depends on the image, the backbone and the view or the drawn augmentation, and on nothing
 else: neither on its label, name and place nor on the images beside it. So another fold table, or more images, take
-over what is there, and compute the rest. Images and features pass through memory a batch at a time, whatever their
+over the ones that are kept, and compute the rest. Images and features pass through memory a batch at a time, whatever their
 number.
 """
 

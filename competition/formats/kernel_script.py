@@ -35,7 +35,7 @@ def main():
     command = [sys.executable, "-m", "competition", *arguments]
     code = subprocess.run(command, cwd=work / "run", env=environment).returncode
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for source, target in job["output"].items():  # of a training that failed, what there is
+    for source, target in job["output"].items():  # a failed training hands over what it finished
         write(work / "run" / source, OUTPUT / target)
     shutil.rmtree(work)
     if code:
@@ -94,7 +94,7 @@ def place_images(job, work, payload):
 
 
 def place(argument, payload):
-    """An argument; where it is [where, name] the path of that: in the payload, or where INPUT has it."""
+    """The argument itself, or the path that [where, name] means: in the payload, or where INPUT has it."""
     if isinstance(argument, str):
         return argument
     where, name = argument

@@ -185,7 +185,7 @@ def prepare_statistics(frame):
 
 
 def tell_apart(values, is_test, groups, penalty):
-    """The Told of a logistic regression on standardised values [n, d], of which is_test, bool [n], are test images.
+    """Train a logistic regression to tell test images (is_test, bool [n]) from the others by values [n, d]; returns a Told.
 
     Each half is predicted by the regression on the other, groups (int [n]) kept together. The AUC is the mean of the
     halves'. Within a half, which had no part in its regression, DeLong's standard error (1988) holds; the halves

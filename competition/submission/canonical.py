@@ -89,7 +89,7 @@ def _renamed(text, names):
 
 
 def _forget_process(nodes):
-    """Leave out what calls of functions say of the process: its threads, and whether it has a GPU."""
+    """Remove the process's number of threads and its GPU from the calls of functions."""
     for node in nodes:
         if "config_proto" in node.attr:
             node.attr["config_proto"].s = b""

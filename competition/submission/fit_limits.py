@@ -171,7 +171,7 @@ def find_averaging_gain(ensemble, table):
 
 
 def print_choices(ensemble, table, cost, choices, limits):
-    """Print what there is: the whole, what each cut alone comes to, and the best that fit."""
+    """Print the whole blend, each cut alone, and the best choices that fit."""
     fits = [choice for choice in choices if not limits.exceeded(choice.cost)]
     rows = [_row("", ensemble, table, cost, (ensemble.forecast or {}).get("expected"), 0, limits)]
     start = (ensemble.forecast or {}).get("expected")

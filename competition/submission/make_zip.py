@@ -156,7 +156,7 @@ def _cost(found):
 def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted):
     """Write the best Choice that fits to `path`: its Ensemble, and what its rehearsal found.
 
-    Without `wanted`, and where nothing fits, show what there is and raise InputError.
+    Prints the choices and raises InputError if `wanted` is false or nothing fits.
     """
     cost = _cost(found)
     over = "; ".join(limits.exceeded(cost)) + f" ({count} images)" * (limits.seconds is not None)

@@ -9,7 +9,7 @@ from competition.blending.forecast_report import print_forecast
 
 
 def record_of(path, ensemble, table, format):
-    """What the record beside an output says: its format, the file, what it is made of, by hashes, what it stands on."""
+    """The record beside an output: format, file, members with the hashes of their files, fold table, versions."""
     members = [
         {
             "run": run.name,

@@ -142,7 +142,7 @@ def double_seeds(
 
 
 def fit_recipe(settings, table, part, node):
-    """The Recipe of a node: what `settings` says of classes said of branches, with which it may share names."""
+    """The Recipe of a node. Settings that name classes are translated to the node's branches."""
     changed = {}
     if isinstance(weights := settings.class_weight, dict):
         each = np.array([weights[name] for name in table.classes])[table.labels[part.rows]]

@@ -62,7 +62,7 @@ def read_space(space, model, recipe, overrides, from_random):
         if not sign or not text:
             raise InputError(f"SPACE: found {part!r}, expected key=low:high, key=low:high:log or key=value,value")
         if name in (key.name for key in keys):
-            raise InputError(f"SPACE: {name} stands there twice, expected each key once")
+            raise InputError(f"SPACE: {name} is given twice, expected each key once")
         key = _read_key(name, text, model)
         if name not in hyperresnet.ARCHITECTURE:
             for value in key.values or (key.low, key.high):

@@ -5,7 +5,7 @@ import numpy as np
 ENOUGH = 2000  # images on either side of a comparison that takes all pairs
 
 # The verdict. A class collapsed when its generated images lie nearer to each other than half as far as real ones do;
-# copies are what lies nearer to a training image than 95 of 100 held-out images do, of which 5 in 100 are no surprise.
+# A copy lies nearer to a training image than 95 of 100 held-out images do. 5 copies in 100 are no surprise.
 LEAST_DIVERSITY = 0.5
 USUAL_COPIES, MOST_COPIES = 0.05, 0.25
 

@@ -267,7 +267,10 @@ def _from_csv(data):
             raise InputError(f"{data}, line {line}: empty image or label")
         image = _below(starts, row["image"])
         if image is None:
-            raise InputError(f"{data}, line {line}: {row['image']} is not below the CSV's folder {folder}; put the CSV beside the pictures")
+            raise InputError(
+                f"{data}, line {line}: {row['image']} is not below the CSV's folder {folder}; "
+                "put the CSV beside the pictures"
+            )
         if image in lines:
             raise InputError(f"{data}, line {line}: {row['image']} is in line {lines[image]} already")
         lines[image] = line

@@ -36,13 +36,15 @@ def weight_files(folder, frozen, k):
     return shared + [fold_dir(folder, fold) / each for fold in range(k)]
 
 
-def read_weights(read, path):
+def read_weights(
+    read,
+    path,
+    whose="that this run wrote",
+    remedy="remove that file and train the run again, which makes it anew",
+):
     """What the function `read` makes of a file of weights; InputError naming it when it is broken."""
     try:
         return read(path)
     except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: not the weights that this run wrote ({reason}); remove that file and train "
-            "the run again, which makes it anew"
-        ) from None
+        raise InputError(f"{path}: not the weights {whose} ({reason}); {remedy}") from None

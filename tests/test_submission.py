@@ -37,7 +37,7 @@ from competition.submission.ensemble import Ensemble, _read_blend
 from competition.submission.expected_answers import average_halved
 from competition.submission.fit_limits import Choice
 from competition.submission.limits import Cost, Limits
-from competition.submission.make_zip import _fit
+from competition.submission.make_zip import _take_what_fits
 from competition.submission.network import ROWS, Network, build_networks, export_network
 from competition.submission.package import pack_folder
 from competition.training.train import train
@@ -433,10 +433,10 @@ def test_the_last_that_is_tried_is_the_smallest(monkeypatch, workdir):
         True,
     )
     smallest = 1e5
-    assert _fit(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
+    assert _take_what_fits(*given)[0].source == "19" and tried == ["0", "1", "2", "3", "19"]
     smallest = 2e6
     with pytest.raises(InputError, match="the smallest that was found does not fit: 2.0 MB"):
-        _fit(*given)
+        _take_what_fits(*given)
 
 
 def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):

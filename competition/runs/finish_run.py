@@ -15,21 +15,31 @@ def save_fold(directory, table, fold, progress, views, took=None):
 
     took   milliseconds that its network takes for an image; None where that is not known
     """
+    count = len(progress.history)
+    epochs = {"epochs": count, "best_epoch": count - progress.epoch + progress.best_epoch}
+    write_fold_end(directory, table, fold, views, epochs, sum(row["seconds"] for row in progress.history), took)
+    (directory / STATE).unlink(missing_ok=True)
+
+
+def write_fold_end(directory, table, fold, views, epochs, seconds, took=None):
+    """Write the validation predictions of a fold a view, and fold.json, its end.
+
+    epochs   the keys of fold.json that say how many it took
+    seconds  of these epochs; took: as for save_fold
+    """
     oof.write_fold(directory, table, fold, views)
     labels = table.labels[table.fold == fold]
     files.write_json(
         directory / "fold.json",
         {
             "images": len(labels),
-            "epochs": len(progress.history),
-            "best_epoch": len(progress.history) - progress.epoch + progress.best_epoch,
+            **epochs,
             "accuracy": accuracy(views["identity"], labels),
             "log_loss": log_loss(views["identity"], labels),
-            "seconds": round(sum(row["seconds"] for row in progress.history), 1),
+            "seconds": round(seconds, 1),
         }
         | ({} if took is None else {MS: round(took, 3)}),
     )
-    (directory / STATE).unlink(missing_ok=True)
 
 
 def finish_run(folder, table, settings, record):

@@ -19,15 +19,23 @@ def fold_dir(folder, fold):
 def is_done(folder, fold, settings):
     """Whether a fold has all that a finished one leaves; if something was removed it is trained again, to the same."""
     weights = MODEL_FILE if settings.epochs else HEAD_FILE
-    return all((fold_dir(folder, fold) / name).exists() for name in (weights, "fold.json", "views.npz"))
+    return (fold_dir(folder, fold) / weights).exists() and is_predicted(folder, fold)
+
+
+def is_predicted(folder, fold):
+    """Whether the predictions of a fold are there, and its end."""
+    return all((fold_dir(folder, fold) / name).exists() for name in ("fold.json", "views.npz"))
+
+
+def has_oof(folder):
+    """Whether the OOF of a run is there."""
+    return all((folder / name).exists() for name in ("oof.csv", "oof.npz"))
 
 
 def is_whole(folder, table, settings):
     """Whether a finished run has all its files still."""
-    shared = [] if settings.epochs else [BACKBONE_FILE]
-    return all((folder / name).exists() for name in ["oof.csv", "oof.npz", *shared]) and all(
-        is_done(folder, fold, settings) for fold in range(table.k)
-    )
+    shared = settings.epochs > 0 or (folder / BACKBONE_FILE).exists()
+    return shared and has_oof(folder) and all(is_done(folder, fold, settings) for fold in range(table.k))
 
 
 def weight_files(folder, frozen, k):
@@ -36,13 +44,15 @@ def weight_files(folder, frozen, k):
     return shared + [fold_dir(folder, fold) / each for fold in range(k)]
 
 
-def read_weights(read, path):
+def read_weights(
+    read,
+    path,
+    whose="that this run wrote",
+    remedy="remove that file and train the run again, which makes it anew",
+):
     """What the function `read` makes of a file of weights; InputError naming it when it is broken."""
     try:
         return read(path)
     except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: not the weights that this run wrote ({reason}); remove that file and train "
-            "the run again, which makes it anew"
-        ) from None
+        raise InputError(f"{path}: not the weights {whose} ({reason}); {remedy}") from None

@@ -67,13 +67,19 @@ def held_out_folds(run, table, folds, views, images, features=None):
     features  those of the images in each view by a frozen run's backbone, a list of float32 [n, d]; None: whole
               networks predict, and nothing of them is fused
     """
-    held_out = {fold: np.flatnonzero(table.fold == fold) for fold in folds}
     if features is not None:
-        for fold, rows in held_out.items():
+        for fold in folds:
+            rows = np.flatnonzero(table.fold == fold)
             yield fold, {view: run.predict_heads(fold, Rows(seen, rows)) for view, seen in zip(views, features)}
         return
     for fold, model in fold_models(run, table, folds, fused=False):
-        yield fold, {view: predict(model, Rows(images, held_out[fold], VIEWS[view])) for view in views}
+        yield fold, predict_held_out(model, table, fold, views, images)
+
+
+def predict_held_out(model, table, fold, views, images):
+    """{view: float32 [m, C]}: what a keras.Model answers for the images, the table's, that a fold holds out."""
+    rows = np.flatnonzero(table.fold == fold)
+    return {view: predict(model, Rows(images, rows, VIEWS[view])) for view in views}
 
 
 def _by_models(run, table, folds, views, images, fused, part, bar):

@@ -96,7 +96,7 @@ def make_submission(
     def write(temporary):
         found = prove(ensemble, table, temporary, layout, conditions, count)
         if limits.exceeded(_cost(found)):
-            taken.extend(_fit(ensemble, table, temporary, layout, conditions, count, limits, found, fit))
+            taken.extend(_take_what_fits(ensemble, table, temporary, layout, conditions, count, limits, found, fit))
         else:
             taken.extend((ensemble, found))
         keep_older(path, table.paths.zip_json, temporary)
@@ -153,7 +153,7 @@ def _cost(found):
     return Cost(found["bytes"], found["hidden_seconds"], found["hidden_bytes"])
 
 
-def _fit(ensemble, table, path, layout, conditions, count, limits, found, wanted):
+def _take_what_fits(ensemble, table, path, layout, conditions, count, limits, found, wanted):
     """Write the best Choice that fits to `path`: its Ensemble, and what its rehearsal found.
 
     Prints the choices and raises InputError if `wanted` is false or nothing fits.

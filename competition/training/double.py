@@ -14,7 +14,7 @@ has 0.947) and the second, of seven classes, 0.764. Both are better than the mer
 (92 % and 90 % alone, 84 % merged), since their errors add up; and no gain.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,18 @@ import numpy as np
 from competition.base import files, metrics
 from competition.base.arrays import Room, read_memory
 from competition.base.backend import make_repeatable, start_keras
-from competition.base.metrics import find_metric, log_loss, per_class_accuracy
-from competition.base.workspace import Workspace, check_run_name
+from competition.base.metrics import find_metric, per_class_accuracy
+from competition.base.workspace import Workspace
 from competition.data.images import load_images
-from competition.data.table import fold_numbers, read_folds
+from competition.data.table import read_folds
 from competition.features.extract import MS
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.settle import settle
 from competition.runs import oof
-from competition.runs.finish_run import finish_run, print_folds
-from competition.runs.folder import fold_dir
+from competition.runs.finish_run import finish_run, print_folds, write_fold_end
+from competition.runs.folder import fold_dir, has_oof, is_predicted
 from competition.runs.kinds import read_run
 from competition.runs.predict import held_out_folds
 from competition.runs.record import locked, open_run_record
@@ -41,7 +41,7 @@ from competition.runs.splits import read_splits
 from competition.runs.tree import node_dir, take_part
 from competition.training import train
 from competition.training.gan.gan import check_synthetic
-from competition.training.job import Job
+from competition.training.job import prepare_job
 from competition.training.train_folds import train_table
 
 
@@ -73,24 +73,12 @@ def double(
     tree = read_splits(splits, table)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
-    settled.size_inside()  # refuses before a run is begun
-    settings = settled.recipe
-    folds = fold_numbers("ONLY_FOLD", only_fold, table)
-    folder = table.paths.run(check_run_name(run or f"{model}-{Path(recipe).stem}-double"))
+    job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}-double", memory)
+    folder, settings = job.folder, job.recipe
     if settings.synthetic:
-        check_synthetic(table, folds)  # refuses before a run is begun
+        check_synthetic(table, job.folds)  # refuses before a run is begun
     parts = [take_part(table, node) for node in tree.nodes]
-    job = Job(folder, table, model, settled.weights, settings, folds, memory)
-    config = {
-        "model": model,
-        "weights": settled.weights.sha256,
-        "recipe": asdict(settings),
-        "classes": table.classes,
-        "size": list(table.size),
-        "folds": table.k,
-        **tree.config,
-        **find_metric(table.metric).chooses(settings.patience),
-    }
+    config = job.config | tree.config | find_metric(table.metric).chooses(settings.patience)
     with locked(folder):
         record = open_run_record(folder, table, config, settings)
         for number, part in enumerate(parts):
@@ -99,8 +87,7 @@ def double(
             train_table(replace(job, folder=node_dir(folder, number), table=part, recipe=fitting))
         _merge_folds(job)
         done = _merged(folder, table)
-        written = record["finished"] and all((folder / name).exists() for name in ("oof.csv", "oof.npz"))
-        if len(done) == table.k and not written:
+        if len(done) == table.k and not (record["finished"] and has_oof(folder)):
             finish_run(folder, table, settings, record)
         print("\nall nodes together")
         print_folds(folder, table, done)
@@ -157,11 +144,7 @@ def fit_recipe(settings, table, part, node):
 
 def _merged(folder, table):
     """The folds whose merged predictions are there."""
-    return [
-        fold
-        for fold in range(table.k)
-        if all((fold_dir(folder, fold) / name).exists() for name in ("views.npz", "fold.json"))
-    ]
+    return [fold for fold in range(table.k) if is_predicted(folder, fold)]
 
 
 def _merge_folds(job):
@@ -188,29 +171,17 @@ def _merge_folds(job):
 
 def _save_fold(run, table, fold, views):
     """Write what a fold of a double run leaves: its validation predictions a view, and fold.json, its end."""
-    directory = fold_dir(run.dir, fold)
     nodes = [files.read_json(fold_dir(node, fold) / "fold.json") for node in run.node_dirs]
-    oof.write_fold(directory, table, fold, views)
-    labels = table.labels[table.fold == fold]
-    files.write_json(
-        directory / "fold.json",
-        {
-            "images": len(labels),
-            "epochs": sum(node["epochs"] for node in nodes),
-            "accuracy": metrics.accuracy(views["identity"], labels),
-            "log_loss": log_loss(views["identity"], labels),
-            "seconds": round(sum(node["seconds"] for node in nodes), 1),
-        }
-        | _took(run, nodes),
-    )
+    epochs, seconds = {"epochs": sum(node["epochs"] for node in nodes)}, sum(node["seconds"] for node in nodes)
+    write_fold_end(fold_dir(run.dir, fold), table, fold, views, epochs, seconds, _took(run, nodes))
 
 
 def _took(run, nodes):
-    """What the networks of all nodes take for an image; nodes that are heads share one."""
+    """Milliseconds that the networks of all nodes take for an image, None where unknown; heads share a network."""
     each = [node[MS] for node in nodes if MS in node]
     if len(each) < len(nodes):
-        return {}
-    return {MS: round(min(each) if run.frozen else sum(each), 3)}
+        return None
+    return min(each) if run.frozen else sum(each)
 
 
 def _report_nodes(folder, parts):

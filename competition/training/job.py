@@ -1,12 +1,13 @@
 """Job: everything that one training needs, as one argument."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from competition.base.arrays import Memory
-from competition.data.table import FoldTable
+from competition.base.workspace import check_run_name
+from competition.data.table import FoldTable, fold_numbers
 from competition.models.backbones import Weights
 from competition.recipes.recipe import Recipe
 
@@ -24,3 +25,27 @@ class Job:
     memory: Memory | None = None  # for images and features; None: as much as they need
     after_epoch: Callable[[], None] | None = None  # called after each epoch of the second phase, once it is on disk
     teaching: Any = None  # a teach.Teaching, where finished runs say what to learn
+
+    @property
+    def config(self):
+        """The keys that the config of every run begins with, a dict."""
+        return {
+            "model": self.model,
+            "weights": self.weights.sha256,  # None: random
+            "recipe": asdict(self.recipe),
+            "classes": self.table.classes,
+            "size": list(self.table.size),
+            "folds": self.table.k,
+        }
+
+
+def prepare_job(settled, only_fold, run, memory):
+    """The Job of a settle.Settled; InputError for images, folds and a run's name that cannot be used.
+
+    only_fold   as for train.train
+    """
+    table = settled.table
+    settled.size_inside()  # refuses before a run is begun
+    folds = fold_numbers("ONLY_FOLD", only_fold, table)
+    folder = table.paths.run(check_run_name(run))
+    return Job(folder, table, settled.model, settled.weights, settled.recipe, folds, memory)

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from competition.base import files
-from competition.base.arrays import Rows, read_memory
+from competition.base.arrays import read_memory
 from competition.base.backend import start_keras
 from competition.base.files import InputError, read_json
 from competition.base.metrics import find_metric
@@ -22,14 +22,14 @@ from competition.base.workspace import Workspace, check_run_name
 from competition.blending.gains import score_gain
 from competition.data.images import load_images
 from competition.data.table import group_ids, read_folds
-from competition.features.extract import MS, predict
+from competition.features.extract import MS
 from competition.features.heads import softmax_and_log
-from competition.features.views import VIEWS
 from competition.runs import oof
 from competition.runs.choose_runs import choose_runs
 from competition.runs.finish_run import finish_run, print_folds, save_fold
 from competition.runs.folder import MODEL_FILE, fold_dir, is_done, is_whole
 from competition.runs.kinds import read_run
+from competition.runs.predict import predict_held_out
 from competition.runs.record import locked, open_run_record
 from competition.training.progress import Progress
 
@@ -104,10 +104,8 @@ def _average_folds(folder, table, members, settings, images):
         models = [member.build_logits(table, fold) for member in members]
         model = models[0]
         model.set_weights(average_weights([model.get_weights() for model in models]))
-        held_out = np.flatnonzero(table.fold == fold)
-        views = {
-            view: softmax_and_log(predict(model, Rows(images, held_out, VIEWS[view])))[0] for view in settings.views
-        }
+        logits = predict_held_out(model, table, fold, settings.views, images)
+        views = {view: softmax_and_log(each)[0] for view, each in logits.items()}
         files.write_with(fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
         took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / "fold.json").get(MS))]
         save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))

@@ -17,12 +17,12 @@ from competition.base.arrays import read_memory
 from competition.base.backend import make_repeatable
 from competition.base.files import InputError
 from competition.base.option_values import whole_number
-from competition.base.workspace import STUDY_RUN, Workspace, check_run_name
-from competition.data.table import fold_numbers, read_folds
+from competition.base.workspace import STUDY_RUN, Workspace
+from competition.data.table import read_folds
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
 from competition.runs.seeds import plain_heads
-from competition.training.job import Job
+from competition.training.job import prepare_job
 from competition.training.teach import read_teaching
 from competition.training.train_folds import train_table
 
@@ -63,11 +63,9 @@ def train(
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
-    settled.size_inside()  # refuses before a run is begun
-    folds = fold_numbers("ONLY_FOLD", only_fold, table)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
-    folder = table.paths.run(check_run_name(run or f"{model}-{Path(recipe).stem}{kind}"))
-    job = Job(folder, table, model, settled.weights, settled.recipe, folds, memory, after_epoch)
+    job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}{kind}", memory)
+    job = replace(job, after_epoch=after_epoch)
     if kind:
         job = replace(job, teaching=read_teaching(table, teacher, pseudo))
         if not teacher:

@@ -1,6 +1,6 @@
 """Train the folds of a table, or of a part of one, through both phases."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from tqdm import tqdm
 
@@ -25,14 +25,7 @@ from competition.training.lessons import deal_lessons, prepare_lessons
 def train_table(job):
     """Train the folds of a Job, write the OOF once all folds of its table are done, and return the run's folder."""
     folder, table, settings = job.folder, job.table, job.recipe
-    config = {
-        "model": job.model,
-        "weights": job.weights.sha256,  # None: random
-        "recipe": asdict(settings),
-        "classes": table.classes,
-        "size": list(table.size),
-        "folds": table.k,
-    } | find_metric(table.metric).chooses(settings.patience)
+    config = job.config | find_metric(table.metric).chooses(settings.patience)
     if settings.synthetic:
         config["gan"] = check_synthetic(table.whole or table, job.folds)
     if job.teaching:

@@ -37,11 +37,12 @@ from competition.base.files import InputError
 from competition.base.text import EPOCHS_BAR, text_table
 from competition.base.workspace import Workspace
 from competition.data.images import load_images
-from competition.data.table import add_rows, fold_numbers, read_folds
+from competition.data.table import FoldTable, add_rows, fold_numbers, read_folds
 from competition.features.extract import predict
 from competition.models.backbones import build_backbone, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import parse_override
+from competition.runs.folder import read_weights
 from competition.runs.record import OTHERWISE, Begun, check_hashes, describe_difference, locked, new_record
 from competition.training.gan.judge import ENOUGH, decide, kernel_distance, measure_generated, teach_classifier
 from competition.training.gan.networks import (
@@ -76,6 +77,26 @@ class Settings:
     augment: bool = True  # random shifts and cut-outs of what the discriminator sees
     features: str = "efficientnet_lite0"  # the frozen backbone in whose features images are compared
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class GanJob:
+    """The GAN of a fold, to train and to judge."""
+
+    table: FoldTable
+    settings: Settings
+    fold: int
+    record: dict  # the content of its gan.json, which is brought up to date
+    small: np.ndarray  # uint8 [n, h, w, c], the fold's training images at the size that is generated
+
+    @property
+    def directory(self):
+        return _fold_dir(self.table, self.fold)
+
+    @property
+    def labels(self):
+        """Of the training images."""
+        return self.table.labels[self.table.fold != self.fold]
 
 
 def gan(name=None, only_fold=None, overrides=(), workspace=Workspace()):
@@ -128,13 +149,8 @@ def read_synthetic(table, fold, n):
     directory, record = _fold_dir(table, fold), files.read_json(_fold_dir(table, fold) / "gan.json")
     settings, shape = Settings(**record["config"]["settings"]), record["config"]["shape"]
     generator = build_generator(shape, len(table.classes), settings)
-    try:
-        generator.load_weights(directory / "generator.weights.h5")
-    except Exception as error:  # h5py and Keras raise about anything for a file that is not whole
-        raise InputError(
-            f"{directory}/generator.weights.h5: not the weights of this GAN "
-            f"({' '.join(str(error).split())[:200]}); remove {directory} and run make gan again"
-        ) from None
+    remedy = f"remove {directory} and run make gan again"
+    read_weights(generator.load_weights, directory / "generator.weights.h5", "of this GAN", remedy)
     labels = np.repeat(np.arange(len(table.classes)), n)
     small = generate(generator, labels, np.random.default_rng([settings.seed, fold, 2]))
     return enlarge(small, table.size), labels
@@ -200,19 +216,20 @@ def _train_folds(table, settings, weights, images, records):
                 pairs[shape] = pair, pair.read()
             pair, start = pairs[shape]
             record["config"]["shape"] = list(shape)
-            _train_fold(table, settings, pair, start, fold, record, small, table.labels[rows], bar)
+            job = GanJob(table, settings, fold, record, small)
+            _train_fold(job, pair, start, bar)
             side = JUDGED if max(table.size) > JUDGED else None
             judge_with = judge_with or fuse_batchnorm(build_backbone(settings.features, table.size, side, weights))
-            _judge_fold(table, settings, pair, judge_with, fold, record, small, images)
+            _judge_fold(job, pair, judge_with, images)
 
 
-def _train_fold(table, settings, pair, start, fold, record, images, labels, bar):
-    """Train the GAN of one fold on these images, the training ones alone, from wherever its state says it is."""
-    directory = _fold_dir(table, fold)
+def _train_fold(job, pair, start, bar):
+    """Train the GAN of one fold on its training images alone, from wherever its state says it is."""
+    directory, settings, fold, labels = job.directory, job.settings, job.fold, job.labels
     history, values = read_state(directory, "history", ["variable"]) or ([], start)
     epoch = len(history)
     pair.write(values)
-    _write_record(directory, record | {"epochs": epoch})
+    _write_record(directory, job.record | {"epochs": epoch})
     bar.update(epoch)
     sheet_every = max(1, settings.epochs // 10)
     while epoch < settings.epochs:
@@ -222,7 +239,7 @@ def _train_fold(table, settings, pair, start, fold, record, images, labels, bar)
 
         before = time.time()
         random = np.random.default_rng([settings.seed, fold, 0, epoch])
-        losses = train_epoch(pair, images, labels, settings, random, tick)
+        losses = train_epoch(pair, job.small, labels, settings, random, tick)
         if not np.isfinite(losses).all():
             raise InputError(
                 f"{directory}: the losses are {losses} after epoch {epoch + 1}, expected numbers; "
@@ -240,8 +257,8 @@ def _train_fold(table, settings, pair, start, fold, record, images, labels, bar)
         bar.set_postfix_str(f"fold {fold} discriminator {losses[0]:.2f} generator {losses[1]:.2f}", refresh=False)
         write_state(directory, "history", history, variable=pair.read())
         if epoch % sheet_every == 0 or epoch == settings.epochs:
-            _write_samples(directory / "samples" / f"{epoch:04d}.png", pair, images, labels, settings)
-    record["epochs"] = epoch
+            _write_samples(directory / "samples" / f"{epoch:04d}.png", pair, job.small, labels, settings)
+    job.record["epochs"] = epoch
     write_history(directory, history)
 
 
@@ -269,13 +286,12 @@ def _write_sheet(path, rows, apart=0):
     files.write_with(path, Image.fromarray(sheet if channels == 3 else sheet[..., 0]).save)
 
 
-def _judge_fold(table, settings, pair, backbone, fold, record, small, images):
+def _judge_fold(job, pair, backbone, images):
     """Measure the GAN of a fold, save its average generator and its record with the verdict."""
-    directory = _fold_dir(table, fold)
+    directory, table, fold, small, train = job.directory, job.table, job.fold, job.small, job.labels
     weights, kept = pair.read_average(), pair.generator.get_weights()
-    random = np.random.default_rng([settings.seed, fold, 1])
-    train, held_out = table.labels[table.fold != fold], np.flatnonzero(table.fold == fold)
-    held_out = np.sort(random.permutation(held_out)[:ENOUGH])
+    random = np.random.default_rng([job.settings.seed, fold, 1])
+    held_out = np.sort(random.permutation(np.flatnonzero(table.fold == fold))[:ENOUGH])
     asked = np.sort(random.permutation(train)[:ENOUGH])
     pair.generator.set_weights(weights)
     made = generate(pair.generator, asked, random)
@@ -303,8 +319,8 @@ def _judge_fold(table, settings, pair, backbone, fold, record, small, images):
         directory / "neighbours.png",
         [row for some in chosen if len(some) for row in (list(made[some]), list(small[nearest[some]]))],
     )
-    record |= {"measures": measures, "verdict": decide(measures)}
-    _write_record(directory, record)
+    job.record.update(measures=measures, verdict=decide(measures))
+    _write_record(directory, job.record)
 
 
 def _fold_dir(table, fold):

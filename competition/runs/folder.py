@@ -1,31 +1,28 @@
 """The folder of a run: its weight files, the folders of its folds, and whether these are complete."""
 
-from pathlib import Path
-
 from competition.base.files import InputError
-
-STATE = "state.npz"  # in the folder of a fold, while it is trained
-BACKBONE_FILE = "backbone.weights.h5"
-MODEL_FILE = "model.weights.h5"
-HEAD_FILE = "head.npz"
-HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
-
-
-def fold_dir(folder, fold):
-    """The folder of a fold in a run's folder."""
-    return Path(folder) / f"fold_{fold}"
+from competition.base.workspace import (
+    BACKBONE_FILE,
+    FOLD_JSON,
+    HEAD_FILE,
+    MODEL_FILE,
+    OOF_CSV,
+    OOF_NPZ,
+    VIEWS_NPZ,
+    fold_dir,
+)
 
 
 def is_done(folder, fold, settings):
     """Whether a fold has all that a finished one leaves; if something was removed it is trained again, to the same."""
     weights = MODEL_FILE if settings.epochs else HEAD_FILE
-    return all((fold_dir(folder, fold) / name).exists() for name in (weights, "fold.json", "views.npz"))
+    return all((fold_dir(folder, fold) / name).exists() for name in (weights, FOLD_JSON, VIEWS_NPZ))
 
 
 def is_whole(folder, table, settings):
     """Whether a finished run has all its files still."""
     shared = [] if settings.epochs else [BACKBONE_FILE]
-    return all((folder / name).exists() for name in ["oof.csv", "oof.npz", *shared]) and all(
+    return all((folder / name).exists() for name in [OOF_CSV, OOF_NPZ, *shared]) and all(
         is_done(folder, fold, settings) for fold in range(table.k)
     )
 

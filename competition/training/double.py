@@ -23,7 +23,16 @@ from competition.base import files, metrics
 from competition.base.arrays import Room, read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.metrics import find_metric, log_loss, per_class_accuracy
-from competition.base.workspace import Workspace, check_run_name
+from competition.base.workspace import (
+    FOLD_JSON,
+    OOF_CSV,
+    OOF_NPZ,
+    VIEWS_NPZ,
+    Workspace,
+    check_run_name,
+    fold_dir,
+    node_dir,
+)
 from competition.data.images import load_images
 from competition.data.table import fold_numbers, read_folds
 from competition.features.extract import MS
@@ -33,12 +42,11 @@ from competition.models.fuse import fuse_batchnorm
 from competition.recipes.settle import settle
 from competition.runs import oof
 from competition.runs.finish_run import finish_run, print_folds
-from competition.runs.folder import fold_dir
 from competition.runs.kinds import read_run
 from competition.runs.predict import held_out_folds
 from competition.runs.record import locked, open_run_record
 from competition.runs.splits import read_splits
-from competition.runs.tree import node_dir, take_part
+from competition.runs.tree import take_part
 from competition.training import train
 from competition.training.gan.gan import check_synthetic
 from competition.training.job import Job
@@ -99,7 +107,7 @@ def double(
             train_table(replace(job, folder=node_dir(folder, number), table=part, recipe=fitting))
         _merge_folds(job)
         done = _merged(folder, table)
-        written = record["finished"] and all((folder / name).exists() for name in ("oof.csv", "oof.npz"))
+        written = record["finished"] and all((folder / name).exists() for name in (OOF_CSV, OOF_NPZ))
         if len(done) == table.k and not written:
             finish_run(folder, table, settings, record)
         print("\nall nodes together")
@@ -160,7 +168,7 @@ def _merged(folder, table):
     return [
         fold
         for fold in range(table.k)
-        if all((fold_dir(folder, fold) / name).exists() for name in ("views.npz", "fold.json"))
+        if all((fold_dir(folder, fold) / name).exists() for name in (VIEWS_NPZ, FOLD_JSON))
     ]
 
 
@@ -172,7 +180,7 @@ def _merge_folds(job):
         fold
         for fold in range(table.k)
         if fold not in _merged(folder, table)
-        and all((fold_dir(node, fold) / "fold.json").exists() for node in run.node_dirs)
+        and all((fold_dir(node, fold) / FOLD_JSON).exists() for node in run.node_dirs)
     ]
     if not folds:
         return
@@ -189,11 +197,11 @@ def _merge_folds(job):
 def _save_fold(run, table, fold, views):
     """Write what a fold of a double run leaves: its validation predictions a view, and fold.json, its end."""
     directory = fold_dir(run.dir, fold)
-    nodes = [files.read_json(fold_dir(node, fold) / "fold.json") for node in run.node_dirs]
+    nodes = [files.read_json(fold_dir(node, fold) / FOLD_JSON) for node in run.node_dirs]
     oof.write_fold(directory, table, fold, views)
     labels = table.labels[table.fold == fold]
     files.write_json(
-        directory / "fold.json",
+        directory / FOLD_JSON,
         {
             "images": len(labels),
             "epochs": sum(node["epochs"] for node in nodes),

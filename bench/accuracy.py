@@ -11,7 +11,7 @@ from bench.figures import Figure
 from bench.tools import call_apart, copy_images, deal
 from competition.base import files
 from competition.base.backend import import_tensorflow
-from competition.base.workspace import Workspace
+from competition.base.workspace import FOLD_JSON, RUN_JSON, Workspace, fold_dir
 from competition.features.frozen import frozen_features
 from competition.recipes.recipe import read_recipe
 from competition.training import full_phase, progress, train_folds
@@ -130,6 +130,6 @@ def train_until(work, model, recipe, accuracy, overrides=()):
             mock.patch.object(full_phase, "write_history", noted_history),
         ):
             training.train(model, recipe, "accuracy", run=recipe, only_fold=0, overrides=overrides)
-        size = files.read_json(folder / "run.json")["config"]["recipe"]["batch_size"]
-        kept = files.read_json(folder / "fold_0" / "fold.json")["accuracy"] if accuracy is None else max(reached)
+        size = files.read_json(folder / RUN_JSON)["config"]["recipe"]["batch_size"]
+        kept = files.read_json(fold_dir(folder, 0) / FOLD_JSON)["accuracy"] if accuracy is None else max(reached)
     return Effort(counts["features"] + 2 * size * counts["steps"], sum(seconds), kept, len(reached))

@@ -9,8 +9,7 @@ import numpy as np
 from bench.figures import Figure
 from bench.tools import call_apart, copy_images, deal, memory
 from competition.base.backend import import_tensorflow
-from competition.base.workspace import Workspace
-from competition.runs.folder import MODEL_FILE
+from competition.base.workspace import MODEL_FILE, VIEWS_NPZ, Workspace, fold_dir
 from competition.training import full_phase
 from competition.training import train as training
 from competition.training.full_phase import Phase
@@ -114,7 +113,7 @@ def _compare_fold(runs, fold):
     import h5py
 
     def arrays(run):
-        folder = runs / run / f"fold_{fold}"
+        folder = fold_dir(runs / run, fold)
         found = {}
 
         def keep(name, item):
@@ -123,7 +122,7 @@ def _compare_fold(runs, fold):
 
         with h5py.File(folder / MODEL_FILE) as file:
             file.visititems(keep)
-        with np.load(folder / "views.npz") as saved:
+        with np.load(folder / VIEWS_NPZ) as saved:
             return found | {"probabilities": saved["probs"]}
 
     together, alone = arrays(TOGETHER), arrays(ALONE)

@@ -11,7 +11,7 @@ from conftest import encode
 
 from competition.base import arrays, files
 from competition.base.files import InputError
-from competition.base.workspace import Workspace
+from competition.base.workspace import TEACHER_NPZ, Workspace
 from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.images import load_images
@@ -279,7 +279,7 @@ def test_hard_labels_alone(table, place):
 
 def test_a_broken_record_of_what_was_said_is_named(table, tmp_path):
     teaching, images = teach.read_teaching(table, "one"), load_images(table)
-    path = tmp_path / "fold_0" / teach.SAID
+    path = tmp_path / "fold_0" / TEACHER_NPZ
     files.write_npz(path, image=np.array(["another"]), probs=np.zeros((1, 2)))
     with pytest.raises(InputError, match="teacher.npz"):
         teaching.teach(job_of(tmp_path, table, Recipe()), images, {0: Taught(table, images)})

@@ -12,14 +12,34 @@ from conftest import class_folders
 import competition
 from competition.base import workspace as module
 from competition.base.files import InputError, write_text
-from competition.base.workspace import BESIDE, Paths, Workspace, check_run_name
+from competition.base.workspace import (
+    BESIDE,
+    RESERVED,
+    Paths,
+    Workspace,
+    check_competition_name,
+    check_run_name,
+    epoch_file,
+    fold_dir,
+)
 from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
 from competition.training.train import train
 
-# methods of Paths that lead into a folder beside the runs
-INSIDE = {"shift": "test", "predict": "test", "tune": "study"}
+# methods of Paths that lead into a folder beside the runs, and what they are called with
+INSIDE = {"shift": ["new"], "predict": ["new"], "tune": ["new"], "blend_heads": ["loose", "new"]}
+# what lies on disk: the constants that name a file or folder, and the folders that Workspace and Paths name
+WORDS = {"SAMPLE", "STUDY_RUN", "FOLD", "NODE"}  # of these, how names begin
+CONSTANTS = {
+    value for name, value in vars(module).items() if name.isupper() and type(value) is str and name not in WORDS
+}
+NAMES = (
+    CONSTANTS | set(BESIDE) | {"folds", "runs", "submissions", "simulate", "kernels", "wheels", ".scorers", "explain"}
+)
+FILES = {name for name in NAMES if "." in name} - {".scorers"}
+# these run without the toolkit
+ALONE = ("kernel_script.py", "submission_model.py", "scorer_process.py")
 
 
 def test_the_default_is_the_current_folder_by_relative_paths():
@@ -35,6 +55,12 @@ def test_the_default_is_the_current_folder_by_relative_paths():
     assert str(paths.predictions_json) == "submissions/plants.csv.json"
     assert str(paths.explain("a")) == "runs/plants/a/explain"
     assert str(paths.shift("new")) == "runs/plants/shift/new" and str(paths.predict("new")) == "runs/plants/predict/new"
+    assert (
+        str(Workspace().kernel_record("a")) == "kernels/a.json"
+        and str(paths.blend_json) == "runs/plants/blend/blend.json"
+    )
+    assert str(epoch_file(fold_dir(paths.run("a"), 2), 7)) == "runs/plants/a/fold_2/epochs/007.npz"
+    assert str(paths.study_md) == "runs/plants/study/study.md" and str(Workspace().sample_train) == "data/train"
     assert str(Workspace().score_log) == "submissions/log.csv" and str(Workspace().matrix) == ".scorers/matrix"
 
 
@@ -83,7 +109,7 @@ def test_all_that_lies_beside_the_runs_is_in_the_table():
         if isinstance(value, property):
             path = getattr(paths, name)
         elif name in INSIDE:
-            path = getattr(paths, name)("a")
+            path = getattr(paths, name)(*INSIDE[name])
         else:
             assert name.startswith("__") or name in ("run", "explain", "workspace", "name"), f"{name}: beside the runs?"
             continue
@@ -105,14 +131,83 @@ def test_a_command_works_in_another_folder_and_the_current_one_stays_empty(workd
     assert sorted(os.listdir()) == ["photos", "there"]
 
 
+def names_on_disk(code):
+    """[line, name] of what code names of a Workspace: a file anywhere, a folder where it is made a part of a path."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        parts = [node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else []
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            parts = node.args if called in ("Path", "joinpath", "with_name", "glob", "rglob", "join") else []
+        for text in (part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)):
+            pieces = text.split("/")
+            found += [
+                (node.lineno, piece) for piece in pieces if piece in NAMES or piece.startswith(("fold_", "node_"))
+            ]
+        if isinstance(node, ast.Constant) and " " not in str(node.value):  # else it is a message
+            found += [(node.lineno, node.value)] if str(node.value).rpartition("/")[2] in FILES else []
+        if isinstance(node, ast.JoinedStr):
+            first = node.values[0].value if node.values and isinstance(node.values[0], ast.Constant) else ""
+            last = node.values[-1].value if node.values and isinstance(node.values[-1], ast.Constant) else ""
+            if first.startswith("fold_"):
+                found.append((node.lineno, first))
+            if last.startswith("/") and last[1:] in FILES:
+                found.append((node.lineno, last))
+    return found
+
+
 def test_no_other_module_changes_the_working_directory_or_names_these_folders():
-    """The kernel's script does, which runs where the toolkit cannot be imported yet."""
-    folder = Path(competition.__file__).parent
-    for path in folder.rglob("*.py"):
+    """But for the scripts that run where the toolkit cannot be imported; `images` and `wheels` are what a kernel packs."""
+    folder, found = Path(competition.__file__).parent, []
+    for path in sorted(folder.rglob("*.py")):
         code = path.read_text("utf-8")
         assert not re.search(r"\bchdir\(", code), path
-        if path != Path(module.__file__) and path.name != "kernel_script.py":
-            assert not re.search(r'/ "(folds|runs|submissions|kernels|features|blend|tune|gan)"', code), path
+        if path != Path(module.__file__) and path.name not in ALONE:
+            found += [(path.name, *where) for where in names_on_disk(code)]
+    assert [(file, name) for file, _, name in found] == [("kaggle_kernel.py", name) for name in ("images", "wheels")], (
+        found
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'folder / "run.json"',
+        'KEPT = ("a", "oof.npz")',
+        'folder.glob("*/run.json")',
+        'folder.glob("fold_*/*")',
+        'folder / f"fold_{fold}"',
+        'part = f"fold_{fold}/views.npz"',
+        'paths.runs / "blend"',
+        'root / "runs" / name',
+        'folder / "hidden/pictures"',
+        'Path(folder, "epochs")',
+    ],
+)
+def test_what_names_a_file_or_folder_is_found(code):
+    assert names_on_disk(code)
+
+
+@pytest.mark.parametrize("code", ['"""In `run.json`."""', 'print(f"{path}: no run.json")', 'record["epochs"]', "a / b"])
+def test_what_names_none_is_not(code):
+    assert not names_on_disk(code)
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_no_competition_is_called_like_the_log_or_what_was_simulated(name, workdir, capsys):
+    """Its predictions would be written over submissions/log.csv, its runs among those of `make simulate`."""
+    class_folders(workdir / "photos", {"a": 4, "b": 4})
+    with pytest.raises(InputError, match=f"^NAME={name}: expected another name, {re.escape(RESERVED[name])}$"):
+        make_folds(workdir / "photos", name=name, folds=2)
+    assert main(["folds", "--data", "photos", "--name", name, "--folds", "2"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    (workdir / "photos").rename(workdir / name)
+    with pytest.raises(InputError, match=f"^NAME={name}: expected another name"):
+        make_folds(workdir / name, folds=2)  # called like its folder
+    assert sorted(os.listdir()) == [name]
+    assert check_competition_name("logs") == "logs"
+    with pytest.raises(InputError, match="^NAME=../log: expected up to 100 letters"):
+        check_competition_name("../log")
 
 
 def test_a_workspace_that_is_given_is_used():

@@ -1,7 +1,11 @@
 """Where everything lies on disk: a Workspace is the folder that a command works in, its Paths those of one competition.
 
-No other module names a folder. BESIDE is the table of what lies beside the runs of a competition: no run may be called
-so. The paths of the default Workspace are relative, so that messages show them as one types them.
+No other module of the toolkit names a folder or file of a Workspace; the scripts that run alone, without the toolkit,
+name their own, what makes a zip or a kernel names what it packs, and files whose names are hashes or that are one of
+many (features, decoded images, rounds of `make simulate`) are named where they are written. The constants are the names
+inside the folders that Workspace and Paths lead to. BESIDE is the table of what lies beside the runs of a competition:
+no run may be called so; RESERVED is what no competition may be called. The paths of the default Workspace are relative,
+so that messages show them as one types them.
 """
 
 from dataclasses import dataclass
@@ -26,6 +30,94 @@ BESIDE = {  # what lies beside the runs of a competition: its name and what it i
     "rank.csv": "the table of backbones",
     "rank.json": "what that table was made of",
 }
+RESERVED = {  # what no competition may be called, as its files would lie where others do, and what those are
+    "log": "submissions/log.csv is the log of the scores",
+    "simulate": "runs/simulate/ holds what `make simulate` has played",
+}
+
+LOG_CSV = "log.csv"  # of the scores
+
+# in the folder of a run; the blend has an OOF_NPZ and an OOF_CSV too
+RUN_JSON = "run.json"  # its record: a folder that has one is a run
+OOF_NPZ = "oof.npz"
+OOF_CSV = "oof.csv"
+BACKBONE_FILE = "backbone.weights.h5"  # of a frozen run: all folds share it
+HEADS_NPZ = "heads.npz"  # of the frozen phase, while it lasts
+LOCK = ".lock"
+FOLD = "fold_"  # how the folders of its folds begin
+NODE = "node_"  # how the folders of a double run's nodes begin
+
+# in the folder of a fold
+MODEL_FILE = "model.weights.h5"
+HEAD_FILE = "head.npz"
+FOLD_JSON = "fold.json"
+VIEWS_NPZ = "views.npz"
+HISTORY_CSV = "history.csv"
+STATE_NPZ = "state.npz"  # while it is trained
+TEACHER_NPZ = "teacher.npz"  # what its teachers said of each image
+EPOCHS = "epochs"  # a file for each: epoch_file
+
+# in the folder of a fold's GAN, which has HISTORY_CSV and STATE_NPZ too
+GAN_JSON = "gan.json"
+GENERATOR_FILE = "generator.weights.h5"
+SAMPLES = "samples"  # a file for each epoch that has one: samples_file
+NEIGHBOURS_PNG = "neighbours.png"
+
+# in other folders beside the runs
+BLEND_JSON = "blend.json"
+STUDY_JSON = "study.json"  # of a study and of what is tuned
+STUDY_CSV = "study.csv"
+STUDY_MD = "study.md"
+TRIALS_CSV = "trials.csv"
+PAIRS_CSV = "pairs.csv"
+GROUPS_HTML = "groups.html"
+LOOK_HTML = "look.html"
+IMAGES_CSV = "images.csv"
+AUDIT_HTML = "audit.html"
+AUDIT_CSV = "audit.csv"
+AUDIT_JSON = "audit.json"
+SHIFT_HTML = "shift.html"
+SHIFT_CSV = "shift.csv"
+SHIFT_JSON = "shift.json"
+EXPLAIN_HTML = "explain.html"
+EXPLAIN_CSV = "explain.csv"
+
+# of the sample competition
+SAMPLE_TRAIN = "train"
+SAMPLE_HIDDEN = "hidden"
+SAMPLE_IMAGES = "images"  # in SAMPLE_HIDDEN, as the two tables
+LABELS_CSV = "labels.csv"
+SCENES_CSV = "scenes.csv"
+ABOUT_JSON = "about.json"
+
+# of `make matrix`
+RESULTS_CSV = "results.csv"
+MATRIX_MD = "matrix.md"
+
+
+def fold_dir(folder, fold):
+    """The folder of a fold in a run's folder or the GAN's."""
+    return Path(folder) / f"{FOLD}{fold}"
+
+
+def fold_files(folder, name):
+    """The files of that name, or pattern, in the folders of folds, sorted."""
+    return sorted(Path(folder).glob(f"{FOLD}*/{name}"))
+
+
+def node_dir(folder, number):
+    """The folder of a node in a double run's folder."""
+    return folder / f"{NODE}{number}"
+
+
+def epoch_file(fold_dir, epoch):
+    """What the model of a fold said of its images after an epoch, which count from 1."""
+    return Path(fold_dir) / EPOCHS / f"{epoch:03d}.npz"
+
+
+def samples_file(fold_dir, epoch):
+    """The sheet of images that a fold's GAN made after an epoch."""
+    return Path(fold_dir) / SAMPLES / f"{epoch:04d}.png"
 
 
 @dataclass(frozen=True)
@@ -56,7 +148,7 @@ class Workspace:
 
     @property
     def score_log(self):
-        return self.submissions / "log.csv"
+        return self.submissions / LOG_CSV
 
     @property
     def simulate(self):
@@ -71,6 +163,10 @@ class Workspace:
     @property
     def kernels(self):
         return self.shared / "kernels"
+
+    def kernel_record(self, slug):
+        """The record of the kernel of that name."""
+        return self.kernels / f"{slug}.json"
 
     @property
     def wheels(self):
@@ -96,6 +192,16 @@ class Workspace:
     def sample_data(self):
         """Where the sample competition is drawn, in its own Workspace."""
         return self.root / "data"
+
+    @property
+    def sample_train(self):
+        """Its training images, a folder for each class."""
+        return self.sample_data / SAMPLE_TRAIN
+
+    @property
+    def sample_hidden(self):
+        """Its test images and their labels."""
+        return self.sample_data / SAMPLE_HIDDEN
 
     def competition(self, name):
         """The Paths of the competition, or fold table, of that name."""
@@ -149,6 +255,14 @@ class Paths:
         return self.runs / "blend"
 
     @property
+    def blend_json(self):
+        return self.blend / BLEND_JSON
+
+    def blend_heads(self, what, run):
+        """What heads said that were trained anew for the forecast, in the way `what`, of a run."""
+        return self.blend / f"{what}-{run}.npz"
+
+    @property
     def look(self):
         return self.runs / "look"
 
@@ -171,6 +285,18 @@ class Paths:
     @property
     def study(self):
         return self.runs / "study"
+
+    @property
+    def study_json(self):
+        return self.study / STUDY_JSON
+
+    @property
+    def study_csv(self):
+        return self.study / STUDY_CSV
+
+    @property
+    def study_md(self):
+        return self.study / STUDY_MD
 
     @property
     def features(self):
@@ -215,6 +341,13 @@ class Paths:
     def predictions_json(self):
         """The record of that CSV."""
         return self.workspace.submissions / f"{self.name}.csv.json"
+
+
+def check_competition_name(name):
+    """`name` if a competition may be called so; InputError for what is no file's name and for a name of RESERVED."""
+    if name in RESERVED:
+        raise InputError(f"NAME={name}: expected another name, {RESERVED[name]}")
+    return check_name("NAME", name)
 
 
 def check_run_name(run):

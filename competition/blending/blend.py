@@ -14,7 +14,7 @@ import pandas as pd
 from competition.base.files import InputError, sha256_file, versions, write_json
 from competition.base.metrics import METRICS, find_metric, log_loss
 from competition.base.text import text_table
-from competition.base.workspace import Workspace
+from competition.base.workspace import OOF_NPZ, Workspace
 from competition.blending.chooser import (
     BLEND_KINDS,
     RELIABILITY_BINS,
@@ -104,7 +104,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=W
         "calibration": calibration,
         "forecast": forecast,
         "members": [
-            {"run": run, "weight": weight, "oof": sha256_file(folder / run / "oof.npz")}
+            {"run": run, "weight": weight, "oof": sha256_file(folder / run / OOF_NPZ)}
             for run, weight in winner.weights.items()
         ],
         "runs": list(oofs),
@@ -115,7 +115,7 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=W
         "size": list(table.size),
         "versions": versions(),
     }
-    path = table.paths.blend / "blend.json"
+    path = table.paths.blend_json
     path.unlink(missing_ok=True)  # so that it never lies beside another blend's predictions
     write_oof(path.parent, table, {"blend": probs})
     write_json(path, record)
@@ -133,16 +133,14 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     folder = table.paths.runs
     if (hidden_n, hidden) == (made["hidden_n"], made["hidden"]):
         return record["forecast"]
-    if not all((folder / run / "oof.npz").exists() for run in record["runs"]):  # a kernel has the members alone
+    if not all((folder / run / OOF_NPZ).exists() for run in record["runs"]):  # a kernel has the members alone
         return record["forecast"]
     oofs = {run: read_oof(folder / run, table) for run in record["runs"]}
     members = gather_seeds(folder, oofs)
     chooser = make_chooser(oofs, table, members)
     candidates, chosen = make_candidates(chooser, members)
     if candidates[chosen].weights != record["weights"] or candidates[chosen].views != record["views"]:
-        raise InputError(
-            f"{table.paths.blend / 'blend.json'}: other runs than those that were blended, run `make blend` again"
-        )
+        raise InputError(f"{table.paths.blend_json}: other runs than those that were blended, run `make blend` again")
     forecast = forecast_blend(table, oofs, chooser, candidates[chosen], hidden_n, hidden, record["temperature"])
     return forecast | {"left_out": count_left_out(table.paths, oofs)}
 

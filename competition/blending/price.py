@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.base.files import hash_json, read_json
+from competition.base.workspace import FOLD_JSON, RUN_JSON, fold_files
 from competition.features.extract import MS
 from competition.runs.kinds import kind_of
 
@@ -20,10 +21,10 @@ class Networks:
 
 def read_networks(run_dir, k):
     """The Networks of a run: the models of k folds, or the backbone that their heads share."""
-    record = read_json(run_dir / "run.json")
+    record = read_json(run_dir / RUN_JSON)
     config, frozen = record.get("config") or {}, bool(record.get("frozen"))
     passes = kind_of(config).passes(record, k)
-    ends = [read_json(path) for path in sorted(run_dir.glob("fold_*/fold.json"))]
+    ends = [read_json(path) for path in fold_files(run_dir, FOLD_JSON)]
     ms = min((end[MS] for end in ends if MS in end), default=None)
     if frozen:
         recipe = config["recipe"]

@@ -1,6 +1,7 @@
 """The record of a blend, blend.json: read and checked."""
 
 from competition.base.files import InputError, read_json, sha256_file
+from competition.base.workspace import OOF_NPZ
 from competition.runs.record import check_hashes
 
 FORMAT = 2  # of blend.json
@@ -9,7 +10,7 @@ FORMAT = 2  # of blend.json
 def read_blend(table):
     """What `blend.json` holds; InputError when there is none or its fold table or a member has changed."""
     folder = table.paths.runs
-    path = table.paths.blend / "blend.json"
+    path = table.paths.blend_json
     if not path.exists():
         raise InputError(f"{path}: no such file, `make blend NAME={table.name}` makes it")
     record = read_json(path)
@@ -21,7 +22,7 @@ def read_blend(table):
                 f"{path}: a blend for {found}, expected {table.metric} of this one; run `make blend` again"
             )
         for member in record["members"]:
-            oof = folder / member["run"] / "oof.npz"
+            oof = folder / member["run"] / OOF_NPZ
             if not oof.exists() or sha256_file(oof) != member["oof"]:
                 raise InputError(f"{oof}: not the predictions that were blended, run `make blend` again")
     except (KeyError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from competition.base.files import InputError, read_json, sha256_file, write_npz
 from competition.base.metrics import chosen_by
+from competition.base.workspace import FOLD_JSON, HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
 from competition.data.folds import assign_folds
 from competition.features import heads
 from competition.features.frozen import features_key, find_features
@@ -26,11 +27,11 @@ def trained_again(run_dir, table, views):
     run has all its folds is not needed: train.train_seeds trains one fold once more for this.
     """
     run_dir = Path(run_dir)
-    same, found = seedless(read_json(run_dir / "run.json")), []
+    same, found = seedless(read_json(run_dir / RUN_JSON)), []
     if not same:
         return None
     name = re.sub(r"-seed\d+$", "", run_dir.name)
-    for path in sorted(run_dir.parent.glob(f"{name}*/run.json")):
+    for path in sorted(run_dir.parent.glob(f"{name}*/{RUN_JSON}")):
         if path.parent == run_dir or not re.fullmatch(r"(-seed\d+)*", path.parent.name.removeprefix(name)):
             continue
         record = read_json(path)
@@ -38,7 +39,7 @@ def trained_again(run_dir, table, views):
             folds = {
                 fold: probs
                 for fold in range(table.k)
-                if (probs := _fold_probs(path.parent / f"fold_{fold}", table, fold, views)) is not None
+                if (probs := _fold_probs(fold_dir(path.parent, fold), table, fold, views)) is not None
             }
             found += [folds] if folds else []
     if not found:
@@ -99,7 +100,7 @@ def train_loose(run_dir, table, views):
 
 def stops_early(run_dir):
     """Whether a run's folds keep the epoch that is best on the very images that are scored: it has `patience`."""
-    config = read_json(Path(run_dir) / "run.json").get("config") or {}
+    config = read_json(Path(run_dir) / RUN_JSON).get("config") or {}
     return bool(config.get("recipe", {}).get("patience"))
 
 
@@ -112,10 +113,10 @@ def stop_apart(run_dir, table):
     double run have none of their own, and a kernel takes none along.
     """
     run_dir = Path(run_dir)
-    histories = [run_dir / f"fold_{fold}" / "history.csv" for fold in range(table.k)]
+    histories = [fold_dir(run_dir, fold) / HISTORY_CSV for fold in range(table.k)]
     if not stops_early(run_dir) or not all(path.exists() for path in histories):
         return None
-    metric = chosen_by(read_json(run_dir / "run.json")["config"])
+    metric = chosen_by(read_json(run_dir / RUN_JSON)["config"])
     probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
     for path in histories:
         history = pd.read_csv(path)
@@ -129,7 +130,7 @@ def stop_apart(run_dir, table):
     for fold, curve in enumerate(curves):
         best = int(np.delete(padded, fold, 0).mean(0).argmax())
         number = curve.index[min(best, len(curve) - 1)]
-        path = run_dir / f"fold_{fold}" / "epochs" / f"{number:03d}.npz"
+        path = epoch_file(fold_dir(run_dir, fold), number)
         if not path.exists():
             return None
         with np.load(path) as saved:
@@ -139,10 +140,10 @@ def stop_apart(run_dir, table):
     return probs
 
 
-def _fold_probs(fold_dir, table, fold, views):
+def _fold_probs(folder, table, fold, views):
     """What a finished fold says of its images, mean over `views`, float64 [m, C]; None where it lacks any of it."""
     try:
-        found = oof.read_fold(fold_dir, table, fold) if (fold_dir / "fold.json").exists() else {}
+        found = oof.read_fold(folder, table, fold) if (folder / FOLD_JSON).exists() else {}
     except InputError:
         return None
     return np.mean([found[view] for view in views], axis=0, dtype=np.float64) if set(views) <= set(found) else None
@@ -159,8 +160,8 @@ def _kept_heads(run_dir, table, views, what, train):
     settings, features = _plain_heads(run_dir, table)
     if settings is None:
         return None
-    path = table.paths.blend / f"{what}-{run_dir.name}.npz"
-    key = f"{sha256_file(run_dir / 'oof.npz')} {','.join(views)}"
+    path = table.paths.blend_heads(what, run_dir.name)
+    key = f"{sha256_file(run_dir / OOF_NPZ)} {','.join(views)}"
     if path.exists():
         with np.load(path) as saved:
             if str(saved["key"]) == key:
@@ -169,14 +170,14 @@ def _kept_heads(run_dir, table, views, what, train):
     def answer(head, rows):
         return np.mean([heads.predict_heads(head, np.asarray(features[view][rows])) for view in views], axis=0)
 
-    probs = train(settings, features, chosen_by(read_json(run_dir / "run.json")["config"]), answer)
+    probs = train(settings, features, chosen_by(read_json(run_dir / RUN_JSON)["config"]), answer)
     write_npz(path, key=np.array(key), probs=probs)
     return probs
 
 
 def _plain_heads(run_dir, table):
     """Recipe and {view: features} of a run of plain heads on frozen features; None twice where it is anything else."""
-    record = read_json(run_dir / "run.json")
+    record = read_json(run_dir / RUN_JSON)
     settings = plain_heads(record)
     features = _read_features(record, settings, table) if settings else None
     return (settings, features) if features else (None, None)

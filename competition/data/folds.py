@@ -17,7 +17,7 @@ from competition.base.metrics import find_metric
 from competition.base.option_values import parse_size, whole_number
 from competition.base.text import natural_order, shorten
 from competition.base.threads import in_threads
-from competition.base.workspace import Workspace
+from competition.base.workspace import RUN_JSON, Workspace, check_competition_name
 from competition.data.decode import EXTENSIONS, check_with_draft
 from competition.data.groups import find_groups, join_pairs, pair_equal, write_report
 from competition.data.near import SIDE, make_sketch
@@ -59,7 +59,7 @@ def make_folds(
     arguments alone, not on the machine. Returns the FoldTable; raises InputError for data or arguments that
     cannot be used.
     """
-    name = files.check_name("NAME", name) if name else default_name(data)
+    name = check_competition_name(name or default_name(data))
     folds = whole_number("FOLDS", folds, 2, 1000)
     seed = whole_number("SEED", seed, 0, 2**32 - 1)
     near = bool(whole_number("NEAR", int(near) if isinstance(near, bool) else near, 0, 1))
@@ -254,7 +254,7 @@ def _write(paths, content, record, force):
         return "unchanged"
     if there and not same and not force:
         folder = paths.runs
-        runs = sorted(path.parent.name for path in folder.glob("*/run.json"))
+        runs = sorted(path.parent.name for path in folder.glob(f"*/{RUN_JSON}"))
         if runs:
             raise InputError(
                 f"{csv_path}: another table than the one that {shorten(runs)} in {folder}/ "

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from competition.base import files, page
 from competition.base.files import warn
 from competition.base.text import shorten
+from competition.base.workspace import GROUPS_HTML, PAIRS_CSV
 from competition.data.images import map_images
 from competition.data.near import LEAST_SCORE, NEIGHBOURS, find_near
 
@@ -109,7 +110,7 @@ def write_report(table, frame, pairs):
     """
     folder = table.paths.groups
     if not len(pairs):
-        for name in ("groups.html", "pairs.csv"):
+        for name in (GROUPS_HTML, PAIRS_CSV):
             (folder / name).unlink(missing_ok=True)  # of another table of this name
         return
     pairs = pairs.assign(
@@ -132,22 +133,22 @@ def write_report(table, frame, pairs):
         }
     )
     columns = ["group", "first", "second", "first_label", "second_label", "how", "score", "conflict"]
-    files.write_bytes(folder / "pairs.csv", files.csv_bytes(named[columns].round({"score": 4})))
+    files.write_bytes(folder / PAIRS_CSV, files.csv_bytes(named[columns].round({"score": 4})))
     page.write_page(
-        folder / "groups.html",
+        folder / GROUPS_HTML,
         f"{table.name}: {len(groups)} pictures that occur more than once",
         _parts(table, frame, conflicts, others, score),
     )
     kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
     print(
         f"{sum(map(len, groups))} images show {len(groups)} pictures, each in one fold (pairs: {kinds}); "
-        f"{len(conflicts)} pictures have several labels; {folder / 'groups.html'} shows them"
+        f"{len(conflicts)} pictures have several labels; {folder / GROUPS_HTML} shows them"
     )
     largest = max(groups, key=len)
     if len(largest) > len(table.frame) / table.k:
         warn(
             f"{frame['image'][largest[0]]} and {len(largest) - 1} others are one group, more than a fold: look at "
-            f"{folder / 'groups.html'}, and use NEAR=0 where they are not the same"
+            f"{folder / GROUPS_HTML}, and use NEAR=0 where they are not the same"
         )
 
 

@@ -27,7 +27,17 @@ from competition.base import files
 from competition.base.arrays import gigabytes
 from competition.base.files import InputError, sha256_file, versions, write_json, write_with
 from competition.base.text import shorten
-from competition.base.workspace import Workspace, check_run_name
+from competition.base.workspace import (
+    BACKBONE_FILE,
+    HEAD_FILE,
+    MODEL_FILE,
+    OOF_CSV,
+    OOF_NPZ,
+    RUN_JSON,
+    Workspace,
+    check_run_name,
+    fold_dir,
+)
 from competition.blending.forecast_report import print_forecast
 from competition.data.sources import open_reader
 from competition.data.table import fold_numbers, read_folds
@@ -37,7 +47,7 @@ from competition.rehearsal.content import check_package
 from competition.rehearsal.rehearsal import RehearsalError
 from competition.runs import oof
 from competition.runs.finish_run import finish_run, print_folds
-from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, is_done
+from competition.runs.folder import is_done
 from competition.runs.kinds import read_run
 from competition.runs.record import locked, read_run_record
 from competition.submission.ensemble import read_ensemble
@@ -46,7 +56,7 @@ from competition.submission.record import record_of
 from competition.submission.score_log import log_submission
 
 WHEELS = ("keras", "albumentations", "albucore")  # what Kaggle's image has in other versions, none of it compiled
-KEPT = ("run.json", "oof.csv", "oof.npz", BACKBONE_FILE, MODEL_FILE, HEAD_FILE)  # what predicts
+KEPT = (RUN_JSON, OOF_CSV, OOF_NPZ, BACKBONE_FILE, MODEL_FILE, HEAD_FILE)  # what predicts
 LONGEST = 50  # signs of a title on Kaggle
 NEXT = """
 kaggle datasets create -p {folder}/dataset        (once; later: kaggle datasets version -m again -p {folder}/dataset)
@@ -100,13 +110,13 @@ def make(
             for path in sorted(kept | set(member.weight_files(table.k))):
                 _copy(path, folder / "work" / _at_home(table, path))
         if not run:
-            path = table.paths.blend / "blend.json"
+            path = table.paths.blend_json
             _copy(path, folder / "work" / _at_home(table, path))
 
     slug = _slug(table.name, "predict", run or "blend")
     folder, payload = _write(slug, table, job, stage, kaggle_user, competition, dataset)
     record = record_of(payload, ensemble, table, "kaggle-kernel")
-    write_json(workspace.kernels / f"{slug}.json", record)
+    write_json(workspace.kernel_record(slug), record)
     log_submission(slug, record, workspace)
     print_forecast(ensemble.forecast, table.classes)
     print(f"{folder}: {ensemble.source}" + NEXT.format(folder=folder))
@@ -166,7 +176,7 @@ def make_training(
     slug = _slug(table.name, "train", run)
     folder, payload = _write(slug, table, job, stage, kaggle_user, competition, dataset)
     write_json(
-        workspace.kernels / f"{slug}.json",
+        workspace.kernel_record(slug),
         {
             "format": "kaggle-kernel",
             "zip": payload.name,
@@ -395,12 +405,12 @@ def _check(brought, path, table):
 
 def _merge(brought, folder, table):
     """Take in a new run, or, of one that is not finished here, the folds that are not done here and are there."""
-    here = folder / "run.json"
+    here = folder / RUN_JSON
     if not here.exists():
-        for part in sorted(brought.iterdir(), key=lambda part: part.name == "run.json"):  # that last: then it is a run
+        for part in sorted(brought.iterdir(), key=lambda part: part.name == RUN_JSON):  # that last: then it is a run
             os.replace(part, folder / part.name)
     run, record = read_run(folder, table), read_run_record(folder)
-    if brought.joinpath("run.json").exists():
+    if brought.joinpath(RUN_JSON).exists():
         theirs = read_run_record(brought)
         if different := [key for key in ("config", "precision") if record.get(key) != theirs.get(key)]:
             raise InputError(
@@ -411,7 +421,7 @@ def _merge(brought, folder, table):
             print(f"{folder}: finished here already, nothing is taken in")
             return
         for fold in range(table.k):
-            part = f"fold_{fold}"
+            part = fold_dir(folder, fold).name
             if is_done(brought, fold, run.recipe) and not is_done(folder, fold, run.recipe):
                 shutil.rmtree(folder / part, ignore_errors=True)  # begun here
                 os.replace(brought / part, folder / part)

@@ -16,7 +16,7 @@ import pandas as pd
 from competition.base import files, page
 from competition.base.metrics import accuracy, confusion
 from competition.base.text import text_table
-from competition.base.workspace import Workspace
+from competition.base.workspace import AUDIT_CSV, AUDIT_HTML, AUDIT_JSON, Workspace
 from competition.data.table import read_folds
 from competition.insight.look import draw_rows
 from competition.insight.scored import read_scored
@@ -108,17 +108,17 @@ def audit(name=None, runs=None, workspace=Workspace()):
         "classes": table.classes,
         "versions": files.versions(),
     }
-    if is_page_written(folder, "audit", record):
-        print(f"{folder / 'audit.html'}: made of these predictions already, nothing to do")
+    if is_page_written(folder / AUDIT_JSON, record):
+        print(f"{folder / AUDIT_HTML}: made of these predictions already, nothing to do")
         return frame
-    files.write_bytes(folder / "audit.csv", files.csv_bytes(frame))
+    files.write_bytes(folder / AUDIT_CSV, files.csv_bytes(frame))
     page.write_page(
-        folder / "audit.html",
+        folder / AUDIT_HTML,
         f"{table.name}: which labels are wrong?",
         _parts(table, scored, suspects, hard, right, pairs),
     )
-    files.write_json(folder / "audit.json", record)
-    print(f"{folder / 'audit.html'}: the same with pictures; {folder / 'audit.csv'}: a row an image")
+    files.write_json(folder / AUDIT_JSON, record)
+    print(f"{folder / AUDIT_HTML}: the same with pictures; {folder / AUDIT_CSV}: a row an image")
     return frame
 
 
@@ -159,10 +159,10 @@ def confused_pairs(probs, labels, found):
     return sorted(pairs, key=lambda pair: (-pair["images"], -pair["share"]))
 
 
-def is_page_written(folder, stem, record):
+def is_page_written(path, record):
     """Whether the page in `folder` was made of what `record` says, so that it need not be made again."""
-    whole = all((folder / f"{stem}{ending}").exists() for ending in (".html", ".csv", ".json"))
-    return whole and files.read_json(folder / f"{stem}.json") == record
+    whole = all(path.with_suffix(ending).exists() for ending in (".html", ".csv", ".json"))
+    return whole and files.read_json(path) == record
 
 
 def _table_of_images(table, probs, suspects, right):

@@ -26,7 +26,7 @@ from competition.base.files import InputError
 from competition.base.metrics import accuracy
 from competition.base.option_values import whole_number
 from competition.base.text import text_table
-from competition.base.workspace import STUDY_RUN, Workspace
+from competition.base.workspace import EXPLAIN_CSV, EXPLAIN_HTML, STUDY_RUN, Workspace
 from competition.data.images import load_images
 from competition.data.table import read_folds
 from competition.features.extract import BATCH, predict
@@ -106,14 +106,14 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
         f"a border {every['accuracy'] - every['border hidden']:.3f}; {every['evidence in centre']:.0%} of the "
         "evidence for the true class lies in the centre, which has half of the area."
     )
-    files.write_bytes(folder / "explain.csv", files.csv_bytes(frame))
+    files.write_bytes(folder / EXPLAIN_CSV, files.csv_bytes(frame))
     page.write_page(
-        folder / "explain.html",
+        folder / EXPLAIN_HTML,
         f"{table.name}: what {run.name} looks at",
         _parts(table, run, frame, verdict, shown, figures, probabilities),
     )
     print(text_table(frame, 3))
-    print(f"{verdict}\n{folder / 'explain.html'}: maps of {len(shown)} images")
+    print(f"{verdict}\n{folder / EXPLAIN_HTML}: maps of {len(shown)} images")
     return frame
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from competition.base import files, page
 from competition.base.text import shorten, text_table
-from competition.base.workspace import Workspace
+from competition.base.workspace import IMAGES_CSV, LOOK_HTML, Workspace
 from competition.data.images import map_images
 from competition.data.table import read_folds
 
@@ -74,11 +74,11 @@ def look(name=None, workspace=Workspace()):
     frame = pd.concat([table.frame[["image", "label", "width", "height"]], measures], axis=1)
     outliers = find_outliers(frame.assign(pixels=frame["width"] * frame["height"]))
     frame["outlier"] = _join_names(outliers, len(frame))
-    files.write_bytes(folder / "images.csv", files.csv_bytes(frame))
+    files.write_bytes(folder / IMAGES_CSV, files.csv_bytes(frame))
 
     by_class = summarise(frame, outliers, table.classes)
     page.write_page(
-        folder / "look.html",
+        folder / LOOK_HTML,
         f"{table.name}: {len(frame)} images in {len(table.classes)} classes",
         _parts(table, frame, means, outliers, by_class),
     )
@@ -86,7 +86,7 @@ def look(name=None, workspace=Workspace()):
     for kind, rows in outliers.items():
         if rows:
             print(f"{kind}: {len(rows)} images, {shorten([table.images[row] for row in rows])}")
-    print(f"{folder / 'look.html'}: the same with pictures; {folder / 'images.csv'}: a row an image")
+    print(f"{folder / LOOK_HTML}: the same with pictures; {folder / IMAGES_CSV}: a row an image")
     return frame
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from competition.base import files
 from competition.base.files import InputError
+from competition.base.workspace import OOF_NPZ
 from competition.blending.record import read_blend
 from competition.runs.oof import OOF, read_oof, read_predictions
 from competition.runs.record import all_runs
@@ -33,10 +34,10 @@ def read_scored(table, runs=None):
     if not names:
         raise InputError(f"{folder}/: no finished run; `make train MODEL=... NAME={table.name}` makes one")
     oofs = {run: read_oof(folder / files.check_name("RUNS", run), table) for run in names}
-    hashes = {run: files.sha256_file(folder / run / "oof.npz") for run in names}
-    if not asked and (table.paths.blend / "blend.json").exists():
+    hashes = {run: files.sha256_file(folder / run / OOF_NPZ) for run in names}
+    if not asked and table.paths.blend_json.exists():
         read_blend(table)
-        hashes["blend"] = files.sha256_file(table.paths.blend / "oof.npz")
+        hashes["blend"] = files.sha256_file(table.paths.blend / OOF_NPZ)
         return Scored("the blend", read_predictions(table.paths.blend, table).probs[0].astype(float), oofs, hashes)
     mean = np.mean([oof.mean(["identity"]) for oof in oofs.values()], axis=0)
     return Scored(names[0] if len(names) == 1 else f"the mean of {len(names)} runs", mean, oofs, hashes)

@@ -22,7 +22,7 @@ from competition.base.files import InputError
 from competition.base.metrics import METRICS, find_metric
 from competition.base.text import shorten, text_table
 from competition.base.threads import in_threads
-from competition.base.workspace import Workspace
+from competition.base.workspace import SHIFT_CSV, SHIFT_HTML, SHIFT_JSON, Workspace
 from competition.data.decode import shrink_size
 from competition.data.images import load_images
 from competition.data.table import read_folds
@@ -140,8 +140,8 @@ def shift(
         "versions": files.versions(),
     } | {"metric": name for name in find_metric(table.metric).besides}
     _print(table, unknown, told, differences, score, scored, record)
-    if is_page_written(folder, "shift", record):
-        print(f"{folder / 'shift.html'}: made of these images already, nothing to do")
+    if is_page_written(folder / SHIFT_JSON, record):
+        print(f"{folder / SHIFT_HTML}: made of these images already, nothing to do")
         return record
     frame = pd.concat(
         [
@@ -157,14 +157,14 @@ def shift(
         ],
         axis=1,
     )
-    files.write_bytes(folder / "shift.csv", files.csv_bytes(frame))
+    files.write_bytes(folder / SHIFT_CSV, files.csv_bytes(frame))
     page.write_page(
-        folder / "shift.html",
+        folder / SHIFT_HTML,
         f"{table.name}: is {unknown.data} like it?",
         _parts(table, unknown, frame, told, differences, score, record),
     )
-    files.write_json(folder / "shift.json", record)
-    print(f"{folder / 'shift.html'}: the same with pictures; {folder / 'shift.csv'}: a row an image")
+    files.write_json(folder / SHIFT_JSON, record)
+    print(f"{folder / SHIFT_HTML}: the same with pictures; {folder / SHIFT_CSV}: a row an image")
     return record
 
 

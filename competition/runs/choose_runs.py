@@ -1,7 +1,7 @@
 """The finished runs that RUNS=a,b names, and their OOF."""
 
 from competition.base.files import InputError, warn
-from competition.base.workspace import STUDY_RUN
+from competition.base.workspace import FOLD_JSON, STUDY_RUN, fold_dir, fold_files
 from competition.runs.oof import read_oof
 from competition.runs.record import all_runs
 
@@ -55,5 +55,5 @@ def _tells_of(run_dir, finished):
     return (
         whole != run_dir.name
         and whole in finished
-        and [path.parent.name for path in run_dir.glob("fold_*/fold.json")] == ["fold_0"]
+        and [path.parent for path in fold_files(run_dir, FOLD_JSON)] == [fold_dir(run_dir, 0)]
     )

@@ -5,9 +5,9 @@ import pandas as pd
 
 from competition.base import files, metrics
 from competition.base.metrics import accuracy, find_metric, log_loss, per_class_accuracy, say_scores
+from competition.base.workspace import FOLD_JSON, RUN_JSON, STATE_NPZ, fold_dir
 from competition.features.extract import MS
 from competition.runs import oof
-from competition.runs.folder import STATE, fold_dir
 
 
 def save_fold(directory, table, fold, progress, views, took=None):
@@ -18,7 +18,7 @@ def save_fold(directory, table, fold, progress, views, took=None):
     count = len(progress.history)
     epochs = {"epochs": count, "best_epoch": count - progress.epoch + progress.best_epoch}
     write_fold_end(directory, table, fold, views, epochs, sum(row["seconds"] for row in progress.history), took)
-    (directory / STATE).unlink(missing_ok=True)
+    (directory / STATE_NPZ).unlink(missing_ok=True)
 
 
 def write_fold_end(directory, table, fold, views, epochs, seconds, took=None):
@@ -30,7 +30,7 @@ def write_fold_end(directory, table, fold, views, epochs, seconds, took=None):
     oof.write_fold(directory, table, fold, views)
     labels = table.labels[table.fold == fold]
     files.write_json(
-        directory / "fold.json",
+        directory / FOLD_JSON,
         {
             "images": len(labels),
             **epochs,
@@ -52,7 +52,7 @@ def finish_run(folder, table, settings, record):
     for name, score in find_metric(table.metric).beside(probs["identity"], table.labels).items():
         record |= {"metric": name, "score": score}
     oof.write_oof(folder, table, probs)
-    files.write_json(folder / "run.json", record)
+    files.write_json(folder / RUN_JSON, record)
 
 
 def print_folds(folder, table, done):
@@ -60,9 +60,7 @@ def print_folds(folder, table, done):
     metric, rows, by_class = find_metric(table.metric), [], []
     for fold in done:
         probs, labels = oof.read_fold(fold_dir(folder, fold), table, fold)["identity"], table.labels[table.fold == fold]
-        rows.append(
-            {"fold": fold} | files.read_json(fold_dir(folder, fold) / "fold.json") | metric.beside(probs, labels)
-        )
+        rows.append({"fold": fold} | files.read_json(fold_dir(folder, fold) / FOLD_JSON) | metric.beside(probs, labels))
         by_class.append([fold, *per_class_accuracy(probs, labels)])
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))

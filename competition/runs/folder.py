@@ -1,19 +1,16 @@
 """The folder of a run: its weight files, the folders of its folds, and whether these are complete."""
 
-from pathlib import Path
-
 from competition.base.files import InputError
-
-STATE = "state.npz"  # in the folder of a fold, while it is trained
-BACKBONE_FILE = "backbone.weights.h5"
-MODEL_FILE = "model.weights.h5"
-HEAD_FILE = "head.npz"
-HEADS_STATE = "heads.npz"  # of the frozen phase, while it lasts
-
-
-def fold_dir(folder, fold):
-    """The folder of a fold in a run's folder."""
-    return Path(folder) / f"fold_{fold}"
+from competition.base.workspace import (
+    BACKBONE_FILE,
+    FOLD_JSON,
+    HEAD_FILE,
+    MODEL_FILE,
+    OOF_CSV,
+    OOF_NPZ,
+    VIEWS_NPZ,
+    fold_dir,
+)
 
 
 def is_done(folder, fold, settings):
@@ -24,12 +21,12 @@ def is_done(folder, fold, settings):
 
 def is_predicted(folder, fold):
     """Whether the predictions of a fold are there, and its end."""
-    return all((fold_dir(folder, fold) / name).exists() for name in ("fold.json", "views.npz"))
+    return all((fold_dir(folder, fold) / name).exists() for name in (FOLD_JSON, VIEWS_NPZ))
 
 
 def has_oof(folder):
     """Whether the OOF of a run is there."""
-    return all((folder / name).exists() for name in ("oof.csv", "oof.npz"))
+    return all((folder / name).exists() for name in (OOF_CSV, OOF_NPZ))
 
 
 def is_whole(folder, table, settings):

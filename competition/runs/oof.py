@@ -13,6 +13,7 @@ import pandas as pd
 
 from competition.base.files import BROKEN, InputError, csv_bytes, write_bytes, write_npz
 from competition.base.text import join_names, one_line
+from competition.base.workspace import OOF_CSV, OOF_NPZ, RUN_JSON, VIEWS_NPZ, epoch_file
 from competition.data.table import held_out_images
 from competition.runs.record import check_hashes, read_run_record
 
@@ -52,10 +53,10 @@ def write_oof(run_dir, table, probs):
         raise ValueError(f"{run_dir}: views {list(probs)}, expected identity among them")
     views = list(probs)
     stacked = np.stack([np.asarray(probs[view], np.float32) for view in views])
-    _check_probabilities(run_dir / "oof.npz", views, stacked)
+    _check_probabilities(run_dir / OOF_NPZ, views, stacked)
 
     write_npz(
-        run_dir / "oof.npz",
+        run_dir / OOF_NPZ,
         image=np.array(table.images),
         classes=np.array(table.classes),
         views=np.array(views),
@@ -65,19 +66,19 @@ def write_oof(run_dir, table, probs):
     )
     columns = pd.DataFrame(stacked[_shown(views)], columns=table.classes)
     keys = table.frame[KEY_COLUMNS].reset_index(drop=True)
-    write_bytes(run_dir / "oof.csv", csv_bytes(pd.concat([keys, columns], axis=1)))
+    write_bytes(run_dir / OOF_CSV, csv_bytes(pd.concat([keys, columns], axis=1)))
 
 
 def read_oof(run_dir, table):
     """The OOF of a finished run; InputError unless made on this very fold table, images and class order."""
     record = read_run_record(run_dir)
-    path = Path(run_dir) / "run.json"
+    path = Path(run_dir) / RUN_JSON
     if not record.get("finished"):
         raise InputError(f"{path}: an unfinished run, expected a finished one; `make train` goes on with it")
     check_hashes(path, table, record, (record.get("config") or {}).get("classes"))
     oof = read_predictions(run_dir, table)
     if "identity" not in oof.views:
-        path, found = Path(run_dir) / "oof.npz", ", ".join(oof.views)
+        path, found = Path(run_dir) / OOF_NPZ, ", ".join(oof.views)
         raise InputError(f"{path}: views {found}, expected identity among them")
     return oof
 
@@ -89,7 +90,7 @@ def read_predictions(run_dir, table):
     hashes are not the table's, when a value is no probability, or when `oof.csv` and `oof.npz` differ.
     """
     run_dir = Path(run_dir)
-    path = run_dir / "oof.npz"
+    path = run_dir / OOF_NPZ
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in ("image", "classes", "views", "probs", "table", "data")}
@@ -107,17 +108,17 @@ def read_predictions(run_dir, table):
     if not views or len(set(views)) < len(views):
         raise InputError(f"{path}: views {views}, expected each once")
     _check_probabilities(path, views, probs)
-    shown = _read_csv(run_dir / "oof.csv", table)
+    shown = _read_csv(run_dir / OOF_CSV, table)
     differing = np.flatnonzero((shown != probs[_shown(views)]).any(1))
     if len(differing):
-        raise InputError(f"{run_dir / 'oof.csv'}: line {differing[0] + 2} is not what oof.npz holds")
+        raise InputError(f"{run_dir / OOF_CSV}: line {differing[0] + 2} is not what oof.npz holds")
     return OOF(run_dir.name, views, probs)
 
 
 def write_fold(fold_dir, table, fold, views):
     """Write `views.npz`, what a fold model says of the images that it held out: views {view: float32 [m, C]}."""
     write_npz(
-        Path(fold_dir) / "views.npz",
+        Path(fold_dir) / VIEWS_NPZ,
         image=np.array(held_out_images(table, fold)),
         views=np.array(list(views)),
         probs=np.stack(list(views.values())),
@@ -126,7 +127,7 @@ def write_fold(fold_dir, table, fold, views):
 
 def read_fold(fold_dir, table, fold):
     """The same, {view: float32 [m, C]} in table order; InputError where it is not there, broken or of other images."""
-    path = Path(fold_dir) / "views.npz"
+    path = Path(fold_dir) / VIEWS_NPZ
     try:
         with np.load(path) as saved:
             found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
@@ -148,7 +149,7 @@ def epoch_scores(fold_dir, history, table, metric, known=None):
     if not metric.besides:
         return history["val_accuracy"].to_numpy()
     known, label_of = {} if known is None else known, dict(zip(table.images, table.labels))
-    paths = [Path(fold_dir) / "epochs" / f"{epoch:03d}.npz" for epoch in history.get("epoch", [])]
+    paths = [epoch_file(fold_dir, epoch) for epoch in history.get("epoch", [])]
     for path in paths:
         if path not in known:
             with np.load(path) as saved:

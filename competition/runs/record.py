@@ -13,8 +13,8 @@ from competition.base import files
 from competition.base.backend import backend_versions, choose_precision
 from competition.base.files import InputError, read_json
 from competition.base.text import join_names
+from competition.base.workspace import HEADS_NPZ, LOCK, NODE, RUN_JSON, fold_files
 from competition.recipes.recipe import Recipe
-from competition.runs.folder import HEADS_STATE
 
 TRAIN_FORMAT = 5  # raise it when the same config trains to something else, so that no run ends otherwise than it began
 OTHERWISE = "a version of the toolkit that trains otherwise"
@@ -27,7 +27,7 @@ def locked(folder):
     The lock goes with its process, however that ends. What a killed process left half-written is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:  # "w" would change the time of a finished run's file
+    with open(folder / LOCK, "a") as file:  # "w" would change the time of a finished run's file
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -86,8 +86,8 @@ def open_run_record(folder, table, config, settings):
     config     what decides how the run ends, a dict
     settings   its Recipe
     """
-    path = folder / "run.json"
-    if any((*folder.glob("fold_*/*"), *folder.glob("node_*/*"), *folder.glob(HEADS_STATE))):  # else nothing to mix
+    path = folder / RUN_JSON
+    if any((*fold_files(folder, "*"), *folder.glob(f"{NODE}*/*"), *folder.glob(HEADS_NPZ))):  # else nothing to mix
         return _go_on(path, table, config)
     record = new_record(TRAIN_FORMAT, config, table) | {
         "precision": choose_precision(settings.precision, config["model"]),
@@ -101,7 +101,7 @@ def open_run_record(folder, table, config, settings):
 
 def read_run_record(run_dir):
     """The content of `run.json`, a dict; InputError when it is missing or something else."""
-    path = Path(run_dir) / "run.json"
+    path = Path(run_dir) / RUN_JSON
     record = read_json(path)
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a run's record, found {type(record).__name__}")
@@ -118,7 +118,7 @@ def read_settings(path, config):
 
 def all_runs(paths):
     """{run: is it finished} of the folders that hold a `run.json` in `runs/<name>/`, sorted by name. paths: a Paths"""
-    records = sorted(paths.runs.glob("*/run.json"))
+    records = sorted(paths.runs.glob(f"*/{RUN_JSON}"))
     return {
         path.parent.name: bool(read_run_record(path.parent).get("finished"))
         for path in records

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from competition.base.files import InputError
+from competition.base.workspace import RUN_JSON
 from competition.recipes.recipe import Recipe
 from competition.runs.record import check_hashes, read_run_record, read_settings
 
@@ -86,7 +87,7 @@ class Run(ABC):
             path,
             path.name,
             record["config"],
-            read_settings(path / "run.json", record["config"]),
+            read_settings(path / RUN_JSON, record["config"]),
             record["frozen"],
             record["views"],
             record["finished"],
@@ -99,7 +100,7 @@ def read_checked(run_dir, table):
     Raises InputError when the folder has none, or one of another fold table or other images. Predictions that were
     made elsewhere may have a record without a config: those have no models, and are refused.
     """
-    path = Path(run_dir) / "run.json"
+    path = Path(run_dir) / RUN_JSON
     record = read_run_record(run_dir)
     check_hashes(path, table, record)
     if missing := [key for key in ("config", "frozen", "views", "finished") if record.get(key) is None]:

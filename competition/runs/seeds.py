@@ -3,6 +3,7 @@
 from dataclasses import MISSING, fields
 
 from competition.base.files import hash_json, read_json
+from competition.base.workspace import RUN_JSON
 from competition.recipes.recipe import Recipe
 from competition.runs.kinds import kind_of
 
@@ -11,7 +12,7 @@ def gather_seeds(folder, runs):
     """Runs that differ in the recipe's seed alone are one member: lists of names, in the order of their first."""
     members = {}
     for run in runs:
-        members.setdefault(seedless(read_json(folder / run / "run.json")) or run, []).append(run)
+        members.setdefault(seedless(read_json(folder / run / RUN_JSON)) or run, []).append(run)
     return list(members.values())
 
 

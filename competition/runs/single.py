@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from competition.base import files
+from competition.base.workspace import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, fold_dir
 from competition.features.heads import predict_heads
 from competition.models.backbones import Weights
 from competition.models.classifier import build_classifier, build_recipe_backbone, set_head
-from competition.runs.folder import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, fold_dir, read_weights, weight_files
+from competition.runs.folder import read_weights, weight_files
 from competition.runs.run import Run
 
 

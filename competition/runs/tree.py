@@ -7,6 +7,7 @@ import numpy as np
 
 from competition.base import files
 from competition.base.files import InputError
+from competition.base.workspace import node_dir
 from competition.features.heads import predict_heads
 from competition.runs.folder import weight_files
 from competition.runs.run import Run, read_checked
@@ -138,11 +139,6 @@ class TreeRun(Run):
             (SingleRun.from_record(folder, read_checked(folder, part)), part)
             for folder, part in zip(self.node_dirs, parts)
         ]
-
-
-def node_dir(folder, number):
-    """The folder of a node in a double run's folder."""
-    return folder / f"node_{number}"
 
 
 def take_part(table, node):

@@ -16,7 +16,7 @@ import pandas as pd
 from competition.base.files import InputError, read_json
 from competition.base.metrics import find_metric
 from competition.base.text import text_table
-from competition.base.workspace import STUDY_RUN
+from competition.base.workspace import RUN_JSON, STUDY_RUN
 from competition.blending.chooser import combine, make_chooser, nest_parts
 from competition.blending.temperature import find_temperature, sharpen
 from competition.data.table import group_ids
@@ -321,7 +321,7 @@ def _row(mark, ensemble, table, cost, expected, change, limits):
 
 def _accuracy(table, run):
     """The accuracy of a run's OOF; 0 where its record does not say, or is not there."""
-    path = table.paths.run(run.name) / "run.json"
+    path = table.paths.run(run.name) / RUN_JSON
     return path.exists() and read_json(path).get("accuracy") or 0.0
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 from competition.base.files import sha256_file, versions
 from competition.base.metrics import accuracy, log_loss
 from competition.base.text import text_table
+from competition.base.workspace import OOF_NPZ, RUN_JSON
 from competition.blending.forecast_report import print_forecast
 
 
@@ -19,7 +20,7 @@ def record_of(path, ensemble, table, format):
             "folds": len(ensemble.folds or range(table.k)),
             "files": {
                 file.relative_to(run.dir).as_posix(): sha256_file(file)
-                for file in [run.dir / "run.json", run.dir / "oof.npz", *run.weight_files(table.k)]
+                for file in [run.dir / RUN_JSON, run.dir / OOF_NPZ, *run.weight_files(table.k)]
             },
         }
         for run, weight in ensemble.members

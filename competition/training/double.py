@@ -23,7 +23,7 @@ from competition.base import files, metrics
 from competition.base.arrays import Room, read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.metrics import find_metric, per_class_accuracy
-from competition.base.workspace import Workspace
+from competition.base.workspace import FOLD_JSON, Workspace, fold_dir, node_dir
 from competition.data.images import load_images
 from competition.data.table import read_folds
 from competition.features.extract import MS
@@ -33,12 +33,12 @@ from competition.models.fuse import fuse_batchnorm
 from competition.recipes.settle import settle
 from competition.runs import oof
 from competition.runs.finish_run import finish_run, print_folds, write_fold_end
-from competition.runs.folder import fold_dir, has_oof, is_predicted
+from competition.runs.folder import has_oof, is_predicted
 from competition.runs.kinds import read_run
 from competition.runs.predict import held_out_folds
 from competition.runs.record import locked, open_run_record
 from competition.runs.splits import read_splits
-from competition.runs.tree import node_dir, take_part
+from competition.runs.tree import take_part
 from competition.training import train
 from competition.training.gan.gan import check_synthetic
 from competition.training.job import prepare_job
@@ -155,7 +155,7 @@ def _merge_folds(job):
         fold
         for fold in range(table.k)
         if fold not in _merged(folder, table)
-        and all((fold_dir(node, fold) / "fold.json").exists() for node in run.node_dirs)
+        and all((fold_dir(node, fold) / FOLD_JSON).exists() for node in run.node_dirs)
     ]
     if not folds:
         return
@@ -171,7 +171,7 @@ def _merge_folds(job):
 
 def _save_fold(run, table, fold, views):
     """Write what a fold of a double run leaves: its validation predictions a view, and fold.json, its end."""
-    nodes = [files.read_json(fold_dir(node, fold) / "fold.json") for node in run.node_dirs]
+    nodes = [files.read_json(fold_dir(node, fold) / FOLD_JSON) for node in run.node_dirs]
     epochs, seconds = {"epochs": sum(node["epochs"] for node in nodes)}, sum(node["seconds"] for node in nodes)
     write_fold_end(fold_dir(run.dir, fold), table, fold, views, epochs, seconds, _took(run, nodes))
 

@@ -9,12 +9,13 @@ import numpy as np
 from competition.base import files
 from competition.base.arrays import Rows
 from competition.base.metrics import find_metric
+from competition.base.workspace import HEAD_FILE, HEADS_NPZ, epoch_file, fold_dir
 from competition.data.table import held_out_images
 from competition.features import heads
 from competition.features.extract import read_ms
 from competition.features.frozen import open_shelf
 from competition.runs.finish_run import save_fold
-from competition.runs.folder import HEAD_FILE, HEADS_STATE, fold_dir, read_weights
+from competition.runs.folder import read_weights
 from competition.runs.single import read_head, write_head
 from competition.training.progress import Progress, history_row, read_or_anew, write_epoch, write_history
 
@@ -35,7 +36,7 @@ def train_heads(job, lesson, bar):
             1, len(fresh), lesson.plain.shape[-1], len(job.table.classes), settings.head, settings.seed
         )
         _train_heads_of(replace(job, folds=fresh), lesson, state, [], bar)
-    (folder / HEADS_STATE).unlink(missing_ok=True)
+    (folder / HEADS_NPZ).unlink(missing_ok=True)
     if not settings.epochs:
         # what was done before, and what an early stop spared
         bar.update(max(0, len(job.folds) * settings.frozen_epochs - bar.n))
@@ -61,9 +62,9 @@ def read_interrupted(folder):
     def read(saved):
         return saved["folds"].tolist(), heads.read_heads(saved), saved["seconds"].tolist()
 
-    found = read_or_anew(folder / HEADS_STATE, read, "the frozen phase")
+    found = read_or_anew(folder / HEADS_NPZ, read, "the frozen phase")
     # whole: the user has removed no epoch
-    whole = found and all((fold_dir(folder, fold) / "epochs" / "001.npz").exists() for fold in found[0])
+    whole = found and all(epoch_file(fold_dir(folder, fold), 1).exists() for fold in found[0])
     return found if whole else ([], None, [])
 
 
@@ -100,7 +101,7 @@ def _train_heads_of(job, lesson, state, seconds, bar):
             if not stopped[f]:
                 write_epoch(fold_dir(folder, fold), len(state.log), names[f], probabilities[f][0])
         seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
-        files.write_npz(folder / HEADS_STATE, folds=folds, seconds=seconds, **state.arrays())
+        files.write_npz(folder / HEADS_NPZ, folds=folds, seconds=seconds, **state.arrays())
         for f, fold in enumerate(folds):
             write_history(fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
         bar.set_postfix_str(

@@ -10,6 +10,7 @@ from competition.base.arrays import Rows
 from competition.base.backend import layers_of
 from competition.base.files import InputError
 from competition.base.metrics import find_metric
+from competition.base.workspace import MODEL_FILE, fold_dir
 from competition.data.table import held_out_images
 from competition.features import heads
 from competition.features.extract import predict
@@ -18,7 +19,6 @@ from competition.models.backbones import Weights
 from competition.models.classifier import build_classifier, set_head
 from competition.recipes.settle import size_inside
 from competition.runs.finish_run import save_fold
-from competition.runs.folder import MODEL_FILE, fold_dir
 from competition.runs.single import read_head
 from competition.training.batches import count_steps, make_batches, prefetch
 from competition.training.frozen_phase import read_head_progress

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from competition.base import files
-from competition.runs.folder import STATE
+from competition.base.workspace import HISTORY_CSV, STATE_NPZ, epoch_file
 
 
 @dataclass
@@ -40,12 +40,12 @@ def history_row(epoch, phase, loss, accuracy, val_loss, val_accuracy, seconds):
 def write_history(directory, history):
     """Write `history.csv`, a row an epoch; nothing before the first."""
     if history:
-        files.write_bytes(directory / "history.csv", files.csv_bytes(pd.DataFrame(history)))
+        files.write_bytes(directory / HISTORY_CSV, files.csv_bytes(pd.DataFrame(history)))
 
 
 def write_epoch(directory, epoch, images, probabilities):
     """Write what a fold's model says after an epoch of the images that it does not train on."""
-    files.write_npz(directory / "epochs" / f"{epoch:03d}.npz", image=images, probs=probabilities)
+    files.write_npz(epoch_file(directory, epoch), image=images, probs=probabilities)
 
 
 def write_fold_state(directory, progress, variables, best):
@@ -61,7 +61,7 @@ def read_fold_state(directory):
 def write_state(directory, name, content, **groups):
     """Write `state.npz`: what JSON can hold, under a name, and groups of arrays, as <group>_0, <group>_1 and so on."""
     arrays = {f"{group}_{i}": value for group, values in groups.items() for i, value in enumerate(values)}
-    files.write_npz(directory / STATE, **{name: np.array(json.dumps(content))}, **arrays)
+    files.write_npz(directory / STATE_NPZ, **{name: np.array(json.dumps(content))}, **arrays)
 
 
 def read_state(directory, name, groups, make=list):
@@ -76,7 +76,7 @@ def read_state(directory, name, groups, make=list):
             for group in groups
         )
 
-    return read_or_anew(directory / STATE, read, "this fold")
+    return read_or_anew(directory / STATE_NPZ, read, "this fold")
 
 
 def read_or_anew(path, read, what):

@@ -18,7 +18,7 @@ from competition.base.arrays import read_memory
 from competition.base.backend import start_keras
 from competition.base.files import InputError, read_json
 from competition.base.metrics import find_metric
-from competition.base.workspace import Workspace, check_run_name
+from competition.base.workspace import FOLD_JSON, MODEL_FILE, OOF_NPZ, RUN_JSON, Workspace, check_run_name, fold_dir
 from competition.blending.gains import score_gain
 from competition.data.images import load_images
 from competition.data.table import group_ids, read_folds
@@ -27,7 +27,7 @@ from competition.features.heads import softmax_and_log
 from competition.runs import oof
 from competition.runs.choose_runs import choose_runs
 from competition.runs.finish_run import finish_run, print_folds, save_fold
-from competition.runs.folder import MODEL_FILE, fold_dir, is_done, is_whole
+from competition.runs.folder import is_done, is_whole
 from competition.runs.kinds import read_run
 from competition.runs.predict import predict_held_out
 from competition.runs.record import locked, open_run_record
@@ -54,7 +54,7 @@ def soup(name=None, runs=None, run=None, memory=None, workspace=Workspace()):
     folder = table.paths.run(check_run_name(run or "soup-" + "-".join(member.name for member in members)))
     config = {key: value for key, value in first.config.items() if key not in ("gan", "teacher", "pseudo")} | {
         "recipe": asdict(settings),
-        "soup": {member.name: files.sha256_file(member.dir / "oof.npz") for member in members},
+        "soup": {member.name: files.sha256_file(member.dir / OOF_NPZ) for member in members},
     }
     with locked(folder):
         record = open_run_record(folder, table, config, settings)
@@ -76,7 +76,7 @@ def _read_members(table, runs):
     if len(members) < 2:
         raise InputError(f"RUNS={runs}: found one run, expected two or more")
     for member in members:
-        path = member.dir / "run.json"
+        path = member.dir / RUN_JSON
         if not member.finished:
             raise InputError(f"{path}: an unfinished run, expected a finished one; `make train` goes on with it")
         if not member.plain:
@@ -107,7 +107,7 @@ def _average_folds(folder, table, members, settings, images):
         logits = predict_held_out(model, table, fold, settings.views, images)
         views = {view: softmax_and_log(each)[0] for view, each in logits.items()}
         files.write_with(fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
-        took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / "fold.json").get(MS))]
+        took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / FOLD_JSON).get(MS))]
         save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from competition.base import files
 from competition.base.arrays import Joined, Rows
 from competition.base.metrics import find_metric
+from competition.base.workspace import OOF_NPZ, TEACHER_NPZ, fold_dir
 from competition.blending.record import read_blend
 from competition.blending.temperature import sharpen
 from competition.blending.weights import WEIGH
@@ -32,14 +33,13 @@ from competition.data.near import find_near, make_sketch
 from competition.data.table import FoldTable, add_rows
 from competition.data.unlabelled import read_test
 from competition.runs.choose_runs import choose_runs
-from competition.runs.folder import fold_dir, read_weights
+from competition.runs.folder import read_weights
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
 from competition.runs.predict import each_fold
 from competition.runs.run import Run
 from competition.training.lessons import Taught
 
-SAID = "teacher.npz"  # in the folder of a fold: what its teachers said of each image
 PART = 4096  # images whose features are in memory at a time
 
 
@@ -100,7 +100,7 @@ class Teaching:
 
     def _ask_once(self, folder, table, images, names, folds):
         """{fold: probabilities float32 [n, C]}, of what the fold holds out NaN; asked where it is not written yet."""
-        paths = {fold: fold_dir(folder, fold) / SAID for fold in folds}
+        paths = {fold: fold_dir(folder, fold) / TEACHER_NPZ for fold in folds}
         missing = [fold for fold, path in paths.items() if not path.exists()]
         for fold, probs in zip(missing, self._ask(table, images, missing)):
             probs[: len(table.labels)][table.fold == fold] = np.nan
@@ -145,7 +145,7 @@ def read_teaching(table, teacher=None, pseudo=None):
     config = {
         "teacher": {
             "kind": kind,
-            "runs": {name: files.sha256_file(folder / "oof.npz") for name, folder in zip(names, folders)},
+            "runs": {name: files.sha256_file(folder / OOF_NPZ) for name, folder in zip(names, folders)},
         }
     }
     if unlabelled:

@@ -17,7 +17,7 @@ from competition.base.arrays import read_memory
 from competition.base.backend import make_repeatable
 from competition.base.files import InputError
 from competition.base.option_values import whole_number
-from competition.base.workspace import STUDY_RUN, Workspace
+from competition.base.workspace import RUN_JSON, STUDY_RUN, Workspace
 from competition.data.table import read_folds
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
@@ -113,6 +113,6 @@ def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, 
 
 def _wants_another_seed(folder):
     """Whether a run is done and the forecast cannot measure by heads what averaging its fold models gains."""
-    record = files.read_json(folder / "run.json")
+    record = files.read_json(folder / RUN_JSON)
     by_heads = plain_heads(record) and record["config"]["folds"] > 2  # train_apart leaves out two
     return record["finished"] and not by_heads and not folder.name.startswith(STUDY_RUN)  # which never blend

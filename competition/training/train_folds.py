@@ -9,12 +9,13 @@ from competition.base.arrays import Room
 from competition.base.backend import start_keras
 from competition.base.metrics import find_metric
 from competition.base.text import EPOCHS_BAR
+from competition.base.workspace import BACKBONE_FILE
 from competition.data.images import load_images, warn_of_others
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.runs.finish_run import finish_run, print_folds
-from competition.runs.folder import BACKBONE_FILE, is_done, is_whole
+from competition.runs.folder import is_done, is_whole
 from competition.runs.record import locked, open_run_record
 from competition.training.frozen_phase import save_heads, train_heads
 from competition.training.full_phase import train_whole

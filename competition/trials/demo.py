@@ -9,7 +9,7 @@ import pandas as pd
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.text import text_table
-from competition.base.workspace import SAMPLE, Workspace
+from competition.base.workspace import LABELS_CSV, RUN_JSON, SAMPLE, SAMPLE_IMAGES, Workspace
 from competition.blending.blend import make_blend
 from competition.data.decode import decode, resize
 from competition.data.folds import make_folds
@@ -48,20 +48,20 @@ def play_demo(folder=None, images=1200, hidden=400, workspace=Workspace()):
         return result
 
     timed("sample", lambda: write_sample(data, images, hidden))
-    table = timed("folds", lambda: make_folds(data / "train", name=SAMPLE, workspace=workspace))
+    table = timed("folds", lambda: make_folds(workspace.sample_train, name=SAMPLE, workspace=workspace))
     for model, recipe, overrides in MODELS:
         run = timed(
             f"train {model}",
             lambda: train_seeds(1, model, recipe, overrides=overrides, name=SAMPLE, workspace=workspace)[0],
         )
-        rows[-1]["oof"] = files.read_json(run / "run.json")["accuracy"]
+        rows[-1]["oof"] = files.read_json(run / RUN_JSON)["accuracy"]
     blend = timed(
         "blend", lambda: make_blend(SAMPLE, [f"{model}-{recipe}" for model, recipe, _ in MODELS], workspace=workspace)
     )
     rows[-1]["oof"] = blend["accuracy"]
     path = timed("submission", lambda: codalab.make(SAMPLE, workspace=workspace))
     rows[-1]["oof"] = blend["accuracy"]
-    pictures, labels = _read_hidden(data / "hidden", table)
+    pictures, labels = _read_hidden(workspace.sample_hidden, table)
     predicted = timed("hidden test", lambda: predict_zip(path, pictures))
     rows[-1] |= {"oof": blend["accuracy"], "hidden": float(np.mean(predicted == labels))}
     frame = pd.DataFrame(rows)
@@ -80,7 +80,9 @@ def play_demo(folder=None, images=1200, hidden=400, workspace=Workspace()):
 
 def _read_hidden(folder, table):
     """The hidden images uint8 [n, h, w, 3] at the competition's size and their labels int64 [n]."""
-    with open(folder / "labels.csv", newline="", encoding="utf-8") as file:
+    with open(folder / LABELS_CSV, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    images = [resize(decode((folder / "images" / row["image"]).read_bytes(), row["image"]), table.size) for row in rows]
+    images = [
+        resize(decode((folder / SAMPLE_IMAGES / row["image"]).read_bytes(), row["image"]), table.size) for row in rows
+    ]
     return np.stack(images), np.array([table.classes.index(row["label"]) for row in rows])

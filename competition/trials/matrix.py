@@ -23,7 +23,7 @@ import pandas as pd
 from competition.base import files
 from competition.base.files import InputError, sha256_file
 from competition.base.text import text_table
-from competition.base.workspace import Workspace
+from competition.base.workspace import MATRIX_MD, RESULTS_CSV, Workspace
 from competition.data.folds import make_folds
 from competition.data.images import load_images
 from competition.data.sources import open_reader
@@ -107,8 +107,8 @@ def rehearse_matrix(scorers=None, families=None, folder=None, formats=None, work
     workspace = Workspace(folder or workspace.matrix)
     rows, broken = [], []
     write_sample(workspace.sample_data, IMAGES, 0)
-    table = make_folds(workspace.sample_data / "train", name="matrix", folds=2, size=SIDE, workspace=workspace)
-    kept = workspace.root / "results.csv"
+    table = make_folds(workspace.sample_train, name="matrix", folds=2, size=SIDE, workspace=workspace)
+    kept = workspace.root / RESULTS_CSV
     for family in families:
         with tempfile.TemporaryDirectory() as work:
             packed = _pack(family, table, Path(work))
@@ -125,13 +125,13 @@ def rehearse_matrix(scorers=None, families=None, folder=None, formats=None, work
         ),
     ]
     files.write_text(
-        workspace.root / "matrix.md",
+        workspace.root / MATRIX_MD,
         "Labels as the toolkit's, the largest difference of a probability, seconds to load.\n"
         + "\n".join(lines)
         + "\n",
     )
     print(f"\nlabels as the toolkit's, the largest difference of a probability, seconds to load\n{text_table(frame)}")
-    print(f"\n{workspace.root / 'matrix.md'}: the same")
+    print(f"\n{workspace.root / MATRIX_MD}: the same")
     if broken:
         raise InputError("; ".join(broken))
     return frame

@@ -38,6 +38,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from competition.base.files import InputError, read_json, write_json, write_text
+from competition.base.workspace import (
+    ABOUT_JSON,
+    LABELS_CSV,
+    SAMPLE,
+    SAMPLE_HIDDEN,
+    SAMPLE_IMAGES,
+    SAMPLE_TRAIN,
+    SCENES_CSV,
+)
 from competition.trials.sample_plants import SIZE
 from competition.trials.sample_scenes import CLASSES, SPECIES, draw_frame
 
@@ -82,7 +91,7 @@ def plan_sample(images, hidden, seed):
     numbers = rng.choice(10**digits, len(drawn), replace=False)
     frames = []
     for number, (apart, species, scene, frame) in sorted(zip(numbers.tolist(), drawn)):
-        place = "hidden/images" if apart else f"train/{CLASSES[species]}"
+        place = f"{SAMPLE_HIDDEN}/{SAMPLE_IMAGES}" if apart else f"{SAMPLE_TRAIN}/{CLASSES[species]}"
         frames.append(Frame(f"{place}/{number:0{digits}d}.jpg", species, scene, frame))
     return frames
 
@@ -140,24 +149,24 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        new = temporary / "sample"
-        for place in {Path(frame.path).parent for frame in frames} | {Path("hidden/images")}:
+        new = temporary / SAMPLE
+        for place in {Path(frame.path).parent for frame in frames} | {Path(SAMPLE_HIDDEN, SAMPLE_IMAGES)}:
             (new / place).mkdir(parents=True, exist_ok=True)
         bar = tqdm(draw_jpegs(frames, seed), "drawing the sample", len(frames), unit="image")
         for frame, jpeg in zip(frames, bar):
             (new / frame.path).write_bytes(jpeg)
-        apart = [frame for frame in frames if frame.path.startswith("hidden/")]
+        apart = [frame for frame in frames if frame.path.startswith(f"{SAMPLE_HIDDEN}/")]
         write_table(
-            new / "hidden/labels.csv",
+            new / SAMPLE_HIDDEN / LABELS_CSV,
             ("image", "label"),
             [(Path(frame.path).name, CLASSES[frame.species]) for frame in apart],
         )
         write_table(
-            new / "hidden/scenes.csv",
+            new / SAMPLE_HIDDEN / SCENES_CSV,
             ("image", "scene"),
             [(frame.path, f"{frame.species}-{frame.scene}") for frame in frames],
         )
-        write_json(new / "about.json", about)
+        write_json(new / ABOUT_JSON, about)
         if folder.exists():
             os.replace(folder, temporary / "old")
         os.replace(new, folder)
@@ -168,7 +177,7 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
 
 def describe(frames, images, hidden, seed):
     """The content of about.json. Classes are counted in training only: hidden counts stay apart."""
-    names = [frame.path.split("/")[1] for frame in frames if frame.path.startswith("train/")]
+    names = [frame.path.split("/")[1] for frame in frames if frame.path.startswith(f"{SAMPLE_TRAIN}/")]
     return {
         "sample": "an embedded sample competition, drawn by competition/trials/sample.py",
         "drawing": DRAWING,
@@ -189,8 +198,8 @@ def read_about(folder):
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if not names:
         return {}
-    about = read_json(folder / "about.json") if "about.json" in names else {}
-    if names - {"train", "hidden", "about.json"} or not isinstance(about, dict) or "drawing" not in about:
+    about = read_json(folder / ABOUT_JSON) if ABOUT_JSON in names else {}
+    if names - {SAMPLE_TRAIN, SAMPLE_HIDDEN, ABOUT_JSON} or not isinstance(about, dict) or "drawing" not in about:
         raise InputError(
             f"{folder}: expected a sample competition or no such folder, found something else "
             f"({', '.join(sorted(names)[:3])}); it is left as it is"

@@ -23,7 +23,7 @@ from competition.base.backend import make_repeatable
 from competition.base.files import InputError
 from competition.base.metrics import find_metric, say_scores
 from competition.base.text import text_table
-from competition.base.workspace import SAMPLE, Workspace
+from competition.base.workspace import FOLD_JSON, SAMPLE, SAMPLE_TRAIN, Workspace, fold_files
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
 from competition.models.backbones import backbone_names, find_weights_at_hand
@@ -88,7 +88,7 @@ def study(
     found = _find_weights(backbone, weights)
     if _wants_sample(name, workspace):
         workspace = workspace.sample
-        table = make_folds(write_sample(workspace.sample_data) / "train", name=SAMPLE, workspace=workspace)
+        table = make_folds(write_sample(workspace.sample_data) / SAMPLE_TRAIN, name=SAMPLE, workspace=workspace)
     else:
         table = read_folds(name, workspace)
     plan = Study(table, backbone, budget, found, memory, {}, commands)
@@ -172,12 +172,13 @@ def _write(plan, seconds):
     )
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.to_numpy()]
     rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
-    files.write_bytes(plan.folder / "study.csv", files.csv_bytes(frame))
+    files.write_bytes(plan.table.paths.study_csv, files.csv_bytes(frame))
     files.write_text(
-        plan.folder / "study.md", "\n".join([describe_study(plan) + ".", "", *rows, "", explain_table(plan, frame), ""])
+        plan.table.paths.study_md,
+        "\n".join([describe_study(plan) + ".", "", *rows, "", explain_table(plan, frame), ""]),
     )
     files.write_json(
-        plan.folder / "study.json",
+        plan.table.paths.study_json,
         {
             "table": plan.table.hash,
             "data": plan.table.data_hash,
@@ -193,7 +194,7 @@ def _write(plan, seconds):
 
 def _read_seconds(plan):
     """{run: seconds} of earlier calls, on the same images and folds."""
-    path = plan.folder / "study.json"
+    path = plan.table.paths.study_json
     record = files.read_json(path) if path.exists() else {}
     same = record.get("table") == plan.table.hash and record.get("data") == plan.table.data_hash
     return dict(record["seconds"]) if same else {}
@@ -201,4 +202,4 @@ def _read_seconds(plan):
 
 def _epoch_seconds(plan, run):
     """Of all folds of a run, or of runs of that pattern."""
-    return sum(files.read_json(path)["seconds"] for path in plan.table.paths.run(run).glob("fold_*/fold.json"))
+    return sum(files.read_json(path)["seconds"] for path in fold_files(plan.table.paths.run(run), FOLD_JSON))

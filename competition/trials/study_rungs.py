@@ -3,14 +3,13 @@
 import re
 import shlex
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from competition.base.files import InputError
 from competition.base.metrics import find_metric
-from competition.base.workspace import STUDY_RUN
+from competition.base.workspace import FOLD, STUDY_RUN, TRIALS_CSV, VIEWS_NPZ, fold_files
 from competition.blending.chooser import Chooser, nest_parts
 from competition.data.table import FoldTable, group_ids
 from competition.insight import sanity
@@ -87,7 +86,7 @@ def _tune(plan, rung, result):
     options = train_options(plan, rung)
     options |= {"ONLY_FOLD": None, "FOLDS_USED": options["ONLY_FOLD"]} | TUNER[plan.budget]
     call_command(plan, result, "tune", options)
-    trials = pd.read_csv(plan.table.paths.tune(plan.run(rung)) / "trials.csv")
+    trials = pd.read_csv(plan.table.paths.tune(plan.run(rung)) / TRIALS_CSV)
     result.where = "the best of its trials"
     done = find_metric(plan.table.metric).sort(trials[trials["state"] == "done"])
     return read_held_out(plan.table.paths.run(done["run"].iloc[0]), plan.table)
@@ -296,8 +295,8 @@ def read_held_out(folder, table):
     InputError when no fold is, or when one is broken or not this table's.
     """
     views = {}
-    for path in sorted(Path(folder).glob("fold_*/views.npz")):
-        fold = int(path.parent.name.removeprefix("fold_"))
+    for path in fold_files(folder, VIEWS_NPZ):
+        fold = int(path.parent.name.removeprefix(FOLD))
         for view, probs in oof.read_fold(path.parent, table, fold).items():
             if not np.isfinite(probs).all():
                 raise InputError(f"{path}: no finite probabilities, its training has diverged")

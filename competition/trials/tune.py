@@ -29,7 +29,7 @@ from competition.base.arrays import read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.files import InputError
 from competition.base.metrics import accuracy, log_loss, say_scores
-from competition.base.workspace import Workspace
+from competition.base.workspace import HISTORY_CSV, Workspace, fold_dir
 from competition.data.images import load_images
 from competition.data.table import fold_numbers, read_folds
 from competition.features import heads
@@ -331,7 +331,7 @@ def _steps(folder, folds, epochs, score_epochs):
     """
     steps, ends = [], []
     for place, fold in enumerate(folds):
-        path = folder / f"fold_{fold}" / "history.csv"
+        path = fold_dir(folder, fold) / HISTORY_CSV
         history = pd.read_csv(path) if path.exists() else pd.DataFrame({"phase": [], "val_accuracy": []})
         scores = score_epochs(path.parent, history[history["phase"] == "full"]).tolist()
         steps += [[place * epochs + epoch, float(np.mean([*ends, value]))] for epoch, value in enumerate(scores, 1)]

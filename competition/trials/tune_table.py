@@ -11,6 +11,7 @@ from competition.base import files
 from competition.base.files import InputError
 from competition.base.metrics import find_metric
 from competition.base.text import text_table
+from competition.base.workspace import OOF_NPZ, STUDY_JSON, TRIALS_CSV, VIEWS_NPZ, fold_dir
 from competition.data.table import FoldTable
 from competition.models import hyperresnet
 from competition.recipes.recipe import Recipe
@@ -65,7 +66,7 @@ class Study:
 
     @property
     def path(self):
-        return self.table.paths.tune(self.name) / "study.json"
+        return self.table.paths.tune(self.name) / STUDY_JSON
 
     def folder(self, number):
         return self.table.paths.run(f"{self.name}-{number:03d}")
@@ -94,8 +95,8 @@ def read_trial_probs(study, trial):
 
     None where the trial is not done, or its run is gone.
     """
-    parts = {fold: study.folder(trial.number) / f"fold_{fold}" for fold in study.folds}
-    if not all((path / "views.npz").exists() for path in parts.values()):
+    parts = {fold: fold_dir(study.folder(trial.number), fold) for fold in study.folds}
+    if not all((path / VIEWS_NPZ).exists() for path in parts.values()):
         return None
     probs = [oof.read_fold(path, study.table, fold)["identity"] for fold, path in parts.items()]
     return np.concatenate(probs), labels_of(study)
@@ -152,7 +153,7 @@ def print_trials(study, found, sweep):
     frame = frame.astype(dict.fromkeys(scores + of_metric, float))
     if not sweep:
         frame = metric.sort(frame).reset_index(drop=True)
-    files.write_bytes(study.path.with_name("trials.csv"), files.csv_bytes(frame))
+    files.write_bytes(study.path.with_name(TRIALS_CSV), files.csv_bytes(frame))
     shown = frame[frame["state"] == "done"].drop(columns="state")
     if not done:
         if any(trial.state == "failed" for trial in study.trials):
@@ -200,7 +201,7 @@ def _report_unused(study, best):
     if not unused:
         return
     folder = study.folder(best.number)
-    if (folder / "oof.npz").exists():
+    if (folder / OOF_NPZ).exists():
         probs, others = oof.read_oof(folder, table).probs[0], np.isin(table.fold, unused)
         print(
             f"on the {others.sum()} images of the other folds, which had no say, its {study.metric.name} is "

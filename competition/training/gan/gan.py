@@ -35,7 +35,7 @@ from competition.base.arrays import Joined, Rows, read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.files import InputError
 from competition.base.text import EPOCHS_BAR, text_table
-from competition.base.workspace import Workspace
+from competition.base.workspace import GAN_JSON, GENERATOR_FILE, NEIGHBOURS_PNG, Workspace, fold_dir, samples_file
 from competition.data.images import load_images
 from competition.data.table import FoldTable, add_rows, fold_numbers, read_folds
 from competition.features.extract import predict
@@ -146,11 +146,11 @@ def read_synthetic(table, fold, n):
     Drawn from the GAN's seed and n; the table's size and class order. Raises InputError as `check_synthetic` does.
     """
     check_synthetic(table, [fold])
-    directory, record = _fold_dir(table, fold), files.read_json(_fold_dir(table, fold) / "gan.json")
+    directory, record = _fold_dir(table, fold), files.read_json(_fold_dir(table, fold) / GAN_JSON)
     settings, shape = Settings(**record["config"]["settings"]), record["config"]["shape"]
     generator = build_generator(shape, len(table.classes), settings)
     remedy = f"remove {directory} and run make gan again"
-    read_weights(generator.load_weights, directory / "generator.weights.h5", "of this GAN", remedy)
+    read_weights(generator.load_weights, directory / GENERATOR_FILE, "of this GAN", remedy)
     labels = np.repeat(np.arange(len(table.classes)), n)
     small = generate(generator, labels, np.random.default_rng([settings.seed, fold, 2]))
     return enlarge(small, table.size), labels
@@ -180,7 +180,7 @@ def check_synthetic(table, folds):
     """
     keys = {}
     for fold in folds:
-        path = _fold_dir(table, fold) / "gan.json"
+        path = _fold_dir(table, fold) / GAN_JSON
         if not path.exists():
             raise InputError(
                 f"{path}: no such GAN, but synthetic takes the images of one; make gan ONLY_FOLD={fold} trains it"
@@ -257,7 +257,7 @@ def _train_fold(job, pair, start, bar):
         bar.set_postfix_str(f"fold {fold} discriminator {losses[0]:.2f} generator {losses[1]:.2f}", refresh=False)
         write_state(directory, "history", history, variable=pair.read())
         if epoch % sheet_every == 0 or epoch == settings.epochs:
-            _write_samples(directory / "samples" / f"{epoch:04d}.png", pair, job.small, labels, settings)
+            _write_samples(samples_file(directory, epoch), pair, job.small, labels, settings)
     job.record["epochs"] = epoch
     write_history(directory, history)
 
@@ -295,7 +295,7 @@ def _judge_fold(job, pair, backbone, images):
     asked = np.sort(random.permutation(train)[:ENOUGH])
     pair.generator.set_weights(weights)
     made = generate(pair.generator, asked, random)
-    files.write_with(directory / "generator.weights.h5", pair.generator.save_weights)
+    files.write_with(directory / GENERATOR_FILE, pair.generator.save_weights)
 
     def features(pictures):
         return predict(backbone, pictures)
@@ -316,7 +316,7 @@ def _judge_fold(job, pair, backbone, images):
     measures["kid_full"] = kernel_distance(generated, features(Rows(images, held_out)))
     chosen = [np.flatnonzero(asked == c)[:SHEET] for c in range(len(table.classes))]
     _write_sheet(
-        directory / "neighbours.png",
+        directory / NEIGHBOURS_PNG,
         [row for some in chosen if len(some) for row in (list(made[some]), list(small[nearest[some]]))],
     )
     job.record.update(measures=measures, verdict=decide(measures))
@@ -324,20 +324,20 @@ def _judge_fold(job, pair, backbone, images):
 
 
 def _fold_dir(table, fold):
-    return table.paths.gan / f"fold_{fold}"
+    return fold_dir(table.paths.gan, fold)
 
 
 def _is_done(table, fold, record, settings):
     return (
         record["epochs"] >= settings.epochs
         and bool(record["verdict"])
-        and (_fold_dir(table, fold) / "generator.weights.h5").exists()
+        and (_fold_dir(table, fold) / GENERATOR_FILE).exists()
     )
 
 
 def _open_record(table, settings, fold):
     """The content of a fold's gan.json, new if there is none; InputError when it was begun from something else."""
-    path = _fold_dir(table, fold) / "gan.json"
+    path = _fold_dir(table, fold) / GAN_JSON
     config = {"settings": asdict(settings), "classes": table.classes, "size": list(table.size)}
     if not path.exists():
         return new_record(FORMAT, config, table) | {"epochs": 0, "verdict": None, "measures": {}}
@@ -356,7 +356,7 @@ def _open_record(table, settings, fold):
 
 
 def _write_record(directory, record):
-    files.write_json(directory / "gan.json", record)
+    files.write_json(directory / GAN_JSON, record)
 
 
 def _report(table, records):

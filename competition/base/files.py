@@ -12,8 +12,10 @@ import re
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading half a file raises
 PARTIAL = ".partial-"  # how the names of temporary files begin
@@ -34,19 +36,19 @@ class InputError(Exception):
     """Something the user gave cannot be used. One line: the file, what was found, what was expected; exit code 2."""
 
 
-def warn(line):
+def warn(line: str) -> None:
     """Print one line of warning on stderr; the command goes on."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
-def check_name(variable, name):
+def check_name(variable: str, name: str) -> str:
     """`name` if it can be a file's, else InputError about the variable that gave it."""
     if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
         raise InputError(f"{variable}={name}: expected up to 100 letters, digits and . _ + -, not first a sign")
     return name
 
 
-def write_with(path, write):
+def write_with(path: str | Path, write: Callable[[str], Any]) -> None:
     """Call `write(temporary_path)`, then move what it wrote to `path` in one step.
 
     The temporary name ends like `path` does, because savers such as Keras' choose the format by the ending.
@@ -66,36 +68,36 @@ def write_with(path, write):
         raise
 
 
-def remove_partial(folder):
+def remove_partial(folder: str | Path) -> None:
     """Remove the temporary files that writers which were killed left below `folder`; no other may be at work there."""
     for path in Path(folder).rglob(PARTIAL + "*"):
         path.unlink(missing_ok=True)
 
 
-def write_bytes(path, data):
+def write_bytes(path: str | Path, data: bytes) -> None:
     write_with(path, lambda temporary: Path(temporary).write_bytes(data))
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path, content):
+def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_npz(path, **arrays):
+def write_npz(path: str | Path, **arrays: Any) -> None:
     import numpy as np
 
     write_with(path, lambda temporary: np.savez(temporary, **arrays))
 
 
-def csv_bytes(frame):
+def csv_bytes(frame: Any) -> bytes:
     """The bytes of a DataFrame as the toolkit writes it: UTF-8, "\\n" line ends, floats in shortest round-trip form."""
     return frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
     """The content of a JSON file; InputError when it is missing or broken."""
     path = Path(path)
     try:
@@ -106,16 +108,16 @@ def read_json(path):
         raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}") from None
 
 
-def sha256_bytes(data):
+def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path):
+def sha256_file(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_json(content):
+def hash_json(content: Any) -> str:
     """sha256 of a JSON-able value, independent of the order of its keys."""
     digest = hashlib.sha256()
     for part in json.JSONEncoder(sort_keys=True, ensure_ascii=False).iterencode(content):
@@ -123,7 +125,7 @@ def hash_json(content):
     return digest.hexdigest()
 
 
-def versions(names=()):
+def versions(names: Sequence[str] = ()) -> dict[str, str]:
     """What was at work: the libraries of these names, or else Python and those that results depend on, as {name:
     version} of those that are installed."""
     found = {} if names else {"python": platform.python_version()}

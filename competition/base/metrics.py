@@ -5,8 +5,9 @@ metric reads of the labels predicted (the first of equally probable classes) is 
 that the hundreds of scores that a greedy choice or a bootstrap takes cost next to nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +19,17 @@ class Metric:
     """One way to score; `each` where the score is the mean of a figure an image, else None."""
 
     name: str
-    score: Callable  # (probs [n, C], labels int [n]) -> float
+    score: Callable[[np.ndarray, np.ndarray], float]  # (probs [n, C], labels int [n]) -> float
     sign: int = 1  # 1 where more is better, -1 where less is
-    each: Callable | None = None  # (probs, labels) -> float64 [n]
+    each: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # (probs, labels) -> float64 [n]
     low: float = 0.0  # bounds of the score
     high: float = 1.0
 
-    def quality(self, probs, labels):
+    def quality(self, probs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Greater is better: the score with its sign, ties by log-loss."""
         return self.sign * self.score(probs, labels), -log_loss(probs, labels)
 
-    def pick(self, candidates, labels):
+    def pick(self, candidates: Sequence[np.ndarray], labels: np.ndarray) -> tuple[int, tuple[float, float]]:
         """The place of the best of `candidates`, and its quality; the first of equals. Log-loss where scores tie alone."""
         scores = [self.sign * self.score(probs, labels) for probs in candidates]
         tied = [i for i, score in enumerate(scores) if score == max(scores)]
@@ -36,24 +37,24 @@ class Metric:
         best = max(range(len(tied)), key=losses.__getitem__)
         return tied[best], (scores[tied[best]], losses[best])
 
-    def objective(self):
+    def objective(self) -> "Metric":
         """The metric that a search over weights can afford: itself, but log-loss in place of AUC."""
         return METRICS["log_loss"] if self.name == "auc" else self
 
     @property
-    def besides(self):
+    def besides(self) -> list[str]:
         """The columns that tables have of it besides accuracy: its name, none where that is accuracy itself."""
         return [] if self.name == "accuracy" else [self.name]
 
-    def beside(self, probs, labels):
+    def beside(self, probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """{name: score} of these columns."""
         return {name: self.score(probs, labels) for name in self.besides}
 
-    def chooses(self, patience):
+    def chooses(self, patience: int) -> dict[str, str]:
         """The entry of the metric in a run's config: {"metric": name} if it chooses the epoch, else {}."""
         return {"metric": name for name in self.besides if patience}
 
-    def sort(self, frame):
+    def sort(self, frame: Any) -> Any:
         """A DataFrame with its column and log_loss, the best row first, ties by log_loss; the index goes along."""
         ascending = {self.name: self.sign < 0} | {"log_loss": True}
         return frame.sort_values(list(ascending), ascending=list(ascending.values()), kind="stable")
@@ -108,7 +109,7 @@ def _auc(probs, labels):
     return float(np.mean([roc_auc_score(labels == c, probs[:, c]) for c in there])) if there else 0.5
 
 
-def log_loss(probs, labels):
+def log_loss(probs: np.ndarray, labels: np.ndarray) -> float:
     """Mean of -ln(probability of the true class). probs [n, C], labels int [n].
 
     Plain numpy; probabilities are clipped to float32's machine epsilon 1.2e-7 from below, as scikit-learn's
@@ -131,24 +132,24 @@ METRICS = {
 }
 
 
-def find_metric(name):
+def find_metric(name: str) -> Metric:
     """The Metric of that name; InputError for an unknown one."""
     if name not in METRICS:
         raise InputError(f"METRIC={name}: expected one of {', '.join(METRICS)}")
     return METRICS[name]
 
 
-def chosen_by(config):
+def chosen_by(config: Mapping[str, Any] | None) -> Metric:
     """The Metric by which the run of this config, a dict or None, chose its epochs; InputError for an unknown one."""
     return find_metric((config or {}).get("metric", "accuracy"))
 
 
-def say_scores(scores):
+def say_scores(scores: Mapping[str, float]) -> str:
     """{name: score} as text behind other figures; nothing for none."""
     return "".join(f", {name} {score:.4f}" for name, score in scores.items())
 
 
-def calibration_error(probs, labels, bins=15):
+def calibration_error(probs: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error: the mean distance between how sure and how often right, over 15 bins of sureness.
 
     Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017.
@@ -158,7 +159,7 @@ def calibration_error(probs, labels, bins=15):
     )
 
 
-def reliability(probs, labels, bins):
+def reliability(probs: np.ndarray, labels: np.ndarray, bins: int) -> list[list[Any]]:
     """Of each bin of sureness from 0 to 1 [images, how sure they are on average, share that is right]; 0s if empty."""
     sure, right = probs.max(1).astype(np.float64), probs.argmax(1) == labels
     index = np.minimum((sure * bins).astype(int), bins - 1)
@@ -166,19 +167,19 @@ def reliability(probs, labels, bins):
     return [[int(n), *(float(total[i] / max(n, 1)) for total in sums)] for i, n in enumerate(count)]
 
 
-def accuracy(probs, labels):
+def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
     """Share of images whose most probable class, the first of equals, is right; probs [n, C], labels int."""
     return float(np.mean(probs.argmax(1) == labels))
 
 
-def per_class_accuracy(probs, labels):
+def per_class_accuracy(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Recall of each class, float64 [C]; NaN for a class without images. probs [n, C], labels int [n]."""
     matrix = confusion(probs, labels)
     counts = matrix.sum(1)
     return np.divide(matrix.diagonal(), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
-def confusion(probs, labels):
+def confusion(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """int64 [C, C]: rows the true classes, columns the predicted. probs [n, C], labels int [n]."""
     from sklearn.metrics import confusion_matrix
 

@@ -1,11 +1,13 @@
 """What the text of an option means: whole numbers, image sizes."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from competition.base.files import InputError
 
 
-def parse_size(size):
+def parse_size(size: str | int | Sequence[int] | None) -> tuple[int, int] | None:
     """ "96", "96x128" (height x width), 96 or (96, 128) -> (height, width); None stays None."""
     if size is None or size == "":
         return None
@@ -18,7 +20,7 @@ def parse_size(size):
     return height, width
 
 
-def whole_number(what, value, low, high):
+def whole_number(what: str, value: Any, low: int, high: int) -> int:
     """The int that a setting such as FOLDS=5 means; InputError naming it where it is none from `low` to `high`."""
     try:
         number = int(value)

@@ -1,6 +1,8 @@
 """Tables, progress bars and short lists as text."""
 
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -8,22 +10,22 @@ import pandas as pd
 EPOCHS_BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
 
 
-def natural_order(names):
+def natural_order(names: Iterable[str]) -> list[str]:
     """Names sorted as people do, "2" before "10"."""
 
-    def key(name):
+    def key(name: str) -> list[int | str]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
     return sorted(names, key=key)
 
 
-def shorten(names, limit=5):
+def shorten(names: Sequence[str], limit: int = 5) -> str:
     """A list of names for one line: the first few, and how many more."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
-def text_table(frame, decimals=4):
+def text_table(frame: pd.DataFrame, decimals: int = 4) -> str:
     """A DataFrame as aligned text without its index: text columns to the left, numbers to the right."""
     columns = []
     for name, column in frame.items():
@@ -37,11 +39,11 @@ def text_table(frame, decimals=4):
     return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
-def one_line(error):
+def one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
-def join_names(names):
+def join_names(names: Iterable[Any]) -> str:
     """Names for one line of a message: the first twenty, and how many more."""
     names = [str(name) for name in names]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

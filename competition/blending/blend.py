@@ -8,11 +8,14 @@ Candidates are ways to weigh the runs, each with several sets of views. Among th
 best one, the simplest wins. That choice is nested as well: `Chooser.whole` makes it anew without each part.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from competition.base.files import InputError, sha256_file, versions, write_json
-from competition.base.metrics import METRICS, find_metric, log_loss
+from competition.base.metrics import METRICS, Metric, find_metric, log_loss
 from competition.base.text import text_table
 from competition.base.workspace import OOF_NPZ, Workspace
 from competition.blending.chooser import (
@@ -29,13 +32,19 @@ from competition.blending.forecast_report import print_forecast
 from competition.blending.price import price_networks, read_networks
 from competition.blending.record import FORMAT
 from competition.blending.temperature import sharpen
-from competition.data.table import read_folds
+from competition.data.table import FoldTable, read_folds
 from competition.runs.choose_runs import choose_runs, count_left_out, read_chosen
 from competition.runs.oof import read_oof, write_oof
 from competition.runs.seeds import gather_seeds
 
 
-def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=Workspace()):
+def make_blend(
+    name: str | None = None,
+    runs: str | Sequence[str] | None = None,
+    hidden_n: int | str | None = None,
+    hidden: str = "random",
+    workspace: Workspace = Workspace(),
+) -> dict[str, Any]:
     """Choose weights and views on OOF, write `runs/<name>/blend/` (`blend.json`, `oof.csv`, `oof.npz`).
 
     name      of the fold table; may be left out while there is only one
@@ -123,7 +132,9 @@ def make_blend(name=None, runs=None, hidden_n=None, hidden="random", workspace=W
     return record
 
 
-def forecast_again(table, record, hidden_n=None, hidden=None):
+def forecast_again(
+    table: FoldTable, record: dict[str, Any], hidden_n: int | str | None = None, hidden: str | None = None
+) -> dict[str, Any] | None:
     """The forecast of a blend (read_blend) for another hidden test; what is not given stays as the blend has it.
 
     InputError where the runs are no longer those that were blended.
@@ -145,7 +156,7 @@ def forecast_again(table, record, hidden_n=None, hidden=None):
     return forecast | {"left_out": count_left_out(table.paths, oofs)}
 
 
-def explain_choice(candidates, chosen, metric=METRICS["accuracy"]):
+def explain_choice(candidates: Sequence[Any], chosen: int, metric: Metric = METRICS["accuracy"]) -> str:
     """One line that says why candidate number `chosen` won."""
     packable = [candidate for candidate in candidates if candidate.kind in BLEND_KINDS]
     winner, noise = candidates[chosen], sum(candidate.behind <= candidate.error for candidate in packable)

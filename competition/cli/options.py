@@ -25,19 +25,19 @@ class Option:
     aliases: Tuple[str, ...] = ()
 
     @property
-    def flag(self):
+    def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
     @property
-    def variable(self):
+    def variable(self) -> str:
         return self.name.upper()
 
     @property
-    def key(self):
+    def key(self) -> str:
         return self.keyword or self.name
 
     @property
-    def says_default(self):
+    def says_default(self) -> str:
         """The default in words; "" where there is none."""
         silent = self.default is None or self.kind in ("switch", "settings")
         return self.otherwise or ("" if silent else str(self.default))
@@ -66,17 +66,17 @@ class Verb:
     in_workspace: bool = True
 
     @property
-    def sentence(self):
+    def sentence(self) -> str:
         """The summary as a sentence."""
         return self.summary[0].upper() + self.summary[1:] + "." * (not self.summary.endswith("?"))
 
     @property
-    def defaults(self):
+    def defaults(self) -> dict[str, Any]:
         """{keyword: value} of the options that need not be given."""
         return {option.key: option.default for option in self.options if not option.required}
 
 
-def as_list(option, **changes):
+def as_list(option: Option, **changes: Any) -> Option:
     """The option as one that takes several names with commas between."""
     return replace(option, metavar="A,B,C", **changes)
 

@@ -4,12 +4,15 @@ import argparse
 import difflib
 import re
 import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
 from competition.base.files import InputError
+from competition.cli.options import Option, Verb
 from competition.cli.verbs import BY_NAME, VERBS
 
 
-def parse(arguments):
+def parse(arguments: Iterable[str]) -> tuple[Verb, dict[str, Any]]:
     """The Verb that a command line names, and its options as {keyword: value}.
 
     arguments  list of str: the name of the command, then make's variables (NAME=value), then flags (--name value)
@@ -24,7 +27,7 @@ def parse(arguments):
     return BY_NAME[options.pop("verb")], options
 
 
-def make_parser():
+def make_parser() -> "Parser":
     """An ArgumentParser with a sub-parser for each command of the table; it sets `verb` to the command's name."""
     parser = Parser(
         prog="python -m competition",
@@ -46,7 +49,7 @@ def make_parser():
     return parser
 
 
-def add_options(parser, verb):
+def add_options(parser: argparse.ArgumentParser, verb: Verb) -> None:
     """Give an ArgumentParser the flags of a Verb."""
     for option in verb.options:
         said = option.help + (f" (default: {option.says_default})" if option.says_default else "")
@@ -55,7 +58,7 @@ def add_options(parser, verb):
             given["metavar"] = option.metavar or option.variable
         parser.add_argument(
             option.flag,
-            **given,
+            **given,  # type: ignore[arg-type]
             **{
                 "text": {"default": option.default},
                 "number": {"default": option.default, "type": int},
@@ -65,7 +68,7 @@ def add_options(parser, verb):
         )
 
 
-def to_flags(verb, words):
+def to_flags(verb: Verb, words: Iterable[str]) -> list[str]:
     """Words of a command line as argparse takes them: make's variables, NAME=value, and --only_fold become flags.
 
     An empty value counts as not given, a switch is off at 0. InputError names a variable that the command lacks.
@@ -83,19 +86,19 @@ def to_flags(verb, words):
     return flags + [_with_hyphens(word) if word.startswith("--") else word for word in words]
 
 
-def _say_unknown(verb, name, known):
+def _say_unknown(verb: Verb, name: str, known: Mapping[str, Option]) -> str:
     near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
     meant = f"; did you mean {near[0]}=?" if near else ""
     expected = ", ".join(option.variable for option in verb.options)
     return f"make {verb.name}: unknown variable {name}=, expected one of {expected}{meant}"
 
 
-def _with_hyphens(word):
+def _with_hyphens(word: str) -> str:
     flag, sign, value = word.partition("=")
     return flag.replace("_", "-") + sign + value
 
 
-def as_flags(verb, example):
+def as_flags(verb: Verb, example: str) -> str:
     """An example of make's variables as flags, as a shell takes them: --set 'a=1 b=2'."""
     known, words = {option.variable: option for option in verb.options}, []
     for word in shlex.split(example):
@@ -104,7 +107,7 @@ def as_flags(verb, example):
     return shlex.join(words)
 
 
-def split_settings(text):
+def split_settings(text: str) -> list[str]:
     """["KEY=VALUE", ...] of a text that may hold several; the spaces of a list or a table do not part it."""
     between = r"\s+(?=\w+\s*=)(?![^{]*\})"
     return [part for part in re.split(between, text.strip()) if part]
@@ -113,17 +116,17 @@ def split_settings(text):
 class _Settings(argparse.Action):
     """Collects the KEY=VALUE of a flag that may be repeated."""
 
-    def __call__(self, parser, namespace, text, flag=None):
+    def __call__(self, parser: Any, namespace: Any, text: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, getattr(namespace, self.dest) + split_settings(text))
 
 
 class Parser(argparse.ArgumentParser):
     """One that says what is wrong in one line, by the names of make's variables as well."""
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, allow_abbrev=False, **options)  # --seed must not mean --seeds
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         flags = dict.fromkeys(re.findall(r"--[a-z][a-z-]*", message))
         typed = ", ".join(f"{flag[2:].upper().replace('-', '_')}=" for flag in flags)
         self.exit(2, f"error: {message}{f' (of make: {typed})' * bool(typed)}; {self.prog} --help explains them\n")

@@ -6,6 +6,8 @@ table.py reads the table. Later stages take an image only if its hash is still t
 import csv
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,24 +24,24 @@ from competition.data.decode import EXTENSIONS, check_with_draft
 from competition.data.groups import find_groups, join_pairs, pair_equal, write_report
 from competition.data.near import SIDE, make_sketch
 from competition.data.sources import open_source, read_column
-from competition.data.table import COLUMNS, data_hash, default_name, read_folds, table_hash
+from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, read_folds, table_hash
 
 
 def make_folds(
-    data,
-    name=None,
-    folds=5,
-    seed=0,
-    size=None,
-    classes=None,
-    skip_bad=False,
-    force=False,
-    groups=None,
-    near=True,
-    drop_conflicts=False,
-    metric="accuracy",
-    workspace=Workspace(),
-):
+    data: str | Path,
+    name: str | None = None,
+    folds: int | str = 5,
+    seed: int | str = 0,
+    size: str | int | Sequence[int] | None = None,
+    classes: str | Sequence[str] | None = None,
+    skip_bad: bool = False,
+    force: bool = False,
+    groups: str | None = None,
+    near: bool | int | str = True,
+    drop_conflicts: bool = False,
+    metric: str = "accuracy",
+    workspace: Workspace = Workspace(),
+) -> FoldTable:
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
     data      folder of class folders, zip of one, or CSV with the columns image and label
@@ -126,7 +128,7 @@ def make_folds(
     return table
 
 
-def assign_folds(labels, groups, folds, seed):
+def assign_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Fold of each image, int64 [n]: stratified by label, a group in one fold. Both are strings [n].
 
     Without groups of several images this is scikit-learn's StratifiedKFold, shuffled. Otherwise groups are

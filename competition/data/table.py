@@ -4,9 +4,11 @@ import io
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from competition.base import files
 from competition.base.arrays import Rows
 from competition.base.files import InputError, sha256_bytes
 from competition.base.text import shorten
-from competition.base.workspace import Workspace
+from competition.base.workspace import Paths, Workspace
 from competition.rehearsal.rehearsal import MOST_REHEARSED
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
@@ -41,36 +43,36 @@ class FoldTable:
     workspace: Workspace = Workspace()  # where it lies, and its runs
 
     @property
-    def paths(self):
+    def paths(self) -> Paths:
         """Where the files of its competition lie, workspace.Paths."""
         return self.workspace.competition(self.name)
 
     @property
-    def k(self):
+    def k(self) -> int:
         return int(self.frame["fold"].max()) + 1
 
     @cached_property
-    def images(self):
+    def images(self) -> list[str]:
         """Names, in the rows' order; kept, as they are asked for row by row."""
         return self.frame["image"].tolist()
 
     @property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """int64 [n], index into `classes`."""
         index = {label: i for i, label in enumerate(self.classes)}
         return np.array([index[label] for label in self.frame["label"]], np.int64)
 
     @property
-    def fold(self):
+    def fold(self) -> np.ndarray:
         """int64 [n]."""
         return self.frame["fold"].to_numpy(np.int64)
 
-    def take(self, array):
+    def take(self, array: Any) -> Any:
         """This table's rows of an array that has one for each image, or for each of the table that it is a part of."""
-        return array if self.whole is None else Rows(array, self.rows)
+        return array if self.whole is None else Rows(array, self.rows)  # type: ignore[arg-type]
 
 
-def read_folds(name=None, workspace=Workspace()):
+def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> FoldTable:
     """The fold table `folds/<name>.csv` of a Workspace; the name may be left out while there is only one.
 
     Raises InputError when there is none, when there are several and no name, or when a file was changed.
@@ -107,7 +109,7 @@ def read_folds(name=None, workspace=Workspace()):
     )
 
 
-def add_rows(table, fold, names, labels, hashes):
+def add_rows(table: FoldTable, fold: int, names: Sequence[str], labels: np.ndarray, hashes: Sequence[str]) -> FoldTable:
     """A FoldTable with more images behind its own, by which to train one fold.
 
     names, labels, hashes   of each: what to call it, the index of its class, the sha256 of what it shows
@@ -128,20 +130,20 @@ def add_rows(table, fold, names, labels, hashes):
         }
     )
     changed = {key: files.hash_json([getattr(table, key), rows["sha256"].tolist()]) for key in ("hash", "data_hash")}
-    return replace(table, frame=pd.concat([table.frame, rows], ignore_index=True), **changed)
+    return replace(table, frame=pd.concat([table.frame, rows], ignore_index=True), **changed)  # type: ignore[arg-type]
 
 
-def group_ids(table):
+def group_ids(table: FoldTable) -> np.ndarray:
     """int64 [n]: the group of each image, its own where the table has no groups."""
     return np.unique(table.frame["group" if "group" in table.frame else "image"], return_inverse=True)[1]
 
 
-def held_out_images(table, fold):
+def held_out_images(table: FoldTable, fold: int) -> list[str]:
     """Names of the images that a fold holds out, in table order."""
     return [table.images[row] for row in np.flatnonzero(table.fold == fold)]
 
 
-def choose_sample(table, count=MOST_REHEARSED):
+def choose_sample(table: FoldTable, count: int = MOST_REHEARSED) -> np.ndarray:
     """Rows of up to `count` images, sorted, the classes in turn; the same ones each time. int64 [count]."""
     labels = table.labels
     order = np.random.RandomState(0).permutation(len(labels))
@@ -149,7 +151,7 @@ def choose_sample(table, count=MOST_REHEARSED):
     return np.sort(order[np.argsort(turn, kind="stable")[:count]])
 
 
-def fold_numbers(variable, folds, table):
+def fold_numbers(variable: str, folds: str | int | None, table: FoldTable) -> list[int]:
     """The folds that "0,2" or a number names, all for None; InputError, naming the variable, for what is none."""
     known = [str(fold) for fold in range(table.k)]
     named = known if folds is None else [fold.strip() for fold in str(folds).split(",")]
@@ -158,7 +160,7 @@ def fold_numbers(variable, folds, table):
     return [int(fold) for fold in dict.fromkeys(named)]
 
 
-def default_name(data, otherwise="give one with NAME="):
+def default_name(data: str | Path, otherwise: str = "give one with NAME=") -> str:
     path = Path(os.path.abspath(os.path.expanduser(data)))
     stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
     name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]
@@ -167,9 +169,9 @@ def default_name(data, otherwise="give one with NAME="):
     return name
 
 
-def table_hash(content, classes, size):
+def table_hash(content: bytes, classes: Sequence[str], size: Sequence[int]) -> str:
     return sha256_bytes(content + json.dumps([list(classes), list(size)], ensure_ascii=False).encode("utf-8"))
 
 
-def data_hash(frame):
+def data_hash(frame: pd.DataFrame) -> str:
     return files.hash_json(sorted(zip(frame["image"].tolist(), frame["sha256"].tolist())))

@@ -1,21 +1,34 @@
 """Features of a table's images by a frozen backbone, from disk or computed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from competition.base import files
 from competition.base.arrays import Room, Rows
 from competition.data.images import IMAGES_FORMAT
-from competition.features.augment import plan_copies
+from competition.data.table import FoldTable
+from competition.features.augment import Copies, plan_copies
 from competition.features.extract import Shelf, copy_features, view_features
+from competition.models.backbones import Weights
 
 COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
 DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do
 FEATURES_FORMAT = 5  # raise it when what a backbone makes of the same image changes
 
 
-def frozen_features(table, settings, model, weights, images, backbone, room=None):
+def frozen_features(
+    table: FoldTable,
+    settings: Any,
+    model: str,
+    weights: Weights,
+    images: Any,
+    backbone: Any,
+    room: Room | None = None,
+) -> tuple[list[Any], list[Any]]:
     """Features of the TTA views, a list of [n, d] (of the plain image alone where a second phase follows), and those
     to train on, of the copies or the views; from `runs/<name>/features/` where they have been computed before.
 
@@ -33,7 +46,7 @@ def frozen_features(table, settings, model, weights, images, backbone, room=None
     )
 
 
-def features_key(table, settings, model, weights):
+def features_key(table: FoldTable, settings: Any, model: str, weights: str | None) -> dict[str, Any]:
     """What a run's features depend on besides image, view and what computed them: a JSON-able dict.
 
     settings: a Recipe; weights: the sha256 of the backbone's, None for random ones
@@ -47,7 +60,7 @@ def features_key(table, settings, model, weights):
     }
 
 
-def open_shelf(table, settings, model, weights, hashes):
+def open_shelf(table: FoldTable, settings: Any, model: str, weights: Weights, hashes: Sequence[str]) -> Shelf:
     """The features.Shelf for images of these sha256; those of other fold tables, by whatever name, serve as well."""
     from keras import backend
 
@@ -60,7 +73,7 @@ def open_shelf(table, settings, model, weights, hashes):
     return Shelf(table.paths.features, hashes, key, tuple(table.workspace.features))
 
 
-def find_features(table, view, key=None):
+def find_features(table: FoldTable, view: str, key: dict[str, Any] | None = None) -> list[tuple[Any, Path]]:
     """Where a view of the table's images lies as features: [(key, path of the .npy)], by name of the file.
 
     key   features_key of a run; None: of any backbone
@@ -70,14 +83,22 @@ def find_features(table, view, key=None):
     return Shelf(table.paths.features, table.frame["sha256"].array, key or {}).holding(view)
 
 
-def class_copies(table, settings):
+def class_copies(table: FoldTable, settings: Any) -> Copies:
     """The augment.Copies of the classes that the recipe wants more images of."""
     named = settings.oversample_classes or table.classes
     targets = [settings.oversample_count * (name in named) for name in table.classes]
     return plan_copies(table.labels, table.fold, np.array(targets))
 
 
-def copies_features(table, settings, model, weights, images, backbone, room=None):
+def copies_features(
+    table: FoldTable,
+    settings: Any,
+    model: str,
+    weights: Weights,
+    images: Any,
+    backbone: Any,
+    room: Room | None = None,
+) -> Copies:
     """The augment.Copies with their features, augmented as the recipe says; see frozen_features."""
     copies = class_copies(table, settings)
     sources = copies.sources[len(table.labels) :]

@@ -17,6 +17,7 @@ Where it is a file of predictions, `predict_images` of kaggle_csv.py gives them.
 
 import inspect
 from importlib import import_module
+from typing import Any
 
 from competition.base.files import InputError
 from competition.base.workspace import Workspace
@@ -29,7 +30,13 @@ FORMATS = {  # name: what it is, for --help; the module's name has _ for -
 }
 
 
-def make(format=None, name=None, run=None, workspace=Workspace(), **options):
+def make(
+    format: str | None = None,
+    name: str | None = None,
+    run: str | None = None,
+    workspace: Workspace = Workspace(),
+    **options: Any,
+) -> Any:
     """Make what the format asks for of the blend, or of one run; returns its path.
 
     Options that are None or False were not given. InputError for an unknown format, for options that it does not take

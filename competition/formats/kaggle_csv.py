@@ -146,7 +146,7 @@ def _answer(run, folds, table, views, images, bar):
         yield np.mean(said, axis=(0, 1), dtype=np.float64).astype(np.float32)
         return
     for _, _, said in each_fold(run, table, folds, views, images, bar=bar):
-        yield np.mean(list(said.values()), axis=0, dtype=np.float64).astype(np.float32)
+        yield np.mean(list(said.values()), axis=0, dtype=np.float64).astype(np.float32)  # type: ignore[attr-defined]
 
 
 def _read(path):

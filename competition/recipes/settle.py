@@ -1,6 +1,8 @@
 """Fit the weights and the recipe of a training to its model and its fold table, before it begins."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from competition.base import files
 from competition.base.files import InputError
@@ -20,12 +22,18 @@ class Settled:
     recipe: Recipe
     from_random: bool  # the weights are random ones: a recipe may say something else then
 
-    def size_inside(self):
+    def size_inside(self) -> tuple[int, ...]:
         """(height, width) of the images inside the network; InputError where the model cannot take these."""
         return size_inside(self.model, self.table, self.recipe)
 
 
-def settle(table, model, weights="imagenet", recipe="quick", overrides=()):
+def settle(
+    table: FoldTable,
+    model: str,
+    weights: str | Path = "imagenet",
+    recipe: str | Path = "quick",
+    overrides: Sequence[str] = (),
+) -> Settled:
     """The Settled of what a user asks for; `Settled.size_inside` says whether the model takes its images.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
@@ -39,17 +47,17 @@ def settle(table, model, weights="imagenet", recipe="quick", overrides=()):
     return Settled(table, model, found, fit_to_table(table, read_recipe(recipe, overrides, from_random)), from_random)
 
 
-def size_inside(model, table, settings):
+def size_inside(model: str, table: FoldTable, settings: Recipe) -> tuple[int, ...]:
     """(height, width) of a table's images inside the network; InputError where the model cannot take these."""
     return network_size(model, table.size, settings.image_size or None, settings.least_size)
 
 
-def fit_to_table(table, settings):
+def fit_to_table(table: FoldTable, settings: Recipe) -> Recipe:
     """The recipe as the shape of a table's images and its classes allow it; see fit_to_shape and fit_classes."""
     return fit_classes(table, fit_to_shape(table, settings))
 
 
-def fit_to_shape(table, settings):
+def fit_to_shape(table: FoldTable, settings: Recipe) -> Recipe:
     """The recipe without the views and policies that only square images can have, where the competition's are not."""
     height, width = table.size
     views = [view for view in settings.views if view in usable_views(table.size)]
@@ -64,10 +72,10 @@ def fit_to_shape(table, settings):
             f"images of {height}x{width} (height x width) are not square, so that quarter turns do not fit: "
             + ", ".join(f"{key} = {','.join(names)}" for key, names in changed.items())
         )
-    return replace(settings, **changed)
+    return replace(settings, **changed)  # type: ignore[arg-type]
 
 
-def fit_classes(table, settings):
+def fit_classes(table: FoldTable, settings: Recipe) -> Recipe:
     """The recipe with a weight for every class, in their order, where it gives weights by class name.
 
     Raises InputError for the name of a class that the table does not have.

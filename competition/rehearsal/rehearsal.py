@@ -15,8 +15,10 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,11 +56,11 @@ class Job:
     budget: float | None = None  # left out where the calls before say that it would take longer, in seconds
     first: int = 0
 
-    def describe(self, n):
+    def describe(self, n: int) -> str:
         count = n - self.first if self.count is None else self.count
         return f"{count} {self.dtype} {'tensor' if self.tensor else 'array'}"
 
-    def rows(self, n):
+    def rows(self, n: int) -> np.ndarray:
         """Which of n images it gets, int64."""
         return np.resize(np.arange(self.first, n), n - self.first if self.count is None else self.count)
 
@@ -100,7 +102,14 @@ class RehearsalError(Exception):
     error  of "error": {"type": name of the exception, "text": its message, "trace": the traceback}
     """
 
-    def __init__(self, line, broke="answer", stage=None, job=None, error=None):
+    def __init__(
+        self,
+        line: str,
+        broke: str = "answer",
+        stage: str | None = None,
+        job: int | None = None,
+        error: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(line)
         self.broke, self.stage, self.job, self.error = broke, stage, job, error
         self.second = False  # whether it was in the second process of `rehearse`
@@ -131,7 +140,13 @@ FORBIDDEN = {
 }
 
 
-def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions()):
+def run_isolated(
+    zip_path: str | Path,
+    images: np.ndarray,
+    jobs: Iterable[Job],
+    entry: Entry = Entry(),
+    conditions: Conditions = Conditions(),
+) -> Answers:
     """Unpack a zip into a folder of its own and run it by `python -I`, without this project, on the CPU: Answers.
 
     images is uint8 [n, h, w, 3], or float for what a scorer never sends, as check_zip.py does. The process starts in an
@@ -185,7 +200,9 @@ def run_isolated(zip_path, images, jobs, entry=Entry(), conditions=Conditions())
     )
 
 
-def bound_conditions(conditions, seconds=None, memory=None, count=1):
+def bound_conditions(
+    conditions: Conditions, seconds: float | None = None, memory: float | None = None, count: int = 1
+) -> Conditions:
     """Conditions that do not wait for what hangs: a scorer's limits, with margin for what a rehearsal asks beyond them.
 
     seconds  that loading and `count` images may take, or None; memory: bytes, or None
@@ -203,7 +220,13 @@ def bound_conditions(conditions, seconds=None, memory=None, count=1):
     return conditions
 
 
-def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions()):
+def rehearse(
+    zip_path: str | Path,
+    images: np.ndarray,
+    expected: np.ndarray,
+    entry: Entry = Entry(),
+    conditions: Conditions = Conditions(),
+) -> dict[str, Any]:
     """Run a zip on images uint8 [n, h, w, 3] in a fresh process, as `entry` says; what was found, as a dict.
 
     Raises RehearsalError, one line, where it does not run, where its answers are not the `expected` probabilities
@@ -215,7 +238,7 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
     try:
         again = run_isolated(zip_path, images, AGAIN, entry, conditions)
         check_answers(again, AGAIN, expected, entry)
-        count = min(len(images), AGAIN[0].count)
+        count = min(len(images), AGAIN[0].count)  # type: ignore[type-var]
         changed = np.abs(again.probabilities[0][:count] - answers.probabilities[SPEED][:count]).max(initial=0)
         if changed > TOLERANCE / 10:
             raise RehearsalError(f"a second fresh process gives other probabilities (by up to {changed:.2g})")
@@ -247,7 +270,7 @@ def rehearse(zip_path, images, expected, entry=Entry(), conditions=Conditions())
     }
 
 
-def check_answers(answers, jobs, expected, entry=Entry()):
+def check_answers(answers: Answers, jobs: Sequence[Job], expected: np.ndarray, entry: Entry = Entry()) -> float:
     """The largest difference of the probabilities; RehearsalError for Answers that are not as `expected` [n, C]."""
     clear, largest = _clear(expected), 0.0
     for number, job in enumerate(jobs):
@@ -286,7 +309,7 @@ def check_answers(answers, jobs, expected, entry=Entry()):
     return largest
 
 
-def list_checks(error, n):
+def list_checks(error: RehearsalError, n: int) -> list[tuple[str, str]]:
     """[(check, "ok", "FAILS: why" or "not reached")] of a rehearsal on n images that ended in a RehearsalError."""
     forbidden = "network, processes, changes of its folder, files elsewhere"
     checks = [
@@ -306,17 +329,17 @@ def list_checks(error, n):
     elif error.job is not None:
         at = 4 + error.job
     else:
-        at = stages.get(error.stage, 1)
+        at = stages.get(error.stage, 1)  # type: ignore[arg-type]
     seen = len(checks)
     if error.broke in FORBIDDEN and not error.second:  # what came before it, by the stage that it had come to
-        seen = stages.get(error.stage, 4 + (error.job or 0) if error.stage != "end" else seen)
+        seen = stages.get(error.stage, 4 + (error.job or 0) if error.stage != "end" else seen)  # type: ignore[arg-type]
     return [
         (check, f"FAILS: {error}" if number == at else "ok" if number < min(at, seen) else "not reached")
         for number, check in enumerate(checks)
     ]
 
 
-def predict_zip(zip_path, images, entry=Entry()):
+def predict_zip(zip_path: str | Path, images: np.ndarray, entry: Entry = Entry()) -> np.ndarray:
     """Class ids int64 [n] of images uint8 [n, h, w, 3], by a zip's own code in a fresh, isolated process.
 
     InputError when that fails.

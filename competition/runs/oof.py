@@ -5,6 +5,7 @@ class; no view but the identity), `oof.npz` with every TTA view. Both are in the
 tied to it by hashes, so that no two runs get mixed up: whatever does not fit is refused, nothing reordered.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from competition.base.files import BROKEN, InputError, csv_bytes, write_bytes, write_npz
+from competition.base.metrics import Metric
 from competition.base.text import join_names, one_line
 from competition.base.workspace import OOF_CSV, OOF_NPZ, RUN_JSON, VIEWS_NPZ, epoch_file
-from competition.data.table import held_out_images
+from competition.data.table import FoldTable, held_out_images
 from competition.runs.record import check_hashes, read_run_record
 
 KEY_COLUMNS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
@@ -28,15 +30,15 @@ class OOF:
     views: list[str]
     probs: np.ndarray
 
-    def mean(self, views):
+    def mean(self, views: Sequence[str]) -> np.ndarray:
         """The average of some views' probabilities, float64 [n, C]. KeyError for a view it lacks."""
         missing = [view for view in views if view not in self.views]
         if missing:
             raise KeyError(f"{self.run}: no view {missing[0]}, there are {', '.join(self.views)}")
-        return np.mean([self.probs[self.views.index(view)] for view in views], axis=0, dtype=np.float64)
+        return np.mean([self.probs[self.views.index(view)] for view in views], axis=0, dtype=np.float64)  # type: ignore[return-value]
 
 
-def write_oof(run_dir, table, probs):
+def write_oof(run_dir: str | Path, table: FoldTable, probs: Mapping[str, np.ndarray]) -> None:
     """Write `oof.npz` (all views) and `oof.csv` (the identity view, or the only one there is) into `run_dir`.
 
     probs   {view: float32 [n, C]}, rows in the table's order, columns in its class order
@@ -69,7 +71,7 @@ def write_oof(run_dir, table, probs):
     write_bytes(run_dir / OOF_CSV, csv_bytes(pd.concat([keys, columns], axis=1)))
 
 
-def read_oof(run_dir, table):
+def read_oof(run_dir: str | Path, table: FoldTable) -> OOF:
     """The OOF of a finished run; InputError unless made on this very fold table, images and class order."""
     record = read_run_record(run_dir)
     path = Path(run_dir) / RUN_JSON
@@ -83,7 +85,7 @@ def read_oof(run_dir, table):
     return oof
 
 
-def read_predictions(run_dir, table):
+def read_predictions(run_dir: str | Path, table: FoldTable) -> OOF:
     """What `write_oof` wrote into `run_dir` (a run's or the blend's), as an OOF.
 
     InputError when a file is missing or broken, when images, their order, labels, folds, classes, shapes or
@@ -115,7 +117,7 @@ def read_predictions(run_dir, table):
     return OOF(run_dir.name, views, probs)
 
 
-def write_fold(fold_dir, table, fold, views):
+def write_fold(fold_dir: str | Path, table: FoldTable, fold: int, views: Mapping[str, np.ndarray]) -> None:
     """Write `views.npz`, what a fold model says of the images that it held out: views {view: float32 [m, C]}."""
     write_npz(
         Path(fold_dir) / VIEWS_NPZ,
@@ -125,7 +127,7 @@ def write_fold(fold_dir, table, fold, views):
     )
 
 
-def read_fold(fold_dir, table, fold):
+def read_fold(fold_dir: str | Path, table: FoldTable, fold: int) -> dict[str, np.ndarray]:
     """The same, {view: float32 [m, C]} in table order; InputError where it is not there, broken or of other images."""
     path = Path(fold_dir) / VIEWS_NPZ
     try:
@@ -138,7 +140,13 @@ def read_fold(fold_dir, table, fold):
     return found
 
 
-def epoch_scores(fold_dir, history, table, metric, known=None):
+def epoch_scores(
+    fold_dir: str | Path,
+    history: pd.DataFrame,
+    table: FoldTable,
+    metric: Metric,
+    known: dict[Path, float] | None = None,
+) -> np.ndarray:
     """The score by `metric` (metrics.Metric) on the validation images after each epoch: float64 [epochs].
 
     history   rows of the fold's history.csv, a DataFrame; where the accuracy is asked for, it is the one there

@@ -4,16 +4,21 @@ Fold models of one run are the same network with other weights. So one of them i
 gets the weights of one fold after the other. Where only heads were trained, all folds share the backbone's features.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import numpy as np
 
 from competition.base.arrays import Rows
+from competition.data.table import FoldTable
 from competition.features.extract import predict
 from competition.features.heads import head_logits
 from competition.features.views import VIEWS
 from competition.models.fuse import fuse_batchnorm
+from competition.runs.run import Run
 
 
-def fold_models(run, table, folds, fused=True):
+def fold_models(run: Run, table: FoldTable, folds: Iterable[int], fused: bool = True) -> Iterator[tuple[int, Any]]:
     """Yield (fold, keras.Model [n, h, w, 3] -> probabilities [n, C]) for each of these folds of a Run.
 
     It is always the same model, with the weights of that fold until the next one is asked for.
@@ -32,7 +37,16 @@ def fold_models(run, table, folds, fused=True):
         yield fold, network
 
 
-def each_fold(run, table, folds, views, images, fused=True, part=None, bar=None):
+def each_fold(
+    run: Run,
+    table: FoldTable,
+    folds: Iterable[int],
+    views: Sequence[str],
+    images: Any,
+    fused: bool = True,
+    part: int | None = None,
+    bar: Any = None,
+) -> Iterator[tuple[int, slice, dict[str, np.ndarray]]]:
     """Yield (fold, rows, {view: probabilities float32 [m, C]}): what the models of these folds say of images.
 
     images   uint8 [n, h, w, 3], or what arrays.Rows can take rows of
@@ -46,7 +60,15 @@ def each_fold(run, table, folds, views, images, fused=True, part=None, bar=None)
     return by(run, table, list(folds), views, images, fused, part, bar)
 
 
-def predict_folds(run, table, views, images, folds=None, fused=False, bar=None):
+def predict_folds(
+    run: Run,
+    table: FoldTable,
+    views: Sequence[str],
+    images: Any,
+    folds: Sequence[int] | None = None,
+    fused: bool = False,
+    bar: Any = None,
+) -> np.ndarray:
     """What a run's models of `folds`, None for all, say of each view of images uint8 [n, h, w, 3].
 
     Returns probabilities float32 [folds, views, n, C]; the others are as for each_fold.
@@ -60,7 +82,14 @@ def predict_folds(run, table, views, images, folds=None, fused=False, bar=None):
     )
 
 
-def held_out_folds(run, table, folds, views, images, features=None):
+def held_out_folds(
+    run: Run,
+    table: FoldTable,
+    folds: Iterable[int],
+    views: Sequence[str],
+    images: Any,
+    features: Sequence[Any] | None = None,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yield (fold, {view: probabilities float32 [m, C]}): what each fold's model says of the images that it holds out.
 
     images    uint8 [n, h, w, 3], the table's

@@ -5,15 +5,18 @@ difference, so that no folder ever holds results of two configs.
 """
 
 import fcntl
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from competition.base import files
 from competition.base.backend import backend_versions, choose_precision
 from competition.base.files import InputError, read_json
 from competition.base.text import join_names
-from competition.base.workspace import HEADS_NPZ, LOCK, NODE, RUN_JSON, fold_files
+from competition.base.workspace import HEADS_NPZ, LOCK, NODE, RUN_JSON, Paths, fold_files
+from competition.data.table import FoldTable
 from competition.recipes.recipe import Recipe
 
 TRAIN_FORMAT = 5  # raise it when the same config trains to something else, so that no run ends otherwise than it began
@@ -21,7 +24,7 @@ OTHERWISE = "a version of the toolkit that trains otherwise"
 
 
 @contextmanager
-def locked(folder):
+def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which is made if there is none; InputError where another process holds it.
 
     The lock goes with its process, however that ends. What a killed process left half-written is removed.
@@ -45,24 +48,24 @@ class Begun:
     what: str  # "run" or "GAN"
     remedy: str  # what to do where it was begun from something else
 
-    def check_config(self, config):
+    def check_config(self, config: Mapping[str, Any]) -> None:
         """InputError, naming the keys that differ, where it was begun from another config."""
         if self.record.get("config") != config:
             self.refuse(describe_difference(self.record.get("config"), config))
 
-    def check_versions(self):
+    def check_versions(self) -> None:
         """Warn where other versions are installed than those that it was begun with."""
         if self.record["versions"] != (now := backend_versions()):
             files.warn(
                 f"{self.path}: begun with {describe_difference(self.record['versions'], now)}; the rest may come out differently"
             )
 
-    def refuse(self, found, how="with"):
+    def refuse(self, found: str, how: str = "with") -> NoReturn:
         """Raise the InputError that says what it was begun with."""
         raise InputError(f"{self.path}: this {self.what} was begun {how} {found}; {self.remedy}")
 
 
-def new_record(record_format, config, table):
+def new_record(record_format: int, config: Mapping[str, Any], table: FoldTable) -> dict[str, Any]:
     """What every record begins with; `config` is what decides how the training ends."""
     return {
         "format": record_format,
@@ -73,14 +76,14 @@ def new_record(record_format, config, table):
     }
 
 
-def describe_difference(before, now):
+def describe_difference(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     """The keys in which two configs differ, as one line."""
     flat = [dict(_flatten(config or {})) for config in (before, now)]
     keys = [key for key in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(key) != flat[1].get(key)]
     return "; ".join(f"{key} = {flat[0].get(key)} (now {flat[1].get(key)})" for key in keys)
 
 
-def open_run_record(folder, table, config, settings):
+def open_run_record(folder: Path, table: FoldTable, config: Mapping[str, Any], settings: Recipe) -> dict[str, Any]:
     """The content of run.json, written now if the run is new; InputError when it was begun from something else.
 
     config     what decides how the run ends, a dict
@@ -99,7 +102,7 @@ def open_run_record(folder, table, config, settings):
     return record
 
 
-def read_run_record(run_dir):
+def read_run_record(run_dir: str | Path) -> dict[str, Any]:
     """The content of `run.json`, a dict; InputError when it is missing or something else."""
     path = Path(run_dir) / RUN_JSON
     record = read_json(path)
@@ -108,7 +111,7 @@ def read_run_record(run_dir):
     return record
 
 
-def read_settings(path, config):
+def read_settings(path: str | Path, config: Mapping[str, Any]) -> Recipe:
     """The Recipe of a run. A key that came after the run was made is at its default, which changes nothing."""
     try:
         return Recipe(**config["recipe"])
@@ -116,7 +119,7 @@ def read_settings(path, config):
         raise InputError(f"{path}: not a run that this version of the toolkit can read ({error})") from None
 
 
-def all_runs(paths):
+def all_runs(paths: Paths) -> dict[str, bool]:
     """{run: is it finished} of the folders that hold a `run.json` in `runs/<name>/`, sorted by name. paths: a Paths"""
     records = sorted(paths.runs.glob(f"*/{RUN_JSON}"))
     return {
@@ -126,7 +129,9 @@ def all_runs(paths):
     }
 
 
-def check_hashes(path, table, record, classes=None):
+def check_hashes(
+    path: str | Path, table: FoldTable, record: Mapping[str, Any], classes: Sequence[str] | None = None
+) -> None:
     """InputError naming `path` unless `classes` and the hashes of images and folds are the table's.
 
     record   {"data": hash of the images, "table": hash of the fold table}, more keys do not matter

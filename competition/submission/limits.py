@@ -16,10 +16,10 @@ class Limits:
     memory: float | None = None  # bytes of the process, which holds the hidden test's images as well
 
     @property
-    def given(self):
+    def given(self) -> bool:
         return any(value is not None for value in dataclasses.astuple(self))
 
-    def exceeded(self, cost):
+    def exceeded(self, cost: "Cost") -> list[str]:
         """What a Cost is over, in words, or []."""
         rows = (
             ("MAX_MB", self.megabytes, cost.bytes / 1e6, "MB"),
@@ -42,10 +42,12 @@ class Cost:
     memory: float
 
 
-def read_limits(megabytes=None, seconds=None, memory=None):
+def read_limits(
+    megabytes: str | float | None = None, seconds: str | float | None = None, memory: str | None = None
+) -> Limits:
     """The Limits that MAX_MB, MAX_SECONDS and MAX_MEMORY mean; InputError for what they cannot be."""
 
-    def number(variable, text):
+    def number(variable: str, text: str | float | None) -> float | None:
         try:
             value = None if text in (None, "") else float(text)
         except ValueError:

@@ -9,8 +9,10 @@ After every epoch all that the rest depends on (weights, optimizer, best epoch, 
 was killed goes on from its last finished epoch as if nothing had happened.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from competition.base import files
 from competition.base.arrays import read_memory
@@ -28,19 +30,19 @@ from competition.training.train_folds import train_table
 
 
 def train(
-    model,
-    recipe="quick",
-    name=None,
-    weights="imagenet",
-    run=None,
-    only_fold=None,
-    overrides=(),
-    memory=None,
-    after_epoch=None,
-    teacher=None,
-    pseudo=None,
-    workspace=Workspace(),
-):
+    model: str,
+    recipe: str | Path = "quick",
+    name: str | None = None,
+    weights: str | Path = "imagenet",
+    run: str | None = None,
+    only_fold: str | int | None = None,
+    overrides: Sequence[str] = (),
+    memory: Any = None,
+    after_epoch: Callable[[], None] | None = None,
+    teacher: str | None = None,
+    pseudo: str | None = None,
+    workspace: Workspace = Workspace(),
+) -> Path:
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
@@ -73,7 +75,16 @@ def train(
     return train_table(job)
 
 
-def train_seeds(seeds, model, recipe="quick", run=None, overrides=(), how=None, again=1, **options):
+def train_seeds(
+    seeds: int | str,
+    model: str,
+    recipe: str | Path = "quick",
+    run: str | None = None,
+    overrides: Sequence[str] = (),
+    how: Callable[..., Path] | None = None,
+    again: int | str = 1,
+    **options: Any,
+) -> list[Path]:
     """`train`, or `how` in its place, with several seeds: the recipe's, the next, ...; returns the Runs' folders.
 
     The runs are <run>, <run>-seed1, <run>-seed2, ... and differ in nothing else, by which `make blend` knows them for

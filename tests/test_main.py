@@ -558,6 +558,7 @@ def test_singular_names_and_underscores_are_taken():
 
 # functions that hand options on: what they take besides those that they name themselves
 HANDED_ON = {
+    "double": ["competition.training.double:double"],
     "train": ["competition.training.train:train"],
     "submission": [
         f"competition.formats.{name}:make" for name in ("codalab", "codabench", "kaggle_csv", "kaggle_kernel")

@@ -96,36 +96,9 @@ def double(
     return folder
 
 
-def double_seeds(
-    model,
-    splits,
-    recipe="quick",
-    name=None,
-    weights="imagenet",
-    run=None,
-    only_fold=None,
-    overrides=(),
-    memory=None,
-    seeds=1,
-    again=1,
-    workspace=Workspace(),
-):
-    """`double` with several seeds; seeds, again and what it returns and raises are as of train.train_seeds."""
-    return train.train_seeds(
-        seeds,
-        model,
-        recipe,
-        run,
-        overrides,
-        double,
-        again,
-        splits=splits,
-        name=name,
-        weights=weights,
-        only_fold=only_fold,
-        memory=memory,
-        workspace=workspace,
-    )
+def double_seeds(seeds, model, recipe="quick", run=None, overrides=(), again=1, **options):
+    """`double` with several seeds; parameters and what it returns and raises are as of train.train_seeds."""
+    return train.train_seeds(seeds, model, recipe, run, overrides, double, again, **options)
 
 
 def fit_recipe(settings, table, part, node):

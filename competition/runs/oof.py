@@ -66,9 +66,13 @@ def write_oof(run_dir: str | Path, table: FoldTable, probs: Mapping[str, np.ndar
         table=np.array(table.hash),
         data=np.array(table.data_hash),
     )
-    columns = pd.DataFrame(stacked[_shown(views)], columns=table.classes)
+    write_bytes(run_dir / OOF_CSV, csv_bytes(oof_frame(table, stacked[_shown(views)])))
+
+
+def oof_frame(table: FoldTable, probs: np.ndarray) -> pd.DataFrame:
+    """The content of an oof.csv: image, label, fold, then a column of probabilities [n, C] for each class."""
     keys = table.frame[KEY_COLUMNS].reset_index(drop=True)
-    write_bytes(run_dir / OOF_CSV, csv_bytes(pd.concat([keys, columns], axis=1)))
+    return pd.concat([keys, pd.DataFrame(probs, columns=table.classes)], axis=1)
 
 
 def read_oof(run_dir: str | Path, table: FoldTable) -> OOF:

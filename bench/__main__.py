@@ -39,7 +39,6 @@ BENCH = Verb(
     "bench",
     "measure speed, memory and scale beside a plain Keras loop",
     ("", "DATA=photos.zip QUICK=1"),
-    "bench.__main__:bench",
     (
         Option("data", "a folder of class folders, a zip of one, or a CSV", otherwise="the sample"),
         Option("only", f"some of the themes: {', '.join(THEMES)}", otherwise="all", metavar="A,B"),

@@ -16,7 +16,39 @@ The packages lie along the data's way. Each imports those above it in this list,
     formats      a module a format that competitions ask for
     checking     what is wrong with any zip, whoever made it
     trials       whole programmes of runs: rank, tune, study, simulate, demo, matrix
+    api          Competition: a folder whose methods are the commands, for Python and notebooks
     cli          the table of commands, and the command line made of it
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+
+PUBLIC = {  # name: the module that it is from, imported when it is asked for, as most take seconds
+    "Competition": "competition.api.competition",
+    "InputError": "competition.base.files",
+    "FoldTable": "competition.data.table",
+    "TrainedRun": "competition.runs.trained_run",
+    "Blend": "competition.blending.blended",
+    "Submission": "competition.submission.outputs",
+    "Callback": "competition.training.callbacks",
+    "TensorBoard": "competition.training.tensorboard",
+    "Forecast": "competition.blending.oof_forecast",
+    "forecast": "competition.blending.oof_forecast",
+    "find_duplicates": "competition.data.duplicates",
+    "StratifiedGroupFolds": "competition.data.splitter",
+    "check_zip": "competition.checking.diagnosis",
+}
+__all__ = ["__version__", *PUBLIC]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name in PUBLIC:
+        return getattr(import_module(PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})

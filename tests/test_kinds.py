@@ -203,7 +203,7 @@ def test_where_only_single_runs_will_do_others_are_refused(table):
         explain.explain_run(run="full-turned")
     with pytest.raises(InputError, match="run.json: a turned run, expected one of a single model a fold"):
         soup.soup(runs="full,full-turned")
-    assert not explain._best_run(table).endswith("turned")
+    assert not explain.best_run(table).endswith("turned")
     assert plain_heads(files.read_json(RUNS / "frozen/run.json"))
     assert plain_heads(files.read_json(RUNS / "frozen-turned/run.json")) is None
 

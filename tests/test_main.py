@@ -7,20 +7,21 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import class_folders
 
+from competition.api.competition import Competition, commands
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.workspace import Workspace
 from competition.blending import blend
 from competition.cli import docs
 from competition.cli import help as helping
-from competition.cli.main import call, commands, find_function, main
+from competition.cli.main import main
 from competition.cli.parser import as_flags, make_parser, parse
 from competition.cli.verbs import BY_NAME
 from competition.cli.verbs import VERBS as TABLE
@@ -254,8 +255,10 @@ def given(monkeypatch):
     def note(*arguments, **more):
         found = signature.bind(*arguments, **more).arguments
         calls.append(found | found.pop("options"))
+        return [Path("runs")]
 
     monkeypatch.setattr(train, "train_seeds", note)
+    monkeypatch.setattr(Competition, "_trained", lambda *_: None)
     return calls
 
 
@@ -306,6 +309,8 @@ def test_flags_reach_the_verb(given):
             "memory": "4G",
             "teacher": None,
             "pseudo": None,
+            "tensorboard": False,
+            "callbacks": (),
             "workspace": Workspace(),
         }
     ]
@@ -556,37 +561,33 @@ def test_singular_names_and_underscores_are_taken():
 # ---------------------------------------------------------------------------------------------------------- the table
 
 
-# functions that hand options on: what they take besides those that they name themselves
-HANDED_ON = {
-    "double": ["competition.training.double:double"],
-    "train": ["competition.training.train:train"],
-    "submission": [
-        f"competition.formats.{name}:make" for name in ("codalab", "codabench", "kaggle_csv", "kaggle_kernel")
-    ],
-}
-FOR_OTHERS = {"how", "clock"}  # what only other callers give
+BESIDE = {"train": {"callbacks"}, "double": {"callbacks"}}  # what only Python can give
+SETTINGS = {"train", "double", "tune", "gan", "kernel"}  # take keys of a recipe as keywords too
 
 
 @pytest.mark.parametrize("verb", TABLE, ids=lambda verb: verb.name)
-def test_the_function_of_a_command_takes_its_options_and_no_others(verb):
-    function, own = find_function(verb), ["commands"] * verb.runs_others + ["workspace"] * verb.in_workspace
-    taken = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
-    given = {option.key for option in verb.options}.union(own)
-    further = set()
-    for place in HANDED_ON.get(verb.name, ()):
-        further |= set(inspect.signature(find_function(replace(verb, function=place))).parameters)
-    assert given <= set(taken) | further and len(given) == len(verb.options) + len(own)
-    left = {name for name in taken if name not in given}
-    assert left <= FOR_OTHERS
+def test_the_method_of_a_command_takes_its_options_and_no_others(verb):
+    """Competition's methods have every argument of the commands, with the same defaults."""
+    taken = dict(inspect.signature(getattr(Competition, verb.name)).parameters)
+    del taken["self"]
+    assert (taken.pop("settings", None) is not None) == (verb.name in SETTINGS)
+    assert set(taken) == {option.key for option in verb.options} | BESIDE.get(verb.name, set())
     for option in verb.options:
-        parameter = taken.get(option.key)
-        if parameter and parameter.default is not parameter.empty and option.key != "format":
-            assert parameter.default == option.default, option.name
-    assert all(taken[name].default is not taken[name].empty for name in left)
+        default = taken[option.key].default
+        if option.required:
+            assert default is inspect.Parameter.empty or (verb.name, option.key, default) == ("predict", "test", None)
+        else:
+            assert default == option.default, option.name
+
+
+def test_each_command_has_a_method_and_each_method_says_what_its_arguments_are():
+    assert set(commands()) == set(BY_NAME)
+    for name in BY_NAME:
+        method = getattr(Competition, name)
+        assert set(method.backends) <= {"tensorflow", "jax"}
+        for parameter in inspect.signature(method).parameters.values():
+            if parameter.name not in ("self", "name") and "The others" not in method.__doc__:
+                assert re.search(rf"\b{parameter.name}\b", method.__doc__), (name, parameter.name)
 
 
 def test_names_in_the_table_are_told_apart():
@@ -594,7 +595,7 @@ def test_names_in_the_table_are_told_apart():
     for verb in TABLE:
         names = [name for option in verb.options for name in (option.name, *option.aliases)]
         assert len(names) == len(set(names)) and all(re.fullmatch("[a-z][a-z_]*", name) for name in names)
-        assert verb.examples and verb.backend in ("", "tensorflow", "tensorflow or jax")
+        assert verb.examples
         assert not verb.summary.endswith(".") and "\n" not in verb.summary
 
 
@@ -616,23 +617,23 @@ def test_each_example_is_the_same_in_make_s_words_and_in_flags(verb, example):
         }.get(option.kind, value)
 
 
-def test_a_command_that_runs_others_gets_them_with_the_table_s_defaults(given):
-    others = commands()
-    assert set(others) == set(BY_NAME)
-    others["train"](model="scratch", run="r")
-    assert given == [BY_NAME["train"].defaults | {"model": "scratch", "run": "r"}]
+def test_a_command_that_runs_others_gets_them_with_the_methods_defaults(given):
+    commands()["train"](model="scratch", run="r")
+    (found,) = given
+    assert (found["model"], found["run"], found["recipe"], found["seeds"]) == ("scratch", "r", "quick", 1)
     asked = []
-    verb = replace(BY_NAME["study"], function="competition.trials.study:run_study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("competition.trials.study.run_study", lambda **options: asked.append(options))
-        call(verb, name="n")
-    assert set(asked[0]) == {"name", "commands"} and set(asked[0]["commands"]) == set(BY_NAME)
+        Competition().study(name="n")
+    assert asked[0]["name"] == "n" and set(asked[0]["commands"]) == set(BY_NAME)
 
 
-def test_an_int_that_a_function_returns_is_the_exit_code(monkeypatch):
-    for returned, code in ((3, 3), (0, 0), (None, 0), ("text", 0)):
-        monkeypatch.setattr("competition.insight.audit.audit", lambda returned=returned, **_: returned)
-        assert main(["audit"]) == code
+def test_a_table_may_say_the_exit_code(monkeypatch):
+    for code in (3, 0, None):
+        frame = pd.DataFrame({"state": []})
+        frame.attrs |= {} if code is None else {"exit_code": code}
+        monkeypatch.setattr("competition.insight.sanity.sanity", lambda frame=frame, **_: frame)
+        assert main(["sanity"]) == (code or 0)
 
 
 def test_help_and_table_need_the_standard_library_alone():

@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
+from competition.api.competition import commands
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.metrics import METRICS, accuracy, per_class_accuracy
 from competition.base.statistics import accuracy_interval, compare_accuracies
 from competition.base.workspace import Workspace
 from competition.blending.blend import make_blend
-from competition.cli.main import commands, main
+from competition.cli.main import main
 from competition.cli.parser import parse
 from competition.cli.verbs import BY_NAME
 from competition.data.folds import make_folds
@@ -508,7 +509,7 @@ def test_what_is_written_says_it_all(played):
 
 def test_explain_and_a_blend_take_the_study_s_runs_only_when_they_are_named(played, capsys):
     with pytest.raises(InputError, match="no finished run"):
-        explaining._best_run(read_folds("arten"))
+        explaining.best_run(read_folds("arten"))
     with pytest.raises(InputError, match="no finished run"):
         make_blend("arten")
     assert re.search("left out, since they belong to the study: [0-9] run", capsys.readouterr().err)

@@ -1,10 +1,14 @@
-"""One page of text, tables and pictures in a single HTML file, which any browser opens, with or without a network."""
+"""Text, tables and pictures as HTML: one page in a single file, which any browser opens, or a part of a notebook."""
 
 import base64
 import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from competition.base.files import write_text
@@ -19,10 +23,44 @@ td:first-child, th:first-child { text-align: left }
 figure { margin: 0 8px 8px 0 } figure div { display: flex; gap: 2px }
 figcaption { font-size: 12px; overflow-wrap: anywhere }
 """
+NOTEBOOK_STYLE = """
+.toolkit .grid { display: flex; flex-wrap: wrap; gap: 4px } .toolkit img { display: block; margin: 0 }
+.toolkit figure { margin: 0 8px 8px 0 } .toolkit figure div { display: flex; gap: 2px }
+.toolkit figcaption { font-size: 12px; overflow-wrap: anywhere }
+"""
 
 
 class Html(str):
-    """Text that is HTML already; all other text is escaped."""
+    """Text that is HTML already; all other text is escaped. A notebook shows it as such."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"<Html of {len(self)} characters>"
+
+
+@dataclass(frozen=True, repr=False)
+class Page:
+    """A page that was written, to look at in a notebook or a browser.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The HTML file.
+    frame : pandas.DataFrame
+        The figures behind it.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return f"Page {self.path}\n{self.frame.head()}"
+
+    def _repr_html_(self) -> str:
+        content = escape(self.path.read_text("utf-8"), quote=True)
+        return f'<iframe srcdoc="{content}" style="width: 100%; height: 40em; border: 1px solid #8888"></iframe>'
 
 
 def picture(pixels, title="", height=None):
@@ -55,18 +93,36 @@ def table(rows, decimals=2):
     return Html("<table>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>")
 
 
+def facts(rows: Iterable[tuple[str, str]]) -> Html:
+    """Names and what is said of each, a row each."""
+    lines = (
+        f'<tr><th style="text-align: left">{_html(name)}</th><td style="text-align: left">{_html(said)}</td></tr>'
+        for name, said in rows
+    )
+    return Html(f"<table>{''.join(lines)}</table>")
+
+
+def snippet(parts: Sequence[str]) -> Html:
+    """`parts` as a part of a notebook: strings as paragraphs, Html as it is."""
+    return Html(f'<div class="toolkit"><style>{NOTEBOOK_STYLE}</style>{_join(parts)}</div>')
+
+
 def heading(text):
     return Html(f"<h2>{_html(text)}</h2>")
 
 
 def write_page(path, title, parts):
     """Write `parts` below a title, strings as paragraphs, Html as it is."""
-    body = "\n".join(part if isinstance(part, Html) else f"<p>{escape(part)}</p>" for part in parts)
+    body = _join(parts)
     write_text(
         path,
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n",
     )
+
+
+def _join(parts):
+    return "\n".join(part if isinstance(part, Html) else f"<p>{escape(part)}</p>" for part in parts)
 
 
 def _html(value):

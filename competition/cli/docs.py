@@ -1,5 +1,6 @@
 """docs/reference/commands.md, made from the table: `python -m competition.cli.docs > docs/reference/commands.md`."""
 
+from competition.api.competition import Competition
 from competition.cli.parser import as_flags
 from competition.cli.verbs import VERBS
 
@@ -21,7 +22,8 @@ def write_page():
 
 
 def _section(verb):
-    needs = f" It needs {' or '.join(LIBRARIES[name] for name in verb.backend.split(' or '))}." if verb.backend else ""
+    backends = getattr(Competition, verb.name).backends
+    needs = f" It needs {' or '.join(LIBRARIES[name] for name in backends)}." if backends else ""
     make = [f"make {verb.name} {example}".rstrip() for example in verb.examples]
     flags = [f"python -m competition {verb.name} {as_flags(verb, example)}".rstrip() for example in verb.examples]
     rows = "\n".join(

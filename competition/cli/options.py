@@ -6,11 +6,11 @@ from typing import Any, Tuple
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a command: --only-fold on the command line, ONLY_FOLD= of make, only_fold of its function.
+    """One option of a command: --only-fold on the command line, ONLY_FOLD= of make, only_fold of the method.
 
     kind       "text"; "number", an int; "switch", on or off; "settings", a list of KEY=VALUE that may be repeated
     otherwise  words for what holds without the option, where its default does not say so
-    keyword    of the function, where it is not the name
+    keyword    of the method, where it is not the name
     aliases    other names that make's command line may use
     """
 
@@ -45,35 +45,21 @@ class Option:
 
 @dataclass(frozen=True)
 class Verb:
-    """One command.
+    """One command: a method of Competition, which takes the options as keywords.
 
     summary   one line, lower case, without a full stop
     examples  as make takes them: the words after `make <name>`
-    function  "module:function", imported when the command runs. It takes the options as keywords; an int that it
-              returns is the exit code
-    backend   of Keras: "", "tensorflow" or "tensorflow or jax"
-    runs_others   the function is given `commands`, {name: function} of all commands, as well
-    in_workspace  the function is given the Workspace that it reads and writes, as well
     """
 
     name: str
     summary: str
     examples: Tuple[str, ...]
-    function: str
     options: Tuple[Option, ...]
-    backend: str = ""
-    runs_others: bool = False
-    in_workspace: bool = True
 
     @property
     def sentence(self) -> str:
         """The summary as a sentence."""
         return self.summary[0].upper() + self.summary[1:] + "." * (not self.summary.endswith("?"))
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """{keyword: value} of the options that need not be given."""
-        return {option.key: option.default for option in self.options if not option.required}
 
 
 def as_list(option: Option, **changes: Any) -> Option:

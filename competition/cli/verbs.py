@@ -1,8 +1,8 @@
-"""The table of commands: what each does, its options, the function behind it and the backend of Keras that it needs.
+"""The table of commands: what each does and its options. The method of that name of Competition (api/) does it.
 
-Parser, `make help` and docs/reference/commands.md are made from it. To add a command, add a Verb here and its name to
-COMMANDS in the Makefile. To add an option, add an Option to the Verb and a keyword to its function. Only the standard
-library is imported here, so that help is fast and needs no set-up.
+Parser, `make help` and docs/reference/commands.md are made from it. To add a command, add a Verb here, its name to
+COMMANDS in the Makefile and a method to Competition. To add an option, add an Option to the Verb and a keyword to the
+method. Only the standard library is imported here, so that help is fast and needs no set-up.
 """
 
 from dataclasses import replace
@@ -36,19 +36,16 @@ from competition.cli.options import (
 )
 from competition.formats import FORMATS
 
-TENSORFLOW, EITHER = "tensorflow", "tensorflow or jax"
 VERBS = (
     Verb(
         "demo",
         "play the whole sample competition, from drawing it to the score on its hidden test",
         ("", "IMAGES=600 HIDDEN=200"),
-        "competition.trials.demo:play_demo",
         (
             Option("folder", "where the sample is drawn", otherwise="sample"),
             Option("images", "number of training images", 1200, kind="number"),
             Option("hidden", "number of hidden test images", 400, kind="number"),
         ),
-        TENSORFLOW,
     ),
     Verb(
         "folds",
@@ -58,7 +55,6 @@ VERBS = (
             "DATA=photos.zip NAME=plants FOLDS=10",
             "DATA=labels.csv SIZE=128x96 SKIP_BAD=1 GROUPS=patient",
         ),
-        "competition.data.folds:make_folds",
         (
             Option(
                 "data", "a folder of class folders, a zip of one, or a CSV with image and label columns", required=True
@@ -90,14 +86,12 @@ VERBS = (
         "look",
         "show the data on a page: statistics, outliers and pictures of each class",
         ("",),
-        "competition.insight.look:look",
         (NAME,),
     ),
     Verb(
         "sanity",
         "check that pictures and labels belong together, and that held out means held out",
         ("", "NAME=plants"),
-        "competition.insight.sanity:sanity",
         (NAME,),
     ),
     Verb(
@@ -109,7 +103,6 @@ VERBS = (
             'MODEL=resnet50 RECIPE=best SET="batch_size=16 image_size=160"',
             "MODEL=efficientnet_lite0 TEACHER=blend",
         ),
-        "competition.training.train:train_seeds",
         (
             MODEL,
             RECIPE,
@@ -133,7 +126,6 @@ VERBS = (
                 metavar="IMAGES",
             ),
         ),
-        EITHER,
     ),
     Verb(
         "double",
@@ -142,7 +134,6 @@ VERBS = (
             "MODEL=efficientnet_lite0 SPLITS=Species1",
             'MODEL=efficientnet_lite0 SPLITS="oak;ash,elm" RUN=trees SET=cutmix=0.5',
         ),
-        "competition.training.double:double_seeds",
         (
             MODEL,
             Option(
@@ -162,7 +153,6 @@ VERBS = (
             SEEDS,
             AGAIN,
         ),
-        EITHER,
     ),
     Verb(
         "tune",
@@ -172,7 +162,6 @@ VERBS = (
             "MODEL=mobilenet RECIPE=best SPACE=rate=1e-4:1e-2:log FOLDS_USED=0,1 MINUTES=600",
             "MODEL=hyperresnet TRIALS=30",
         ),
-        "competition.trials.tune:tune",
         (
             replace(MODEL, help="a backbone; hyperresnet has an architecture to tune as well"),
             Option(
@@ -196,13 +185,11 @@ VERBS = (
             SET,
             MEMORY,
         ),
-        EITHER,
     ),
     Verb(
         "gan",
         "train a conditional GAN for each fold and judge it on held-out images; only a good one may add images",
         ("", 'ONLY_FOLD=0 SET="epochs=200 side=64"'),
-        "competition.training.gan.gan:gan",
         (
             NAME,
             replace(ONLY_FOLD, help="train just this fold's GAN"),
@@ -212,13 +199,11 @@ VERBS = (
                 "repeated",
             ),
         ),
-        EITHER,
     ),
     Verb(
         "rank",
         "rank backbones by the OOF score of a head on their frozen features",
         ("", "WEIGHTS=weights/", 'MODELS=efficientnet_lite0 GRID="frozen_rate=3e-4,1e-3"'),
-        "competition.trials.rank:rank",
         (
             NAME,
             as_list(
@@ -239,13 +224,11 @@ VERBS = (
             ),
             MEMORY,
         ),
-        EITHER,
     ),
     Verb(
         "study",
         "compare every system of the original report on the same images: each is one rung of a ladder",
         ("", "NAME=sample QUICK=1", "WEIGHTS=weights/", "BUDGET=full"),
-        "competition.trials.study:run_study",
         (
             NAME,
             Option("backbone", "the backbone of the rungs that do not name one", "efficientnet_lite0"),
@@ -261,33 +244,27 @@ VERBS = (
             replace(WEIGHTS, help="imagenet, or a folder of weights for the backbones that it holds"),
             MEMORY,
         ),
-        EITHER,
-        runs_others=True,
     ),
     Verb(
         "explain",
         "show what a finished run looks at in its images, background or leaves",
         ("", "RUN=vgg16-quick FOLD=0"),
-        "competition.insight.explain:explain_run",
         (
             NAME,
             Option("run", "which run", otherwise="the finished one of best OOF accuracy"),
             Option("fold", "only images that this fold held out", otherwise="all", metavar="K"),
         ),
-        EITHER,
     ),
     Verb(
         "audit",
         "rank labels that are likely wrong, by the OOF; confused pairs, images that no run gets right",
         ("", "RUNS=efficientnet_lite0-quick"),
-        "competition.insight.audit:audit",
         (NAME, replace(RUNS, help="judge by the mean of these runs", otherwise="the blend, or else all finished runs")),
     ),
     Verb(
         "shift",
         "compare unlabelled test images with the training images, and say what that does to the score",
         ("TEST=test_images/", "TEST=test.zip MODEL=baseline"),
-        "competition.insight.shift:shift",
         (
             replace(TEST, help="a folder of images, or a zip of one; labels are not asked for", required=True),
             NAME,
@@ -296,26 +273,22 @@ VERBS = (
             replace(RUNS, help="whose score is weighted: the mean of these runs", otherwise="the blend, or else all"),
             MEMORY,
         ),
-        EITHER,
     ),
     Verb(
         "soup",
         "average the weights of runs of one backbone into one run, fold by fold, and say whether it holds",
         ("RUNS=efficientnet_lite0-best,seed1", "RUNS=a,b RUN=both"),
-        "competition.training.soup:soup",
         (
             NAME,
             replace(RUNS, help="two or more finished runs that trained all layers", required=True, aliases=()),
             replace(RUN, help="what to call the result", otherwise="soup-A-B-C"),
             MEMORY,
         ),
-        EITHER,
     ),
     Verb(
         "blend",
         "choose weights over the runs and TTA views on their OOF predictions",
         ("", "RUNS=efficientnet_lite0-quick,vgg16-quick"),
-        "competition.blending.blend:make_blend",
         (
             NAME,
             replace(RUNS, help="the runs to choose from", otherwise="all finished ones"),
@@ -327,7 +300,6 @@ VERBS = (
         "simulate",
         "play whole competitions on frozen features: does the forecast hold on the hidden part?",
         ("N=20", "NAME=plants,digits N=40 HIDDEN=groups", "DATA=photos.zip"),
-        "competition.trials.simulate:simulate",
         (
             Option(
                 "name", "fold tables, several with commas between; digits: those of scikit-learn", otherwise="digits"
@@ -342,7 +314,6 @@ VERBS = (
         "submission",
         "pack the blend, or one run, in the format of the competition, and rehearse it",
         ("", "RUN=efficientnet_lite0-best", "FORMAT=codabench"),
-        "competition.formats:make",
         (
             Option("format", "; ".join(f"{key}: {what}" for key, what in FORMATS.items()), "codalab"),
             NAME,
@@ -367,13 +338,11 @@ VERBS = (
             MAX_MEMORY,
             Option("fit", "where the blend is over these limits, take the best that fits", False, kind="switch"),
         ),
-        TENSORFLOW,
     ),
     Verb(
         "check",
         "say what is wrong with a submission's zip, whoever made it, and how to mend it",
         ("ZIP=submissions/plants.zip", "ZIP=mine.zip FORMAT=codabench SCORER=tensorflow==2.12.1"),
-        "competition.checking.check_zip:check_zip",
         (
             Option("zip", "any zip with a model.py", required=True, keyword="zip_path"),
             Option("format", "what its scorer asks for", otherwise="guessed from the zip", metavar="codalab|codabench"),
@@ -400,7 +369,6 @@ VERBS = (
         "score",
         "write down the score that came back for a zip, beside its forecast",
         ("", "ZIP=submissions/plants.zip PHASE=final VALUE=0.871"),
-        "competition.submission.score_log:log_score",
         (
             Option("zip", "the zip that was handed in", otherwise="print the table", keyword="zip_path"),
             Option("phase", "what the competition calls the test that it was scored on", ""),
@@ -411,7 +379,6 @@ VERBS = (
         "matrix",
         "rehearse a model of every backbone family with several scorers, and every format",
         ("", "SCORERS=current FAMILIES=scratch,resnet50"),
-        "competition.trials.matrix:rehearse_matrix",
         (
             Option("scorers", "current, or releases of TensorFlow", otherwise="2.12.1,2.15.1,current", metavar="A,B"),
             Option(
@@ -428,15 +395,12 @@ VERBS = (
             ),
             Option("folder", "where the models are trained and the table lies", otherwise=".scorers/matrix"),
         ),
-        TENSORFLOW,
     ),
     Verb(
         "predict",
         "write submissions/<name>.csv: the predictions of the blend, or of one run, for test images",
         ("TEST=test_images/ SAMPLE=sample_submission.csv", "TEST=test.zip PROBABILITIES=1"),
-        "competition.formats.kaggle_csv:make",
         (NAME, ONE_RUN, *TO_PREDICT, replace(HIDDEN, otherwise="as the blend's forecast")),
-        EITHER,
     ),
     Verb(
         "kernel",
@@ -445,15 +409,12 @@ VERBS = (
             "MODEL=efficientnet_lite0 RECIPE=best KAGGLE_USER=me",
             "MODEL=resnet50 RECIPE=best KAGGLE_USER=me COMPETITION=plant-seedlings-classification",
         ),
-        "competition.formats.kaggle_kernel:make_training",
         (MODEL, RECIPE, NAME, WEIGHTS, RUN, ONLY_FOLD, SET, *ON_KAGGLE),
-        EITHER,
     ),
     Verb(
         "take",
         "take in the runs that training kernels left on Kaggle",
         ("FROM=kernels/plants-train-resnet50-best/output",),
-        "competition.formats.kaggle_kernel:take",
         (
             Option(
                 "from",
@@ -467,7 +428,6 @@ VERBS = (
         "backbones",
         "list the backbones, or say what some of them see and how large they are",
         ("", "MODEL=vgg16,vgg16_nopool SIZE=96"),
-        "competition.models.receptive:show_backbones",
         (
             as_list(
                 Option(
@@ -479,8 +439,6 @@ VERBS = (
             ),
             replace(SIZE, otherwise="224"),
         ),
-        EITHER,
-        in_workspace=False,
     ),
 )
 BY_NAME = {verb.name: verb for verb in VERBS}

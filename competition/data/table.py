@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from competition.base import files
+from competition.base import files, page
 from competition.base.arrays import Rows
 from competition.base.files import InputError, sha256_bytes
 from competition.base.text import shorten
 from competition.base.workspace import Paths, Workspace
+from competition.data.images import load_images
 from competition.rehearsal.rehearsal import MOST_REHEARSED
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
 NUMBERS = ["fold", "width", "height"]
+SHOWN = 96  # pixels on the screen that a picture is high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoldTable:
     """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen."""
 
@@ -70,6 +72,37 @@ class FoldTable:
     def take(self, array: Any) -> Any:
         """This table's rows of an array that has one for each image, or for each of the table that it is a part of."""
         return array if self.whole is None else Rows(array, self.rows)  # type: ignore[arg-type]
+
+    def show(self, count: int = 5) -> page.Html:
+        """A part of a notebook: the first `count` images of each class. InputError for an image that has changed."""
+        rows = self.frame.groupby("label", sort=False).head(count).index.to_numpy()
+        images = load_images(replace(self, frame=self.frame.iloc[rows].reset_index(drop=True)))
+        pictures = {row: page.picture(image, self.images[row], SHOWN) for row, image in zip(rows, images)}
+        return page.snippet(
+            [
+                page.figure([pictures[row] for row in rows if self.frame["label"][row] == label], label)
+                for label in self.classes
+            ]
+        )
+
+    def counts(self) -> pd.DataFrame:
+        """How many images of each class (rows) each fold holds out, int64 [C, k]."""
+        return pd.crosstab(self.frame["label"], self.frame["fold"]).reindex(self.classes)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return (
+            f"FoldTable {self.name}: {len(self.frame)} images of {height}x{width}, {len(self.classes)} classes, "
+            f"{self.k} folds, {self.metric}"
+        )
+
+    def _repr_html_(self) -> str:
+        """How many images of each class lie in each fold, for a notebook."""
+        rows = [
+            {"class": label, **{f"fold {fold}": count for fold, count in counts.items()}, "all": sum(counts)}
+            for label, counts in self.counts().iterrows()
+        ]
+        return page.snippet([repr(self), page.table(rows)])
 
 
 def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> FoldTable:

@@ -80,7 +80,7 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
     InputError: no such run, or unfinished, or made on other images or folds.
     """
     table = read_folds(name, workspace)
-    run = run or _best_run(table)
+    run = run or best_run(table)
     run = read_run(table.paths.run(files.check_name("RUN", run)), table)
     if not run.plain:
         raise InputError(f"{run.dir}: {run.kind}, expected one of a single model a fold, which has one feature map")
@@ -249,7 +249,7 @@ def lay_over(image, places, least=1e-12):
     return np.rint(0.5 * image + 0.5 * colours).astype(np.uint8)
 
 
-def _best_run(table):
+def best_run(table):
     folder = table.paths.runs
     # the study's runs are to be compared, not kept; runs that are not plain have several models
     finished = [

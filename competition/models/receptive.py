@@ -70,12 +70,13 @@ def receptive_field(model):
 def show_backbones(models=None, size=None):
     """Print, and return as a DataFrame, receptive field, stride, last feature map and parameters of "a,b,c".
 
-    models  default: print the names of all, and return None; to build them would take minutes
+    models  default: the names of all, a column; to build them would take minutes
     size    of the images: "96", "96x128" (height x width); default 224. Weights are random, none are loaded.
     """
     if not models:
-        print("\n".join(backbone_names()))
-        return None
+        frame = pd.DataFrame({"backbone": backbone_names()})
+        print("\n".join(frame["backbone"]))
+        return frame
     size = parse_size(size) or (SIZE, SIZE)
     rows = []
     for name in dict.fromkeys(model.strip() for model in models.split(",")):

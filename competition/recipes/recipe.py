@@ -6,6 +6,7 @@ refused by name; any key can be overridden on the command line (`--set batch_siz
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,6 +164,14 @@ def read_recipe(recipe, overrides=(), from_random=False):
             "have in a training fold"
         )
     return result
+
+
+def write_override(key, value):
+    """The "key=value" of a value of Python: a text as it is; numbers, lists and dicts as TOML."""
+    if isinstance(value, dict):
+        entries = (f"{json.dumps(str(name), ensure_ascii=False)} = {json.dumps(one)}" for name, one in value.items())
+        return f"{key}={{{', '.join(entries)}}}"
+    return f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
 
 
 def parse_override(override):

@@ -4,24 +4,81 @@ run.py's Run is what predicts with the models of a run; this one reads what was 
 predictions that come from elsewhere, and needs no Keras.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from competition.base import metrics
+from competition.base import metrics, page, plot
 from competition.base.metrics import Metric, find_metric, log_loss, per_class_accuracy
-from competition.base.workspace import FOLD, FOLD_JSON, HISTORY_CSV, fold_files
+from competition.base.workspace import FOLD_JSON, HISTORY_CSV, fold_dir, fold_files
 from competition.data.table import FoldTable
 from competition.runs.oof import OOF, oof_frame, read_oof
 from competition.runs.record import read_run_record
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run, finished or not, of n images and C classes.
+class Scores(ABC):
+    """Whatever has OOF probabilities of a fold table, n images in C classes: what these score.
+
+    Each property and method raises InputError where `probs` does.
+    """
+
+    table: FoldTable
+
+    @property
+    @abstractmethod
+    def probs(self) -> np.ndarray:
+        """float32 [n, C], in the table's order of images and of classes."""
+
+    @property
+    def oof(self) -> pd.DataFrame:
+        """image, label, fold, then a column of probabilities for each class; a row an image."""
+        return oof_frame(self.table, self.probs)
+
+    @property
+    def metric(self) -> Metric:
+        """What the competition is scored by."""
+        return find_metric(self.table.metric)
+
+    @property
+    def score(self) -> float:
+        """The competition's metric."""
+        return self.metric.score(self.probs, self.table.labels)
+
+    @property
+    def log_loss(self) -> float:
+        """The mean of -ln(probability of the true class)."""
+        return log_loss(self.probs, self.table.labels)
+
+    @property
+    def classes(self) -> pd.DataFrame:
+        """A row a class: its name, its number of images, the share of them that is predicted right."""
+        counts, recall = self.confusion().sum(axis=1), per_class_accuracy(self.probs, self.table.labels)
+        return pd.DataFrame({"class": self.table.classes, "images": counts.to_numpy(), "accuracy": recall})
+
+    def confusion(self) -> pd.DataFrame:
+        """How many images of each class (rows) were taken for each class (columns), int64 [C, C]."""
+        names = self.table.classes
+        counts = metrics.confusion(self.probs, self.table.labels)
+        return pd.DataFrame(counts, pd.Index(names, name="true"), pd.Index(names, name="predicted"))
+
+    def say_scores(self) -> str:
+        """The competition's metric, and the log-loss where that is another, in words."""
+        others = "" if self.metric.name == "log_loss" else f", log-loss {self.log_loss:.4f}"
+        return f"OOF {self.metric.name} {self.score:.4f}{others}"
+
+    def draw_confusion(self) -> page.Html:
+        """The confusion matrix as a picture."""
+        return plot.heatmap(self.confusion().to_numpy(), self.table.classes)
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedRun(Scores):
+    """A run, finished or not. Its OOF and scores are those without TTA; an unfinished run has none (InputError).
 
     Attributes
     ----------
@@ -58,27 +115,8 @@ class TrainedRun:
         return read_oof(self.dir, self.table)
 
     @property
-    def oof(self) -> pd.DataFrame:
-        """The OOF predictions without TTA: image, label, fold, then a column of probabilities for each class.
-
-        InputError as of `predictions`.
-        """
-        return oof_frame(self.table, self._probs)
-
-    @property
-    def metric(self) -> Metric:
-        """What the competition is scored by."""
-        return find_metric(self.table.metric)
-
-    @property
-    def score(self) -> float:
-        """The competition's metric on the OOF predictions without TTA. InputError as of `predictions`."""
-        return self.metric.score(self._probs, self.table.labels)
-
-    @property
-    def log_loss(self) -> float:
-        """The mean of -ln(probability of the true class) of these predictions. InputError as of `predictions`."""
-        return log_loss(self._probs, self.table.labels)
+    def probs(self) -> np.ndarray:
+        return self.predictions.probs[self.predictions.views.index("identity")]
 
     @property
     def history(self) -> pd.DataFrame:
@@ -86,37 +124,28 @@ class TrainedRun:
 
         Empty for predictions that come from elsewhere. The seconds are those of the epoch.
         """
-        paths = fold_files(self.dir, HISTORY_CSV)
-        frames = [pd.read_csv(path) for path in paths]
-        for path, frame in zip(paths, frames):
-            frame.insert(0, "fold", int(path.parent.name.removeprefix(FOLD)))
-        found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"fold": []})
-        return found.sort_values(["fold"], kind="stable", ignore_index=True)
-
-    def confusion(self) -> pd.DataFrame:
-        """How many images of each class (rows) were taken for each class (columns), int64 [C, C].
-
-        InputError as of `predictions`.
-        """
-        names = self.table.classes
-        counts = metrics.confusion(self._probs, self.table.labels)
-        return pd.DataFrame(counts, pd.Index(names, name="true"), pd.Index(names, name="predicted"))
-
-    @property
-    def classes(self) -> pd.DataFrame:
-        """Of each class the number of images and the share that is predicted right. InputError as of `predictions`."""
-        recall = per_class_accuracy(self._probs, self.table.labels)
-        return pd.DataFrame(
-            {"class": self.table.classes, "images": self.confusion().sum(axis=1).to_numpy(), "accuracy": recall}
-        )
-
-    @property
-    def _probs(self):
-        return self.predictions.probs[self.predictions.views.index("identity")]
+        numbers = range(self.table.k)
+        paths = {fold: fold_dir(self.dir, fold) / HISTORY_CSV for fold in numbers}
+        frames = {fold: pd.read_csv(path) for fold, path in paths.items() if path.exists()}
+        for fold, frame in frames.items():
+            frame.insert(0, "fold", fold)
+        return pd.concat(frames.values(), ignore_index=True) if frames else pd.DataFrame()
 
     def __repr__(self) -> str:
         if not self.finished:
             done = len(fold_files(self.dir, FOLD_JSON))
             return f"TrainedRun {self.name}: unfinished, {done} of {self.table.k} folds"
-        others = "" if self.metric.name == "log_loss" else f", log-loss {self.log_loss:.4f}"
-        return f"TrainedRun {self.name}: OOF {self.metric.name} {self.score:.4f}{others}, {self.table.k} folds"
+        return f"TrainedRun {self.name}: {self.say_scores()}, {self.table.k} folds"
+
+    def _repr_html_(self) -> str:
+        """The accuracy of each class, learning curves and the confusion matrix, for a notebook."""
+        parts = [repr(self)]
+        if self.finished:
+            parts.append(page.table(self.classes.to_dict("records"), decimals=3))
+        if len(history := self.history):
+            folds = history.groupby("fold")
+            curves = {f"fold {fold}": (rows["epoch"], rows["val_loss"]) for fold, rows in folds}
+            parts.append(plot.curves(curves, "epoch", "validation log-loss"))
+        if self.finished:
+            parts.append(self.draw_confusion())
+        return page.snippet(parts)

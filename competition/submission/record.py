@@ -58,8 +58,20 @@ def print_record(path, record):
         }
         for member in record["members"]
     ]
+    print(f"{path}: {record['source']}; views {', '.join(record['views'])}\n")
+    print(text_table(pd.DataFrame(members)), end="\n\n")
+    rows = describe_rehearsal(record)
+    width = max(map(len, rows))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
+    if record["forecast"]:
+        print()
+        print_forecast(record["forecast"], list(record["classes"].values()))
+
+
+def describe_rehearsal(record):
+    """What the rehearsal of a zip found, in words: {what was looked at: what was found}."""
     found = record["rehearsal"]
-    rows = {
+    return {
         "rehearsed": f"{found['images']} training images, in a fresh and isolated process, on the CPU, by "
         f"{found['scorer']} ({', '.join(f'{key} {value}' for key, value in found['versions'].items())})",
         "denied": f"network ({found['no_network']}), writing to its folder, this project, files elsewhere, processes: "
@@ -85,10 +97,3 @@ def print_record(path, record):
         f"{found['hidden_n']} hidden images as float32",
         "stands on": f"OOF accuracy {record['oof_accuracy']:.4f}, log-loss {record['oof_log_loss']:.4f}",
     }
-    print(f"{path}: {record['source']}; views {', '.join(record['views'])}\n")
-    print(text_table(pd.DataFrame(members)), end="\n\n")
-    width = max(map(len, rows))
-    print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
-    if record["forecast"]:
-        print()
-        print_forecast(record["forecast"], list(record["classes"].values()))

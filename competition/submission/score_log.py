@@ -78,7 +78,9 @@ def log_score(zip_path=None, phase="", value=None, workspace=Workspace()):
         raise InputError("ZIP= is missing, expected the zip that was handed in: ZIP=submissions/plants.zip")
     if not rows:
         raise InputError(f"{workspace.score_log}: no submission yet; `make submission` makes one")
-    print(text_table(compare_scores(rows)))
+    frame = compare_scores(rows)
+    print(text_table(frame))
+    return frame
 
 
 def compare_scores(rows):

@@ -45,13 +45,14 @@ def run_study(
     *,
     commands,
 ):
-    """Run `study` with the budget "quick", or another; returns the exit code, 1 where a rung failed."""
+    """Run `study` with the budget "quick", or another; `attrs["exit_code"]` of its table is 1 where a rung failed."""
     if quick and budget:
         raise InputError(f"QUICK=1 and BUDGET={budget}: expected one of them")
     rungs = study(
         name, backbone, "quick" if quick else budget or "default", weights, memory, workspace, commands=commands
     )
-    return int("failed" in set(rungs["state"]))
+    rungs.attrs["exit_code"] = int("failed" in set(rungs["state"]))
+    return rungs
 
 
 def study(

@@ -12,7 +12,10 @@ from competition.models.backbones import (
     build_backbone,
     is_pretrained,
     network_size,
+    own_graph,
+    register_backbone,
     resolve_weights,
+    smallest_size,
 )
 
 keras = pytest.importorskip("keras")
@@ -396,3 +399,62 @@ def test_weights_of_another_network(tmp_path):
         build_backbone("mobilenet", (32, 32), None, resolve_weights("mobilenet", tmp_path / "a.h5"))
     with pytest.raises(InputError, match="a.h5: not weights of mobilenet_v2"):
         build_backbone("mobilenet_v2", (32, 32), None, resolve_weights("mobilenet_v2", tmp_path / "a.h5"))
+
+
+# ---------------------------------------------------------------------------------------------------- of one's own
+
+
+@pytest.fixture
+def own(monkeypatch):
+    monkeypatch.setattr(backbones, "_OWN", {})
+
+
+def tiny(filters=4, scale=1 / 255):
+    def build(image):
+        x = keras.layers.Rescaling(scale)(image)
+        x = keras.layers.Conv2D(filters, 3, strides=2, activation="relu")(x)
+        return keras.layers.GlobalAveragePooling2D()(x)
+
+    return build
+
+
+def test_a_registered_network_is_a_backbone_like_any_other(own, tmp_path):
+    build = tiny()
+    register_backbone("tiny", build, smallest=12)
+    assert "tiny" in backbone_names() and smallest_size("tiny") == 12
+    assert network_size("tiny", (8, 10)) == (12, 15)
+    assert resolve_weights("tiny") == resolve_weights("tiny", "none") == Weights("none")
+    assert not is_pretrained("tiny", resolve_weights("tiny"))
+    image = keras.Input((16, 20, 3))
+    network = keras.Model(image, build(image))
+    network.save_weights(tmp_path / "tiny.weights.h5")
+    for place in (tmp_path / "tiny.weights.h5", tmp_path):
+        weights = resolve_weights("tiny", place)
+        assert weights.kind == "file" and weights.sha256 and is_pretrained("tiny", weights)
+        images = noise(2, 16, 20, 3)
+        found = build_backbone("tiny", (16, 20), weights=weights)
+        np.testing.assert_array_equal(found.predict_on_batch(images), network.predict_on_batch(images))
+
+
+def test_another_network_of_the_same_name_is_told_apart(own):
+    hashes = []
+    for build in (tiny(), tiny(), tiny(8), tiny(scale=1 / 127.5)):
+        register_backbone("tiny", build)
+        hashes.append(own_graph("tiny", (16, 16))["backbone"])
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+    assert own_graph("scratch", (16, 16)) == {}
+
+
+def test_what_cannot_be_registered_is_refused(own):
+    for name, build, text in (
+        ("vgg16", tiny(), "the toolkit has one of that name"),
+        ("Tiny net", tiny(), "expected lower-case letters"),
+        ("tiny", None, "build is a NoneType, expected a function"),
+    ):
+        with pytest.raises(InputError, match=text):
+            register_backbone(name, build)
+    register_backbone("flat", lambda image: image)
+    with pytest.raises(InputError, match=r"backbone flat: build returned \[None, 16, 16, 3\], expected \[n, d\]"):
+        build_backbone("flat", (16, 16))
+    with pytest.raises(InputError, match="one of your own is registered first"):
+        build_backbone("forgotten", (16, 16))

@@ -13,7 +13,7 @@ from competition.data.images import IMAGES_FORMAT
 from competition.data.table import FoldTable
 from competition.features.augment import Copies, plan_copies
 from competition.features.extract import Shelf, copy_features, view_features
-from competition.models.backbones import Weights
+from competition.models.backbones import Weights, own_graph
 
 COMPUTING = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "pillow")  # on whose releases features depend
 DRAWING = ("albumentations", "opencv-python-headless")  # and on whose those of augmented copies do
@@ -57,6 +57,7 @@ def features_key(table: FoldTable, settings: Any, model: str, weights: str | Non
         "weights": weights,
         "image_size": settings.image_size,
         "least_size": settings.least_size,
+        **own_graph(model, table.size),
     }
 
 

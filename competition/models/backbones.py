@@ -1,4 +1,5 @@
-"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, HyperResNet, a small CNN, a baseline.
+"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, HyperResNet, a small CNN, a baseline, and
+those that a user registers.
 
 A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers
 inside it, so that training, OOF and submission cannot differ. What there is to know about a model of
@@ -15,7 +16,7 @@ import socket
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -25,7 +26,8 @@ from unittest import mock
 
 import numpy as np
 
-from competition.base.files import InputError, sha256_file, write_with
+from competition.base.files import InputError, hash_json, sha256_file, write_with
+from competition.base.option_values import whole_number
 from competition.models import efficientnet_lite, hyperresnet
 
 ALWAYS_RANDOM = ("baseline", "hyperresnet", "scratch")  # these have no trained weights: always random
@@ -44,9 +46,70 @@ class Weights:
     sha256: str | None = None
 
 
+@dataclass(frozen=True)
+class OwnBackbone:
+    """A backbone that register_backbone was given."""
+
+    build: Callable[[Any], Any]
+    smallest: int
+
+
+_OWN: dict[str, OwnBackbone] = {}  # those that were registered in this process, by name
+
+
+def register_backbone(name: str, build: Callable[[Any], Any], smallest: int = 1) -> None:
+    """Make a network of one's own a backbone, which trains, blends and packs under `name` in this process.
+
+    Parameters
+    ----------
+    name : str
+        Lower-case letters, digits and underscores. It may be registered again, with another network too; then runs of
+        the older one are refused where the networks differ.
+    build : callable
+        From a Keras tensor of raw RGB float32 [n, height, width, 3], 0..255, to features [n, d]. It is called whenever
+        the network is built, and must build the same one each time. Normalisation belongs inside.
+    smallest : int, default 1
+        Pixels of the shorter side that the network needs; smaller images are enlarged.
+
+    Raises
+    ------
+    InputError
+        For a name that the toolkit itself uses, or that is none.
+
+    Notes
+    -----
+    It starts from random weights, or from `weights=<file>.weights.h5`, what `keras.Model(image, build(image))` saves
+    with `save_weights`. A process that goes on with such a run must register the backbone first.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+        raise InputError(f"backbone {name!r}: expected lower-case letters, digits and underscores, not first a digit")
+    if name not in _OWN and (name in backbone_names() or hyperresnet.read_name(name)):
+        raise InputError(f"backbone {name}: the toolkit has one of that name, expected another")
+    if not callable(build):
+        raise InputError(f"backbone {name}: build is a {type(build).__name__}, expected a function")
+    _OWN[name] = OwnBackbone(build, whole_number("smallest", smallest, 1, 10**4))
+
+
+def own_graph(model: str, size: Sequence[int]) -> dict[str, str]:
+    """{"backbone": what tells one registered network from another}, an entry of a run's config; {} of all others."""
+    if model not in _OWN:
+        return {}
+    layers = [(type(layer).__name__, layer.get_config()) for layer in build_backbone(model, size).layers]
+    return {"backbone": hash_json(_nameless(layers))}
+
+
+def _nameless(value):
+    """A layer's config as JSON has it, without names, which count on, and of what is neither the type alone."""
+    if isinstance(value, dict):
+        return {str(key): _nameless(one) for key, one in value.items() if key != "name"}
+    if isinstance(value, (list, tuple)):
+        return [_nameless(one) for one in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+
+
 def backbone_names() -> list[str]:
     """The name of every backbone, sorted."""
-    return sorted([*_applications(), *efficientnet_lite.VARIANTS, *ALWAYS_RANDOM])
+    return sorted([*_applications(), *efficientnet_lite.VARIANTS, *ALWAYS_RANDOM, *_OWN])
 
 
 def is_pretrained(model: str, weights: Weights) -> bool:
@@ -68,6 +131,8 @@ def resolve_weights(model: str, weights: str | Path = "imagenet") -> Weights:
     if _family(model) in ALWAYS_RANDOM:
         if weights != "imagenet" and not Path(weights).expanduser().is_dir():
             raise InputError(f"{model}: always starts from random weights, found WEIGHTS={weights}")
+        return Weights("none")
+    if model in _OWN and weights == "imagenet":
         return Weights("none")
     if weights == "imagenet":
         lite = model in efficientnet_lite.VARIANTS
@@ -144,6 +209,8 @@ def build_backbone(
         features = _scratch(_scale(x, 1 / 127.5, -1.0))
     elif hyperresnet.read_name(model):
         features = hyperresnet.build(model, _scale(x, 1 / 127.5, -1.0))
+    elif model in _OWN:
+        features = _build_own(model, x, weights)
     else:
         if model in efficientnet_lite.VARIANTS:
             network = efficientnet_lite.build(model, x, pool=True)
@@ -170,9 +237,14 @@ def network_size(
     return tuple(-(-side * shorter // min(size)) for side in size)
 
 
-@functools.cache
 def smallest_size(model: str) -> int:
-    """The smallest side a model takes, from the words with which its constructor refuses one pixel."""
+    """The smallest side a model takes."""
+    return _OWN[model].smallest if model in _OWN else _smallest_of_ours(model)
+
+
+@functools.cache
+def _smallest_of_ours(model):
+    """Of keras.applications from the words with which a constructor refuses one pixel."""
     if _family(model) in ALWAYS_RANDOM:
         return 1
     if model in efficientnet_lite.VARIANTS:
@@ -195,7 +267,20 @@ def _check_name(model):
         close = difflib.get_close_matches(model.lower(), backbone_names(), n=4, cutoff=0.5)
         raise InputError(
             f"no backbone is called {model}; {'close: ' if close else ''}{', '.join(close or backbone_names())}"
+            "; one of your own is registered first (competition.register_backbone)"
         )
+
+
+def _build_own(model, x, weights):
+    """The features of a registered backbone, of random weights or those of a file."""
+    import keras
+
+    features = _OWN[model].build(x)
+    if len(shape := getattr(features, "shape", ())) != 2 or shape[-1] is None:
+        raise InputError(f"backbone {model}: build returned {list(shape) or type(features).__name__}, expected [n, d]")
+    if weights.path:
+        _load(keras.Model(x, features), model, weights)
+    return features
 
 
 def _scale(x, scale, offset):
@@ -381,7 +466,7 @@ def _reach(url):
 def _search(model, folder):
     """The weights of a model in a folder, under the file name that they have where they come from."""
     lite = efficientnet_lite.VARIANTS.get(model)
-    name = lite.file if lite else _wanted(model).name
+    name = lite.file if lite else f"{model}.weights.h5" if model in _OWN else _wanted(model).name
     path = folder / name
     if not path.is_file():
         there = sorted(path.name for path in folder.iterdir() if path.suffix in (".h5", ".pth"))

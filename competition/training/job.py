@@ -8,7 +8,7 @@ from typing import Any
 from competition.base.arrays import Memory
 from competition.base.workspace import check_run_name
 from competition.data.table import FoldTable, fold_numbers
-from competition.models.backbones import Weights
+from competition.models.backbones import Weights, own_graph
 from competition.recipes.recipe import Recipe
 
 
@@ -36,6 +36,7 @@ class Job:
             "classes": self.table.classes,
             "size": list(self.table.size),
             "folds": self.table.k,
+            **own_graph(self.model, self.table.size),
         }
 
 

@@ -37,6 +37,7 @@ PUBLIC = {  # name: the module that it is from, imported when it is asked for, a
     "forecast": "competition.blending.oof_forecast",
     "find_duplicates": "competition.data.duplicates",
     "StratifiedGroupFolds": "competition.data.splitter",
+    "write_sample": "competition.trials.sample",
     "register_backbone": "competition.models.backbones",
     "check_zip": "competition.checking.diagnosis",
 }

@@ -25,9 +25,17 @@ def choose_backend(command, good):
     command  the name of the command that needs it
     good     ("tensorflow",) or ("tensorflow", "jax")
 
-    What ~/.keras/keras.json says may be about other projects. InputError where none is installed.
+    What ~/.keras/keras.json says may be about other projects. InputError where none is installed, and where Keras is at
+    work in this process on another one already.
     """
     good = list(good)
+    if "keras" in sys.modules:
+        if (running := _running_backend()) not in good:
+            raise InputError(
+                f"{command}: Keras runs on {running} in this process, expected {' or '.join(good)}; begin a new process "
+                f"with KERAS_BACKEND={good[0]}"
+            )
+        return
     if os.environ.get("KERAS_BACKEND") == "jax":
         good.reverse()
     found = [backend for backend in good if find_spec(backend)]
@@ -36,6 +44,12 @@ def choose_backend(command, good):
     os.environ["KERAS_BACKEND"] = found[0]
     if found[0] == "tensorflow":
         import_tensorflow()
+
+
+def _running_backend():
+    import keras
+
+    return keras.backend.backend()
 
 
 def import_tensorflow():

@@ -137,7 +137,7 @@ def test_killed_between_an_epoch_and_its_callbacks_the_epoch_is_told(whole, monk
 
 def test_heads_that_have_stopped_are_not_told_of(place):
     notes = Notes()
-    folder = fit("patient", ["frozen_epochs=40", "epochs=0", "patience=1", "frozen_rate=1e-2"], [notes])
+    folder = fit("patient", ["frozen_epochs=40", "epochs=0", "patience=2", "frozen_rate=1e-3"], [notes])
     lengths = [len(pd.read_csv(folder / f"fold_{fold}/history.csv")) for fold in (0, 1)]
     assert lengths[0] != lengths[1] and max(lengths) < 40
     assert sorted(notes.told) == told("patient", *((f, epoch) for f in (0, 1) for epoch in range(1, lengths[f] + 1)))
@@ -233,6 +233,8 @@ def test_folds_that_were_trained_without_it_get_their_curves_too():
     before = {path: path.stat().st_mtime_ns for path in run.glob("tensorboard/*/*")}
     fit("later", HEADS, callbacks)
     assert {path: path.stat().st_mtime_ns for path in run.glob("tensorboard/*/*")} == before
+
+    check_curves(fit("later-still", HEADS) and fit("later-still", HEADS, callbacks))
 
 
 def test_the_switch_of_the_commands(capsys):

@@ -65,8 +65,8 @@ def double(
     run      name of the run; default <model>-<recipe>-double
 
     The others are as for train.train; callbacks are told of the epochs of each node. A class_weight or an
-    oversample_count counts for the branches of each node: where a branch is several classes it weighs what these do on average, and `oversample_classes` leaves it alone. Of
-    `synthetic` images a node gets those of its classes.
+    oversample_count counts for the branches of each node: where a branch is several classes it weighs what these do on
+    average, and `oversample_classes` leaves it alone. Of `synthetic` images a node gets those of its classes.
     `runs/<table>/<run>/node_<i>/` is the run of a node, with an OOF of its own, on its own task. Raises InputError for
     anything that cannot be used, and for a run folder made from another config, fold table or other images.
     """

@@ -96,14 +96,14 @@ def train_seeds(
 
     callbacks    as for `train`; they are told of the epochs of all these runs
     tensorboard  write curves for TensorBoard into each run's folder as well (tensorboard.TensorBoard)
-    again   0 or 1. With one seed and all folds done, 1 trains the first fold once more with the next seed, where only
-            that tells the forecast what averaging the fold models gains. A call that is stopped there, or that cannot
-            do it, has lost nothing of the run, and the same call goes on with it.
+    again        0 or 1. With one seed and all folds done, 1 trains the first fold once more with the next seed, where
+                 only that tells the forecast what averaging the fold models gains. A call that is stopped there, or
+                 that cannot do it, has lost nothing of the run, and the same call goes on with it.
     """
-    count, again = whole_number("SEEDS", seeds, 1, 100), whole_number("AGAIN", again, 0, 1)
-    how, seed = how or train, read_recipe(recipe, overrides).seed
     callbacks = check_callbacks(callbacks)
     options["callbacks"] = (*callbacks, TensorBoard()) if tensorboard else callbacks
+    count, again = whole_number("SEEDS", seeds, 1, 100), whole_number("AGAIN", again, 0, 1)
+    how, seed = how or train, read_recipe(recipe, overrides).seed
 
     def train_seed(i, **more):
         return how(

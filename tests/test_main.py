@@ -300,6 +300,7 @@ def test_flags_reach_the_verb(given):
             "run": "mine",
             "overrides": [],
             "again": "0",
+            "tensorboard": False,
             "name": "plants",
             "weights": "none",
             "only_fold": "2",
@@ -564,7 +565,7 @@ HANDED_ON = {
         f"competition.formats.{name}:make" for name in ("codalab", "codabench", "kaggle_csv", "kaggle_kernel")
     ],
 }
-FOR_OTHERS = {"how", "clock"}  # what only other callers give
+FOR_OTHERS = {"how", "clock", "callbacks"}  # what only other callers give
 
 
 @pytest.mark.parametrize("verb", TABLE, ids=lambda verb: verb.name)

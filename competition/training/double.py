@@ -99,9 +99,11 @@ def double(
     return folder
 
 
-def double_seeds(seeds, model, recipe="quick", run=None, overrides=(), again=1, **options):
+def double_seeds(
+    seeds, model, recipe="quick", run=None, overrides=(), again=1, callbacks=(), tensorboard=False, **options
+):
     """`double` with several seeds; parameters and what it returns and raises are as of train.train_seeds."""
-    return train.train_seeds(seeds, model, recipe, run, overrides, double, again, **options)
+    return train.train_seeds(seeds, model, recipe, run, overrides, double, again, callbacks, tensorboard, **options)
 
 
 def fit_recipe(settings, table, part, node):

@@ -66,6 +66,17 @@ def class_folders(root, counts, extension=".png", kind="PNG", **shape):
     return root
 
 
+class Calling:
+    """A callback that calls a function without arguments after each epoch of the second phase."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_epoch(self, run, fold, epoch, row):
+        if row["phase"] == "full":
+            self.function()
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """An empty current directory, where folds/ and runs/ come to lie; data belongs beside it."""

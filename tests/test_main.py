@@ -303,6 +303,7 @@ def test_flags_reach_the_verb(given):
             "run": "mine",
             "overrides": [],
             "again": "0",
+            "tensorboard": False,
             "name": "plants",
             "weights": "none",
             "only_fold": "2",

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import encode
+from conftest import Calling, encode
 
 from competition.base import arrays, files
 from competition.base.files import InputError
@@ -217,7 +217,7 @@ def test_run_again_it_says_so_and_interrupted_it_ends_the_same(student, table, c
     training.train("baseline", "tiny.toml", **options)
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(ZeroDivisionError):
-        training.train("baseline", "tiny.toml", run="again", **options, after_epoch=lambda: 1 / 0)
+        training.train("baseline", "tiny.toml", run="again", **options, callbacks=[Calling(lambda: 1 / 0)])
     assert (RUNS / "again/fold_0/state.npz").exists()
     monkeypatch.setattr(teach.Teaching, "_ask", lambda *arguments: (_ for _ in ()))  # what was said is not asked again
     training.train("baseline", "tiny.toml", run="again", **options)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import class_folders, encode, smooth
+from conftest import Calling, class_folders, encode, smooth
 
 from competition.base import backend, files
 from competition.base.arrays import Memory
@@ -1029,10 +1029,10 @@ def test_the_average_of_the_weights_is_what_counts(table, monkeypatch):
             raise Killed
 
     calls = []
-    for _ in range(9):
+    for _ in range(10):
         with contextlib.suppress(Killed):
-            again = train("baseline", name="arten", run="average-killed", overrides=overrides, after_epoch=die)
-    assert len(calls) == 9
+            again = train("baseline", name="arten", run="average-killed", overrides=overrides, callbacks=[Calling(die)])
+    assert len(calls) == 18  # each epoch is told again by the run that goes on
     same_run(again, whole)
     weights = [read_run(run, table).build_fold_model(table, 2).get_weights() for run in (again, whole)]
     for one, other in zip(*weights, strict=True):
@@ -1256,7 +1256,7 @@ def test_progressive_resizing_grows_to_the_full_size(monkeypatch, table):
             "scratch",
             run="growing-stopped",
             **options,
-            after_epoch=lambda: 1 / (epochs_done(Path("runs/arten/growing-stopped/fold_1")) - 3),
+            callbacks=[Calling(lambda: 1 / (epochs_done(Path("runs/arten/growing-stopped/fold_1")) - 3))],
         )
     twice = train("scratch", run="growing-stopped", **options)
     for name in ("views.npz", "epochs/006.npz"):

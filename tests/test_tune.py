@@ -69,14 +69,14 @@ def fake_train(monkeypatch):
     """Call it with {run: accuracy of its epochs}: then trials have four such epochs, and are trained by no network."""
 
     def fake(accuracies):
-        def train(model, recipe, name, weights, run, only_fold, overrides, memory, after_epoch, workspace):
+        def train(model, recipe, name, weights, run, only_fold, overrides, memory, callbacks, workspace):
             folder, table = Path("runs") / name / run / f"fold_{only_fold}", read_folds(name)
             path = folder / "history.csv"
             rows = pd.read_csv(path).to_dict("records") if path.exists() else []
             while len(rows) < 4:
                 rows.append({"phase": "full", "val_accuracy": accuracies.get(run, 0.5)})
                 files.write_bytes(path, files.csv_bytes(pd.DataFrame(rows)))
-                after_epoch()
+                tell(callbacks)
             probs = np.full(((table.fold == int(only_fold)).sum(), 3), 1 / 3, np.float32)
             oof.write_fold(folder, table, int(only_fold), {"identity": probs})
 
@@ -88,6 +88,12 @@ def fake_train(monkeypatch):
 
 def record(study):
     return files.read_json(f"runs/arten/tune/{study}/study.json")["trials"]
+
+
+def tell(callbacks):
+    """Tell of an epoch of the second phase."""
+    for callback in callbacks:
+        callback.on_epoch(None, 0, 1, {"phase": "full"})
 
 
 # ------------------------------------------------------------------------------------------------- killed, and again
@@ -268,7 +274,7 @@ def test_the_metric_prunes_and_chooses(fake_train, monkeypatch, capsys):
     monkeypatch.setattr(tuning, "read_folds", lambda name, workspace: table)
     sure = {"loss-002": 0.9, "loss-005": 0.4, "loss-006": 0.95}
 
-    def train(model, recipe, name, weights, run, only_fold, overrides, memory, after_epoch, workspace):
+    def train(model, recipe, name, weights, run, only_fold, overrides, memory, callbacks, workspace):
         folder, rows = Path("runs") / name / run / "fold_0", table.fold == 0
         value = sure.get(run, 0.8)
         probs = np.where(np.eye(3)[table.labels[rows]] > 0, value, (1 - value) / 2).astype(np.float32)
@@ -276,7 +282,7 @@ def test_the_metric_prunes_and_chooses(fake_train, monkeypatch, capsys):
             history = pd.DataFrame({"epoch": range(1, epoch + 1), "phase": "full", "val_accuracy": 1.0})
             files.write_bytes(folder / "history.csv", files.csv_bytes(history))
             files.write_npz(folder / f"epochs/{epoch:03d}.npz", image=np.array(table.images)[rows], probs=probs)
-            after_epoch()
+            tell(callbacks)
         oof.write_fold(folder, table, 0, {"identity": probs})
 
     fake_train({})

@@ -44,6 +44,7 @@ OOF_CSV = "oof.csv"
 BACKBONE_FILE = "backbone.weights.h5"  # of a frozen run: all folds share it
 HEADS_NPZ = "heads.npz"  # of the frozen phase, while it lasts
 LOCK = ".lock"
+TENSORBOARD = "tensorboard"  # curves for TensorBoard, a folder for each fold: tensorboard_dir
 FOLD = "fold_"  # how the folders of its folds begin
 NODE = "node_"  # how the folders of a double run's nodes begin
 
@@ -108,6 +109,11 @@ def fold_files(folder, name):
 def node_dir(folder, number):
     """The folder of a node in a double run's folder."""
     return folder / f"{NODE}{number}"
+
+
+def tensorboard_dir(run_dir, fold):
+    """The folder of a fold's curves for TensorBoard."""
+    return fold_dir(Path(run_dir) / TENSORBOARD, fold)
 
 
 def epoch_file(fold_dir, epoch):

@@ -104,6 +104,9 @@ AGAIN = Option(
     1,
     metavar="0",
 )
+TENSORBOARD = Option(
+    "tensorboard", "write the learning curves for TensorBoard too, into the folder of the run", False, kind="switch"
+)
 SIZE = Option("size", "of the images: HEIGHTxWIDTH, or one number")
 HIDDEN_N = Option("hidden_n", "images of the hidden test", metavar="N")
 HIDDEN = Option(

@@ -27,6 +27,7 @@ from competition.cli.options import (
     SEEDS,
     SET,
     SIZE,
+    TENSORBOARD,
     TEST,
     TO_PREDICT,
     WEIGHTS,
@@ -114,6 +115,7 @@ VERBS = (
             MEMORY,
             SEEDS,
             AGAIN,
+            TENSORBOARD,
             Option(
                 "teacher",
                 "learn from the fold models of the blend, or of these runs, as well as from the labels",
@@ -152,6 +154,7 @@ VERBS = (
             MEMORY,
             SEEDS,
             AGAIN,
+            TENSORBOARD,
         ),
     ),
     Verb(

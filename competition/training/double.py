@@ -40,6 +40,7 @@ from competition.runs.record import locked, open_run_record
 from competition.runs.splits import read_splits
 from competition.runs.tree import take_part
 from competition.training import train
+from competition.training.callbacks import check_callbacks
 from competition.training.gan.gan import check_synthetic
 from competition.training.job import prepare_job
 from competition.training.train_folds import train_table
@@ -55,6 +56,7 @@ def double(
     only_fold=None,
     overrides=(),
     memory=None,
+    callbacks=(),
     workspace=Workspace(),
 ):
     """Train a tree of models on the folds of the table `name` and merge their OOF; returns the run's folder.
@@ -62,18 +64,19 @@ def double(
     splits   "Species1": it against the rest, then the rest among themselves; read_splits says what else
     run      name of the run; default <model>-<recipe>-double
 
-    The others are as for train.train. A class_weight or an oversample_count counts for the branches of each node:
-    where a branch is several classes it weighs what these do on average, and `oversample_classes` leaves it alone. Of
-    `synthetic` images a node gets those of its classes.
+    The others are as for train.train; callbacks are told of the epochs of each node. A class_weight or an
+    oversample_count counts for the branches of each node: where a branch is several classes it weighs what these do on
+    average, and `oversample_classes` leaves it alone. Of `synthetic` images a node gets those of its classes.
     `runs/<table>/<run>/node_<i>/` is the run of a node, with an OOF of its own, on its own task. Raises InputError for
     anything that cannot be used, and for a run folder made from another config, fold table or other images.
     """
-    memory = read_memory(memory)
+    callbacks, memory = check_callbacks(callbacks), read_memory(memory)
     table = read_folds(name, workspace)
     tree = read_splits(splits, table)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}-double", memory)
+    job = replace(job, callbacks=callbacks)
     folder, settings = job.folder, job.recipe
     if settings.synthetic:
         check_synthetic(table, job.folds)  # refuses before a run is begun
@@ -96,9 +99,11 @@ def double(
     return folder
 
 
-def double_seeds(seeds, model, recipe="quick", run=None, overrides=(), again=1, **options):
+def double_seeds(
+    seeds, model, recipe="quick", run=None, overrides=(), again=1, callbacks=(), tensorboard=False, **options
+):
     """`double` with several seeds; parameters and what it returns and raises are as of train.train_seeds."""
-    return train.train_seeds(seeds, model, recipe, run, overrides, double, again, **options)
+    return train.train_seeds(seeds, model, recipe, run, overrides, double, again, callbacks, tensorboard, **options)
 
 
 def fit_recipe(settings, table, part, node):

@@ -20,8 +20,11 @@ from competition.runs.single import read_head, write_head
 from competition.training.progress import Progress, history_row, read_or_anew, write_epoch, write_history
 
 
-def train_heads(job, lesson, bar):
-    """The first phase: train the heads of those folds that have none yet; those that were interrupted first."""
+def train_heads(job, lesson, tell, bar):
+    """The first phase: train the heads of those folds that have none yet; those that were interrupted first.
+
+    tell   called with a fold and the row of each epoch of its history, when all of that epoch is on disk
+    """
     folder, settings = job.folder, job.recipe
 
     def headless(folds):
@@ -30,12 +33,12 @@ def train_heads(job, lesson, bar):
     interrupted, state, seconds = read_interrupted(folder)
     if going := headless(interrupted):
         state = state.of([interrupted.index(fold) for fold in going])
-        _train_heads_of(replace(job, folds=going), lesson, state, seconds, bar)
+        _train_heads_of(replace(job, folds=going), lesson, state, seconds, tell, bar)
     if fresh := headless(job.folds):
         state = heads.start_heads(
             1, len(fresh), lesson.plain.shape[-1], len(job.table.classes), settings.head, settings.seed
         )
-        _train_heads_of(replace(job, folds=fresh), lesson, state, [], bar)
+        _train_heads_of(replace(job, folds=fresh), lesson, state, [], tell, bar)
     (folder / HEADS_NPZ).unlink(missing_ok=True)
     if not settings.epochs:
         # what was done before, and what an early stop spared
@@ -79,10 +82,21 @@ def read_head_progress(run_dir, fold):
     return read_weights(read, fold_dir(run_dir, fold) / HEAD_FILE)
 
 
-def _train_heads_of(job, lesson, state, seconds, bar):
+def _train_heads_of(job, lesson, state, seconds, tell, bar):
     """Train the heads of a Job's folds together, from their state on."""
     folder, table, settings, folds = job.folder, job.table, job.recipe, job.folds
     metric, names = find_metric(table.metric), [held_out_images(table, fold) for fold in folds]
+
+    def finish_epoch():
+        histories = {fold: _heads_history(state, seconds, f, settings) for f, fold in enumerate(folds)}
+        for fold, history in histories.items():
+            write_history(fold_dir(folder, fold), history)
+        for fold, history in histories.items():
+            if len(history) == len(state.log):  # else it had stopped before
+                tell(fold, history[-1])
+
+    if len(state.log):
+        finish_epoch()  # a kill may have come before its end
     while len(state.log) < settings.frozen_epochs and not (stopped := state.stopped(settings.patience)[0]).all():
         before = time.time()
         probabilities = heads.train_epoch(
@@ -102,8 +116,7 @@ def _train_heads_of(job, lesson, state, seconds, bar):
                 write_epoch(fold_dir(folder, fold), len(state.log), names[f], probabilities[f][0])
         seconds = [*seconds, round((time.time() - before) / len(folds), 3)]
         files.write_npz(folder / HEADS_NPZ, folds=folds, seconds=seconds, **state.arrays())
-        for f, fold in enumerate(folds):
-            write_history(fold_dir(folder, fold), _heads_history(state, seconds, f, settings))
+        finish_epoch()
         bar.set_postfix_str(
             f"frozen loss {state.log[-1, 0, :, 0].mean():.3f} acc {state.log[-1, 0, :, 1].mean():.3f} "
             f"val {metric.sign * state.best_score[0, :, 0].mean():.3f}",

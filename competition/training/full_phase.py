@@ -90,14 +90,17 @@ class Phase:
         return sums / steps
 
 
-def train_whole(job, images, taught, start, bar):
-    """Train everything, one fold after the other, from the backbone's weights `start`; writes what each fold leaves."""
+def train_whole(job, images, taught, start, tell, bar):
+    """Train everything, one fold after the other, from the backbone's weights `start`; writes what each fold leaves.
+
+    tell   called with a fold and the row of each epoch of its history, when all of that epoch is on disk
+    """
     table, settings = job.table, job.recipe
     phase = _build_phase(job, images, taught, start)
     scored = _build_scored(job, phase)
     for fold in job.folds:
         directory = fold_dir(job.folder, fold)
-        progress = _train_fold(job, taught[fold], phase, fold, bar)
+        progress = _train_fold(job, taught[fold], phase, fold, tell, bar)
         held_out, taken = np.flatnonzero(table.fold == fold), []
         if scored is not phase.model:
             scored.set_weights(phase.model.get_weights())
@@ -149,10 +152,10 @@ def _build_scored(job, phase):
     return build_classifier(job.model, job.table.size, len(job.table.classes), plain, Weights("none"))
 
 
-def _train_fold(job, taught, phase, fold, bar):
+def _train_fold(job, taught, phase, fold, tell, bar):
     """The second phase of one fold, to its end, from wherever its state says it is; returns its Progress.
 
-    taught   the fold's own, a Taught
+    taught   the fold's own, a Taught; tell: as for train_whole
     """
     directory, table, images, settings = fold_dir(job.folder, fold), taught.table, taught.images, job.recipe
     held_out = table.fold == fold
@@ -166,6 +169,8 @@ def _train_fold(job, taught, phase, fold, bar):
         set_head(phase.model, read_head(directory.parent, fold))
         progress.history = read_head_progress(directory.parent, fold).history
     write_history(directory, progress.history)  # a kill may have come between the state and its line
+    if progress.epoch:
+        tell(fold, progress.history[-1])  # or before that epoch was told
     while progress.epoch < phase.epochs and not _is_stopped(settings, progress):
 
         def tick(share, loss, accuracy):
@@ -196,8 +201,7 @@ def _train_fold(job, taught, phase, fold, bar):
         write_epoch(directory, row["epoch"], names, probabilities)
         write_fold_state(directory, progress, phase.read(), best)
         write_history(directory, progress.history)
-        if job.after_epoch:
-            job.after_epoch()
+        tell(fold, row)
     bar.total -= phase.epochs - progress.epoch
     phase.average()
     if best:

@@ -1,6 +1,5 @@
 """Job: everything that one training needs, as one argument."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from competition.base.workspace import check_run_name
 from competition.data.table import FoldTable, fold_numbers
 from competition.models.backbones import Weights, own_graph
 from competition.recipes.recipe import Recipe
+from competition.training.callbacks import Callback
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Job:
     recipe: Recipe  # that fits the table (settle.fit_to_table)
     folds: list[int]
     memory: Memory | None = None  # for images and features; None: as much as they need
-    after_epoch: Callable[[], None] | None = None  # called after each epoch of the second phase, once it is on disk
+    callbacks: tuple[Callback, ...] = ()  # told of each epoch
     teaching: Any = None  # a teach.Teaching, where finished runs say what to learn
 
     @property

@@ -24,8 +24,10 @@ from competition.data.table import read_folds
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
 from competition.runs.seeds import plain_heads
+from competition.training.callbacks import Callback, check_callbacks
 from competition.training.job import prepare_job
 from competition.training.teach import read_teaching
+from competition.training.tensorboard import TensorBoard
 from competition.training.train_folds import train_table
 
 
@@ -38,7 +40,7 @@ def train(
     only_fold: str | int | None = None,
     overrides: Sequence[str] = (),
     memory: Any = None,
-    after_epoch: Callable[[], None] | None = None,
+    callbacks: Sequence[Callback] = (),
     teacher: str | None = None,
     pseudo: str | None = None,
     workspace: Workspace = Workspace(),
@@ -55,19 +57,19 @@ def train(
     pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
                models (default: of the blend) give; see teach.py for both
     workspace  where the table lies and the run is written; default: the current folder
-    after_epoch  called without arguments after each epoch of the second phase, when all of it is on disk; what it
-               raises ends the training there, and the same call goes on with it
+    callbacks  objects that are told of each epoch of each fold (callbacks.Callback); what one raises ends the training
+               there, and the same call goes on with it
 
     Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
     other images.
     """
-    memory = read_memory(memory)
+    callbacks, memory = check_callbacks(callbacks), read_memory(memory)
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
     job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}{kind}", memory)
-    job = replace(job, after_epoch=after_epoch)
+    job = replace(job, callbacks=callbacks)
     if kind:
         job = replace(job, teaching=read_teaching(table, teacher, pseudo))
         if not teacher:
@@ -83,6 +85,8 @@ def train_seeds(
     overrides: Sequence[str] = (),
     how: Callable[..., Path] | None = None,
     again: int | str = 1,
+    callbacks: Sequence[Callback] = (),
+    tensorboard: bool = False,
     **options: Any,
 ) -> list[Path]:
     """`train`, or `how` in its place, with several seeds: the recipe's, the next, ...; returns the Runs' folders.
@@ -90,10 +94,14 @@ def train_seeds(
     The runs are <run>, <run>-seed1, <run>-seed2, ... and differ in nothing else, by which `make blend` knows them for
     one member. options: of `train`.
 
-    again   0 or 1. With one seed and all folds done, 1 trains the first fold once more with the next seed, where only
-            that tells the forecast what averaging the fold models gains. A call that is stopped there, or that cannot
-            do it, has lost nothing of the run, and the same call goes on with it.
+    callbacks    as for `train`; they are told of the epochs of all these runs
+    tensorboard  write curves for TensorBoard into each run's folder as well (tensorboard.TensorBoard)
+    again        0 or 1. With one seed and all folds done, 1 trains the first fold once more with the next seed, where
+                 only that tells the forecast what averaging the fold models gains. A call that is stopped there, or
+                 that cannot do it, has lost nothing of the run, and the same call goes on with it.
     """
+    callbacks = check_callbacks(callbacks)
+    options["callbacks"] = (*callbacks, TensorBoard()) if tensorboard else callbacks
     count, again = whole_number("SEEDS", seeds, 1, 100), whole_number("AGAIN", again, 0, 1)
     how, seed = how or train, read_recipe(recipe, overrides).seed
 

@@ -1,6 +1,7 @@
 """Train the folds of a table, or of a part of one, through both phases."""
 
 from dataclasses import replace
+from functools import partial
 
 from tqdm import tqdm
 
@@ -17,6 +18,8 @@ from competition.models.fuse import fuse_batchnorm
 from competition.runs.finish_run import finish_run, print_folds
 from competition.runs.folder import is_done, is_whole
 from competition.runs.record import locked, open_run_record
+from competition.runs.trained_run import TrainedRun
+from competition.training.callbacks import tell_epoch, telling_end
 from competition.training.frozen_phase import save_heads, train_heads
 from competition.training.full_phase import train_whole
 from competition.training.gan.gan import check_synthetic
@@ -26,6 +29,7 @@ from competition.training.lessons import deal_lessons, prepare_lessons
 def train_table(job):
     """Train the folds of a Job, write the OOF once all folds of its table are done, and return the run's folder."""
     folder, table, settings = job.folder, job.table, job.recipe
+    run = TrainedRun(table, folder)
     config = job.config | find_metric(table.metric).chooses(settings.patience)
     if settings.synthetic:
         config["gan"] = check_synthetic(table.whole or table, job.folds)
@@ -33,23 +37,25 @@ def train_table(job):
         config |= job.teaching.config
     with locked(folder):
         record = open_run_record(folder, table, config, settings)
-        if record["finished"] and is_whole(folder, table, settings):
-            print(f"{folder}: finished before, nothing to do")
-        else:
-            settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
-            _train_folds(replace(job, recipe=settings))
-            if all(is_done(folder, k, settings) for k in range(table.k)):
-                finish_run(folder, table, settings, record)
+        with telling_end(run, job.callbacks):
+            if record["finished"] and is_whole(folder, table, settings):
+                print(f"{folder}: finished before, nothing to do")
+            else:
+                settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
+                _train_folds(replace(job, recipe=settings), run)
+                if all(is_done(folder, k, settings) for k in range(table.k)):
+                    finish_run(folder, table, settings, record)
         print_folds(folder, table, [fold for fold in range(table.k) if is_done(folder, fold, settings)])
     return folder
 
 
-def _train_folds(job):
-    """Train those folds of a Job that are not done."""
+def _train_folds(job, run):
+    """Train those folds of a Job that are not done; run: the TrainedRun that its callbacks are told of."""
     folder, table, settings = job.folder, job.table, job.recipe
     job = replace(job, folds=[fold for fold in job.folds if not is_done(folder, fold, settings)])
     if not job.folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
+    tell = partial(tell_epoch, run, job.callbacks)
     start_keras(settings.seed)
     whole = table.whole or table  # whose images and features serve all parts
     warn_of_others(whole)
@@ -72,9 +78,9 @@ def _train_folds(job):
     ) as bar:
         if settings.frozen_epochs:
             for some, lesson in deal_lessons(job, features[0], pool, images, taught, fused, room):
-                train_heads(some, lesson, bar)
+                train_heads(some, lesson, tell, bar)
                 del lesson  # whose features make room for those of the next
         if settings.epochs:
-            train_whole(job, images, taught, backbone.get_weights(), bar)
+            train_whole(job, images, taught, backbone.get_weights(), tell, bar)
         else:
             save_heads(job, features)

@@ -59,6 +59,17 @@ class _Pruned(Exception):
     """A trial is behind the others."""
 
 
+class _AfterEpoch:
+    """A callback that calls a function after each epoch of the second phase."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_epoch(self, run, fold, epoch, row):
+        if row["phase"] == "full":
+            self.function()
+
+
 class _OutOfTime(Exception):
     """The minutes are over in the middle of a trial."""
 
@@ -300,7 +311,7 @@ def _run_trial(study, trial, sweep, seconds, clock):
                 ",".join(map(str, study.folds)),
                 overrides,
                 study.memory,
-                after_epoch,
+                [_AfterEpoch(after_epoch)],
                 workspace=study.table.workspace,
             )
         probs, labels = read_trial_probs(study, trial)

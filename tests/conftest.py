@@ -66,6 +66,12 @@ def class_folders(root, counts, extension=".png", kind="PNG", **shape):
     return root
 
 
+def import_keras_cv():
+    """The module; without it the test that asks is skipped, with a line that says why."""
+    reason = "keras-cv is not here: array_record, which it needs, has no wheels for Windows"
+    return pytest.importorskip("keras_cv", reason=reason)
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """An empty current directory, where folds/ and runs/ come to lie; data belongs beside it."""

@@ -80,7 +80,7 @@ class Stored:
     def __init__(self, path):
         array = np.load(path, mmap_mode="r")
         self.shape, self.dtype, self.nbytes, self._offset = array.shape, array.dtype, array.nbytes, array.offset
-        self._file = open(path, "rb")
+        self._file = open(path, "rb", buffering=0)
         self._lock = threading.Lock()  # on the file's position, where reading needs one
 
     def __len__(self):

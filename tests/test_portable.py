@@ -7,6 +7,7 @@ PATH, such as `unshare`. It keeps what its libraries cannot do without on Linux:
 - subprocess and multiprocessing need `_posixsubprocess`; on Windows they have `_winapi`.
 - filelock finds no fcntl and takes its lock of files that are merely there; on Windows it has a native one.
 
+A text that is read or written without an encoding is an error there, as Windows would take another than UTF-8.
 The process that rehearses the zip is another Python, which loses the PATH alone.
 """
 
@@ -30,6 +31,7 @@ for name in ("fcntl", "resource", "pwd", "grp", "termios"):
 for name in ("posix_fadvise", "preadv", "pread", "sched_getaffinity", "sysconf", "fork", "geteuid", "getuid", "killpg"):
     delattr(os, name)
 warnings.filterwarnings("ignore", "only soft file lock", module="filelock")
+warnings.filterwarnings("error", category=EncodingWarning, module="competition")
 
 from competition.cli.main import main
 
@@ -55,7 +57,7 @@ def test_from_folds_to_the_zip_without_posix(tmp_path):
         name: value for name, value in os.environ.items() if name not in ("USER", "LOGNAME", "LNAME", "USERNAME")
     }
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(data)],
+        [sys.executable, "-X", "warn_default_encoding", "-c", CHILD, str(data)],
         cwd=work,
         env=environment | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "PATH": str(programs)},
         capture_output=True,

@@ -162,7 +162,8 @@ def run_isolated(
     allows it (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
-    with tempfile.TemporaryDirectory() as folder:
+    # on Windows what a process had open may not be let go at once when it is ended
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=os.name == "nt") as folder:
         folder = Path(folder).resolve()
         for part in ("zip", "home", "out", "tmp"):
             (folder / part).mkdir()

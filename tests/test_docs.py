@@ -50,7 +50,7 @@ def spans(text):
 
 
 def commands(text):
-    """Every command of make, of `competition` and of python with -m, that a page shows: its words, placeholders replaced by a word."""
+    """Every command of make, `competition` and python with -m that a page shows: its words, a word for a placeholder."""
     lines = [line.strip().removeprefix("$ ").partition("  #")[0] for line in parts(text)[0].splitlines()]
     start = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:make|competition|python3? -m)(?: |$)")
     found = []

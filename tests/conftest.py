@@ -77,6 +77,12 @@ class Calling:
             self.function()
 
 
+def import_keras_cv():
+    """The module; without it the test that asks is skipped, with a line that says why."""
+    reason = "keras-cv is not here: array_record, which it needs, has no wheels for Windows"
+    return pytest.importorskip("keras_cv", reason=reason)
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """An empty current directory, where folds/ and runs/ come to lie; data belongs beside it."""

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,18 @@ def test_a_stored_array_is_indexed_like_one(stored, rows):
     found = stored[rows]
     assert type(found) is np.ndarray and found.flags.writeable
     np.testing.assert_array_equal(found, WHOLE[rows])
+
+
+def test_rows_are_read_alike_where_the_system_has_no_preadv(tmp_path, stored, monkeypatch):
+    monkeypatch.delattr(os, "preadv")
+    monkeypatch.delattr(os, "posix_fadvise")
+    numbers = np.random.default_rng(0).integers(0, 50, (40, 200))
+    with ThreadPoolExecutor(8) as pool:
+        for rows, found in zip(numbers, pool.map(stored.__getitem__, numbers)):
+            np.testing.assert_array_equal(found, WHOLE[rows])
+    os.truncate(tmp_path / "a.npy", 1000)
+    with pytest.raises(EOFError, match="a.npy: ends before row 49"):
+        stored[[49]]
 
 
 def test_a_stored_array_says_what_it_is(stored):

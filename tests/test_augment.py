@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import import_keras_cv
 
 from competition.features.augment import (
     POLICIES,
@@ -112,7 +113,7 @@ def test_gridmask_blackens_squares_of_a_grid(photo):
 
 def test_gridmask_erases_as_much_as_keras_cv_s():
     """Theirs without its rotation, whose interpolation makes the squares larger."""
-    keras_cv = pytest.importorskip("keras_cv")
+    keras_cv = import_keras_cv()
     import tensorflow as tf
 
     tf.random.set_global_generator(tf.random.Generator.from_seed(0))  # or it refuses after a test that trained
@@ -251,7 +252,7 @@ def test_cutmix_s_labels_are_off_elsewhere_as_mix_pairs_says():
 
     Images of one number each, so that the share of an image that is left can be counted.
     """
-    keras_cv, keras = pytest.importorskip("keras_cv"), pytest.importorskip("keras")
+    keras_cv, keras = import_keras_cv(), pytest.importorskip("keras")
     import tensorflow as tf
 
     def errors(images, labels):
@@ -272,7 +273,7 @@ def test_cutmix_s_labels_are_off_elsewhere_as_mix_pairs_says():
 @pytest.mark.parametrize("size", [(24, 32), (25, 31)])
 def test_fmix_s_blobs_are_those_of_keras_cv(size):
     """As large and as ragged, and both mix labels by the mask's mean."""
-    keras_cv = pytest.importorskip("keras_cv")
+    keras_cv = import_keras_cv()
     import tensorflow as tf
 
     tf.random.set_seed(0)

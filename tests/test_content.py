@@ -33,6 +33,16 @@ def saved(array):
     return file.getvalue()
 
 
+def test_a_machine_that_does_not_say_who_the_user_is(monkeypatch):
+    """As Windows does where the environment names nobody: Python has no `pwd` there."""
+
+    def fail():
+        raise ImportError("No module named 'pwd'")
+
+    monkeypatch.setattr(content.getpass, "getuser", fail)
+    assert all(mark.what.startswith("the path ") for mark in machine_marks("/data"))
+
+
 @pytest.fixture
 def alice(monkeypatch):
     """Marks of a machine whose user is alice, and whose work lies in short folders."""

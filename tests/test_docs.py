@@ -50,9 +50,9 @@ def spans(text):
 
 
 def commands(text):
-    """Every command of make, and of python with -m, that a page shows: its words, placeholders replaced by a word."""
+    """Every command of make, `competition` and python with -m that a page shows: its words, a word for a placeholder."""
     lines = [line.strip().removeprefix("$ ").partition("  #")[0] for line in parts(text)[0].splitlines()]
-    start = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:make|python3? -m)(?: |$)")
+    start = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:make|competition|python3? -m)(?: |$)")
     found = []
     for line in filter(start.match, [*lines, *spans(text)]):
         words = shlex.split(re.sub(r"<[^>]*>", "placeholder", line))
@@ -123,6 +123,9 @@ def test_commands_that_a_page_shows_are_accepted(page, monkeypatch, capsys):
     for words in commands(page.read_text("utf-8")):
         try:
             if words[0].endswith("make"):
+                check_make(words[1:] or ["help"], monkeypatch)
+            elif words[0] == "competition":  # the script of an installation, which has no targets besides
+                assert not words[1:] or words[1] in {*verbs(), "placeholder"}, shlex.join(words)
                 check_make(words[1:] or ["help"], monkeypatch)
             else:
                 check_python(words[2:], monkeypatch)

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from conftest import import_keras_cv
 from PIL import Image
 
 from competition.base.files import InputError
@@ -42,7 +43,7 @@ def test_names_a_cat_and_an_espresso(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_is_the_network_of_keras_cv(variant):
-    keras_cv = pytest.importorskip("keras_cv")
+    keras_cv = import_keras_cv()
     width, depth = SCALING[variant]
     size = (70, 65, 3)
     theirs = keras_cv.models.EfficientNetLiteBackbone(

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import class_folders
 
+from competition import __main__
 from competition.api.competition import Competition, commands
 from competition.base import files
 from competition.base.files import InputError
@@ -303,7 +304,6 @@ def test_flags_reach_the_verb(given):
             "run": "mine",
             "overrides": [],
             "again": "0",
-            "tensorboard": False,
             "name": "plants",
             "weights": "none",
             "only_fold": "2",
@@ -330,6 +330,30 @@ def test_a_double_run_has_seeds_too(given):
         1,
         "a",
     ]
+
+
+@pytest.mark.parametrize(
+    "started, shown",
+    [
+        ("/env/bin/competition", "competition"),
+        (r"C/env/Scripts/competition.exe", "competition"),
+        ("/env/lib/competition/__main__.py", "python -m competition"),
+        ("", "python -m competition"),
+    ],
+)
+def test_help_says_how_the_command_was_started(started, shown, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [started])
+    text = helped("folds", capsys)
+    assert text.startswith(f"usage: {shown} folds ") and f"\n  {shown} folds --data" in text
+
+
+def test_the_script_ends_with_the_command_s_code_and_at_once_after_ctrl_c(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for code in (0, 2, 130):
+        monkeypatch.setattr(__main__, "run_command", lambda code=code: code)
+        assert __main__.main() == code
+    assert ended == [130]
 
 
 def test_exit_codes_of_errors_and_ctrl_c(monkeypatch, capsys):

@@ -24,6 +24,13 @@ def test_names_that_are_no_releases(workdir, scorer):
     assert not Workspace().scorers.exists()
 
 
+def test_windows_parts_folders_by_either_slash(monkeypatch):
+    assert not scorer_environments.is_path("tensorflow==2.12.1")
+    monkeypatch.setattr(scorer_environments.os, "altsep", "\\")
+    for scorer in ("C:/python/python.exe", r"C:\python\python.exe"):
+        assert scorer_environments.is_path(scorer) and scorer_environments.read_releases(scorer) == []
+
+
 def test_environment_is_built_once(workdir, tmp_path, monkeypatch):
     """A real one, of a wheel that holds one module: pip takes what it is told to take."""
     with zipfile.ZipFile(tmp_path / "tinything-1.5-py3-none-any.whl", "w") as wheel:

@@ -6,10 +6,10 @@ mapped: mapped pages count as the process's memory, and to fetch scattered rows 
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from competition.base.files import InputError
+from competition.base.locks import hold
 
 UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of containers, v2 and v1
@@ -60,12 +62,8 @@ def read_memory(text=None):
 
 def _available():
     """Bytes of memory that may still be taken: the machine's, or less where a container has a limit of its own."""
-    try:
-        free = int(re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
-    except (OSError, TypeError):  # no Linux: all memory there is
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path(path).read_text().strip() for path in CGROUP_LIMITS if os.path.exists(path)]
-    return min([free, *(int(limit) for limit in limits if limit.isdecimal())])
+    limits = [Path(path).read_text("utf-8").strip() for path in CGROUP_LIMITS if os.path.exists(path)]
+    return min([psutil.virtual_memory().available, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 def gigabytes(count):
@@ -76,13 +74,14 @@ class Stored:
     """An array in an .npy file, indexed along its rows as the array would be: by number, slice, list or mask.
 
     What is asked for comes back as a copy in memory; nothing else of the file does. It has two or more dimensions.
-    Threads may share it, and the file may be replaced or removed meanwhile.
+    Threads may share it, and the file may be replaced or removed meanwhile (Windows refuses that).
     """
 
     def __init__(self, path):
         array = np.load(path, mmap_mode="r")
         self.shape, self.dtype, self.nbytes, self._offset = array.shape, array.dtype, array.nbytes, array.offset
-        self._file = open(path, "rb")
+        self._file = open(path, "rb", buffering=0)
+        self._lock = threading.Lock()  # on the file's position, where reading needs one
 
     def __len__(self):
         return self.shape[0]
@@ -101,9 +100,17 @@ class Stored:
             for start in starts:
                 os.posix_fadvise(self._file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
         for row, start in zip(found, starts):
-            if os.preadv(self._file.fileno(), [row], start) != size:
+            if self._read_into(row, start) != size:
                 raise EOFError(f"{self._file.name}: ends before row {(start - self._offset) // size}")
         return found
+
+    def _read_into(self, row, start):
+        """Fill a row from the file's byte `start` on; how many bytes the file had for it."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [row], start)
+        with self._lock:  # Windows
+            self._file.seek(start)
+            return self._file.readinto(row)
 
 
 def _same(images):
@@ -194,40 +201,39 @@ def build_array(path, shape, dtype, rows_from, step=1):
     """Write the .npy file `path` from the arrays of consecutive rows that `rows_from(start)` yields.
 
     Until it is whole the file has another name, `<path>.part`, and a build that was killed goes on from there, at a
-    multiple of `step` rows. A second process that wants the same file waits for the first. Raises InputError when the
-    disk has no room for it.
+    multiple of `step` rows. A second process that wants the same file waits for the first, at the lock `<path>.lock`.
+    Raises InputError when the disk has no room for it.
     """
-    path, part = Path(path), Path(f"{path}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while not path.exists():
-        with open(part, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not (part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat())):
-                continue  # another process finished it while this one waited
-            if path.exists():
-                part.unlink()
-                continue
-            header = _header(shape, dtype)
-            row = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
-            done = _rows_done(file, header, row) // step * step
-            needed, free = (shape[0] - done) * row, shutil.disk_usage(path.parent).free
-            if needed > free:
-                raise InputError(
-                    f"{path}: needs {gigabytes(needed)} more on its disk, which has {gigabytes(free)} "
-                    "free; make room there"
-                )
-            if not done:
-                file.truncate(0)
-                file.write(header)
-            file.truncate(len(header) + done * row)
-            for rows in rows_from(done) if done < shape[0] else ():
-                file.write(np.ascontiguousarray(rows, dtype).data)
-                done += len(rows)
-            if done != shape[0]:
-                raise ValueError(f"{path}: {done} rows were given for {shape[0]}")
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(part, path)
+    path = Path(path)
+    if path.exists():
+        return
+    with hold(f"{path}.lock", wait=True, remove=True):
+        if not path.exists():  # else another process finished it while this one waited
+            _build(path, Path(f"{path}.part"), shape, dtype, rows_from, step)
+
+
+def _build(path, part, shape, dtype, rows_from, step):
+    with open(part, "a+b") as file:
+        header = _header(shape, dtype)
+        row = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
+        done = _rows_done(file, header, row) // step * step
+        needed, free = (shape[0] - done) * row, shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise InputError(
+                f"{path}: needs {gigabytes(needed)} more on its disk, which has {gigabytes(free)} free; make room there"
+            )
+        if not done:
+            file.truncate(0)
+            file.write(header)
+        file.truncate(len(header) + done * row)
+        for rows in rows_from(done) if done < shape[0] else ():
+            file.write(np.ascontiguousarray(rows, dtype).data)
+            done += len(rows)
+        if done != shape[0]:
+            raise ValueError(f"{path}: {done} rows were given for {shape[0]}")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)  # Windows does not replace what is open
 
 
 def _header(shape, dtype):

@@ -57,7 +57,7 @@ def import_tensorflow():
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere:
+        with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         import tensorflow  # noqa: F401
     finally:
@@ -126,7 +126,7 @@ def choose_precision(wanted, model):
 def bfloat16_units():
     """The units for bfloat16 that this processor says it has, as Linux names them: avx512_bf16, amx_bf16."""
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        flags = Path("/proc/cpuinfo").read_text("utf-8").split()
     except OSError:
         return []
     return [unit for unit in ("avx512_bf16", "amx_bf16") if unit in flags]

@@ -4,7 +4,9 @@ import argparse
 import difflib
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from competition.base.files import InputError
@@ -30,7 +32,7 @@ def parse(arguments: Iterable[str]) -> tuple[Verb, dict[str, Any]]:
 def make_parser() -> "Parser":
     """An ArgumentParser with a sub-parser for each command of the table; it sets `verb` to the command's name."""
     parser = Parser(
-        prog="python -m competition",
+        prog=_program(),
         description="From a folder of images to a submission: folds, train, blend, submission.",
         epilog="Each command has its own --help. An input that cannot be used ends with one line and exit code 2.",
     )
@@ -47,6 +49,11 @@ def make_parser() -> "Parser":
         command.set_defaults(verb=verb.name)
         add_options(command, verb)
     return parser
+
+
+def _program() -> str:
+    """How this process was started: by the script that an installation brings, or by Python."""
+    return "competition" if Path(sys.argv[0]).stem == "competition" else "python -m competition"
 
 
 def add_options(parser: argparse.ArgumentParser, verb: Verb) -> None:

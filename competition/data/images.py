@@ -4,6 +4,7 @@ Only `load_images` writes: it decodes what is too much for memory into a file be
 """
 
 import math
+from contextlib import suppress
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def load_images(table, memory=None):
     if not path.exists():
         for old in path.parent.glob("*.npy*"):  # of another table of this name, or another size
             if not old.name.startswith(path.name):
-                old.unlink(missing_ok=True)
+                with suppress(OSError):  # gone, or, on Windows, another process reads it
+                    old.unlink()
         build_array(path, shape, np.uint8, lambda start: (image[None] for image in map_images(table, start=start)))
     return open_array(path, 0)
 

@@ -306,7 +306,10 @@ def _csv_rows(data, expected=("image", "label")):
 
 
 def _below(starts, image):
-    """The POSIX path of `image` below a folder, of which `starts` are the paths, or None when it lies elsewhere."""
+    """The POSIX path of `image` below a folder, of which `starts` are the paths, or None when it lies elsewhere.
+
+    A backslash parts folders, as it does in a CSV from Windows, unless a file's own name has it.
+    """
     if os.path.isabs(image):
         for start in starts:
             if Path(image).is_relative_to(start):
@@ -314,5 +317,7 @@ def _below(starts, image):
                 break
         else:
             return None
+    if "\\" in image and (os.sep == "\\" or not os.path.isfile(starts[0] / image)):
+        image = image.replace("\\", "/")
     image = posixpath.normpath(image)
     return None if image == ".." or image.startswith("../") else image

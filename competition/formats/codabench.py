@@ -32,7 +32,7 @@ class Model(model):
 def write_code(folder):
     """Write `model.py` into `folder`, beside `SubmissionModel/`."""
     code = (resources.files("competition.submission") / "submission_model.py").read_text("utf-8")
-    (folder / "model.py").write_text(code + CODE, "utf-8")
+    (folder / "model.py").write_text(code + CODE, "utf-8", newline="\n")
 
 
 LAYOUT = Layout("codabench", write_code, Entry("Model", with_path=False, returns="array"))

@@ -16,7 +16,7 @@ DESCRIPTION = "description: Provides prediction model to be executed by the inge
 def write_code(folder):
     """Write `model.py` and `metadata` into `folder`, beside `SubmissionModel/`."""
     (folder / "model.py").write_bytes((resources.files("competition.submission") / "submission_model.py").read_bytes())
-    (folder / "metadata").write_text(DESCRIPTION + "\n", "utf-8")
+    (folder / "metadata").write_text(DESCRIPTION + "\n", "utf-8", newline="\n")
 
 
 LAYOUT = Layout("codalab", write_code, Entry("model", with_path=True, returns="tensor"))

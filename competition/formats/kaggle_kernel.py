@@ -55,7 +55,12 @@ from competition.submission.package import pack_folder
 from competition.submission.record import record_of
 from competition.submission.score_log import log_submission
 
-WHEELS = ("keras", "albumentations", "albucore")  # what Kaggle's image has in other versions, none of it compiled
+WHEELS = (
+    "keras",
+    "albumentations",
+    "albucore",
+    "filelock",
+)  # what Kaggle's image has in other versions, none of it compiled
 KEPT = (RUN_JSON, OOF_CSV, OOF_NPZ, BACKBONE_FILE, MODEL_FILE, HEAD_FILE)  # what predicts
 LONGEST = 50  # signs of a title on Kaggle
 NEXT = """
@@ -275,7 +280,7 @@ def _write(slug, table, job, stage, user, competition, dataset):
     payload = folder / "dataset" / kernel_script.PAYLOAD
     with tempfile.TemporaryDirectory() as temporary:
         temporary = Path(temporary)
-        (temporary / kernel_script.JOB).write_text(json.dumps(dataclasses.asdict(job), indent=2), "utf-8")
+        (temporary / kernel_script.JOB).write_text(json.dumps(dataclasses.asdict(job), indent=2), "utf-8", newline="\n")
         _copy_table(table, Workspace(temporary / "work"))
         package = Path(toolkit.__file__).parent
         shutil.copytree(package, temporary / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))

@@ -68,7 +68,7 @@ def machine_marks(*paths):
     ]
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # nobody has that number
+    except (KeyError, OSError, ImportError):  # nobody has that number, or Windows does not say who it is
         return marks
     return marks + [_mark(f"the user name {user}", ["", home, user]) for home in HOMES]
 

@@ -32,6 +32,13 @@ MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is st
 MOST_REHEARSED = 64  # images that a zip is rehearsed on
 BUDGET = 60  # seconds that the batch of 300 may take, which shows what smaller ones do as well
 SCORER = Path(__file__).with_name("scorer_process.py")
+KEPT = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "SYSTEMROOT",
+)  # of the environment; without the last Python does not start on Windows
+HOMES = ("HOME", "USERPROFILE") if os.name == "nt" else ("HOME",)
+TEMPORARY = ("TMPDIR", "TEMP", "TMP") if os.name == "nt" else ("TMPDIR",)
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,8 @@ def run_isolated(
     allows it (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
-    with tempfile.TemporaryDirectory() as folder:
+    # on Windows what a process had open may not be let go at once when it is ended
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=os.name == "nt") as folder:
         folder = Path(folder).resolve()
         for part in ("zip", "home", "out", "tmp"):
             (folder / part).mkdir()
@@ -171,13 +179,14 @@ def run_isolated(
                     "entry": dataclasses.asdict(entry),
                     "jobs": [dataclasses.asdict(job) for job in jobs],
                 }
-            )
+            ),
+            "utf-8",
         )
         total_seconds, peak, ended, said = _watch(folder, conditions)
         found = folder / "out" / "found.json"
         if ended or not found.exists():
             raise ended or RehearsalError(f"it fails in a fresh process: {said}", "crash")
-        found = json.loads(found.read_text())
+        found = json.loads(found.read_text("utf-8"))
         _judge(found, before, _list_files(folder / "zip"))
         with np.load(folder / "out" / "answers.npz") as saved:
             saved = dict(saved)
@@ -265,7 +274,7 @@ def rehearse(
         "peak_bytes": answers.peak_bytes,
         "no_network": "none at all"
         if _without_network()
-        else "Python's sockets are refused; those of native code would not be seen",
+        else "Python's sockets are refused; those of native code would not be seen, as this system cuts no network off",
         "versions": answers.versions,
     }
 
@@ -367,9 +376,9 @@ def _watch(folder, conditions):
     how it ended in words."""
     import psutil
 
-    kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    kept = {key: os.environ[key] for key in KEPT if key in os.environ}
     quiet = {"CUDA_VISIBLE_DEVICES": CPU, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    home = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+    home = dict.fromkeys(HOMES, str(folder / "home")) | dict.fromkeys(TEMPORARY, str(folder / "tmp"))
     command = [*_without_network(), conditions.python, "-I", "-B", str(SCORER), str(folder / "job.json")]
     ended, peak = None, 0
     with open(folder / "said", "wb") as said:
@@ -441,10 +450,13 @@ def _end(process):
 
 @functools.cache
 def _without_network():
-    """What to put before a command so that it has no network; nothing where this machine does not allow that."""
-    command = ["unshare", "-n"] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["unshare", "-rn"]
-    if not shutil.which("unshare"):
+    """What to put before a command so that it has no network; nothing where this machine does not allow that.
+
+    Only Linux does, and not in every container.
+    """
+    if sys.platform != "linux" or not shutil.which("unshare"):
         return []
+    command = ["unshare", "-n"] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["unshare", "-rn"]
     allowed = subprocess.run([*command, "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
     return command if allowed else []
 

@@ -17,6 +17,7 @@ from competition.base.files import InputError
 from competition.base.workspace import Workspace
 
 READY = ".ready"  # what an environment that is whole holds
+WINDOWS = os.name == "nt"
 RELEASE = re.compile(r"[A-Za-z0-9][\w.-]*(\[[\w,-]+\])?==[\w.+!-]+")
 
 
@@ -30,17 +31,22 @@ def find_python(scorer=None, workspace=Workspace()):
     """
     if not scorer:
         return sys.executable
-    if os.sep in scorer:
+    if is_path(scorer):
         if not os.access(scorer, os.X_OK) or Path(scorer).is_dir():
             raise InputError(f"SCORER={scorer}: no such program, expected a Python interpreter, or tensorflow==2.12.1")
         return os.path.abspath(scorer)
     releases = read_releases(scorer)
     python = ".".join(platform.python_version_tuple()[:2])
     folder = (workspace.scorers / f"{'-'.join(sorted(releases))}-py{python}").absolute()
-    found = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    found = folder / ("Scripts/python.exe" if WINDOWS else "bin/python")
     if not (folder / READY).exists():
         _build(folder, found, releases, scorer, python)
     return str(found)
+
+
+def is_path(scorer):
+    """Whether SCORER= names an interpreter by its path, and not releases."""
+    return os.sep in scorer or bool(os.altsep) and os.altsep in scorer
 
 
 def read_releases(scorer):
@@ -48,7 +54,7 @@ def read_releases(scorer):
 
     InputError for what is neither releases nor a path.
     """
-    if not scorer or os.sep in scorer:
+    if not scorer or is_path(scorer):
         return []
     releases = [part for part in re.split(r"[\s,]+(?![^\[]*\])", scorer.strip()) if part]
     if not releases or not all(map(RELEASE.fullmatch, releases)):

@@ -47,6 +47,7 @@ SYSTEM = (
     "/System",
     "/Library",
     "/Applications",
+    os.environ.get("SYSTEMROOT"),  # of Windows
 )
 
 
@@ -62,7 +63,7 @@ def forbid(folder, tried):
     own = [os.path.dirname(folder), os.path.abspath(__file__), standard, sys.prefix, sys.base_prefix, sys.exec_prefix]
     there = tuple(
         {
-            known + os.sep
+            os.path.normcase(known + os.sep)
             for path in own + sys.path + list(SYSTEM)
             if path
             for known in (os.path.abspath(path), os.path.realpath(path))
@@ -74,10 +75,10 @@ def forbid(folder, tried):
         return isinstance(path, (str, bytes, os.PathLike))
 
     def below(path, folders):
-        return (path + os.sep).startswith(folders)
+        return os.path.normcase(path + os.sep).startswith(folders)
 
     def inside(path):
-        return named(path) and below(os.path.abspath(os.fsdecode(path)), folder + os.sep)
+        return named(path) and below(os.path.abspath(os.fsdecode(path)), os.path.normcase(folder + os.sep))
 
     def elsewhere(path):
         if not named(path):
@@ -217,7 +218,9 @@ def end_with(parent):
 def memory():
     """The most that this process has had in memory, in bytes; 0 where Linux does not tell."""
     try:
-        with open("/proc/self/status") as file:  # ru_maxrss would include the process that started this one
+        with open(
+            "/proc/self/status", encoding="utf-8"
+        ) as file:  # ru_maxrss would include the process that started this one
             return max(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     except (OSError, ValueError):
         return 0
@@ -234,7 +237,7 @@ def versions():
 
 
 def main(path):
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         job = json.load(file)
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     count = len(job["jobs"])
@@ -260,7 +263,7 @@ def main(path):
 
         found["error"] = {"type": type(error).__name__, "text": str(error), "trace": traceback.format_exc()}
     found["peak_bytes"], found["versions"] = memory(), versions()
-    with open(os.path.join(job["out"], "found.json"), "w") as file:
+    with open(os.path.join(job["out"], "found.json"), "w", encoding="utf-8") as file:
         json.dump(found, file)
     sys.stdout.flush()
     sys.stderr.flush()

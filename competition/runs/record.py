@@ -4,9 +4,8 @@ Whatever goes on with a folder first asks its record: what was begun from someth
 difference, so that no folder ever holds results of two configs.
 """
 
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 from competition.base import files
 from competition.base.backend import backend_versions, choose_precision
 from competition.base.files import InputError, read_json
+from competition.base.locks import Held, hold
 from competition.base.text import join_names
 from competition.base.workspace import HEADS_NPZ, LOCK, NODE, RUN_JSON, Paths, fold_files
 from competition.data.table import FoldTable
@@ -29,11 +29,10 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock goes with its process, however that ends. What a killed process left half-written is removed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as file:  # "w" would change the time of a finished run's file
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stack.enter_context(hold(folder / LOCK, wait=False))
+        except Held:
             raise InputError(f"{folder}: another process is at work there") from None
         files.remove_partial(folder)
         yield

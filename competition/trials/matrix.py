@@ -30,8 +30,8 @@ from competition.data.sources import open_reader
 from competition.data.table import choose_sample
 from competition.formats import codabench, codalab, make
 from competition.rehearsal.content import check_package
-from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
-from competition.rehearsal.scorer_environments import find_python
+from competition.rehearsal.rehearsal import KEPT, TOLERANCE, Conditions, RehearsalError, rehearse
+from competition.rehearsal.scorer_environments import find_python, is_path
 from competition.submission.ensemble import read_ensemble
 from competition.submission.expected_answers import average_by_hand, average_halved
 from competition.submission.package import build_package, pack_folder
@@ -100,7 +100,7 @@ def rehearse_matrix(scorers=None, families=None, folder=None, formats=None, work
         raise InputError(f"FORMATS={unknown[0]}: expected some of {', '.join(FORMATS)}, or none")
     pythons = {
         name: find_python(
-            None if name == "current" else name if "=" in name or "/" in name else f"tensorflow=={name}", workspace
+            None if name == "current" else name if "=" in name or is_path(name) else f"tensorflow=={name}", workspace
         )
         for name in scorers
     }
@@ -249,7 +249,7 @@ def _kernel(run, test, work, workspace):
         place = work / "input" / "files"
         place.mkdir()
         shutil.copy(payload, place)
-        kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+        kept = {key: os.environ[key] for key in KEPT if key in os.environ}
         done = subprocess.run(
             [sys.executable, folder.absolute() / "kernel.py"],
             cwd=work,

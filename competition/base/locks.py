@@ -1,0 +1,42 @@
+"""Locks between processes, by `filelock`: a lock is a file, and it goes with its process, however that ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout, UnixFileLock
+
+from competition.base.files import InputError
+
+
+class Held(Exception):
+    """Another process, or another caller in this one, has the lock."""
+
+
+@contextmanager
+def hold(path: str | Path, wait: bool, remove: bool = False) -> Iterator[None]:
+    """Hold the lock that is the file `path`, which is made with its folder if there is none.
+
+    wait    whether to wait while another holds it; otherwise Held is raised then
+    remove  whether no file stays once nobody holds the lock. (On Windows none ever stays.)
+
+    InputError, with the system's reason, where the file cannot be made or the disk has no locks.
+    """
+    # no lock that only consists in a file's being there: that would outlive a process which was killed
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise Held from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be locked ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        if remove and isinstance(
+            lock, UnixFileLock
+        ):  # while it is held: who waits for it looks whether it is still there
+            with suppress(OSError):
+                Path(path).unlink(missing_ok=True)
+        lock.release()

@@ -13,6 +13,7 @@ COMMANDS := demo folds look sanity train double tune gan rank study explain audi
 given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 OWN := PYTHON GPU HUB VENV SHELL MAKEFLAGS
 NAMES := $(strip $(foreach name,$(sort $(filter-out $(OWN),$(.VARIABLES))),$(if $(filter command,$(origin $(name))),$(name))))
+NOTEBOOKS := $(patsubst %,docs/%,$(wildcard examples/*.ipynb))
 VARIABLES = $(foreach name,$(NAMES),$(name)='$(subst ','\'',$(value $(name)))')
 
 .PHONY: help setup test lint packages docs bench $(COMMANDS)
@@ -33,7 +34,7 @@ lint: $(VENV)/.test  ## check style, format and types of the code -- make lint
 packages: $(VENV)/.test  ## print the packages and what each imports -- make packages
 	$(VENV)/bin/python tests/test_packages.py
 
-docs: $(VENV)/.docs  ## build the docs as a site, in site/ -- make docs
+docs: $(VENV)/.docs $(NOTEBOOKS)  ## run the notebooks, build the docs as a site, in site/ -- make docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 $(COMMANDS): $(READY)
@@ -50,6 +51,10 @@ $(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
 	sed 's/^tensorflow-cpu==/$(if $(CUDA),tensorflow[and-cuda],tensorflow-cpu)==/' requirements.txt > $(VENV)/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	@touch $@
+
+# The copies of the notebooks that the docs show, with what their cells gave.
+docs/examples/%.ipynb: examples/%.ipynb | $(READY) $(VENV)/.docs
+	$(VENV)/bin/python examples/run.py docs/examples $<
 
 # What tests and lint need besides the product, and what the docs need: each is installed when it is first asked for.
 $(VENV)/.test: requirements-test.txt $(READY)

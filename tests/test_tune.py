@@ -66,13 +66,18 @@ def inside(place, monkeypatch):
 
 @pytest.fixture
 def fake_train(monkeypatch):
-    """Call it with {run: accuracy of its epochs}: then trials have four such epochs, and are trained by no network."""
+    """Call it with {run: accuracy of its epochs}: then trials have four such epochs, and are trained by no network.
 
-    def fake(accuracies):
+    told_again   a trial that goes on tells its last epoch again, as training does
+    """
+
+    def fake(accuracies, told_again=False):
         def train(model, recipe, name, weights, run, only_fold, overrides, memory, callbacks, workspace):
             folder, table = Path("runs") / name / run / f"fold_{only_fold}", read_folds(name)
             path = folder / "history.csv"
             rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+            if rows and told_again:
+                tell(callbacks)
             while len(rows) < 4:
                 rows.append({"phase": "full", "val_accuracy": accuracies.get(run, 0.5)})
                 files.write_bytes(path, files.csv_bytes(pd.DataFrame(rows)))
@@ -364,6 +369,16 @@ def test_the_minutes_end_a_trial_in_its_middle_and_more_go_on_with_it(fake_train
     # one more epoch at 80 s and the end of the trial at 100; the second one's third epoch is at 160
     assert minutes("2.5") == [("done", 4), ("running", 3)]
     assert record("timed")[0]["seconds"] == 100 and record("timed")[1]["seconds"] == 60
+
+
+def test_a_trial_that_goes_on_trains_one_more_epoch_at_least(fake_train):
+    """Although the minutes are over when it tells its last epoch again."""
+    fake_train({}, told_again=True)
+    for minutes, trained in (("0.5", ("running", 2)), ("0.75", ("running", 3)), ("1.5", ("done", 4))):
+        clock = itertools.count(0, 20)
+        options = {"run": "slow", "folds_used": "0", "minutes": minutes, "clock": lambda: float(next(clock))}
+        tune("baseline", "rate=1e-4:1e-2:log", "tiny.toml", **options)
+        assert [(trial["state"], len(trial["steps"])) for trial in record("slow")] == [trained]
 
 
 # ---------------------------------------------------------------------------------------------------------- refused

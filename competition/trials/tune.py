@@ -286,7 +286,7 @@ def _run_trial(study, trial, sweep, seconds, clock):
 
     def after_epoch():
         tick()
-        trial.steps = _steps(folder, study.folds, epochs, score_epochs)
+        known, trial.steps = trial.steps, _steps(folder, study.folds, epochs, score_epochs)
         _write(study)
         for step, score in trial.steps:
             if step not in reported:
@@ -296,7 +296,8 @@ def _run_trial(study, trial, sweep, seconds, clock):
             return  # at its end
         if not sweep and live.should_prune():
             raise _Pruned
-        if before + trial.seconds - spent >= seconds:
+        told_before = trial.steps == known  # by a trial that goes on, which trains one more at least
+        if not told_before and before + trial.seconds - spent >= seconds:
             raise _OutOfTime
 
     keras.utils.clear_session()

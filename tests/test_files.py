@@ -1,6 +1,8 @@
+import ast
 import hashlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -131,3 +133,27 @@ def test_versions_can_be_stored():
 def test_warnings_go_to_stderr(capsys):
     files.warn("mind the gap")
     assert capsys.readouterr() == ("", "warning: mind the gap\n")
+
+
+def swallows_input_errors(code):
+    """Lines of `raise InputError` in a try block that catches ValueError before it lets InputError through."""
+    found = []
+    for block in [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Try)]:
+        caught = [ast.unparse(handler.type) if handler.type else "" for handler in block.handlers]
+        first = next((types for types in caught if re.search("InputError|ValueError|BROKEN", types)), "")
+        if first and "InputError" not in first:
+            raised = [
+                node for part in block.body for node in ast.walk(part) if isinstance(node, ast.Raise) and node.exc
+            ]
+            found += [node.lineno for node in raised if ast.unparse(node.exc).startswith("InputError")]
+    return found
+
+
+def test_an_input_error_is_a_value_error_and_no_block_takes_it_for_another():
+    with pytest.raises(ValueError, match="^x: no such file$"):
+        raise InputError("x: no such file")
+    block = "try:\n    raise InputError('a')\n{}except (OSError, ValueError):\n    pass"
+    assert swallows_input_errors(block.format("")) == [2]
+    assert swallows_input_errors(block.format("except InputError:\n    raise\n")) == []
+    for path in [*ROOT.glob("competition/**/*.py"), *ROOT.glob("bench/**/*.py")]:
+        assert swallows_input_errors(path.read_text("utf-8")) == [], path

@@ -13,7 +13,7 @@ from PIL import Image
 
 from competition.base.files import InputError
 from competition.base.option_values import parse_size
-from competition.data import folds as folds_module
+from competition.data import duplicates
 from competition.data.decode import check_with_draft
 from competition.data.folds import assign_folds, make_folds
 from competition.data.images import load_images
@@ -105,7 +105,7 @@ def test_each_image_is_read_and_decoded_once(data, monkeypatch):
         read.append(image)
         return read_one(source, image)
 
-    monkeypatch.setattr(folds_module, "check_with_draft", counted_check)
+    monkeypatch.setattr(duplicates, "check_with_draft", counted_check)
     monkeypatch.setattr(Source, "read", counted_read)
     table = make_folds(data)
     assert sorted(read) == sorted(decoded) == sorted(table.images)

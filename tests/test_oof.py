@@ -192,6 +192,14 @@ def test_refuses_an_edited_csv(run, table, find, put, words):
     refused(run, table, *words)
 
 
+def test_other_columns_are_named_in_one_message_and_not_in_two(run, table):
+    path = run / "oof.csv"
+    path.write_text(path.read_text("utf-8").replace("fold,a,b,c", "fold,b,a,c"), "utf-8")
+    with pytest.raises(InputError) as caught:
+        read_oof(run, table)
+    assert str(caught.value) == f"{path}: columns image, label, fold, b, a, c, expected image, label, fold, a, b, c"
+
+
 @pytest.mark.parametrize(
     "key, change, words",
     [

@@ -32,8 +32,12 @@ VERSIONED = (
 )
 
 
-class InputError(Exception):
-    """Something the user gave cannot be used. One line: the file, what was found, what was expected; exit code 2."""
+class InputError(ValueError):
+    """Something the user gave cannot be used. One line: the file, what was found, what was expected; exit code 2.
+
+    It is a ValueError, so that callers in Python catch it as they do of other libraries. A block that catches ValueError
+    and may raise InputError itself lets that one through first.
+    """
 
 
 def warn(line: str) -> None:

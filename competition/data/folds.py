@@ -4,7 +4,6 @@ table.py reads the table. Later stages take an image only if its hash is still t
 """
 
 import csv
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +13,13 @@ import pandas as pd
 
 from competition.base import files
 from competition.base.arrays import gigabytes, read_memory
-from competition.base.files import InputError, csv_bytes, sha256_bytes, warn
+from competition.base.files import InputError, csv_bytes, warn
 from competition.base.metrics import find_metric
 from competition.base.option_values import parse_size, whole_number
 from competition.base.text import natural_order, shorten
-from competition.base.threads import in_threads
 from competition.base.workspace import RUN_JSON, Workspace, check_competition_name
-from competition.data.decode import EXTENSIONS, check_with_draft
-from competition.data.groups import find_groups, join_pairs, pair_equal, write_report
-from competition.data.near import SIDE, make_sketch
+from competition.data.duplicates import read_groups
+from competition.data.groups import join_pairs, pair_equal, write_report
 from competition.data.sources import open_source, read_column
 from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, read_folds, table_hash
 
@@ -79,8 +76,7 @@ def make_folds(
 
     given_groups = read_column(source, groups) if groups else {}
 
-    everything, sketches = _read_all(source, skip_bad, near)
-    pairs = find_groups(everything, sketches, folds)
+    everything, pairs = read_groups(source, skip_bad, near, folds)
     frame = everything
     if drop_conflicts:
         frame = everything[~everything["conflict"]].reset_index(drop=True)
@@ -190,43 +186,6 @@ def _class_order(found, wanted):
 def _given(images, groups):
     """What the user gave as the group of each image; an image without is one of its own."""
     return [groups.get(image) or f"\0{image}" for image in images]
-
-
-def _read_all(source, skip_bad, near):
-    """A row an image that can be used: image, label, sha256, width, height, pixels (a hash); and their sketches.
-
-    Not to be `near`, `pixels` is that of the bytes, and there are no sketches: [n, 0].
-    """
-
-    def examine(job):
-        image, label = job
-        try:
-            data = source.read(image)
-            pixels, (height, width), kind = check_with_draft(data, image, SIDE if near else 1)
-        except InputError as error:
-            return image, str(error)
-        sha256 = sha256_bytes(data)
-        drawn = sha256_bytes(b"%d %d " % (height, width) + pixels.tobytes()) if near else sha256
-        return (image, label, sha256, width, height, drawn, make_sketch(pixels) if near else b"", kind), None
-
-    found = list(in_threads(examine, list(zip(source.images, source.labels)), "check images"))
-    bad = [(image, error) for image, error in found if error]
-    rows = [row for row, error in found if not error]
-    if bad and not skip_bad:
-        more = f"; and {len(bad) - 1} more: {shorten([image for image, _ in bad[1:]])}" if bad[1:] else ""
-        raise InputError(f"{bad[0][1]}{more} (SKIP_BAD=1 leaves such files out)")
-    if bad:
-        warn(f"{len(bad)} files left out: {shorten([error for _, error in bad], 20)}")
-    if other := [f"{row[0]} ({row[-1]})" for row in rows if _misnamed(row[0], row[-1])]:
-        warn(f"{len(other)} files are of another format than their names say: {shorten(other)}")
-    sketches = np.frombuffer(b"".join(row[-2] for row in rows), np.uint8).reshape(len(rows), -1 if rows else 0)
-    columns = ["image", "label", "sha256", "width", "height", "pixels"]
-    return pd.DataFrame([row[:-2] for row in rows], columns=columns), sketches
-
-
-def _misnamed(image, kind):
-    extension = os.path.splitext(image)[1].lower()
-    return bool(extension) and extension not in EXTENSIONS[kind]
 
 
 def _check_classes(frame, classes, folds):

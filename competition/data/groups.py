@@ -23,6 +23,7 @@ from competition.data.images import map_images
 from competition.data.near import LEAST_SCORE, NEIGHBOURS, find_near
 
 LEVELS = 0.85, 0.93, 0.97, 0.99, 2  # that a group which is too large is cut at, one after the other; no score is 2
+UNDEALT = 5  # folds that a group is measured by where none are asked for
 FEW = 10  # images, that no group is too large with as long as its class can be dealt into folds
 LEAST_SHARE = 0.75  # of one class in larger groups: copies with wrong labels are fewer
 KNIT = 0.8  # share of a group's pairs that make it one scene: of drawings and digits it was 0.01 to 0.2
@@ -36,7 +37,7 @@ def find_groups(frame, sketches, folds=5):
     frame     DataFrame with the columns image, label, sha256 and pixels (a hash of them); it gets two more: `picture`,
               the first row of those that show the same, and `conflict`, whether those have several labels
     sketches  uint8 [n, SKETCH], or [n, 0] not to look for pictures that are only nearly the same
-    folds     how many the groups are for
+    folds     how many the groups are for; None: they are not dealt into folds
 
     `how` is bytes, pixels or near, `score` the correlation of details (1 where bytes or pixels are equal).
     """
@@ -63,7 +64,7 @@ def find_groups(frame, sketches, folds=5):
 def cut_pairs(labels, pairs, folds):
     """Those of `pairs` that stay: drawings, digits and icons of a class are all alike, and would be one group.
 
-    labels  [n]; pairs as find_groups has them. A group that is too large to be copies of one picture keeps only the
+    labels  [n]; pairs and folds as find_groups has them. A group that is too large to be copies of one picture keeps only the
     pairs of a higher score, one of LEVELS after the other until it is not; in the end those that are equal in pixels.
     """
     whole = pairs
@@ -76,10 +77,11 @@ def cut_pairs(labels, pairs, folds):
         pairs = pairs[~near | (pairs["score"] >= level)]
     gone = whole.drop(pairs.index)
     if len(gone):
+        large = f"for {folds} folds" if folds else "to be one picture"
+        remedy = "; where such images are of one scene or patient, say so with GROUPS=" if folds else ""
         warn(
             f"{len(np.unique(gone[['first', 'second']]))} images are as much alike as drawings are, in groups too large "
-            f"for {folds} folds: {len(gone)} of {len(whole)} pairs do not count, those least alike; where such images "
-            "are of one scene or patient, say so with GROUPS="
+            f"{large}: {len(gone)} of {len(whole)} pairs do not count, those least alike{remedy}"
         )
     return pairs.reset_index(drop=True)
 
@@ -158,13 +160,15 @@ def _too_large(labels, picture, folds, close):
     Of a class it holds more than one fold should, or it mixes classes. While all groups hold no more of a class than
     a fold's share, the class has a group for each fold. Where almost all are like all others (`close`, bool [n]) it is a
     scene nevertheless, or one picture under several labels, unless it is most of a class or too few groups remain.
+    Where groups are not dealt (`folds` None) it need not have a group for each fold: a share is one of UNDEALT.
     """
     frame = pd.DataFrame({"picture": picture, "label": labels})
     counts = frame.groupby(["picture", "label"], as_index=False).size()
     of_class = counts.groupby("label")["size"].agg(["sum", "size"])
-    share = of_class["sum"] / folds
-    limit = share.clip(lower=FEW).where(of_class["size"] >= folds, share).clip(lower=1)
-    of_scene = limit.where(of_class["size"] < folds, np.maximum(limit, MOST * of_class["sum"]))
+    share = of_class["sum"] / (folds or UNDEALT)
+    least = folds or 1  # groups of a class
+    limit = share.clip(lower=FEW).where(of_class["size"] >= least, share).clip(lower=1)
+    of_scene = limit.where(of_class["size"] < least, np.maximum(limit, MOST * of_class["sum"]))
     knit = counts["picture"].isin(picture[close])
     over = counts["size"] > counts["label"].map(limit).where(~knit, counts["label"].map(of_scene))
     of_picture = counts.groupby("picture")["size"].agg(["sum", "max"])

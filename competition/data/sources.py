@@ -22,6 +22,7 @@ from competition.data.decode import EXTENSIONS
 
 EXPECTED = "a folder of class folders, a zip of one, or a CSV with the columns image and label"
 UNLABELLED = "a folder of images or a zip of one"
+IMAGES = "a folder of images, a zip of one, a CSV with the column image, or a list of image files"
 SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -81,16 +82,63 @@ def open_unlabelled(data):
     data = _absolute(data, UNLABELLED)
     source = Source(data, "") if data.is_dir() else _open_zip(data, expected=UNLABELLED)
     names = (_list_folder(data) if data.is_dir() else _list_zip(source))[0]
+    return _from_names(source, names, UNLABELLED)
+
+
+def open_images(data):
+    """A Source of all pictures of a folder, a zip, a CSV with the column image, or a list of files.
+
+    It has labels where each picture lies in one of several class folders, which are no split, or the CSV has the column
+    label; classes are those of the labels, and there may be one alone. Of a list the names are the paths as given.
+    Raises InputError for anything else, and where there is no picture.
+    """
+    if not isinstance(data, (str, os.PathLike)):
+        return _from_list([Path(path) for path in data])
+    data = _absolute(data, IMAGES)
+    if data.is_file() and data.suffix.lower() == ".csv":
+        pairs = _csv_pairs(data, ("image", "label") if "label" in _csv_columns(data) else ("image",))
+        labels = [label for label, _ in pairs if label is not None]
+        return Source(data, "", [image for _, image in pairs], labels, sorted(set(labels)))
+    source = Source(data, "") if data.is_dir() else _open_zip(data, expected=IMAGES)
+    names, folders = _list_folder(data) if data.is_dir() else _list_zip(source)
+    root, tops = _class_folders(folders)
+    inside = [name.startswith(root) and "/" in name[len(root) :] for name in names if _looks_like_picture(name)]
+    filled = {
+        name[len(root) :].split("/", 1)[0] for name in names if name.startswith(root) and "/" in name[len(root) :]
+    }
+    classes = len(tops) > 1 and filled == set(tops) and not {top.lower() for top in tops} <= SPLITS
+    if classes and all(inside):
+        return _from_class_folders(source, names, folders)
+    return _from_names(source, names, IMAGES)
+
+
+def _from_names(source, names, expected):
+    """The Source with those of these files that are pictures by their names' endings."""
+    data = source.data
     images = sorted(name for name in names if _looks_like_picture(name))
     others = sorted(set(names) - set(images))
     if not images:
         found = f"{len(others)} other files ({shorten(others)})" if others else "nothing"
-        raise InputError(f"{data}: found {found}, expected {UNLABELLED}")
+        raise InputError(f"{data}: found {found}, expected {expected}")
     if others:
         warn(f"{data}: {len(others)} files that are no images by their names are left out: {shorten(others)}")
     for image in images:
         _check_text(image)
     return replace(source, images=images)
+
+
+def _from_list(paths):
+    """A Source of these files, each once, sorted; its folder is the current one, below which relative paths lie."""
+    names = sorted(path.as_posix() for path in paths)
+    if not names:
+        raise InputError(f"an empty list, expected {IMAGES}")
+    for name, following in zip(names, [*names[1:], None]):
+        _check_text(name)
+        if name == following:
+            raise InputError(f"{name}: more than once in the list of images, expected each once")
+        if not os.path.isfile(name):
+            raise InputError(f"{name}: no such file, expected an image")
+    return Source(Path(os.path.abspath(".")), "", names)
 
 
 def open_reader(data, root=""):
@@ -216,10 +264,7 @@ def _list_zip(source):
 
 
 def _from_class_folders(source, files, folders):
-    root, tops = "", _tops(folders, "")
-    while len(tops) == 1 and any(folder.startswith(f"{root}{tops[0]}/") for folder in folders):
-        root += tops[0] + "/"
-        tops = _tops(folders, root)
+    root, tops = _class_folders(folders)
     data = source.data / root if root else source.data
     images = [name[len(root) :] for name in files if name.startswith(root)]
     loose = [name for name in images if "/" not in name and _looks_like_picture(name)]
@@ -233,6 +278,15 @@ def _from_class_folders(source, files, folders):
     if empty := [label for label in tops if label not in filled]:
         raise InputError(f"{data}: empty class folder: {shorten(empty)}; fill or remove it")
     return _checked(source, root, images, "class folders")
+
+
+def _class_folders(folders):
+    """The folder that class folders lie in, "" or with a / at its end, and their names."""
+    root, tops = "", _tops(folders, "")
+    while len(tops) == 1 and any(folder.startswith(f"{root}{tops[0]}/") for folder in folders):
+        root += tops[0] + "/"
+        tops = _tops(folders, root)
+    return root, tops
 
 
 def _tops(folders, root):
@@ -257,14 +311,28 @@ def _checked(source, root, pairs, kind):
 
 
 def _from_csv(data):
+    return _checked(Source(data, ""), "", _csv_pairs(data), "the label column")
+
+
+def _csv_columns(data):
+    """The names in a CSV's first line, [] where it cannot be read: reading its rows will tell why."""
+    try:
+        with open(data, encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _csv_pairs(data, columns=("image", "label")):
+    """Sorted (label, image) of the rows of a CSV; without that column the label is None."""
     folder = data.parent
     starts = folder, folder.resolve()
     pairs, lines, missing = [], {}, []
-    for line, row in _csv_rows(data):
+    for line, row in _csv_rows(data, columns):
         if None in row or None in row.values():
             raise InputError(f"{data}, line {line}: other number of fields than the header has")
-        if not row["image"] or not row["label"]:
-            raise InputError(f"{data}, line {line}: empty image or label")
+        if not all(row[column] for column in columns):
+            raise InputError(f"{data}, line {line}: empty {' or '.join(columns)}")
         image = _below(starts, row["image"])
         if image is None:
             raise InputError(
@@ -276,12 +344,12 @@ def _from_csv(data):
         lines[image] = line
         if not os.path.isfile(folder / image):
             missing.append(f"{row['image']} (line {line})")
-        pairs.append((row["label"], image))
+        pairs.append((row["label"] if "label" in columns else None, image))
     if not pairs:
         raise InputError(f"{data}: no rows, expected one an image")
     if missing:
         raise InputError(f"{data}: missing below {folder}: {shorten(missing)}")
-    return _checked(Source(data, ""), "", sorted(pairs), "the label column")
+    return sorted(pairs, key=lambda pair: (pair[0] or "", pair[1]))
 
 
 def _csv_rows(data, expected=("image", "label")):

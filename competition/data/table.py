@@ -134,6 +134,8 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
         data, seed, root = record["data"], record["seed"], record["root"]
         metric = record.get("metric", "accuracy")  # older tables name none
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None

@@ -180,6 +180,8 @@ def _read_csv(path, table):
         names = range(len(header))
         rows = pd.read_csv(path, header=0, names=names, index_col=False, dtype={0: str, 1: str}, **options)
         probs = rows.iloc[:, len(KEY_COLUMNS) :].to_numpy(np.float32)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from competition.base import page
-from competition.blending.oof_forecast import Forecast
+from competition.blending.forecast_oof import Forecast
 from competition.data.table import FoldTable
 from competition.runs.oof import read_predictions
 from competition.runs.trained_run import Scores

@@ -9,7 +9,7 @@ import pandas as pd
 from competition.base import page
 from competition.base.files import read_json
 from competition.base.workspace import Workspace
-from competition.blending.oof_forecast import Forecast
+from competition.blending.forecast_oof import Forecast
 from competition.submission.record import describe_rehearsal
 
 

@@ -17,8 +17,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from conftest import class_folders
 
+from competition.base.files import InputError
 from competition.data.sources import open_source
 
 ROOT = Path(__file__).parents[1]
@@ -84,3 +86,15 @@ def test_windows_writes_backslashes_and_the_images_have_the_same_names(tmp_path)
     source = open_source(folder / "labels.csv")
     assert source.images == ["ash/000.png", "ash/001.png", "oak/000.png", "oak/001.png"]
     assert source.read("oak/001.png") == (folder / "oak/001.png").read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no name on Windows holds a backslash")
+def test_a_backslash_that_is_part_of_a_name_stays(tmp_path):
+    folder = class_folders(tmp_path / "data", {"oak": 1, "ash": 1})
+    (folder / "oak/000.png").rename(folder / "oak\\000.png")
+    rows = "oak\\000.png,oak\nash\\000.png,ash\n..\\secret.png,ash\n"
+    (folder / "labels.csv").write_text("image,label\n" + rows.rsplit("..", 1)[0], "utf-8")
+    assert open_source(folder / "labels.csv").images == ["ash/000.png", "oak\\000.png"]
+    (folder / "labels.csv").write_text("image,label\n" + rows, "utf-8")
+    with pytest.raises(InputError, match=r"line 4: \.\.\\secret.png is not below"):
+        open_source(folder / "labels.csv")

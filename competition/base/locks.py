@@ -34,9 +34,8 @@ def hold(path: str | Path, wait: bool, remove: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if remove and isinstance(
-            lock, UnixFileLock
-        ):  # while it is held: who waits for it looks whether it is still there
+        # Removed while it is held: whoever waits for it then sees that this file is gone, and makes another one.
+        if remove and isinstance(lock, UnixFileLock):
             with suppress(OSError):
                 Path(path).unlink(missing_ok=True)
         lock.release()

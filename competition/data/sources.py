@@ -376,7 +376,7 @@ def _csv_rows(data, expected=("image", "label")):
 def _below(starts, image):
     """The POSIX path of `image` below a folder, of which `starts` are the paths, or None when it lies elsewhere.
 
-    A backslash parts folders, as it does in a CSV from Windows, unless a file's own name has it.
+    A backslash parts folders, as in a CSV that was written on Windows, unless a file has one in its name.
     """
     if os.path.isabs(image):
         for start in starts:

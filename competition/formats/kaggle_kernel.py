@@ -55,12 +55,8 @@ from competition.submission.package import pack_folder
 from competition.submission.record import record_of
 from competition.submission.score_log import log_submission
 
-WHEELS = (
-    "keras",
-    "albumentations",
-    "albucore",
-    "filelock",
-)  # what Kaggle's image has in other versions, none of it compiled
+# what Kaggle's image has in other versions, none of it compiled
+WHEELS = ("keras", "albumentations", "albucore", "filelock")
 KEPT = (RUN_JSON, OOF_CSV, OOF_NPZ, BACKBONE_FILE, MODEL_FILE, HEAD_FILE)  # what predicts
 LONGEST = 50  # signs of a title on Kaggle
 NEXT = """

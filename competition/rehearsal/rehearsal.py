@@ -32,11 +32,8 @@ MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is st
 MOST_REHEARSED = 64  # images that a zip is rehearsed on
 BUDGET = 60  # seconds that the batch of 300 may take, which shows what smaller ones do as well
 SCORER = Path(__file__).with_name("scorer_process.py")
-KEPT = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "SYSTEMROOT",
-)  # of the environment; without the last Python does not start on Windows
+# What a process keeps of the environment, and by which names it gets the folder of its user and one for temporary files.
+KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # without the last no Python starts on Windows
 HOMES = ("HOME", "USERPROFILE") if os.name == "nt" else ("HOME",)
 TEMPORARY = ("TMPDIR", "TEMP", "TMP") if os.name == "nt" else ("TMPDIR",)
 

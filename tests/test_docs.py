@@ -22,7 +22,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 # no commands of python -m competition
 OTHER_TARGETS = {"help", "setup", "test", "lint", "packages", "docs", "bench"}
 OF_MAKE = {"PYTHON", "GPU"}  # variables that no command takes
-OF_ENVIRONMENT = {"KERAS_BACKEND", "KAGGLE_ROOT", "TF_ENABLE_ONEDNN_OPTS", "PIP_NO_INDEX", "PIP_FIND_LINKS"}
+OF_ENVIRONMENT = {
+    "KERAS_BACKEND",
+    "KAGGLE_ROOT",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTEROP_THREADS",
+    "PIP_NO_INDEX",
+    "PIP_FIND_LINKS",
+}
 FOR_CONTRIBUTORS = {"packages"}  # the README does not name them
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

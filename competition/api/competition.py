@@ -292,7 +292,7 @@ class Competition:
                 recipe,
                 run,
                 [*overrides, *_as_overrides(settings)],
-                again=again,
+                again=_as_number(again),
                 weights=weights,
                 only_fold=only_fold,
                 memory=memory,
@@ -342,7 +342,7 @@ class Competition:
                 recipe,
                 run,
                 [*overrides, *_as_overrides(settings)],
-                again,
+                _as_number(again),
                 splits=splits,
                 weights=weights,
                 only_fold=only_fold,
@@ -418,7 +418,14 @@ class Competition:
     ) -> pd.DataFrame:
         """Train a conditional GAN for each fold and judge it on held-out images; only a good one may add images.
 
-        `settings`, or `overrides` as texts, are those of the GAN: `epochs=200, side=64`.
+        Parameters
+        ----------
+        only_fold : int, optional
+            Train just this fold's GAN; default: all.
+        overrides : list of "key=value"
+            Settings of the GAN to replace, as texts; `settings` does the same.
+        **settings
+            Settings of the GAN: `epochs=200, side=64`.
 
         Returns
         -------
@@ -1051,6 +1058,11 @@ def _as_overrides(settings: dict[str, Any]) -> list[str]:
     from competition.recipes.recipe import write_override
 
     return [write_override(key, value) for key, value in settings.items()]
+
+
+def _as_number(switch: bool | int | str) -> int | str:
+    """True and False as the commands take them, 1 and 0."""
+    return int(switch) if isinstance(switch, bool) else switch
 
 
 def _as_text(names: str | Iterable[str] | None) -> str | None:

@@ -15,23 +15,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# Files that take a minute or more, the longest first: what is begun last ends alone.
+# Files that take the most time, the longest first: what is begun last ends alone.
 LONG = (
     "matrix",
-    "demo",
     "train",
     "submission",
-    "prediction",
-    "bench",
     "double",
+    "simulate",
+    "bench",
+    "gan",
+    "demo",
+    "backbones",
+    "rank",
+    "on_gpu",
     "kaggle_kernel",
+    "soup",
+    "tune",
+    "sanity",
+    "prediction",
     "rehearsal",
     "check_zip",
     "study",
-    "tune",
-    "gan",
     "teach",
-    "simulate",
 )
 
 

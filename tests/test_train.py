@@ -1110,6 +1110,17 @@ def test_weights_decay_at_the_rate_of_their_layer(layer_decay, table):
     assert all((np.asarray(variable) == 1).all() for variable in model.trainable_variables if variable.name != "kernel")
 
 
+def test_a_step_is_traced_once(table, monkeypatch):
+    """Variables that the first step makes, of a metric say, have TensorFlow trace it once more."""
+    model = build_classifier("scratch", table.size, len(table.classes), Recipe(epochs=1), Weights("none"))
+    compile_model(model, 0.0, 0.0, {})
+    traced, step = [], model.train_step
+    monkeypatch.setattr(model, "train_step", lambda data: traced.append(1) or step(data))
+    for _ in range(2):
+        model.train_on_batch(load_images(table)[:4].astype(np.float32), np.eye(3)[[0] * 4], np.ones(4))
+    assert len(traced) == 1
+
+
 def test_labels_are_smoothed(table):
     """The slope of the loss in the logits is p - y: of y, 0.3 goes to the three classes alike."""
     model = build_classifier("baseline", table.size, len(table.classes), Recipe(epochs=1), Weights("none"))

@@ -38,6 +38,7 @@ class Mark:
     what: str
     text: re.Pattern  # as it stands in text
     weights: re.Pattern | None  # and among weights; None: too short to tell it from chance
+    part: bytes  # its longest part: many times faster to look for, and where it is missing the path is as well
 
 
 def check_package(folder, *paths, apart=()):
@@ -76,7 +77,8 @@ def machine_marks(*paths):
 def _mark(what, parts):
     pattern = rb"[/\\]+".join(re.escape(part).encode() for part in parts) + END
     long = len("/".join(parts)) >= LONG or len(list(filter(None, parts))) >= PARTS
-    return Mark(what, re.compile(BEGIN + pattern), re.compile(pattern) if long else None)
+    longest = max((part.encode() for part in parts), key=len)
+    return Mark(what, re.compile(BEGIN + pattern), re.compile(pattern) if long else None, longest)
 
 
 def find_unfit(name, content, marks):
@@ -85,7 +87,7 @@ def find_unfit(name, content, marks):
     text = content if weights or name != GRAPH else b"\0".join(_strings_of(content))
     for mark in marks:
         pattern = mark.weights if weights else mark.text
-        if pattern and pattern.search(text):
+        if pattern and mark.part in text and pattern.search(text):
             return mark.what
     unsafe = [what for what, pattern in UNSAFE.items() if not weights and pattern.search(text)]
     return unsafe[0] if unsafe else "a pickle" if is_pickle(name, content) else None

@@ -46,5 +46,7 @@ def compile_model(model, weight_decay, label_smoothing, rates, ema=0.0):
         ema_momentum=ema,
     )
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=use_xla())
+    # By its name, Keras would make it within the first step: TensorFlow traces a step that makes variables twice.
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=use_xla())
     optimizer.build(model.trainable_variables)

@@ -526,6 +526,8 @@ class Competition:
             Two or more finished runs that trained all layers.
         run : str, optional
             What to call the result; default: soup-<runs>.
+        memory : "4G", optional
+            As of `train`.
         """
         from competition.training.soup import soup
 
@@ -599,6 +601,8 @@ class Competition:
             Whose frozen features are compared; baseline: pixels.
         runs : list of str or "a,b", optional
             Whose score is weighted: the mean of these runs; default: the blend, or else all.
+
+        The others are as of `train`.
 
         Returns
         -------

@@ -121,9 +121,13 @@ class ZipReport:
     def _forecast(self):
         """What the record foretells, as a line; "" where there is none."""
         forecast = self.record.get("forecast")
-        return forecast and (
-            f"its record: {self.record['source']}, forecast {forecast['metric']} {forecast['expected']:.4f}, "
-            f"{forecast['low']:.4f} to {forecast['high']:.4f} on {forecast['hidden_n']} hidden images"
+        return (
+            ""
+            if not forecast
+            else (
+                f"its record: {self.record['source']}, forecast {self.record['metric']} {forecast['expected']:.4f}, "
+                f"{forecast['low']:.4f} to {forecast['high']:.4f} on {forecast['hidden_n']} hidden images"
+            )
         )
 
 

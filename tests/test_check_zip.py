@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from conftest import encode
 
 from competition.base import files
 from competition.base.files import InputError
+from competition.base.workspace import Workspace
 from competition.checking import check_zip as checking
 from competition.checking import diagnose, reading
 from competition.checking.answers import _judge_accuracy
-from competition.checking.check_zip import check_zip
+from competition.checking.check_zip import check_zip, diagnose_zip
 from competition.checking.finding import Reading
 from competition.checking.remedies import explain_error
 from competition.data.folds import make_folds
@@ -663,3 +665,32 @@ def test_own_codabench_layout_is_recognised(tmp_path):
         assert (read.format, read.entry) == (format, layout.entry)
         assert all(finding.result == "ok" for finding in read.findings), read.findings
         assert {"numpy", "tensorflow", "os"} == set(read.modules)
+
+
+# ---------------------------------------------------------------------------------------------------- as a function
+
+
+def test_a_report_prints_nothing_and_is_what_the_command_prints(inside, said, tmp_path, capsys):
+    line, out, _ = said({"metadata": None, "readme.txt": "<b>hello</b>"}, format="codalab")
+    assert "metadata" in line
+    report = diagnose_zip(tmp_path / "mine.zip", format="codalab")
+    assert capsys.readouterr() == ("", "")
+    printed, told = (re.sub(r"[\d.]+| +", "#", text) for text in (out, f"{report!r}\n\n"))  # but for the times
+    assert printed == told
+    assert not report.passed and line == f"{report.path}: 1 check failed: {report.failed[0]}"
+    assert list(report.findings) == ["check", "result", "found", "advice"]
+    assert report.findings["found"][report.findings["result"] == "FAILED"].tolist() == report.failed
+    html = report._repr_html_()
+    assert "<b>FAILED</b>" in html and "<b>hello" not in html and html.count("<tr>") == len(report.findings) + 1
+
+
+def test_a_zip_is_checked_wherever_one_is(competition, tmp_path, monkeypatch):
+    """Of the current folder nothing is read where a workspace is given."""
+    path = write_zip(tmp_path / "mine.zip", PARTS | {"metadata": None})
+    (tmp_path / "elsewhere").mkdir()
+    told = []
+    for folder in (competition, tmp_path / "elsewhere"):
+        monkeypatch.chdir(folder)
+        told += [diagnose_zip(path, "codalab", workspace=Workspace(competition)).title]
+        told += [diagnose_zip(path, "codalab", workspace=Workspace(tmp_path)).title]
+    assert told[:2] == told[2:] and "200 training images" in told[0] and "images of noise" in told[1]

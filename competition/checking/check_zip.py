@@ -5,16 +5,19 @@ answers (answers.py), and where a competition's labelled images are at hand comp
 Everything that can be found is listed, not only the first; a zip that cannot run is not run.
 """
 
+import os
 import re
 import tempfile
 import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from competition.base import files
+from competition.base import files, page
 from competition.base.files import InputError, sha256_file
 from competition.base.option_values import parse_size, whole_number
 from competition.base.text import text_table
@@ -52,6 +55,88 @@ class Sample:
     hidden_n: int = HIDDEN
 
 
+@dataclass(frozen=True)
+class ZipReport:
+    """What `diagnose_zip` found in a zip.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The zip.
+    title : str
+        One line: what the zip was checked as, by which Python, on which images.
+    lines : list of Finding
+        The findings in the order in which they were made.
+    record : dict
+        The record that this toolkit wrote beside a zip of these bytes, or {}.
+    """
+
+    path: Path
+    title: str
+    lines: list[Finding] = field(repr=False)
+    record: dict = field(repr=False)
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """A row a finding, all text: check, result (ok, warning, FAILED or not checked), found, advice."""
+        columns = ["check", "result", "found", "advice"]
+        return pd.DataFrame([[getattr(one, name) for name in columns] for one in self.lines], columns=columns)
+
+    @property
+    def failed(self) -> list[str]:
+        """What was found wrong, a text for each check that failed."""
+        return [one.found for one in self.lines if one.result == FAILED]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed; warnings do not count."""
+        return not self.failed
+
+    def __repr__(self) -> str:
+        parts = [f"{self.title}\n", text_table(self.findings[["check", "result", "found"]])]
+        for one in self._advised:
+            parts.append(f"\n{one.check}: {one.found}.\n  {one.advice}")
+        if self._forecast:
+            parts.append(f"\n{self._forecast}")
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "check": one.check,
+                "result": page.Html(f"<b>{one.result}</b>") if one.result == FAILED else one.result,
+                "found": _wrapped(one.found),
+                "advice": _wrapped(one.advice if one in self._advised else ""),
+            }
+            for one in self.lines
+        ]
+        lines = [f"<p>{escape(line)}</p>" for line in (self.title, self._forecast) if line]
+        return f"<div>{lines[0]}\n{page.table(rows)}\n{''.join(lines[1:])}</div>"
+
+    @property
+    def _advised(self):
+        return [one for one in self.lines if one.advice and one.result in (FAILED, WARNING)]
+
+    @property
+    def _forecast(self):
+        """What the record foretells, as a line; "" where there is none."""
+        forecast = self.record.get("forecast")
+        return (
+            ""
+            if not forecast
+            else (
+                f"its record: {self.record['source']}, forecast {self.record['metric']} {forecast['expected']:.4f}, "
+                f"{forecast['low']:.4f} to {forecast['high']:.4f} on {forecast['hidden_n']} hidden images"
+            )
+        )
+
+
+def _wrapped(text):
+    """Text that a table breaks into lines."""
+    style = "white-space: normal; text-align: left; max-width: 32em"
+    return page.Html(f'<div style="{style}">{escape(text)}</div>')
+
+
 def check_zip(
     zip_path,
     format=None,
@@ -64,16 +149,90 @@ def check_zip(
     max_memory=None,
     workspace=Workspace(),
 ):
-    """Check a zip and print a table of what was found, with a remedy for whatever is wrong. Returns the Findings.
+    """Check a zip and print what diagnose_zip reports, with a remedy for whatever is wrong.
 
-    format    codalab or codabench; default: guessed from the zip
-    name      of the fold table whose images and labels it is asked about; default: the only one; without any, noise
-    scorer    which Python runs it, as in make_submission
-    size      height and width of the images, where they are noise
-    hidden_n, max_mb, max_seconds, max_memory   as in make_submission
-    workspace where the fold table and the scorers' environments lie
+    Parameters
+    ----------
+    zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace
+        As of `diagnose_zip`.
 
-    Raises InputError, one line that names them, where checks failed.
+    Returns
+    -------
+    list of Finding
+        The lines of the table.
+
+    Raises
+    ------
+    InputError
+        Checks failed, which the line names, or as of `diagnose_zip`.
+    """
+    report = diagnose_zip(zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace)
+    print(f"{report}\n", flush=True)
+    if failed := report.failed:
+        raise InputError(
+            f"{report.path}: {len(failed)} {'checks' if failed[1:] else 'check'} failed: {'; '.join(failed)}"
+        )
+    return report.lines
+
+
+def diagnose_zip(
+    zip_path: str | os.PathLike[str],
+    format: str | None = None,
+    name: str | None = None,
+    scorer: str | None = None,
+    size: str | int | Sequence[int] | None = None,
+    hidden_n: int | str | None = None,
+    max_mb: float | str | None = None,
+    max_seconds: float | str | None = None,
+    max_memory: str | None = None,
+    workspace: Workspace = Workspace(),
+) -> ZipReport:
+    """Find what is wrong with a submission's zip, whoever made it; nothing is printed of it.
+
+    The zip is read, then run by a fresh, isolated Python as a scorer runs it. Where there is a fold table its ids are
+    compared with the labels. Without one the zip is asked about images of noise, and nothing says whether its ids are
+    right.
+
+    Parameters
+    ----------
+    zip_path : path
+        The zip; ``model.py`` lies in it, alone or in one folder.
+    format : {"codalab", "codabench"}, optional
+        By default guessed from the zip.
+    name : str, optional
+        The fold table whose images and labels it is asked about. By default the only one of the workspace; without any,
+        noise.
+    scorer : str, optional
+        Which Python runs it: the path of an interpreter, or releases such as "tensorflow==2.12.1", for which an
+        environment is built once. By default the Python that is running.
+    size : int, (int, int) or str, optional
+        Height and width of the images, pixels. By default those of the fold table; of noise 96 x 96.
+    hidden_n : int, optional
+        Images of the hidden test, for which time and memory are reckoned. By default as its record says, else as many
+        as a fold has, else 1000.
+    max_mb, max_seconds : float, optional
+        Limits of the competition: size of the zip in MB (10^6 bytes), seconds for the whole hidden test.
+    max_memory : str, optional
+        Limit of its memory, such as "512M" or "4G".
+    workspace : Workspace
+        Where the fold table and the scorers' environments lie. With an absolute path nothing depends on the current
+        folder; the default is the current folder.
+
+    Returns
+    -------
+    ZipReport
+        Its findings, and whether all checks passed.
+
+    Raises
+    ------
+    InputError
+        The zip does not exist, or an argument cannot be used. What is wrong inside the zip is a finding.
+
+    Examples
+    --------
+    >>> from competition.checking.check_zip import diagnose_zip
+    >>> report = diagnose_zip("mine.zip", size=224)  # doctest: +SKIP
+    >>> report.passed, report.findings.query("result == 'FAILED'")  # doctest: +SKIP
     """
     path = Path(zip_path)
     if not path.is_file():
@@ -103,10 +262,9 @@ def check_zip(
         read.add("run", SKIPPED, "not run: it could not, as it is")
     else:
         findings += _run(path, read, sample, python, count, limits)
-    _show(path, read, sample, scorer, record)
-    if failed := [finding.found for finding in findings if finding.result == FAILED]:
-        raise InputError(f"{path}: {len(failed)} {'checks' if failed[1:] else 'check'} failed: {'; '.join(failed)}")
-    return findings
+    by = scorer or "the project's own Python"
+    title = f"{path}: checked as FORMAT={read.format} ({read.why}), by {by}, on {sample.where}"
+    return ZipReport(path, title, findings, record)
 
 
 def _read_record(path):
@@ -179,25 +337,6 @@ def _over(limits, cost, check, found):
         "Fewer or smaller networks, float16 weights, or one distilled network; `make submission FIT=1` finds what fits."
     )
     return [Finding(check, FAILED, over[0], advice) if over else Finding(check, OK, found)]
-
-
-def _show(path, read, sample, scorer, record):
-    by = scorer or "the project's own Python"
-    print(f"{path}: checked as FORMAT={read.format} ({read.why}), by {by}, on {sample.where}\n")
-    print(
-        text_table(
-            pd.DataFrame([{"check": one.check, "result": one.result, "found": one.found} for one in read.findings])
-        )
-    )
-    for one in read.findings:
-        if one.advice and one.result in (FAILED, WARNING):
-            print(f"\n{one.check}: {one.found}.\n  {one.advice}")
-    if forecast := record.get("forecast"):
-        print(
-            f"\nits record: {record['source']}, forecast {record['metric']} {forecast['expected']:.4f}, "
-            f"{forecast['low']:.4f} to {forecast['high']:.4f} on {forecast['hidden_n']} hidden images"
-        )
-    print(flush=True)
 
 
 def _run(path, read, sample, python, count, limits):

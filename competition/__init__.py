@@ -39,7 +39,9 @@ PUBLIC = {  # name: the module that it is from, imported when it is asked for, a
     "StratifiedGroupFolds": "competition.data.splitter",
     "write_sample": "competition.trials.sample",
     "register_backbone": "competition.models.backbones",
-    "check_zip": "competition.checking.diagnosis",
+    "check_zip": "competition.checking.check_zip",
+    "ZipReport": "competition.checking.check_zip",
+    "Page": "competition.base.page",
 }
 __all__ = ["__version__", *PUBLIC]
 

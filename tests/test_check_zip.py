@@ -17,7 +17,7 @@ from competition.base.workspace import Workspace
 from competition.checking import check_zip as checking
 from competition.checking import diagnose, reading
 from competition.checking.answers import _judge_accuracy
-from competition.checking.check_zip import check_zip, diagnose_zip
+from competition.checking.check_zip import check_zip, print_check
 from competition.checking.finding import Reading
 from competition.checking.remedies import explain_error
 from competition.data.folds import make_folds
@@ -105,7 +105,7 @@ def said(tmp_path, capsys):
         path = path or write_zip(tmp_path / "mine.zip", parts)
         capsys.readouterr()
         try:
-            findings, line = check_zip(str(path), **options), ""
+            findings, line = print_check(str(path), **options).lines, ""
         except InputError as error:
             findings, line = None, str(error)
         out = capsys.readouterr().out
@@ -673,7 +673,7 @@ def test_own_codabench_layout_is_recognised(tmp_path):
 def test_a_report_prints_nothing_and_is_what_the_command_prints(inside, said, tmp_path, capsys):
     line, out, _ = said({"metadata": None, "readme.txt": "<b>hello</b>"}, format="codalab")
     assert "metadata" in line
-    report = diagnose_zip(tmp_path / "mine.zip", format="codalab")
+    report = check_zip(tmp_path / "mine.zip", format="codalab")
     assert capsys.readouterr() == ("", "")
     printed, told = (re.sub(r"[\d.]+| +", "#", text) for text in (out, f"{report!r}\n\n"))  # but for the times
     assert printed == told
@@ -691,6 +691,6 @@ def test_a_zip_is_checked_wherever_one_is(competition, tmp_path, monkeypatch):
     told = []
     for folder in (competition, tmp_path / "elsewhere"):
         monkeypatch.chdir(folder)
-        told += [diagnose_zip(path, "codalab", workspace=Workspace(competition)).title]
-        told += [diagnose_zip(path, "codalab", workspace=Workspace(tmp_path)).title]
+        told += [check_zip(path, "codalab", workspace=Workspace(competition)).title]
+        told += [check_zip(path, "codalab", workspace=Workspace(tmp_path)).title]
     assert told[:2] == told[2:] and "200 training images" in told[0] and "images of noise" in told[1]

@@ -19,7 +19,7 @@ from competition.base.files import InputError, read_json, sha256_file, write_jso
 from competition.base.workspace import Workspace
 from competition.blending.record import FORMAT
 from competition.blending.temperature import sharpen
-from competition.checking.check_zip import check_zip
+from competition.checking.check_zip import print_check
 from competition.data.decode import resize
 from competition.data.folds import make_folds
 from competition.data.images import load_images
@@ -467,7 +467,7 @@ def test_float16_is_decided_alike_for_all_members(tmp_path, monkeypatch):
 
 
 def test_make_check_finds_nothing_wrong_with_it(inside, capsys):
-    findings = check_zip("submissions/toy.zip")
+    findings = print_check("submissions/toy.zip").lines
     assert {finding.check for finding in findings if finding.result != "ok"} == {"accuracy"}  # of toys it is low
     out = capsys.readouterr().out
     assert "checked as FORMAT=codalab (submissions/toy.json says so)" in out and "on 63 training images of toy" in out

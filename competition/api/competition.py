@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from competition.base.page import Page
     from competition.blending.blended import Blend
-    from competition.checking.check_zip import Diagnosis
+    from competition.checking.check_zip import ZipReport
     from competition.data.table import FoldTable
     from competition.runs.trained_run import TrainedRun
     from competition.submission.outputs import Submission
@@ -818,7 +818,7 @@ class Competition:
         max_mb: float | str | None = None,
         max_seconds: float | str | None = None,
         max_memory: str | None = None,
-    ) -> Diagnosis:
+    ) -> ZipReport:
         """Say what is wrong with a submission's zip, whoever made it, and how to mend it.
 
         Parameters
@@ -839,9 +839,9 @@ class Competition:
         InputError
             One line that names them, where checks failed; `competition.check_zip` returns them instead.
         """
-        from competition.checking.check_zip import check_zip
+        from competition.checking.check_zip import print_check
 
-        return check_zip(
+        return print_check(
             zip_path,
             format,
             scorer=scorer,

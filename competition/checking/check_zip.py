@@ -57,7 +57,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ZipReport:
-    """What `diagnose_zip` found in a zip.
+    """What `check_zip` found in a zip.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ def _wrapped(text):
     return page.Html(f'<div style="{style}">{escape(text)}</div>')
 
 
-def check_zip(
+def print_check(
     zip_path,
     format=None,
     name=None,
@@ -149,33 +149,32 @@ def check_zip(
     max_memory=None,
     workspace=Workspace(),
 ):
-    """Check a zip and print what diagnose_zip reports, with a remedy for whatever is wrong.
+    """Print what check_zip reports of a zip, with a remedy for whatever is wrong.
 
     Parameters
     ----------
     zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace
-        As of `diagnose_zip`.
+        As of `check_zip`.
 
     Returns
     -------
-    list of Finding
-        The lines of the table.
+    ZipReport
 
     Raises
     ------
     InputError
-        Checks failed, which the line names, or as of `diagnose_zip`.
+        Checks failed, which the line names, or as of `check_zip`.
     """
-    report = diagnose_zip(zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace)
+    report = check_zip(zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace)
     print(f"{report}\n", flush=True)
     if failed := report.failed:
         raise InputError(
             f"{report.path}: {len(failed)} {'checks' if failed[1:] else 'check'} failed: {'; '.join(failed)}"
         )
-    return report.lines
+    return report
 
 
-def diagnose_zip(
+def check_zip(
     zip_path: str | os.PathLike[str],
     format: str | None = None,
     name: str | None = None,
@@ -230,8 +229,8 @@ def diagnose_zip(
 
     Examples
     --------
-    >>> from competition.checking.check_zip import diagnose_zip
-    >>> report = diagnose_zip("mine.zip", size=224)  # doctest: +SKIP
+    >>> from competition import check_zip
+    >>> report = check_zip("mine.zip", size=224)  # doctest: +SKIP
     >>> report.passed, report.findings.query("result == 'FAILED'")  # doctest: +SKIP
     """
     path = Path(zip_path)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +32,11 @@ def run_notebook(path, folder, parameters=""):
     ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when each cell began and ended
+        if cell.cell_type == "code":  # a progress bar is nothing but a text at 0 % once its notebook is closed
+            cell.outputs = [
+                one for one in cell.outputs if WIDGET not in one.get("data", ()) and one.get("name") != "stderr"
+            ]
+    notebook.metadata.pop("widgets", None)
     return notebook
 
 

@@ -6,9 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-# of a training, which counts epochs
-EPOCHS_BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
-
 
 def natural_order(names: Iterable[str]) -> list[str]:
     """Names sorted as people do, "2" before "10"."""

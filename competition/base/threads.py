@@ -5,7 +5,7 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-from tqdm import tqdm
+from competition.base.bars import UNLESS_SEEN, tqdm
 
 
 def in_threads(work, items, title, part=64):
@@ -17,7 +17,7 @@ def in_threads(work, items, title, part=64):
     threads = min(16, 2 * (os.cpu_count() or 1))
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # say, of broken metadata in a good picture
-        with tqdm(total=len(items), desc=title, unit=" images", disable=None) as bar:
+        with tqdm(total=len(items), desc=title, unit=" images", disable=UNLESS_SEEN) as bar:
             running = deque()
             try:
                 for start in range(0, len(items), part):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from competition.base.bars import tqdm
 from competition.base.files import InputError, read_json, sha256_file, write_npz
 from competition.base.metrics import chosen_by
 from competition.base.workspace import FOLD_JSON, HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from competition.base.arrays import Room, Stored, build_array
 from competition.base.backend import use_xla
+from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, hash_json, read_json, sha256_bytes, write_json, write_text
 from competition.features.augment import build_policy
 from competition.features.views import VIEWS
@@ -171,7 +171,7 @@ def _compute(backbone, images, jobs, shelf, room):
     paths = [shelf.folder / f"{hash_json(key)[:16]}.npy" for key in keys]
     shape = len(images), backbone.output_shape[-1]
     missing = sum(not path.exists() for path in paths)
-    with tqdm(total=shape[0] * missing, desc="features", unit=" images", leave=False, disable=None) as bar:
+    with tqdm(total=shape[0] * missing, desc="features", unit=" images", leave=False, disable=UNLESS_SEEN) as bar:
         for path, key, (_, change) in zip(paths, keys, jobs):
             took, taken = None, []
             if not path.exists():

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from competition.base import files
 from competition.base.arrays import read_memory
+from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, csv_bytes, hash_json, sha256_file, versions, write_json, write_with
 from competition.base.text import shorten, text_table
 from competition.base.workspace import Workspace
@@ -100,7 +100,7 @@ def predict_images(ensemble, table, unknown, memory=None):
     if left:
         images = load_images(unknown, memory)
         with tqdm(
-            total=len(left) * len(images) * len(ensemble.views), desc="predict", unit=" images", disable=None
+            total=len(left) * len(images) * len(ensemble.views), desc="predict", unit=" images", disable=UNLESS_SEEN
         ) as bar:
             for run, _ in ensemble.members:
                 wanted = [part for part in left if part.run is run]

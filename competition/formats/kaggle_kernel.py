@@ -20,11 +20,10 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from tqdm import tqdm
-
 import competition as toolkit
 from competition.base import files
 from competition.base.arrays import gigabytes
+from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, sha256_file, versions, write_json, write_with
 from competition.base.text import shorten
 from competition.base.workspace import (
@@ -363,7 +362,7 @@ def _copy_images(table, folder):
     """The images of the fold table, each checked by its sha256."""
     source = open_reader(table.data, table.root)
     pairs = list(zip(table.images, table.frame["sha256"]))
-    for image, sha256 in tqdm(pairs, "pack images", unit=" images", disable=None):
+    for image, sha256 in tqdm(pairs, "pack images", unit=" images", disable=UNLESS_SEEN):
         data = source.read(image)
         if files.sha256_bytes(data) != sha256:
             raise InputError(f"{image} in {table.data}: changed since `make folds` (other sha256), rerun that")

@@ -19,9 +19,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from competition.base import files, page
+from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError
 from competition.base.metrics import accuracy
 from competition.base.option_values import whole_number
@@ -90,7 +90,9 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
     shown = choose_shown(probabilities, table.labels, among)
     measured = choose_measured(table.labels, among)
     figures, found = {}, []
-    with tqdm(total=len(shown) * PATCHES**2 + 3 * len(measured), desc="explain", unit=" images", disable=None) as bar:
+    with tqdm(
+        total=len(shown) * PATCHES**2 + 3 * len(measured), desc="explain", unit=" images", disable=UNLESS_SEEN
+    ) as bar:
         network = None
         for k, model in fold_models(run, table, folds):
             network = network or Network(model, *split_at_map(model))

@@ -3,13 +3,11 @@
 from dataclasses import replace
 from functools import partial
 
-from tqdm import tqdm
-
 from competition.base import files
 from competition.base.arrays import Room
 from competition.base.backend import start_keras
+from competition.base.bars import EPOCHS_BAR, tqdm
 from competition.base.metrics import find_metric
-from competition.base.text import EPOCHS_BAR
 from competition.base.workspace import BACKBONE_FILE
 from competition.data.images import load_images, warn_of_others
 from competition.features.frozen import frozen_features

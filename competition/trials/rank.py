@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from competition.base import files
 from competition.base.arrays import Room, Rows, read_memory
 from competition.base.backend import make_repeatable, start_keras
+from competition.base.bars import tqdm
 from competition.base.files import InputError
 from competition.base.metrics import accuracy, find_metric, log_loss
 from competition.base.text import text_table

@@ -35,8 +35,8 @@ import cv2
 import numpy as np
 import PIL
 from PIL import Image
-from tqdm import tqdm
 
+from competition.base.bars import tqdm
 from competition.base.files import InputError, read_json, write_json, write_text
 from competition.base.workspace import (
     ABOUT_JSON,

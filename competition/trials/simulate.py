@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
+from competition.base.bars import tqdm
 from competition.base.files import csv_bytes, hash_json, sha256_bytes, write_bytes
 from competition.base.metrics import METRICS
 from competition.base.option_values import whole_number

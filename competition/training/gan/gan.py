@@ -28,13 +28,13 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from competition.base import files
 from competition.base.arrays import Joined, Rows, read_memory
 from competition.base.backend import make_repeatable, start_keras
+from competition.base.bars import EPOCHS_BAR, tqdm
 from competition.base.files import InputError
-from competition.base.text import EPOCHS_BAR, text_table
+from competition.base.text import text_table
 from competition.base.workspace import GAN_JSON, GENERATOR_FILE, NEIGHBOURS_PNG, Workspace, fold_dir, samples_file
 from competition.data.images import load_images
 from competition.data.table import FoldTable, add_rows, fold_numbers, read_folds

@@ -250,7 +250,7 @@ class Competition:
         weights : str or path, default "imagenet"
             imagenet, none, a file, or a folder of weights under Keras' own names.
         run : str, optional
-            What to call the run; default: <model>-<recipe>.
+            What to call the run; default: `<model>-<recipe>`.
         only_fold : int or "0,1", optional
             Train just this fold, or these; default: all.
         overrides : list of "key=value"
@@ -325,13 +325,13 @@ class Competition:
     ) -> TrainedRun:
         """Train a tree of models, such as one class against the rest, and merge their OOF.
 
+        The parameters that are not listed are as of `train`, and so is what it returns and raises.
+
         Parameters
         ----------
         splits : str
             Classes to take apart, one split after the other: "oak;ash,elm". A|B makes several branches at once. A name
             that holds such a sign stands in double quotes, its own quotes doubled.
-
-        The others, what it returns and raises are as of `train`.
         """
         from competition.training.double import double_seeds
 
@@ -372,6 +372,8 @@ class Competition:
     ) -> pd.DataFrame:
         """Try values of a recipe's keys: a sweep over lists, or a search that proposes, prunes and resumes.
 
+        The parameters that are not listed are as of `train`.
+
         Parameters
         ----------
         space : str, default "auto"
@@ -384,8 +386,6 @@ class Competition:
             How many trials in all, earlier ones too; default: all of a space of lists, else 20.
         minutes : float, optional
             Minutes of training in all, earlier trials too; default: no limit.
-
-        The others are as of `train`.
 
         Returns
         -------
@@ -448,6 +448,8 @@ class Competition:
     ) -> pd.DataFrame:
         """Rank backbones by the OOF score of a head on their frozen features.
 
+        The parameters that are not listed are as of `train`.
+
         Parameters
         ----------
         models : list of str or "a,b", optional
@@ -456,8 +458,6 @@ class Competition:
             Whose frozen phase is measured.
         grid : "key=a,b key=c,d", optional
             Settings of the head. All combinations are tried.
-
-        The others are as of `train`.
 
         Returns
         -------
@@ -482,6 +482,8 @@ class Competition:
     ) -> pd.DataFrame:
         """Compare every system of the original report on the same images: each is one rung of a ladder.
 
+        The parameters that are not listed are as of `train`.
+
         Parameters
         ----------
         backbone : str
@@ -490,8 +492,6 @@ class Competition:
             A small budget for each rung: ten minutes for the sample competition.
         budget : "full", optional
             Every rung as its recipe has it, which wants a GPU; default: about an hour for 3000 small images.
-
-        The others are as of `train`.
 
         Returns
         -------
@@ -525,7 +525,7 @@ class Competition:
         runs : list of str or "a,b"
             Two or more finished runs that trained all layers.
         run : str, optional
-            What to call the result; default: soup-<runs>.
+            What to call the result; default: `soup-<runs>`.
         memory : "4G", optional
             As of `train`.
         """
@@ -593,6 +593,8 @@ class Competition:
     ) -> Page:
         """Compare unlabelled test images with the training images, and say what that does to the score.
 
+        The parameters that are not listed are as of `train`.
+
         Parameters
         ----------
         test : path
@@ -601,8 +603,6 @@ class Competition:
             Whose frozen features are compared; baseline: pixels.
         runs : list of str or "a,b", optional
             Whose score is weighted: the mean of these runs; default: the blend, or else all.
-
-        The others are as of `train`.
 
         Returns
         -------
@@ -781,6 +781,8 @@ class Competition:
     ) -> Submission:
         """Write submissions/<name>.csv: the predictions of the blend, or of one run, for test images.
 
+        The parameters that are not listed are as of `submission`.
+
         Parameters
         ----------
         test : path
@@ -789,8 +791,6 @@ class Competition:
             The competition's sample_submission.csv: ids, order, columns.
         probabilities : bool, default False
             A column for each class in place of labels.
-
-        The others are as of `submission`.
 
         Returns
         -------
@@ -821,6 +821,8 @@ class Competition:
     ) -> ZipReport:
         """Say what is wrong with a submission's zip, whoever made it, and how to mend it.
 
+        The parameters that are not listed are as of `submission`.
+
         Parameters
         ----------
         zip_path : path
@@ -831,8 +833,6 @@ class Competition:
             The competition whose training images the zip must classify; default: the only one, or images of noise.
         size : int or "HEIGHTxWIDTH", optional
             Of the images; default: the competition's, or 96.
-
-        The others are as of `submission`.
 
         Raises
         ------
@@ -924,12 +924,12 @@ class Competition:
     ) -> Path:
         """Write a kernel and its dataset for Kaggle, which train a run on the GPU there.
 
+        The parameters that are not listed are as of `train`.
+
         Parameters
         ----------
         kaggle_user, competition, dataset : str, optional
             As of `submission`; by default the training images go into the kernel's dataset.
-
-        The others are as of `train`.
 
         Returns
         -------

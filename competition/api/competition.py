@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from competition.base.backend import choose_backend
 from competition.base.files import InputError
+from competition.base.output import muted
 from competition.base.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from competition.submission.outputs import Submission
     from competition.training.callbacks import Callback
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -49,7 +51,9 @@ def command(*backends: str) -> Callable[[Method], Method]:
                 except BrokenPipeError:
                     raise
                 except OSError as error:  # a full disk, a folder that cannot be written, ...
-                    raise InputError(str(error)) from error
+                    if getattr(error, "of_callback", False):
+                        raise
+                    raise InputError(" ".join(str(error).split())) from error
 
         run.backends = backends  # type: ignore[attr-defined]
         return cast(Method, run)
@@ -62,13 +66,15 @@ class Competition:
 
     Parameters
     ----------
-    root : path, default "."
-        The folder. It is made when something is first written. Data stays where it is; nothing is written there.
+    root : path or Workspace, default "."
+        The folder. It is made when something is first written. Data stays where it is; nothing is written there. A
+        relative path counts from the current folder of this call, not of later ones.
     name : str, optional
         The fold table that the methods use unless they are given another `name`. Needed only where the folder has
         several.
-    verbose : bool, default True
-        False: methods print nothing on standard output. Warnings and progress bars are on standard error.
+    verbose : bool, optional
+        Whether methods print on standard output, as the commands do. By default they do, but not in a notebook, which
+        shows the results themselves. Warnings and progress bars come either way.
 
     Notes
     -----
@@ -85,9 +91,15 @@ class Competition:
     >>> submission = c.submission(max_mb=100)
     """
 
-    def __init__(self, root: str | Path = ".", name: str | None = None, verbose: bool = True) -> None:
-        self.workspace = Workspace(Path(root).expanduser())
+    def __init__(
+        self, root: str | Path | Workspace = ".", name: str | None = None, verbose: bool | None = None
+    ) -> None:
+        self.workspace = root if isinstance(root, Workspace) else Workspace(Path(root).expanduser().absolute())
         self.name = name
+        if verbose is None:
+            from competition.base.bars import IN_NOTEBOOK
+
+            verbose = not IN_NOTEBOOK
         self.verbose = verbose
 
     # ------------------------------------------------------------------------------------------- what is there already
@@ -116,6 +128,12 @@ class Competition:
         table = self.table(name)
         return [TrainedRun(table, table.paths.run(run)) for run in all_runs(table.paths)]
 
+    def blended(self, name: str | None = None) -> Blend:
+        """The blend that `blend` chose. InputError where there is none, or its runs have changed since."""
+        from competition.blending.blended import read_blend
+
+        return read_blend(self.table(name))
+
     # ------------------------------------------------------------------------------------------------------------ data
 
     @command()
@@ -130,7 +148,7 @@ class Competition:
         skip_bad: bool = False,
         force: bool = False,
         groups: str | None = None,
-        near: bool | int | str = 1,
+        near: bool | int | str = True,
         drop_conflicts: bool = False,
         metric: str = "accuracy",
     ) -> FoldTable:
@@ -175,17 +193,17 @@ class Competition:
         return make_folds(
             data,
             name or self.name,
-            folds,
-            seed,
-            size,
-            classes,
-            skip_bad,
-            force,
-            groups,
-            near,
-            drop_conflicts,
-            metric,
-            self.workspace,
+            folds=folds,
+            seed=seed,
+            size=size,
+            classes=classes,
+            skip_bad=skip_bad,
+            force=force,
+            groups=groups,
+            near=near,
+            drop_conflicts=drop_conflicts,
+            metric=metric,
+            workspace=self.workspace,
         )
 
     @command()
@@ -228,11 +246,11 @@ class Competition:
         name: str | None = None,
         weights: str | Path = "imagenet",
         run: str | None = None,
-        only_fold: int | str | None = None,
+        only_fold: int | str | Sequence[int] | None = None,
         overrides: Sequence[str] = (),
         memory: str | None = None,
         seeds: int | str = 1,
-        again: bool | int | str = 1,
+        again: bool | int | str = True,
         teacher: str | None = None,
         pseudo: str | Path | None = None,
         tensorboard: bool = False,
@@ -251,7 +269,7 @@ class Competition:
             imagenet, none, a file, or a folder of weights under Keras' own names.
         run : str, optional
             What to call the run; default: `<model>-<recipe>`.
-        only_fold : int or "0,1", optional
+        only_fold : int, list of int or "0,1", optional
             Train just this fold, or these; default: all.
         overrides : list of "key=value"
             Keys of the recipe to replace, as texts; `settings` does the same.
@@ -291,10 +309,10 @@ class Competition:
                 model,
                 recipe,
                 run,
-                [*overrides, *_as_overrides(settings)],
+                _as_overrides(overrides, settings),
                 again=_as_number(again),
                 weights=weights,
-                only_fold=only_fold,
+                only_fold=_as_text(only_fold),
                 memory=memory,
                 teacher=teacher,
                 pseudo=pseudo,
@@ -314,11 +332,11 @@ class Competition:
         name: str | None = None,
         weights: str | Path = "imagenet",
         run: str | None = None,
-        only_fold: int | str | None = None,
+        only_fold: int | str | Sequence[int] | None = None,
         overrides: Sequence[str] = (),
         memory: str | None = None,
         seeds: int | str = 1,
-        again: bool | int | str = 1,
+        again: bool | int | str = True,
         tensorboard: bool = False,
         callbacks: Sequence[Callback] = (),
         **settings: Any,
@@ -341,11 +359,11 @@ class Competition:
                 model,
                 recipe,
                 run,
-                [*overrides, *_as_overrides(settings)],
+                _as_overrides(overrides, settings),
                 _as_number(again),
                 splits=splits,
                 weights=weights,
-                only_fold=only_fold,
+                only_fold=_as_text(only_fold),
                 memory=memory,
                 tensorboard=tensorboard,
                 callbacks=callbacks,
@@ -403,7 +421,7 @@ class Competition:
             folds_used=folds_used,
             trials=trials,
             minutes=minutes,
-            overrides=[*overrides, *_as_overrides(settings)],
+            overrides=_as_overrides(overrides, settings),
             memory=memory,
             **self._place(name),
         )
@@ -412,7 +430,7 @@ class Competition:
     def gan(
         self,
         name: str | None = None,
-        only_fold: int | str | None = None,
+        only_fold: int | str | Sequence[int] | None = None,
         overrides: Sequence[str] = (),
         **settings: Any,
     ) -> pd.DataFrame:
@@ -434,7 +452,7 @@ class Competition:
         """
         from competition.training.gan.gan import gan
 
-        return gan(only_fold=only_fold, overrides=[*overrides, *_as_overrides(settings)], **self._place(name))
+        return gan(only_fold=_as_text(only_fold), overrides=_as_overrides(overrides, settings), **self._place(name))
 
     @command("tensorflow", "jax")
     def rank(
@@ -645,10 +663,10 @@ class Competition:
             Its weights, views and forecast.
         """
         from competition.blending.blend import make_blend
-        from competition.blending.blended import Blend
+        from competition.blending.blended import read_blend
 
-        record = make_blend(runs=runs, hidden_n=hidden_n, hidden=hidden, **self._place(name))
-        return Blend(self.table(name), record)
+        make_blend(runs=_as_text(runs), hidden_n=hidden_n, hidden=hidden, **self._place(name))
+        return read_blend(self.table(name))
 
     @command()
     def simulate(
@@ -714,8 +732,10 @@ class Competition:
             codalab, codabench, kaggle-csv or kaggle-kernel.
         run : str, optional
             One run in place of the blend.
-        test, sample, probabilities, memory
+        test, sample, probabilities
             As of `predict`, for kaggle-csv and kaggle-kernel.
+        memory : "4G", optional
+            For kaggle-csv: what the process may take, as of `train`.
         kaggle_user, competition, dataset : str, optional
             For kaggle-kernel: your name there, and the competition or dataset ("owner/slug") that has the images.
         scorer : "tensorflow==2.12.1" or a path of a Python, optional
@@ -771,7 +791,7 @@ class Competition:
     @command("tensorflow", "jax")
     def predict(
         self,
-        test: str | Path | None = None,
+        test: str | Path | None,
         sample: str | Path | None = None,
         probabilities: bool = False,
         name: str | None = None,
@@ -915,7 +935,7 @@ class Competition:
         name: str | None = None,
         weights: str | Path = "imagenet",
         run: str | None = None,
-        only_fold: int | str | None = None,
+        only_fold: int | str | Sequence[int] | None = None,
         overrides: Sequence[str] = (),
         kaggle_user: str | None = None,
         competition: str | None = None,
@@ -943,8 +963,8 @@ class Competition:
             recipe,
             weights=weights,
             run=run,
-            only_fold=only_fold,
-            overrides=[*overrides, *_as_overrides(settings)],
+            only_fold=_as_text(only_fold),
+            overrides=_as_overrides(overrides, settings),
             kaggle_user=kaggle_user,
             competition=competition,
             dataset=dataset,
@@ -1020,8 +1040,11 @@ class Competition:
         """The fold tables and the runs of each, for a notebook."""
         lines = [f"<p>{escape(str(self.workspace.root))}</p>"]
         for name in self.workspace.names():
-            rows = "".join(f"<li>{escape(repr(run))}</li>" for run in self.runs(name))
-            lines.append(f"<p>{escape(repr(self.table(name)))}</p><ul>{rows}</ul>")
+            try:
+                rows = "".join(f"<li>{escape(run.say_state())}</li>" for run in self.runs(name))
+                lines.append(f"<p>{escape(repr(self.table(name)))}</p><ul>{rows}</ul>")
+            except InputError as error:
+                lines.append(f"<p>{escape(str(error))}</p>")
         return "\n".join(lines)
 
     def _home(self, name: str | None) -> Workspace:
@@ -1039,7 +1062,7 @@ class Competition:
 
     @contextlib.contextmanager
     def _printing(self) -> Iterator[None]:
-        with contextlib.nullcontext() if self.verbose else contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.nullcontext() if self.verbose else muted():
             yield
 
 
@@ -1050,18 +1073,17 @@ def commands(verbose: bool = True) -> dict[str, Callable[..., Any]]:
 
 
 def _call_in(name: str, verbose: bool, /, workspace: Workspace = Workspace(), **options: Any) -> Any:
-    competition = Competition(verbose=verbose)
-    competition.workspace = workspace
-    return getattr(competition, name)(**options)
+    return getattr(Competition(workspace, verbose=verbose), name)(**options)
 
 
-def _as_overrides(settings: dict[str, Any]) -> list[str]:
-    """Keyword arguments as "key=value" texts."""
+def _as_overrides(overrides: str | Sequence[str], settings: dict[str, Any]) -> list[str]:
+    """Keys of a recipe as "key=value" texts, those that were given so and the keyword arguments."""
+    given = [overrides] if isinstance(overrides, str) else list(overrides)
     if not settings:
-        return []
+        return given
     from competition.recipes.recipe import write_override
 
-    return [write_override(key, value) for key, value in settings.items()]
+    return given + [write_override(key, value) for key, value in settings.items()]
 
 
 def _as_number(switch: bool | int | str) -> int | str:
@@ -1069,6 +1091,9 @@ def _as_number(switch: bool | int | str) -> int | str:
     return int(switch) if isinstance(switch, bool) else switch
 
 
-def _as_text(names: str | Iterable[str] | None) -> str | None:
-    """Names with commas between, as the commands take them."""
-    return names if names is None or isinstance(names, str) else ",".join(names)
+def _as_text(names: Any) -> str | None:
+    """Names, runs or numbers, one or several, with commas between, as the commands take them."""
+    if names is None or isinstance(names, str):
+        return names
+    several = names if isinstance(names, Iterable) else [names]
+    return ",".join(str(getattr(one, "name", one)) for one in several)

@@ -40,7 +40,7 @@ class Html(str):
         return f"<Html of {len(self)} characters>"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Page:
     """A page that was written, to look at in a notebook or a browser.
 

@@ -1,7 +1,6 @@
 """Blend: a blend that was chosen, to look at: its weights and views, its scores, its forecast."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,17 +8,29 @@ import pandas as pd
 
 from competition.base import page
 from competition.blending.forecast_oof import Forecast
+from competition.blending.record import read_blend as read_record
 from competition.data.table import FoldTable
 from competition.runs.oof import read_predictions
 from competition.runs.trained_run import Scores
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Blend(Scores):
-    """The blend of a fold table of n images and C classes; `record` is what its blend.json holds."""
+    """A blend of a fold table of n images and C classes.
+
+    Attributes
+    ----------
+    table : FoldTable
+        The fold table.
+    record : dict
+        What its blend.json holds.
+    probs : numpy.ndarray
+        Its OOF probabilities with its TTA views, float32 [n, C], in the table's order.
+    """
 
     table: FoldTable
     record: dict[str, Any]
+    probs: np.ndarray
 
     @property
     def weights(self) -> dict[str, float]:
@@ -46,11 +57,6 @@ class Blend(Scores):
         """A row for each way to weigh the runs that was tried, with its nested and in-sample score, and its price."""
         return pd.DataFrame(self.record["candidates"])
 
-    @cached_property
-    def probs(self) -> np.ndarray:
-        """Its OOF probabilities with its TTA views, float32 [n, C]. InputError where its files are missing or broken."""
-        return read_predictions(self.table.paths.blend, self.table).probs[0]
-
     def __repr__(self) -> str:
         runs = ", ".join(f"{share:.2f} {run}" for run, share in self.weights.items())
         return f"Blend of {runs}; views {', '.join(self.views)}; {self.say_scores()}\n{self.forecast!r}"
@@ -60,3 +66,8 @@ class Blend(Scores):
         weights = [{"run": run, "weight": share} for run, share in self.weights.items()]
         lines = f"views {', '.join(self.views)}; {self.say_scores()}"
         return page.snippet([page.table(weights), lines, page.Html(self.forecast._repr_html_()), self.draw_confusion()])
+
+
+def read_blend(table: FoldTable) -> Blend:
+    """The Blend that lies beside the runs of a table. InputError where there is none, or it or a member has changed."""
+    return Blend(table, read_record(table), read_predictions(table.paths.blend, table).probs[0])

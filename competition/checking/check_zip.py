@@ -55,7 +55,7 @@ class Sample:
     hidden_n: int = HIDDEN
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ZipReport:
     """What `check_zip` found in a zip.
 
@@ -184,7 +184,7 @@ def check_zip(
     max_mb: float | str | None = None,
     max_seconds: float | str | None = None,
     max_memory: str | None = None,
-    workspace: Workspace = Workspace(),
+    workspace: Workspace | None = None,
 ) -> ZipReport:
     """Find what is wrong with a submission's zip, whoever made it; nothing is printed of it.
 
@@ -200,7 +200,7 @@ def check_zip(
         By default guessed from the zip.
     name : str, optional
         The fold table whose images and labels it is asked about. By default the only one of the workspace; without any,
-        noise.
+        and without a workspace, noise.
     scorer : str, optional
         Which Python runs it: the path of an interpreter, or releases such as "tensorflow==2.12.1", for which an
         environment is built once. By default the Python that is running.
@@ -213,9 +213,9 @@ def check_zip(
         Limits of the competition: size of the zip in MB (10^6 bytes), seconds for the whole hidden test.
     max_memory : str, optional
         Limit of its memory, such as "512M" or "4G".
-    workspace : Workspace
-        Where the fold table and the scorers' environments lie. With an absolute path nothing depends on the current
-        folder; the default is the current folder.
+    workspace : Workspace, optional
+        Where the fold table and the scorers' environments lie: the attribute `workspace` of a Competition. By default no
+        fold table is looked for, and environments are built in the current folder.
 
     Returns
     -------
@@ -242,14 +242,14 @@ def check_zip(
     limits = read_limits(max_mb, max_seconds, max_memory)
     releases = read_releases(scorer)
     record = _read_record(path)
-    sample = take_sample(name, size, workspace)
+    sample = take_sample(name, size, Workspace() if name and not workspace else workspace)
     count = whole_number("HIDDEN_N", hidden_n, 1, 10**9) if hidden_n else _hidden_n(record, sample)
 
     read = reading.read_zip(path, format or record.get("format"), LAYOUTS)
     if not format and record:
         read.why = f"{path.with_suffix('.json')} says so"
     findings = read.findings
-    python = _check_scorer(read, scorer, releases, workspace)
+    python = _check_scorer(read, scorer, releases, workspace or Workspace())
     if not any(finding.check == "zip" and finding.stops for finding in findings):
         findings += _over(
             Limits(megabytes=limits.megabytes),
@@ -277,8 +277,8 @@ def _read_record(path):
 
 
 def take_sample(name=None, size=None, workspace=Workspace()):
-    """The Sample of a fold table's images, or of noise where there is no table at all; InputError as read_folds."""
-    if not name and not workspace.names():
+    """The Sample of a fold table's images, or of noise where there is no table or Workspace; InputError as read_folds."""
+    if not name and not (workspace and workspace.names()):
         size = parse_size(size) or SIZE
         noise = np.random.default_rng(0).integers(0, 256, (NOISE, *size, 3), np.uint8)
         return Sample(noise, None, None, f"{NOISE} images of noise, {size[0]}x{size[1]}, as there is no fold table")

@@ -1,14 +1,12 @@
 """What runs a command: its words are parsed, the Competition's method is called, errors become one line and a code."""
 
-import os
 import sys
 from collections.abc import Sequence
 
 from competition.api.competition import Competition
 from competition.base.files import InputError
+from competition.base.workspace import Workspace
 from competition.cli.parser import parse
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings about missing GPUs and the like say nothing to a user
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a class name must not break what is printed
     try:
         verb, options = parse(sys.argv[1:] if arguments is None else arguments)
-        result = getattr(Competition(), verb.name)(**options)
+        here = Competition(Workspace(), verbose=True)  # relative, so that messages show paths as one types them
+        result = getattr(here, verb.name)(**options)
         return getattr(result, "attrs", {}).get("exit_code", 0)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -32,6 +31,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2

@@ -76,6 +76,8 @@ def find_duplicates(
     folds = None if folds is None else whole_number("folds", folds, 2, 1000)
     source = open_images(data)
     frame, pairs = read_groups(source, skip_bad, near, folds)
+    if frame.empty:
+        raise InputError(f"{data}: no file is a picture, expected some")
     images = [source.root + image for image in frame["image"]]
     alike = pairs["how"] == "near"
     copies = _rows(pairs[~alike])

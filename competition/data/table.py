@@ -26,7 +26,7 @@ NUMBERS = ["fold", "width", "height"]
 SHOWN = 96  # pixels on the screen that a picture is high
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class FoldTable:
     """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen."""
 

@@ -94,16 +94,19 @@ def own_graph(model: str, size: Sequence[int]) -> dict[str, str]:
     """{"backbone": what tells one registered network from another}, an entry of a run's config; {} of all others."""
     if model not in _OWN:
         return {}
-    layers = [(type(layer).__name__, layer.get_config()) for layer in build_backbone(model, size).layers]
-    return {"backbone": hash_json(_nameless(layers))}
+    network = build_backbone(model, size)
+    place = {operation.name: number for number, operation in enumerate(network.operations)}
+    return {"backbone": hash_json(_nameless(network.get_config(), place))}
 
 
-def _nameless(value):
-    """A layer's config as JSON has it, without names, which count on, and of what is neither the type alone."""
+def _nameless(value, place):
+    """A network's config as JSON has it, with places in place of names, which count on; of what is neither the type."""
     if isinstance(value, dict):
-        return {str(key): _nameless(one) for key, one in value.items() if key != "name"}
+        return {str(key): _nameless(one, place) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_nameless(one) for one in value]
+        return [_nameless(one, place) for one in value]
+    if isinstance(value, str) and value in place:
+        return place[value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from competition.base.backend import make_repeatable
 from competition.base.files import InputError
 from competition.base.option_values import parse_size
 from competition.base.text import text_table
@@ -78,6 +79,7 @@ def show_backbones(models=None, size=None):
         print("\n".join(frame["backbone"]))
         return frame
     size = parse_size(size) or (SIZE, SIZE)
+    make_repeatable()  # building a network starts TensorFlow
     rows = []
     for name in dict.fromkeys(model.strip() for model in models.split(",")):
         backbone = build_backbone(name, size)

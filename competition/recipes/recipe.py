@@ -168,10 +168,18 @@ def read_recipe(recipe, overrides=(), from_random=False):
 
 def write_override(key, value):
     """The "key=value" of a value of Python: a text as it is; numbers, lists and dicts as TOML."""
-    if isinstance(value, dict):
-        entries = (f"{json.dumps(str(name), ensure_ascii=False)} = {json.dumps(one)}" for name, one in value.items())
-        return f"{key}={{{', '.join(entries)}}}"
-    return f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+
+    def write(value):
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{write(str(name))} = {write(one)}" for name, one in value.items()) + "}"
+        try:
+            return json.dumps(value, ensure_ascii=False, default=lambda one: one.tolist())  # numpy's numbers and arrays
+        except (AttributeError, TypeError):
+            raise InputError(f"{key}={value!r}: found {type(value).__name__}, expected what TOML can hold") from None
+
+    if value is None:
+        raise InputError(f"{key}=None: expected a value; a key that is not given is as the recipe has it")
+    return f"{key}={value if isinstance(value, str) else write(value)}"
 
 
 def parse_override(override):

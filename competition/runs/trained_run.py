@@ -4,7 +4,6 @@ run.py's Run is what predicts with the models of a run; this one reads what was 
 predictions that come from elsewhere, and needs no Keras.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from competition.base import metrics, page, plot
+from competition.base.files import InputError
 from competition.base.metrics import Metric, find_metric, log_loss, per_class_accuracy
 from competition.base.workspace import FOLD_JSON, HISTORY_CSV, fold_dir, fold_files
 from competition.data.table import FoldTable
@@ -21,18 +21,20 @@ from competition.runs.oof import OOF, oof_frame, read_oof
 from competition.runs.record import read_run_record
 
 
-class Scores(ABC):
-    """Whatever has OOF probabilities of a fold table, n images in C classes: what these score.
+class Scores:
+    """What OOF probabilities of n images in C classes score. Each property and method raises InputError where `probs`
+    does.
 
-    Each property and method raises InputError where `probs` does.
+    Attributes
+    ----------
+    table : FoldTable
+        Of these images.
+    probs : numpy.ndarray
+        float32 [n, C], in the table's order of images and of classes.
     """
 
     table: FoldTable
-
-    @property
-    @abstractmethod
-    def probs(self) -> np.ndarray:
-        """float32 [n, C], in the table's order of images and of classes."""
+    probs: Any
 
     @property
     def oof(self) -> pd.DataFrame:
@@ -76,7 +78,7 @@ class Scores(ABC):
         return plot.heatmap(self.confusion().to_numpy(), self.table.classes)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TrainedRun(Scores):
     """A run, finished or not. Its OOF and scores are those without TTA; an unfinished run has none (InputError).
 
@@ -114,8 +116,9 @@ class TrainedRun(Scores):
         """
         return read_oof(self.dir, self.table)
 
-    @property
-    def probs(self) -> np.ndarray:
+    @cached_property
+    def probs(self) -> np.ndarray:  # type: ignore[override]
+        """The OOF probabilities without TTA, float32 [n, C]. InputError as of `predictions`."""
         return self.predictions.probs[self.predictions.views.index("identity")]
 
     @property
@@ -131,21 +134,34 @@ class TrainedRun(Scores):
             frame.insert(0, "fold", fold)
         return pd.concat(frames.values(), ignore_index=True) if frames else pd.DataFrame()
 
+    def say_state(self) -> str:
+        """Its name and accuracy, or how far it has come, as its run.json has them; in words."""
+        try:
+            record = self.record
+        except InputError as error:
+            return f"{self.name}: {error}"
+        if not record.get("finished"):
+            return f"{self.name}: unfinished, {len(fold_files(self.dir, FOLD_JSON))} of {self.table.k} folds"
+        scores = {"accuracy": record.get("accuracy"), record.get("metric"): record.get("score")}
+        return f"{self.name}: OOF " + ", ".join(
+            f"{key} {value:.4f}" for key, value in scores.items() if value is not None
+        )
+
     def __repr__(self) -> str:
-        if not self.finished:
-            done = len(fold_files(self.dir, FOLD_JSON))
-            return f"TrainedRun {self.name}: unfinished, {done} of {self.table.k} folds"
-        return f"TrainedRun {self.name}: {self.say_scores()}, {self.table.k} folds"
+        try:
+            said = f"{self.name}: {self.say_scores()}, {self.table.k} folds" if self.finished else self.say_state()
+        except InputError as error:
+            said = f"{self.name}: {error}"
+        return f"TrainedRun {said}"
 
     def _repr_html_(self) -> str:
         """The accuracy of each class, learning curves and the confusion matrix, for a notebook."""
-        parts = [repr(self)]
-        if self.finished:
-            parts.append(page.table(self.classes.to_dict("records"), decimals=3))
+        try:
+            parts = [page.table(self.classes.to_dict("records"), decimals=3), self.draw_confusion()]
+        except InputError:  # unfinished, or of another table: the first line says it
+            parts = []
         if len(history := self.history):
             folds = history.groupby("fold")
             curves = {f"fold {fold}": (rows["epoch"], rows["val_loss"]) for fold, rows in folds}
-            parts.append(plot.curves(curves, "epoch", "validation log-loss"))
-        if self.finished:
-            parts.append(self.draw_confusion())
-        return page.snippet(parts)
+            parts.insert(1, plot.curves(curves, "epoch", "validation log-loss"))
+        return page.snippet([repr(self), *parts])

@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from competition.base import page
-from competition.base.files import read_json
+from competition.base.files import InputError, read_json, sha256_file
 from competition.base.workspace import Workspace
 from competition.blending.forecast_oof import Forecast
 from competition.submission.record import describe_rehearsal
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Submission:
     """A zip, a CSV of predictions, or the folder of a kernel.
 
@@ -46,9 +46,14 @@ class Submission:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The content of a CSV of predictions, every cell a text as it stands there. ValueError of other formats."""
+        """The content of a CSV of predictions, every cell a text as it stands there.
+
+        InputError of other formats, and where the file was written again since.
+        """
         if self.format != "kaggle-csv":
-            raise ValueError(f"{self.path}: a submission of the format {self.format}, expected kaggle-csv")
+            raise InputError(f"{self.path}: a submission of the format {self.format}, expected kaggle-csv")
+        if sha256_file(self.path) != self.record["sha256"]:
+            raise InputError(f"{self.path}: written again since, expected the file that was made with this submission")
         return pd.read_csv(self.path, dtype=str, keep_default_na=False)
 
     def __repr__(self) -> str:

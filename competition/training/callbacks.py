@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from competition.base.files import InputError
+from competition.base.output import heard
 from competition.runs.trained_run import TrainedRun
 
 
@@ -48,8 +49,13 @@ def check_callbacks(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
 
 def tell_epoch(run: TrainedRun, callbacks: Sequence[Callback], fold: int, row: Mapping[str, Any]) -> None:
     """Tell all callbacks of an epoch of a fold; row: of its history."""
-    for callback in callbacks:
-        callback.on_epoch(run, fold, row["epoch"], dict(row))
+    with heard():
+        for callback in callbacks:
+            try:
+                callback.on_epoch(run, fold, row["epoch"], dict(row))
+            except OSError as error:  # of a tracker that is not reached, say: no fault of this disk
+                error.of_callback = True  # type: ignore[attr-defined]
+                raise
 
 
 @contextmanager

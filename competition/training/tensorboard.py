@@ -42,20 +42,24 @@ class TensorBoard:
         folder = tensorboard_dir(run.dir, fold)
         if folder in self._writers:
             self._write(folder, [row])
-            return
-        for path in folder.glob(EVENTS):
-            path.unlink()
-        rows = _read_history(fold_dir(run.dir, fold) / HISTORY_CSV)
-        self._write(folder, [each for each in rows if each["epoch"] <= epoch])
+        else:
+            rows = _read_history(fold_dir(run.dir, fold) / HISTORY_CSV)
+            self._write_anew(folder, [each for each in rows if each["epoch"] <= epoch])
 
     def on_end(self, run: TrainedRun) -> None:
         """Write what folds lack that no epoch was told of, and close all files."""
         for path in fold_files(run.dir, HISTORY_CSV):
             folder = run.dir / TENSORBOARD / path.parent.name
-            if not any(folder.glob(EVENTS)):
-                self._write(folder, _read_history(path))
+            last = max((events.stat().st_mtime_ns for events in folder.glob(EVENTS)), default=0)
+            if folder not in self._writers and last < path.stat().st_mtime_ns:
+                self._write_anew(folder, _read_history(path))
         while self._writers:
             self._writers.popitem()[1].close()
+
+    def _write_anew(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        for path in folder.glob(EVENTS):
+            path.unlink()
+        self._write(folder, rows)
 
     def _write(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         if folder not in self._writers:

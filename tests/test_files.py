@@ -118,6 +118,19 @@ def test_csv_bytes_are_utf8_with_plain_line_ends_and_shortest_floats():
     assert files.csv_bytes(frame) == 'label,p\né,0.1\n"a,b",1e-09\n'.encode()
 
 
+def test_floats_of_a_csv_are_read_bit_for_bit(tmp_path):
+    frame = pd.DataFrame({"p": np.random.default_rng(0).random(1000), "label": "é"})
+    files.write_bytes(tmp_path / "p.csv", files.csv_bytes(frame))
+    assert files.read_csv(tmp_path / "p.csv").equals(frame)
+
+
+@pytest.mark.parametrize("version, asked", [("2.2.3", "round_trip"), ("3.0.0", "round_trip"), ("3.1.1", None)])
+def test_pandas_is_asked_for_them_where_it_would_not_by_itself(monkeypatch, version, asked):
+    monkeypatch.setattr(pd, "__version__", version)
+    monkeypatch.setattr(pd, "read_csv", lambda path, **options: options)
+    assert files.read_csv("p.csv", header=0) == {"header": 0} | ({"float_precision": asked} if asked else {})
+
+
 def test_hashes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     expected = hashlib.sha256(b"abc").hexdigest()

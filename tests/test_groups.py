@@ -139,6 +139,7 @@ def test_joining_goes_over_others():
     assert join_pairs(6, np.array([[1, 4], [4, 5]]), np.array([[0, 2]])).tolist() == [0, 1, 0, 3, 1, 1]
     assert join_pairs(3, np.empty((0, 2), int)).tolist() == [0, 1, 2]
     assert pair_equal(["x", "y", "x", "z", "x"]).tolist() == [[0, 2], [0, 4]]
+    assert pair_equal([]).shape == (0, 2) and pair_equal([("x",), "x", ("x",)]).tolist() == [[0, 2]]
 
 
 # ------------------------------------------------------------------------------------------------------ make folds
@@ -226,6 +227,15 @@ def test_groups_of_a_column_are_merged_with_those_found(data, capsys):
         make_folds(data / "labels.csv", "t", groups="site")
     with pytest.raises(InputError, match="patient: .* has no columns"):
         make_folds(data, "t", groups="patient")
+
+
+def test_other_pictures_are_no_group_where_pandas_reads_texts_up_to_a_zero_byte(data, monkeypatch):
+    """As pandas 2 does in `factorize`."""
+    cut, factorize = np.vectorize(lambda value: str(value).split("\0")[0]), pd.factorize
+    monkeypatch.setattr(pd, "factorize", lambda values: factorize(cut(values)))
+    assert pair_equal(["\0a", "\0b", "\0a"]).tolist() == [[0, 2]]
+    frame = make_folds(data, "t").frame
+    assert frame["group"].nunique() == 22 and set(frame["group"].value_counts()) == {1, 3}
 
 
 def test_a_group_larger_than_a_fold_is_a_warning(tmp_path, workdir, capsys):

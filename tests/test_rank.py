@@ -5,7 +5,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import class_folders
 
@@ -42,7 +41,7 @@ def test_a_row_is_what_a_run_would_score_and_the_grid_s_settings_stand_beside_it
     grid = "frozen_rate=0.01,0.05 class_weight=none,balanced"
     assert main(["rank", "--models", LITE, "--recipe", "tiny.toml", "--grid", grid]) == 0
     assert "efficientnet_lite1" in capsys.readouterr().out
-    frame = pd.read_csv("runs/data/rank.csv", keep_default_na=False)
+    frame = files.read_csv("runs/data/rank.csv", keep_default_na=False)
     assert len(frame) == 8 and frame["accuracy"].is_monotonic_decreasing
     record = files.read_json("runs/data/rank.json")
     assert record["table"] == read_folds().hash and len(record["recipes"]) == 4 and (frame["ms_an_image"] > 0).all()

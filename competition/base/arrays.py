@@ -21,6 +21,7 @@ import psutil
 
 from competition.base.files import InputError
 from competition.base.locks import hold
+from competition.base.workspace import LOCK
 
 UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of containers, v2 and v1
@@ -207,7 +208,7 @@ def build_array(path, shape, dtype, rows_from, step=1):
     path = Path(path)
     if path.exists():
         return
-    with hold(f"{path}.lock", wait=True, remove=True):
+    with hold(f"{path}{LOCK}", wait=True, remove=True):
         if not path.exists():  # else another process finished it while this one waited
             _build(path, Path(f"{path}.part"), shape, dtype, rows_from, step)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from competition.base.bars import tqdm
-from competition.base.files import InputError, read_json, sha256_file, write_npz
+from competition.base.files import InputError, read_csv, read_json, sha256_file, write_npz
 from competition.base.metrics import chosen_by
 from competition.base.workspace import FOLD_JSON, HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
 from competition.data.folds import assign_folds
@@ -119,7 +119,7 @@ def stop_apart(run_dir, table):
     metric = chosen_by(read_json(run_dir / RUN_JSON)["config"])
     probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
     for path in histories:
-        history = pd.read_csv(path)
+        history = read_csv(path)
         last = history[history["phase"] == history["phase"].iloc[-1]]
         try:
             curves.append(pd.Series(metric.sign * oof.epoch_scores(path.parent, last, table, metric), last["epoch"]))

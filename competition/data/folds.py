@@ -184,8 +184,8 @@ def _class_order(found, wanted):
 
 
 def _given(images, groups):
-    """What the user gave as the group of each image; an image without is one of its own."""
-    return [groups.get(image) or f"\0{image}" for image in images]
+    """What the user gave as the group of each image, a text; an image without is one of its own, a tuple."""
+    return [groups.get(image) or (image,) for image in images]
 
 
 def _check_classes(frame, classes, folds):

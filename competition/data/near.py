@@ -10,6 +10,9 @@ before; none compares all with all:
 3. pixels: both sketches are laid onto each other (ECC, Evangelidis and Psarakis 2008, "Parametric image alignment using
    enhanced correlation coefficient maximization") and compared where they overlap, by detail alone: light and shade,
    which dark or blurred images have in common, do not count. An image without detail is only like its exact copies.
+
+OpenCV lays them onto each other. OpenCV 4 rounds places to 1/32 of a pixel and OpenCV 5 does not, so their scores differ
+a little: a pair whose score lies near a limit may count with one of them only.
 """
 
 import cv2

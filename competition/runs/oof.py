@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition.base.files import BROKEN, InputError, csv_bytes, write_bytes, write_npz
+from competition.base.files import BROKEN, InputError, csv_bytes, read_csv, write_bytes, write_npz
 from competition.base.metrics import Metric
 from competition.base.text import join_names, one_line
 from competition.base.workspace import OOF_CSV, OOF_NPZ, RUN_JSON, VIEWS_NPZ, epoch_file
@@ -178,7 +178,7 @@ def _read_csv(path, table):
         if found != header:
             raise InputError(f"{path}: columns {join_names(found)}, expected {join_names(header)}")
         names = range(len(header))
-        rows = pd.read_csv(path, header=0, names=names, index_col=False, dtype={0: str, 1: str}, **options)
+        rows = read_csv(path, header=0, names=names, index_col=False, dtype={0: str, 1: str}, **options)
         probs = rows.iloc[:, len(KEY_COLUMNS) :].to_numpy(np.float32)
     except InputError:
         raise

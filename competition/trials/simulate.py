@@ -15,7 +15,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from competition.base.bars import tqdm
-from competition.base.files import csv_bytes, hash_json, sha256_bytes, write_bytes
+from competition.base.files import csv_bytes, hash_json, read_csv, sha256_bytes, write_bytes
 from competition.base.metrics import METRICS
 from competition.base.option_values import whole_number
 from competition.base.text import text_table
@@ -121,7 +121,7 @@ def _play_all(pool, count, hidden, seed, folder):
         pool = _in_scenes(pool)
     scenes = _in_scenes(pool) if hidden == "random" else pool
     path = folder / f"{pool.name}-{hidden}.csv"
-    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = read_csv(path).to_dict("records") if path.exists() else []
     known = {(row["key"], row["seed"]): row for row in known}
     fingerprint = pool.fingerprint
     wanted = [

@@ -5,9 +5,8 @@ import shlex
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-import pandas as pd
 
-from competition.base.files import InputError
+from competition.base.files import InputError, read_csv
 from competition.base.metrics import find_metric
 from competition.base.workspace import FOLD, STUDY_RUN, TRIALS_CSV, VIEWS_NPZ, fold_files
 from competition.blending.chooser import Chooser, nest_parts
@@ -86,7 +85,7 @@ def _tune(plan, rung, result):
     options = train_options(plan, rung)
     options |= {"ONLY_FOLD": None, "FOLDS_USED": options["ONLY_FOLD"]} | TUNER[plan.budget]
     call_command(plan, result, "tune", options)
-    trials = pd.read_csv(plan.table.paths.tune(plan.run(rung)) / TRIALS_CSV)
+    trials = read_csv(plan.table.paths.tune(plan.run(rung)) / TRIALS_CSV)
     result.where = "the best of its trials"
     done = find_metric(plan.table.metric).sort(trials[trials["state"] == "done"])
     return read_held_out(plan.table.paths.run(done["run"].iloc[0]), plan.table)

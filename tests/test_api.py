@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -221,7 +222,12 @@ def test_python_s_values_become_those_of_the_recipe():
         ("views", ["identity"]),
     ):
         assert parse_override(write_override(key, value)) == (key, value)
-    assert parse_override(write_override("epochs", np.int64(3).item())) == ("epochs", 3)
+    assert parse_override(write_override("epochs", np.int64(3))) == ("epochs", 3)
+    assert parse_override(write_override("rate", np.float32(0.5))) == ("rate", 0.5)
+    assert parse_override(write_override("head", np.array([8, 4]))) == ("head", [8, 4])
+    for value, text in ((None, "epochs=None: expected a value"), (object, "expected what TOML can hold")):
+        with pytest.raises(InputError, match=text):
+            write_override("epochs", value)
 
 
 def test_keras_at_work_on_another_backend_is_said(monkeypatch):
@@ -246,3 +252,95 @@ def test_pages_are_shown_in_a_notebook(played):
     rich = page._repr_html_()
     assert rich.startswith("<iframe srcdoc=") and "<b>birch" not in rich and rich.count("<") == 2
     assert played[0].audit().path.name == "audit.html"
+
+
+def test_a_relative_root_is_that_of_the_call(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    c = Competition("work", verbose=False)
+    c.folds(photos, "a", folds=2)
+    run = c.train("baseline", epochs=1, again=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert c.table().k == 2 and c.run(run.name).score == run.score and c.blend().weights == {run.name: 1}
+    assert c.look().path.is_file() and list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_result_keeps_what_it_was_made_of(played):
+    c, found = played
+    one, other = c.blend(runs=found["train"]), c.blend(runs=[found["second"]])
+    assert (one.weights, other.weights) == ({"one": 1}, {"baseline-quick": 1})
+    assert one.score == found["train"].score and other.score == found["second"].score
+    assert c.blended().weights == other.weights and repr(c.blended()) == repr(other)
+    assert found["train"] == found["train"] and found["train"] in {found["train"]} and found["train"] != one
+
+
+def test_what_cannot_be_read_is_said_in_place_of_an_error(photos, tmp_path):
+    c = Competition(tmp_path, verbose=False)
+    c.folds(photos, "a", folds=2)
+    half, whole = c.train("baseline", epochs=1, only_fold=[0]), c.train("baseline", epochs=1, run="whole", again=False)
+    assert repr(half) == "TrainedRun baseline-quick: unfinished, 1 of 2 folds"
+    assert "svg" in Balance(half._repr_html_()).met and "unfinished" in c._repr_html_()
+    c.folds(photos, "a", folds=4, force=True)
+    assert "another fold table" in repr(c.run("whole")) and "another fold table" in c.run("whole")._repr_html_()
+    (whole.dir / "run.json").write_text("{")
+    assert "expected a JSON file" in repr(whole) and "expected a JSON file" in c._repr_html_()
+
+
+def test_a_silent_competition_silences_itself_alone(photos, tmp_path, capsys):
+    """Not what other threads print meanwhile, nor what a callback prints; and standard output is what it was."""
+    before, going = sys.stdout, threading.Event()
+
+    class Print:
+        def on_epoch(self, run, fold, epoch, row):
+            print("told", fold, epoch)
+            going.set()
+
+    def speak():
+        going.wait(60)
+        print("another thread")
+
+    c = Competition(tmp_path, verbose=False)
+    c.folds(photos, "a", folds=2)
+    thread = threading.Thread(target=speak)
+    thread.start()
+    c.train("baseline", epochs=2, again=False, callbacks=[Print()])
+    thread.join()
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "another thread",
+        *(f"told {f} {e}" for f in (0, 1) for e in (1, 2)),
+    ]
+    assert sys.stdout is before
+
+
+def test_an_error_of_a_callback_stays_what_it_is(photos, tmp_path):
+    class Tracker:
+        def on_epoch(self, run, fold, epoch, row):
+            raise ConnectionError("no server")
+
+    c = Competition(tmp_path, verbose=False)
+    c.folds(photos, "a", folds=2)
+    with pytest.raises(ConnectionError, match="no server"):
+        c.train("baseline", epochs=1, callbacks=[Tracker()])
+    assert c.train("baseline", epochs=1, again=False).finished
+
+
+def test_a_folder_that_became_read_only_gives_one_line(played, photos, monkeypatch):
+    """Every method that writes; the system refuses a temporary file, as it does on a disk that is mounted read-only."""
+
+    def refuse(*_, **options):
+        raise OSError(30, "Read-only file system", str(options.get("dir")))
+
+    c = played[0]
+    monkeypatch.setattr("competition.base.files.tempfile.mkstemp", refuse)
+    for call in (
+        lambda: c.folds(photos, "more", 2),
+        lambda: c.train("baseline", epochs=3, run="more"),
+        lambda: c.submission(),
+        lambda: c.predict(photos / "<b>birch"),
+        lambda: c.look(),
+        lambda: c.audit(runs="one"),
+        lambda: c.blend(),
+    ):
+        with pytest.raises(InputError, match="Read-only file system") as caught:
+            call()
+        assert "\n" not in str(caught.value)

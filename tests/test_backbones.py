@@ -445,6 +445,29 @@ def test_another_network_of_the_same_name_is_told_apart(own):
     assert own_graph("scratch", (16, 16)) == {}
 
 
+def test_networks_that_differ_in_their_operations_or_wires_alone_are_told_apart(own):
+    pool, ops, layers = keras.layers.GlobalAveragePooling2D(), keras.ops, keras.layers
+
+    def wired(second):
+        def build(image):
+            a, b = layers.Rescaling(1 / 255)(image), layers.Rescaling(2 / 255)(image)
+            return pool(layers.Add()([a, b if second else a]))
+
+        return build
+
+    pairs = (
+        (lambda image: pool(image / 255), lambda image: pool(image / 127.5 - 1)),
+        (lambda image: pool(ops.relu(image)), lambda image: pool(ops.tanh(image))),
+        (wired(True), wired(False)),
+    )
+    for pair in pairs:
+        hashes = []
+        for build in (*pair, pair[0]):
+            register_backbone("tiny", build)
+            hashes.append(own_graph("tiny", (16, 16))["backbone"])
+        assert hashes[0] == hashes[2] != hashes[1]
+
+
 def test_what_cannot_be_registered_is_refused(own):
     for name, build, text in (
         ("vgg16", tiny(), "the toolkit has one of that name"),

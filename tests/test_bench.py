@@ -115,7 +115,7 @@ def test_the_processor_and_what_is_measured_beside(monkeypatch):
     text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t: avx2 avx512_bf16\n"
     assert {"opencv-python-headless", "keras"} < set(program._versions())
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", lambda path: text)
+        patch.setattr(Path, "read_text", lambda path, encoding=None: text)
         assert program._processor() == "AMD EPYC (family 25 model 17), avx512_bf16"
         text = "model name : Neoverse\n"
         assert program._processor() == "Neoverse, no bfloat16 units"

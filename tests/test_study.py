@@ -149,7 +149,7 @@ def test_the_commands_of_rungs_that_are_no_training_can_be_typed(budget, monkeyp
             _, options = parse([typed, *words])
             assert (make, typed, options["name"]) == ("make", verb, "arten")
             if how != "blend":
-                given = BY_NAME[verb].defaults | asked[-1][1]
+                given = {option.key: option.default for option in BY_NAME[verb].options} | asked[-1][1]
                 assert given.pop("workspace") == plan.table.workspace
                 assert {key: list(value) if key == "overrides" else value for key, value in given.items()} == options
             if how == "tune":
@@ -595,10 +595,10 @@ def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_el
     assert wants_sample("sample"), "folds/ is one's own"
     asked = []
     monkeypatch.setattr(
-        "competition.blending.blend.make_blend",
+        "competition.insight.sanity.sanity",
         lambda **options: asked.append((options["name"], options["workspace"].runs)),
     )
-    assert main(["blend", "--name", "sample"]) == main(["blend", "--name", "other"]) == 0
+    assert main(["sanity", "--name", "sample"]) == main(["sanity", "--name", "other"]) == 0
     assert asked == [("sample", Path("sample/runs")), ("other", Path("runs"))]
     files.write_text("folds/sample.json", "{}")
     assert not wants_sample("sample") and not wants_sample(None)

@@ -23,6 +23,26 @@ The packages lie along the data's way. Each imports those above it in this list,
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from competition.api.competition import Competition as Competition
+    from competition.base.files import InputError as InputError
+    from competition.base.page import Page as Page
+    from competition.blending.blended import Blend as Blend
+    from competition.blending.forecast_oof import Forecast as Forecast
+    from competition.blending.forecast_oof import forecast as forecast
+    from competition.checking.check_zip import ZipReport as ZipReport
+    from competition.checking.check_zip import check_zip as check_zip
+    from competition.data.duplicates import find_duplicates as find_duplicates
+    from competition.data.splitter import StratifiedGroupFolds as StratifiedGroupFolds
+    from competition.data.table import FoldTable as FoldTable
+    from competition.models.backbones import register_backbone as register_backbone
+    from competition.runs.trained_run import TrainedRun as TrainedRun
+    from competition.submission.outputs import Submission as Submission
+    from competition.training.callbacks import Callback as Callback
+    from competition.training.tensorboard import TensorBoard as TensorBoard
+    from competition.trials.sample import write_sample as write_sample
 
 PUBLIC = {  # name: the module that it is from, imported when it is asked for, as most take seconds
     "Competition": "competition.api.competition",
@@ -48,7 +68,7 @@ __all__ = ["__version__", *PUBLIC]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in PUBLIC:
         return getattr(import_module(PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

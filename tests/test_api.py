@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -239,6 +240,9 @@ def test_keras_at_work_on_another_backend_is_said(monkeypatch):
 def test_every_public_name_is_there_and_its_import_takes_no_library():
     for name in competition.__all__:
         assert getattr(competition, name) is not None and name in dir(competition)
+    page = (Path(__file__).parents[1] / "docs/reference/api.md").read_text("utf-8")
+    listed = set(re.findall(r"^::: ([\w.]+)$", page, re.M))
+    assert listed == {f"{module}.{name}" for name, module in competition.PUBLIC.items()}
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         competition.Nothing  # noqa: B018
     code = "import sys, competition; competition.Competition; print(*sorted({'numpy', 'pandas', 'keras'} & set(sys.modules)))"

@@ -673,7 +673,7 @@ def test_own_codabench_layout_is_recognised(tmp_path):
 def test_a_report_prints_nothing_and_is_what_the_command_prints(inside, said, tmp_path, capsys):
     line, out, _ = said({"metadata": None, "readme.txt": "<b>hello</b>"}, format="codalab")
     assert "metadata" in line
-    report = check_zip(tmp_path / "mine.zip", format="codalab")
+    report = check_zip(tmp_path / "mine.zip", format="codalab", workspace=Workspace())
     assert capsys.readouterr() == ("", "")
     printed, told = (re.sub(r"[\d.]+| +", "#", text) for text in (out, f"{report!r}\n\n"))  # but for the times
     assert printed == told

@@ -599,8 +599,8 @@ def test_the_method_of_a_command_takes_its_options_and_no_others(verb):
     assert set(taken) == {option.key for option in verb.options} | BESIDE.get(verb.name, set())
     for option in verb.options:
         default = taken[option.key].default
-        if option.required:
-            assert default is inspect.Parameter.empty or (verb.name, option.key, default) == ("predict", "test", None)
+        if option.required or (verb.name, option.key) == ("predict", "test"):  # whose error names what TEST= may be
+            assert default is inspect.Parameter.empty
         else:
             assert default == option.default, option.name
 

@@ -33,11 +33,12 @@ VERSIONED = (
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. One line: the file, what was found, what was expected; exit code 2.
+    """Something the user gave cannot be used. One line: the file, what was found, what was expected.
 
-    It is a ValueError, so that callers in Python catch it as they do of other libraries. A block that catches ValueError
-    and may raise InputError itself lets that one through first.
+    A command prints it and ends with exit code 2.
     """
+
+    # A block that catches ValueError and may raise this itself lets it through first.
 
 
 def warn(line: str) -> None:

@@ -28,7 +28,24 @@ SHOWN = 96  # pixels on the screen that a picture is high
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FoldTable:
-    """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen."""
+    """n images in k folds.
+
+    Attributes
+    ----------
+    name : str
+        That of the files in folds/.
+    frame : pandas.DataFrame
+        A row an image, sorted by class order, then by image: image, label, fold (0..k-1), group, sha256, width, height.
+        Width and height are pixels as seen.
+    classes : list of str
+        The class names, in the order of probabilities.
+    size : (int, int)
+        Height and width that all images are brought to.
+    metric : str
+        What the competition is scored by.
+    hash, data_hash : str
+        sha256 of the table, and of all images' names and contents.
+    """
 
     name: str
     frame: pd.DataFrame  # image, label, fold (0..k-1), group, sha256, width, height

@@ -20,7 +20,6 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-import competition as toolkit
 from competition.base import files
 from competition.base.arrays import gigabytes
 from competition.base.bars import UNLESS_SEEN, tqdm
@@ -277,7 +276,7 @@ def _write(slug, table, job, stage, user, competition, dataset):
         temporary = Path(temporary)
         (temporary / kernel_script.JOB).write_text(json.dumps(dataclasses.asdict(job), indent=2), "utf-8", newline="\n")
         _copy_table(table, Workspace(temporary / "work"))
-        package = Path(toolkit.__file__).parent
+        package = Path(__file__).parents[1]
         shutil.copytree(package, temporary / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         for wheel in fetch_wheels(table.workspace):
             _copy(wheel, temporary / "wheels" / wheel.name)

@@ -27,11 +27,16 @@ class Callback(Protocol):
     def on_epoch(self, run: TrainedRun, fold: int, epoch: int, row: dict[str, Any]) -> None:
         """Take notice of an epoch.
 
-        run    the run, unfinished; of a double run its node, whose name is "<run>/node_<i>"
-        fold   from 0
-        epoch  from 1, over both phases
-        row    the row of history.csv: epoch, phase ("frozen" or "full"), loss, accuracy, val_loss, val_accuracy,
-               seconds
+        Parameters
+        ----------
+        run : TrainedRun
+            The run, unfinished; of a double run its node, whose name is `<run>/node_<i>`.
+        fold : int
+            From 0.
+        epoch : int
+            From 1, over both phases.
+        row : dict
+            The row of history.csv: epoch, phase ("frozen" or "full"), loss, accuracy, val_loss, val_accuracy, seconds.
         """
 
 

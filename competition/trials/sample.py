@@ -20,20 +20,18 @@ Marshwort are the pair most often confused: 66 of the 200 errors at 96 pixels, 8
 
 import csv
 import io
-import itertools
-import multiprocessing
 import os
 import shutil
 import tempfile
 import unicodedata
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import PIL
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import BrokenProcessPool
 from PIL import Image
 
 from competition.base.bars import tqdm
@@ -103,17 +101,23 @@ def draw_jpeg(frame, seed):
     return file.getvalue()
 
 
+def _draw_alone(frame, seed):
+    """The same, in a process that has one core."""
+    cv2.setNumThreads(1)
+    return draw_jpeg(frame, seed)
+
+
 def draw_jpegs(frames, seed):
     """Yield the JPEG of each frame in order; many of them are drawn by a process a core."""
     cores = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     done = 0
     if cores > 1 and len(frames) >= MANY:
-        context = multiprocessing.get_context("spawn")  # a fork may hang where TensorFlow runs threads
+        # joblib's processes do not import the script that asks for them, which would then ask again
+        pool = Parallel(cores, batch_size=8, return_as="generator")
         try:
-            with ProcessPoolExecutor(cores, context, cv2.setNumThreads, (1,)) as pool:
-                for jpeg in pool.map(draw_jpeg, frames, itertools.repeat(seed), chunksize=8):
-                    done += 1
-                    yield jpeg
+            for jpeg in pool(delayed(_draw_alone)(frame, seed) for frame in frames):
+                done += 1
+                yield jpeg
         except BrokenProcessPool:  # processes cannot be started here, or were killed: draw the rest in this one
             pass
     for frame in frames[done:]:
@@ -121,16 +125,32 @@ def draw_jpegs(frames, seed):
 
 
 def write_sample(folder, images=1200, hidden=400, seed=0):
-    """Write the sample competition to `folder`; do nothing if it holds this very sample. Returns its Path.
+    """Draw the sample competition: photographs of eight plants, and a hidden test with its labels apart.
 
-    train/<class name>/<id>.jpg    `images` training images
-    hidden/images/<id>.jpg         `hidden` images of the hidden test
-    hidden/labels.csv              image, label: kept apart, for scoring only
-    hidden/scenes.csv              image, scene, of all images: frames of a scene are near-duplicates
-    about.json                     seed, version of the drawing, counts, versions of the libraries
+    The same arguments give the same bytes under the same versions of numpy, OpenCV and Pillow. Nothing is done where
+    `folder` holds this very sample; another sample there is replaced as a whole.
 
-    The same arguments give the same bytes under the same versions of numpy, OpenCV and Pillow. Another sample
-    in `folder` is replaced as a whole; InputError when it holds anything else, or counts are too small.
+    Parameters
+    ----------
+    folder : path
+        Where it is written: `train/<class>/<id>.jpg`; `hidden/images/<id>.jpg` and `hidden/labels.csv` (image, label);
+        `hidden/scenes.csv` (image, scene, of all images: frames of a scene are near-duplicates); `about.json`.
+    images : int, default 1200
+        Training images, 64 or more, of 96 x 96 pixels.
+    hidden : int, default 400
+        Images of the hidden test.
+    seed : int, default 0
+        Another seed draws another sample.
+
+    Returns
+    -------
+    pathlib.Path
+        `folder`.
+
+    Raises
+    ------
+    InputError
+        The folder holds anything else, or counts are too small.
     """
     folder = Path(folder)
     if images < 8 * len(SPECIES) or hidden < 0 or seed < 0:

@@ -151,7 +151,7 @@ class Competition:
         size : int, "HEIGHTxWIDTH" or (height, width), optional
             Pixels that all images are brought to; default: the median, rounded.
         classes : list of str or "a,b,c", optional
-            All class names in the order wanted; default: sorted.
+            All class names in the order wanted; default: sorted, integers as numbers.
         skip_bad : bool, default False
             Leave out files that are no images instead of stopping.
         force : bool, default False

@@ -66,7 +66,7 @@ VERBS = (
             Option(
                 "size", "HEIGHTxWIDTH, or one number; all images are brought to it", otherwise="the median, rounded"
             ),
-            Option("classes", "all class names, in the order wanted: a,b,c", otherwise="sorted"),
+            Option("classes", "all class names, in the order wanted: a,b,c", otherwise="sorted, integers as numbers"),
             Option("skip_bad", "leave out files that are no images instead of stopping", False, kind="switch"),
             Option("force", "replace another table even though runs use it", False, kind="switch"),
             Option(

@@ -57,8 +57,11 @@ def test_ids_may_be_paths_or_names_with_or_without_endings(ids):
 
 
 def test_ids_that_fit_no_image_or_several_are_named():
-    with pytest.raises(InputError, match=r"s.csv: line 3: id '3' is the name of no test image; .*such as 1, 2, 10"):
-        match_ids("s.csv", ["1", "3"], IMAGES)
+    with pytest.raises(
+        InputError, match=r"s.csv: line 2: id '4' is the name of no test image .1 more.*such as a/1.png"
+    ):
+        match_ids("s.csv", ["4", "3"], IMAGES)
+    assert match_ids("s.csv", ["1", "3"], IMAGES) == ["a/1.png", None]
     with pytest.raises(InputError, match="line 2: id '1' is the name of 2 images .a/1.png, b/1.png"):
         match_ids("s.csv", ["1"], ["a/1.png", "b/1.png"])
 
@@ -68,7 +71,7 @@ def test_ids_that_fit_no_image_or_several_are_named():
     [
         ("id,label", "ash tree", False, ("labels", [])),
         ("id,label", "", False, ("labels", [])),
-        ("id,label", "0", False, ("class ids", [])),
+        ("id,label", "0", False, ("labels", [])),
         ("id,ähre,oak,ash tree", "0.1,0.2,0.7", False, ("probabilities", [2, 0, 1])),
         ("id,ähre,oak,ash tree", "0,0,0", True, ("probabilities", [2, 0, 1])),
         ("id,2,0,1", "0,0,0", False, ("probabilities", [2, 0, 1])),
@@ -96,8 +99,9 @@ def test_two_classes_and_a_metric_of_probabilities(tmp_path, capsys):
     for metric, value, expected in (
         ("auc", "0", ("one probability", [1])),
         ("log_loss", "1", ("one probability", [1])),
-        ("accuracy", "0", ("class ids", [])),
+        ("accuracy", "0", ("labels", [])),
         ("auc", "dog", ("labels", [])),
+        ("auc", "-1", ("one probability", [1])),
     ):
         path = sample(tmp_path, "id,label", *(f"{name},{value}" for name in ("1", "2", "10")))
         wanted = read_sample(path, unlabelled(), ["cat", "dog"], metric=metric)
@@ -115,12 +119,16 @@ def test_ids_with_a_point_and_folders_with_one(tmp_path):
     "lines, message",
     [
         (["id,label", "1,oak", "1,oak"], "ids more than once: 1"),
-        (["id,label", "1,elm"], "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2"),
+        (
+            ["id,label", "1,elm", "2,oak"],
+            "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2",
+        ),
         (["id,label", "1,oak", "2,3"], "line 3: found '3' in label"),
-        (["id,label", "1,0.5"], "line 2: found '0.5'"),
+        (["id,label", "1,0.5", "2,0.25"], "line 2: found '0.5'.*LABELS=names or LABELS=ids"),
+        (["id,label", ",oak", "2,oak"], "line 2: no id, expected the name of a test image"),
         (["id,oak,ash tree,elm", "1,0,0,0"], "no column for: ähre; columns that are no class: elm"),
         (["id,oak,oak", "1,0,0"], "expected each name once"),
-        (["id;label", "1;oak"], "1 columns and 1 rows.*with commas between them"),
+        (["id label", "1 oak"], "1 columns and 1 rows"),
         (["id,label"], "2 columns and 0 rows"),
         ([""], "not a CSV that can be read"),
     ],
@@ -227,7 +235,7 @@ def test_the_csv_says_what_the_fold_models_say(competition, run, monkeypatch, ca
 
     if run == "heads":
         return
-    lines = ["image,species", *(f"{number},0" for number in range(8, -1, -1))]
+    lines = ["image,species", *(f"{number},{number % 2}" for number in range(8, -1, -1))]
     path = formats.make("kaggle-csv", run=run, test=competition / "test.zip", sample=sample(competition, *lines))
     assert pd.read_csv(path).to_numpy().tolist() == [[n, expected.argmax(1)[n]] for n in range(8, -1, -1)]
 

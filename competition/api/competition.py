@@ -589,6 +589,7 @@ class Competition:
         model: str = "efficientnet_lite0",
         weights: str | Path = "imagenet",
         runs: str | Sequence[str] | None = None,
+        strict: bool = False,
         memory: str | None = None,
     ) -> Page:
         """Compare unlabelled test images with the training images, and say what that does to the score.
@@ -601,6 +602,8 @@ class Competition:
             Whose frozen features are compared; baseline: pixels.
         runs : list of str or "a,b", optional
             Whose score is weighted: the mean of these runs; default: the blend, or else all.
+        strict : bool, default False
+            Stop at test images that cannot be read (InputError). Otherwise they are named and left out.
 
         The others are as of `train`.
 
@@ -616,7 +619,8 @@ class Competition:
         from competition.data.table import default_name
         from competition.insight.shift import shift
 
-        shift(test, model=model, weights=weights, runs=_as_text(runs), memory=memory, **self._place(name))
+        asked = {"runs": _as_text(runs), "strict": strict, "memory": memory}
+        shift(test, model=model, weights=weights, **asked, **self._place(name))
         folder = self.table(name).paths.shift(default_name(test))
         return Page(folder / SHIFT_HTML, pd.read_csv(folder / SHIFT_CSV))
 
@@ -694,6 +698,8 @@ class Competition:
         test: str | Path | None = None,
         sample: str | Path | None = None,
         probabilities: bool = False,
+        labels: str | None = None,
+        strict: bool = False,
         memory: str | None = None,
         kaggle_user: str | None = None,
         competition: str | None = None,
@@ -714,7 +720,7 @@ class Competition:
             codalab, codabench, kaggle-csv or kaggle-kernel.
         run : str, optional
             One run in place of the blend.
-        test, sample, probabilities, memory
+        test, sample, probabilities, labels, strict, memory
             As of `predict`, for kaggle-csv and kaggle-kernel.
         kaggle_user, competition, dataset : str, optional
             For kaggle-kernel: your name there, and the competition or dataset ("owner/slug") that has the images.
@@ -753,6 +759,8 @@ class Competition:
             test=test,
             sample=sample,
             probabilities=probabilities,
+            labels=labels,
+            strict=strict,
             memory=memory,
             kaggle_user=kaggle_user,
             competition=competition,
@@ -774,6 +782,8 @@ class Competition:
         test: str | Path | None = None,
         sample: str | Path | None = None,
         probabilities: bool = False,
+        labels: str | None = None,
+        strict: bool = False,
         name: str | None = None,
         run: str | None = None,
         memory: str | None = None,
@@ -789,6 +799,12 @@ class Competition:
             The competition's sample_submission.csv: ids, order, columns.
         probabilities : bool, default False
             A column for each class in place of labels.
+        labels : "names" or "ids", optional
+            How classes are called: by their labels, or by their numbers from 0; default: as the sample says, and by
+            their labels where these are integers.
+        strict : bool, default False
+            Stop at test images that are missing or cannot be read (InputError). Otherwise their rows get the shares of
+            the classes in training, or the likeliest class, and a warning names them.
 
         The others are as of `submission`.
 
@@ -802,7 +818,15 @@ class Competition:
 
         place = self._place(name)
         path = make(
-            run=run, test=test, sample=sample, probabilities=probabilities, memory=memory, hidden=hidden, **place
+            run=run,
+            test=test,
+            sample=sample,
+            probabilities=probabilities,
+            labels=labels,
+            strict=strict,
+            memory=memory,
+            hidden=hidden,
+            **place,
         )
         return read_submission(path, place["workspace"])
 

@@ -1,13 +1,15 @@
 import contextlib
 import io
+import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
 
-from competition import formats
+from competition import Competition, formats
 from competition.base.files import InputError, read_json, sha256_file
 from competition.base.workspace import Workspace
 from competition.data.folds import make_folds
@@ -269,3 +271,76 @@ def test_a_test_set_that_holds_the_work_is_refused(competition, monkeypatch):
     monkeypatch.chdir(competition / "work")
     with pytest.raises(InputError, match="holds the current one"):
         formats.make("kaggle-csv", run="pixels", test=competition)
+
+
+# ------------------------------------------------------------------------- test images that are missing or unreadable
+
+
+@pytest.fixture
+def damaged(competition, tmp_path, monkeypatch):
+    """The work folder is the current one; the test images are here with one cut off, one empty and one a page."""
+    monkeypatch.chdir(competition / "work")
+    shutil.copytree(competition / "test", tmp_path / "damaged")
+    for number, change in enumerate((lambda data: data[:-40], lambda data: b"", lambda data: b"<html>404</html>")):
+        path = tmp_path / f"damaged/deep/{number}.jpg"
+        path.write_bytes(change(path.read_bytes()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_of_images_that_cannot_be_read_or_are_missing_are_filled_and_named(competition, damaged, packed, capsys):
+    whole = pd.read_csv(
+        formats.make("kaggle-csv", run="pixels", test=competition / "test", probabilities=True), index_col="id"
+    )
+    capsys.readouterr()
+    test = damaged / "damaged"
+    if packed:
+        test = Path(shutil.make_archive(str(test), "zip", test))
+    path = sample(damaged, "image,species", *(f"{number},?" for number in (9, 4, 0, 8, 2, 1)))
+    made = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=test, sample=path))
+    likeliest = [whole.loc[f"deep/{number}.jpg"].idxmax() for number in (4, 8)]
+    assert made.to_numpy().tolist() == [
+        [9, "ähre"], [4, likeliest[0]], [0, "ähre"], [8, likeliest[1]], [2, "ähre"], [1, "ähre"]
+    ]  # fmt: skip
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "cannot be read" in line]
+    assert "4 of 6 test images" in line and "likeliest class, ähre" in line and "STRICT=1" in line
+    assert "9: no such file" in line and "deep/0.jpg: broken" in line and "deep/1.jpg: the file is empty" in line
+    assert read_json(SUBMISSIONS / "toy.csv.json")["filled"] == ["9", "0", "2", "1"]
+
+    made = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=test, probabilities=True), index_col="id")
+    assert made.index.tolist() == whole.index.tolist()
+    shares = [7 / 24, 8 / 24, 9 / 24]
+    np.testing.assert_allclose(made.iloc[:3], [shares] * 3, atol=1e-6)
+    np.testing.assert_allclose(made.iloc[3:], whole.iloc[3:], atol=1e-5)
+    assert "class shares of training" in capsys.readouterr().err
+
+
+def test_strict_stops_and_names_all_of_them(damaged, capsys):
+    before = sorted(SUBMISSIONS.glob("*"))
+    path = sample(damaged, "image,species", "9,?", "4,?")
+    with pytest.raises(InputError) as error:
+        formats.make("kaggle-csv", run="pixels", test=damaged / "damaged", sample=path, strict=True)
+    line = str(error.value)
+    assert "4 test images are missing or cannot be read" in line and "\n" not in line
+    for name in ("deep/0.jpg", "deep/1.jpg", "deep/2.jpg", "9: no such file"):
+        assert name in line
+    assert sorted(SUBMISSIONS.glob("*")) == before
+    for path in (damaged / "damaged/deep").glob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="none of 9 images can be read: deep/0.jpg: the file is empty"):
+        formats.make("kaggle-csv", run="pixels", test=damaged / "damaged")
+
+
+def test_pseudo_labels_take_no_broken_image(damaged):
+    table = read_folds()
+    with pytest.raises(InputError, match="3 images cannot be read: deep/0.jpg: .*deep/1.jpg: .*deep/2.jpg: "):
+        read_test(damaged / "damaged", table, fewest=1)
+
+
+def test_a_csv_that_is_parted_by_semicolons_is_read_again(competition, monkeypatch):
+    monkeypatch.chdir(competition / "work")
+    path = sample(competition, "image;species", *(f"{number};oak" for number in range(9)))
+    made = Competition(verbose=False).predict(test=competition / "test", run="pixels", sample=path, labels="ids")
+    assert list(made.frame) == ["image", "species"] and set(made.frame["species"]) <= {"0", "1", "2"}
+    with pytest.raises(InputError, match="LABELS=maybe: expected names or ids"):
+        formats.make("kaggle-csv", run="pixels", test=competition / "test", labels="maybe")

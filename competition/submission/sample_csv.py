@@ -80,7 +80,7 @@ def read_sample(path, unknown, classes, probabilities=False, metric=None, labels
         _check_header(path, header, rows)
     else:
         print(f"{path}: it has no line with the names of columns: the first one is taken for a row")
-        header, rows = [str(number) for number in range(len(header))], cells
+        header, rows = [f"column {number + 1}" for number in range(len(header))], cells
     ids = [row[id_at] for row in rows]
     if "" in ids:
         raise InputError(f"{path}: line {ids.index('') + 1 + named}: no id, expected the name of a test image")

@@ -589,8 +589,8 @@ class Competition:
         model: str = "efficientnet_lite0",
         weights: str | Path = "imagenet",
         runs: str | Sequence[str] | None = None,
-        strict: bool = False,
         memory: str | None = None,
+        strict: bool = False,
     ) -> Page:
         """Compare unlabelled test images with the training images, and say what that does to the score.
 
@@ -698,8 +698,6 @@ class Competition:
         test: str | Path | None = None,
         sample: str | Path | None = None,
         probabilities: bool = False,
-        labels: str | None = None,
-        strict: bool = False,
         memory: str | None = None,
         kaggle_user: str | None = None,
         competition: str | None = None,
@@ -711,6 +709,8 @@ class Competition:
         max_seconds: float | str | None = None,
         max_memory: str | None = None,
         fit: bool = False,
+        labels: str | None = None,
+        strict: bool = False,
     ) -> Submission:
         """Pack the blend, or one run, in the format of the competition, and rehearse it.
 
@@ -782,12 +782,12 @@ class Competition:
         test: str | Path | None = None,
         sample: str | Path | None = None,
         probabilities: bool = False,
-        labels: str | None = None,
-        strict: bool = False,
         name: str | None = None,
         run: str | None = None,
         memory: str | None = None,
         hidden: str | None = None,
+        labels: str | None = None,
+        strict: bool = False,
     ) -> Submission:
         """Write submissions/<name>.csv: the predictions of the blend, or of one run, for test images.
 

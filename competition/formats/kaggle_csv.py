@@ -44,10 +44,10 @@ def make(
     test=None,
     sample=None,
     probabilities=False,
-    labels=None,
-    strict=False,
     memory=None,
     hidden=None,
+    labels=None,
+    strict=False,
     workspace=Workspace(),
 ):
     """Write `submissions/<name>.csv` of the blend or of one finished run, and its record `<name>.csv.json`.

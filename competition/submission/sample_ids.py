@@ -1,8 +1,8 @@
 """Which image each id of a sample_submission.csv names."""
 
+import posixpath
 import unicodedata
 from collections import Counter, defaultdict
-from pathlib import PurePosixPath
 
 from competition.base.files import InputError
 from competition.base.text import is_integer, shorten
@@ -13,11 +13,11 @@ ENDINGS = tuple(sorted({ending for endings in EXTENSIONS.values() for ending in 
 # how a sample may call an image that lies at a path below the test folder
 NAMES = (
     lambda path, top: path,
-    lambda path, top: str(PurePosixPath(path).with_suffix("")),
+    lambda path, top: posixpath.splitext(path)[0],
     lambda path, top: f"{top}/{path}",
-    lambda path, top: str(PurePosixPath(top, path).with_suffix("")),
-    lambda path, top: PurePosixPath(path).name,
-    lambda path, top: PurePosixPath(path).stem,
+    lambda path, top: posixpath.splitext(posixpath.join(top, path))[0],
+    lambda path, top: posixpath.basename(path),
+    lambda path, top: posixpath.splitext(posixpath.basename(path))[0],
 )
 
 
@@ -67,9 +67,9 @@ def _readings(ids, images, top):
     """Yield (a name for each id, {name: images that are called so}) for each way to compare ids and images."""
     for form in NAMES:
         yield ids, _grouped(images, [form(image, top) for image in images])
-    paths = [f"{top}/{image}" for image in images]
+    split_ids, split_images = [_split(name) for name in ids], [_split(f"{top}/{image}") for image in images]
     for plain in (_without_ending, _as_number, _as_stem):
-        of_ids, of_images = [_parts(name, plain) for name in ids], [_parts(name, plain) for name in paths]
+        of_ids, of_images = ([[*above, plain(last)] for *above, last in names] for names in (split_ids, split_images))
         for depth in range(min(max(map(len, of_ids)), max(map(len, of_images))), 0, -1):
             names = ["/".join(parts[-depth:]) for parts in of_images]
             yield ["/".join(parts[-depth:]) for parts in of_ids], _grouped(images, names)
@@ -86,15 +86,14 @@ def _doubled(names):
     return {name for name, count in Counter(names).items() if count > 1}
 
 
-def _parts(name, plain):
-    """The folders of a name and, made `plain`, what lies there, without regard to case and Unicode form."""
+def _split(name):
+    """The parts of a path, without regard to case and Unicode form; at least one."""
     name = unicodedata.normalize("NFC", name.replace("\\", "/").strip()).casefold()
-    *folders, last = [part for part in name.split("/") if part not in ("", ".")] or [""]
-    return [*folders, plain(last)]
+    return [part for part in name.split("/") if part not in ("", ".")] or [""]
 
 
 def _without_ending(name):
-    return next((name[: -len(ending)] for ending in ENDINGS if name.endswith(ending)), name)
+    return name.rpartition(".")[0] if name.endswith(ENDINGS) else name
 
 
 def _as_number(name):
@@ -105,4 +104,4 @@ def _as_number(name):
 
 def _as_stem(name):
     """Without whatever ending it has."""
-    return _as_number(PurePosixPath(name).stem if name else "")
+    return _as_number(posixpath.splitext(name)[0])

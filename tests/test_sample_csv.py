@@ -111,6 +111,18 @@ def test_two_classes_that_are_no_ids_are_no_probabilities(tmp_path):
         read(tmp_path, column(1, 2, 1, 2, 1), ["cat", "dog"])
 
 
+def test_labels_are_spelled_as_the_sample_has_them(tmp_path, capsys):
+    classes = ["A\u0308hre", "elm", "oak"]
+    wanted = read(tmp_path, column("\u00c4hre", "Elm", "oak", "Elm", "oak"), classes)
+    assert wanted.values == "labels"
+    assert "labels are written as it has them: \u00c4hre for A\u0308hre, Elm for elm" in capsys.readouterr().out
+    frame = fill_csv(wanted, IMAGES, np.eye(3)[[0, 1, 2, 1, 0]], classes)
+    assert frame["label"].tolist() == ["\u00c4hre", "Elm", "oak", "Elm", "\u00c4hre"]
+    (tmp_path / "made.csv").write_bytes(csv_content(frame, wanted))
+    check_csv(tmp_path / "made.csv", wanted, classes)
+    assert read(tmp_path, column("Elm"), ["elm", "ELM"]).spelling == {}  # of either
+
+
 # -------------------------------------------------------------------------------------------------------- the columns
 
 

@@ -59,7 +59,8 @@ def read_usable(test, table, place=None, fewest=FEWEST):
         raise InputError(f"{source.data}: none of {len(found)} images can be read: {shorten(list(broken.values()))}")
     frame = pd.DataFrame([one for image, one in found.items() if image not in broken]).assign(label="", fold=0)
     if len(frame) < fewest:
-        raise InputError(f"{source.data}: {len(frame)} images, expected {fewest} or more to compare")
+        readable = " that can be read" if broken else ""
+        raise InputError(f"{source.data}: {len(frame)} images{readable}, expected {fewest} or more to compare")
     digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
     folder = (place or table.paths.shift)(default_name(source.data, "rename it"))
     unknown = FoldTable(

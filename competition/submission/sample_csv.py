@@ -30,6 +30,7 @@ class Wanted:
     values   "labels", "class ids", "probabilities" of a column a class, "one probability" of two classes
     order    which class each column is of, where they are probabilities: indices of the fold table's classes
     kept     {column: cells} of columns that are taken over from the sample
+    spelling {class: text} of classes that the sample writes in another case or Unicode form
     """
 
     columns: list[str]
@@ -41,6 +42,7 @@ class Wanted:
     kept: dict[str, list[str]] = field(default_factory=dict)
     separator: str = ","
     header: bool = True  # whether the first line holds the columns' names
+    spelling: dict[str, str] = field(default_factory=dict)
 
 
 def check_labels(labels):
@@ -97,13 +99,18 @@ def read_sample(path, unknown, classes, probabilities=False, metric=None, labels
     found = match_ids(path, ids, images, top, 1 + named)
     if left := sorted(set(images) - set(found)):
         files.warn(f"{path}: {len(left)} images of {unknown.data} are not in it and are left out: {shorten(left)}")
-    columns = [header[at] for at in others]
+    columns, spelling = [header[at] for at in others], {}
     if len(columns) > 1:
         values, order = "probabilities", _read_columns(path, columns, classes, labels)
     else:
         column = [row[others[0]].strip() for row in rows]
+        spelling = _find_spelling(column, classes)
         values, order = _read_one_column(path, columns[0], column, classes, probabilities, metric, labels)
-    return Wanted(header, found, ids, values, order, id_at, kept, separator, named)
+        if spelling and values == "labels":
+            print(
+                f"{path}: labels are written as it has them: {shorten([f'{v} for {k}' for k, v in spelling.items()])}"
+            )
+    return Wanted(header, found, ids, values, order, id_at, kept, separator, named, spelling)
 
 
 def fill_csv(wanted, images, probs, classes, shares=None):
@@ -117,7 +124,8 @@ def fill_csv(wanted, images, probs, classes, shares=None):
     probs = probs[[row_of.get(image, len(images)) for image in wanted.images]]
     numbers = probs.argmax(1)
     if wanted.values in ("labels", "class ids"):
-        values = [[classes[number] if wanted.values == "labels" else number for number in numbers]]
+        names = [wanted.spelling.get(name, name) for name in classes]
+        values = [[names[number] if wanted.values == "labels" else number for number in numbers]]
     else:
         values = list(probs[:, wanted.order].astype(np.float32).T)
     rest = iter(values)
@@ -145,7 +153,8 @@ def check_csv(path, wanted, classes):
         raise InputError(f"{path}: columns {shorten(header, 20)}, expected {shorten(wanted.columns, 20)}")
     if len(rows) != len(wanted.ids):
         raise InputError(f"{path}: {len(rows)} rows, expected {len(wanted.ids)}")
-    known = {"labels": classes, "class ids": [str(number) for number in range(len(classes))]}.get(wanted.values)
+    names = [wanted.spelling.get(name, name) for name in classes]
+    known = {"labels": names, "class ids": [str(number) for number in range(len(classes))]}.get(wanted.values)
     filled = [at for at, name in enumerate(header) if at != wanted.id_at and name not in wanted.kept]
     for line, (row, name) in enumerate(zip(rows, wanted.ids), 1 + wanted.header):
         if row[wanted.id_at] != name:
@@ -304,11 +313,21 @@ def _say_ids(classes):
 
 
 def _as_label(text, classes):
-    """The text, or the integer class of that number, where only one is: 1 for 1.0."""
-    if text in classes or not is_integer(text):
+    """The text, or the one class that is the same number (1 for 1.0) or the same word in other case or Unicode form."""
+    if text in classes:
         return text
-    same = [label for label in classes if is_integer(label) and float(label) == float(text)]
+    if is_integer(text):
+        same = [label for label in classes if is_integer(label) and float(label) == float(text)]
+    else:
+        same = [label for label in classes if _plain(label) == _plain(text)]
     return same[0] if len(same) == 1 else text
+
+
+def _find_spelling(column, classes):
+    """{class: text} of the words of a column that are a class in other case or Unicode form."""
+    texts = [text for text in dict.fromkeys(column) if text not in classes and not is_integer(text)]
+    found = {text: _as_label(text, classes) for text in texts}
+    return {label: text for text, label in found.items() if label != text}
 
 
 def _plain(text):

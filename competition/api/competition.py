@@ -169,7 +169,7 @@ class Competition:
         size : int, "HEIGHTxWIDTH" or (height, width), optional
             Pixels that all images are brought to; default: the median, rounded.
         classes : list of str or "a,b,c", optional
-            All class names in the order wanted; default: sorted.
+            All class names in the order wanted; default: sorted, integers as numbers.
         skip_bad : bool, default False
             Leave out files that are no images instead of stopping.
         force : bool, default False
@@ -608,6 +608,7 @@ class Competition:
         weights: str | Path = "imagenet",
         runs: str | Sequence[str] | None = None,
         memory: str | None = None,
+        strict: bool = False,
     ) -> Page:
         """Compare unlabelled test images with the training images, and say what that does to the score.
 
@@ -621,6 +622,8 @@ class Competition:
             Whose frozen features are compared; baseline: pixels.
         runs : list of str or "a,b", optional
             Whose score is weighted: the mean of these runs; default: the blend, or else all.
+        strict : bool, default False
+            Stop at test images that cannot be read (InputError). Otherwise they are named and left out.
 
         Returns
         -------
@@ -634,7 +637,8 @@ class Competition:
         from competition.data.table import default_name
         from competition.insight.shift import shift
 
-        shift(test, model=model, weights=weights, runs=_as_text(runs), memory=memory, **self._place(name))
+        asked = {"runs": _as_text(runs), "strict": strict, "memory": memory}
+        shift(test, model=model, weights=weights, **asked, **self._place(name))
         folder = self.table(name).paths.shift(default_name(test))
         return Page(folder / SHIFT_HTML, pd.read_csv(folder / SHIFT_CSV))
 
@@ -723,6 +727,8 @@ class Competition:
         max_seconds: float | str | None = None,
         max_memory: str | None = None,
         fit: bool = False,
+        labels: str | None = None,
+        strict: bool = False,
     ) -> Submission:
         """Pack the blend, or one run, in the format of the competition, and rehearse it.
 
@@ -732,7 +738,7 @@ class Competition:
             codalab, codabench, kaggle-csv or kaggle-kernel.
         run : str, optional
             One run in place of the blend.
-        test, sample, probabilities
+        test, sample, probabilities, labels, strict
             As of `predict`, for kaggle-csv and kaggle-kernel.
         memory : "4G", optional
             For kaggle-csv: what the process may take, as of `train`.
@@ -773,6 +779,8 @@ class Competition:
             test=test,
             sample=sample,
             probabilities=probabilities,
+            labels=labels,
+            strict=strict,
             memory=memory,
             kaggle_user=kaggle_user,
             competition=competition,
@@ -798,6 +806,8 @@ class Competition:
         run: str | None = None,
         memory: str | None = None,
         hidden: str | None = None,
+        labels: str | None = None,
+        strict: bool = False,
     ) -> Submission:
         """Write submissions/<name>.csv: the predictions of the blend, or of one run, for test images.
 
@@ -811,6 +821,12 @@ class Competition:
             The competition's sample_submission.csv: ids, order, columns.
         probabilities : bool, default False
             A column for each class in place of labels.
+        labels : "names" or "ids", optional
+            How classes are called: by their labels, or by their numbers from 0; default: as the sample says, and by
+            their labels where these are integers.
+        strict : bool, default False
+            Stop at test images that are missing or cannot be read (InputError). Otherwise their rows get the shares of
+            the classes in training, or the likeliest class, and a warning names them.
 
         Returns
         -------
@@ -822,7 +838,15 @@ class Competition:
 
         place = self._place(name)
         path = make(
-            run=run, test=test, sample=sample, probabilities=probabilities, memory=memory, hidden=hidden, **place
+            run=run,
+            test=test,
+            sample=sample,
+            probabilities=probabilities,
+            labels=labels,
+            strict=strict,
+            memory=memory,
+            hidden=hidden,
+            **place,
         )
         return read_submission(path, place["workspace"])
 

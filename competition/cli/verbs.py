@@ -27,6 +27,7 @@ from competition.cli.options import (
     SEEDS,
     SET,
     SIZE,
+    STRICT,
     TENSORBOARD,
     TEST,
     TO_PREDICT,
@@ -66,7 +67,7 @@ VERBS = (
             Option(
                 "size", "HEIGHTxWIDTH, or one number; all images are brought to it", otherwise="the median, rounded"
             ),
-            Option("classes", "all class names, in the order wanted: a,b,c", otherwise="sorted"),
+            Option("classes", "all class names, in the order wanted: a,b,c", otherwise="sorted, integers as numbers"),
             Option("skip_bad", "leave out files that are no images instead of stopping", False, kind="switch"),
             Option("force", "replace another table even though runs use it", False, kind="switch"),
             Option(
@@ -274,6 +275,7 @@ VERBS = (
             Option("model", "whose frozen features are compared; baseline: pixels", "efficientnet_lite0"),
             PRETRAINED,
             replace(RUNS, help="whose score is weighted: the mean of these runs", otherwise="the blend, or else all"),
+            replace(STRICT, help="stop at test images that cannot be read. Otherwise they are named and left out"),
             MEMORY,
         ),
     ),

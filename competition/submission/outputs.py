@@ -54,7 +54,9 @@ class Submission:
             raise InputError(f"{self.path}: a submission of the format {self.format}, expected kaggle-csv")
         if sha256_file(self.path) != self.record["sha256"]:
             raise InputError(f"{self.path}: written again since, expected the file that was made with this submission")
-        return pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        form = self.record.get("form", {"separator": ",", "header": True})
+        header = 0 if form["header"] else None
+        return pd.read_csv(self.path, dtype=str, keep_default_na=False, sep=form["separator"], header=header)
 
     def __repr__(self) -> str:
         lines = [f"Submission {self.path}: {self.format}, {self.record['bytes'] / 1e6:.1f} MB"]

@@ -201,7 +201,7 @@ def _finish(figure, title):
     """The <svg> of a figure: in the colour of the text around it, with ids that no other picture has."""
     import matplotlib
 
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "competition",
         "font.family": ["sans-serif"],

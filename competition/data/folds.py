@@ -20,6 +20,7 @@ from competition.base.text import natural_order, shorten
 from competition.base.workspace import RUN_JSON, Workspace, check_competition_name
 from competition.data.duplicates import read_groups
 from competition.data.groups import join_pairs, pair_equal, write_report
+from competition.data.ranges import find_ranges, say_range
 from competition.data.sources import open_source, read_column
 from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, read_folds, table_hash
 
@@ -76,7 +77,7 @@ def make_folds(
 
     given_groups = read_column(source, groups) if groups else {}
 
-    everything, pairs = read_groups(source, skip_bad, near, folds)
+    everything, pairs, deep = read_groups(source, skip_bad, near, folds)
     frame = everything
     if drop_conflicts:
         frame = everything[~everything["conflict"]].reset_index(drop=True)
@@ -94,6 +95,8 @@ def make_folds(
     frame = frame.iloc[order][COLUMNS].reset_index(drop=True)
     size = size or tuple(int(frame[side].median() + 0.5) for side in ("height", "width"))
 
+    values = [deep[image] for image in frame["image"] if image in deep]
+    ranges = find_ranges(values)
     content = csv_bytes(frame)
     counts = frame["label"].value_counts()
     record = {
@@ -106,16 +109,18 @@ def make_folds(
         "folds": folds,
         "size": list(size),
         "metric": metric,
-        "hash": table_hash(content, classes, size),
+        "hash": table_hash(content, classes, size, ranges),
         "data_hash": data_hash(frame),
         "near": bool(near),
         "groups": groups or "",
         "conflicts_left_out": len(everything) - len(frame),
         "versions": files.versions(),
+        **({"ranges": ranges} if ranges else {}),
     }
     note = _write(workspace.competition(name), content, record, force)
     table = read_folds(name, workspace)
     _report(table, given, note)
+    _report_ranges(table.ranges, values)
     if left := record["conflicts_left_out"]:
         print(f"{left} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
     if groups:
@@ -256,3 +261,16 @@ def _report(table, given, note):
     counts["all"] = counts.sum(axis=1)
     totals = counts.sum().to_frame("all").T  # a row of its own, since a class may be called "all" too
     print(pd.concat([counts, totals]).to_string(max_rows=60))
+
+
+def _report_ranges(ranges, values):
+    """Say by which ranges pictures of more than 8 bits become 0..255, and how many are clipped by them."""
+    for kind, (low, high) in ranges.items():
+        of_kind = [one for one in values if one.kind == kind]
+        found = min(one.low for one in of_kind), max(one.high for one in of_kind)
+        clipped = sum(one.low < low or one.high > high for one in of_kind)
+        print(
+            f"{len(of_kind)} pictures of {kind} hold values of {say_range(found)}: {say_range((low, high))} becomes 0..255, "
+            "for test images too (a zip gets 0..255 from its scorer)"
+            + (f"; in {clipped} of them a few values lie outside and are clipped" if clipped else "")
+        )

@@ -35,6 +35,7 @@ def load_images(table, memory=None):
             images[row] = image
         return images
     key = [IMAGES_FORMAT, table.images, table.frame["sha256"].tolist(), list(table.size)]
+    key += [dict(table.ranges)] if table.ranges else []
     path = table.paths.images / f"{hash_json(key)[:16]}.npy"
     print(f"images: {gigabytes(size)}, more than half of {memory}; read from {path}")
     if not path.exists():
@@ -79,7 +80,7 @@ def map_images(table, work=lambda image: image, start=0):
             raise InputError(f"{error}; it was there at `make folds`: bring it back or rerun that") from None
         if sha256_bytes(data) != hashes[row]:
             raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256), rerun that")
-        return work(resize(decode(data, name), table.size))
+        return work(resize(decode(data, name, table.ranges), table.size))
 
     part = max(1, min(64, PART // (3 * math.prod(table.size))))
     return in_threads(load, range(start, len(names)), "load images", part)

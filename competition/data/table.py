@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from competition.base.files import InputError, sha256_bytes
 from competition.base.text import shorten
 from competition.base.workspace import Paths, Workspace
 from competition.data.images import load_images
+from competition.data.ranges import Ranges
 from competition.rehearsal.rehearsal import MOST_REHEARSED
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
@@ -36,13 +37,14 @@ class FoldTable:
     size: tuple[int, int]  # (height, width) that all images are brought to
     data: str  # absolute POSIX path of the folder, zip or CSV
     seed: int
-    hash: str  # sha256 of the CSV's bytes, class order and size
+    hash: str  # sha256 of the CSV's bytes, class order, size, and ranges if there are any
     data_hash: str  # sha256 over all images' names and contents
     root: str = ""  # the folder below `data` that image paths start from
     metric: str = "accuracy"  # a name of metrics.METRICS: what the competition is scored by
     whole: "FoldTable | None" = None  # of a part, whose labels may be others: the table that its images are from
     rows: np.ndarray | None = None  # int64 [n], which of that table's they are
     workspace: Workspace = Workspace()  # where it lies, and its runs
+    ranges: Ranges = field(default_factory=dict)  # of values of more than 8 bits, as ranges.find_ranges has them
 
     @property
     def paths(self) -> Paths:
@@ -128,7 +130,8 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         raise InputError(f"{csv_path}: cannot be read ({error.strerror}), run `make folds` again") from None
     try:
         classes, size = list(record["classes"]), tuple(record["size"])
-        if table_hash(content, classes, size) != record["hash"]:
+        ranges = {kind: (low, high) for kind, (low, high) in record.get("ranges", {}).items()}  # older tables: none
+        if table_hash(content, classes, size, ranges) != record["hash"]:
             raise InputError(f"{csv_path}: not the table that {json_path} belongs to; run `make folds` again")
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
         frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
@@ -140,7 +143,18 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
     return FoldTable(
-        name, frame, classes, size, data, seed, record["hash"], data_hash(frame), root, metric, workspace=workspace
+        name,
+        frame,
+        classes,
+        size,
+        data,
+        seed,
+        record["hash"],
+        data_hash(frame),
+        root,
+        metric,
+        workspace=workspace,
+        ranges=ranges,
     )
 
 
@@ -204,8 +218,10 @@ def default_name(data: str | Path, otherwise: str = "give one with NAME=") -> st
     return name
 
 
-def table_hash(content: bytes, classes: Sequence[str], size: Sequence[int]) -> str:
-    return sha256_bytes(content + json.dumps([list(classes), list(size)], ensure_ascii=False).encode("utf-8"))
+def table_hash(content: bytes, classes: Sequence[str], size: Sequence[int], ranges: Ranges | None = None) -> str:
+    """The hash of a fold table; `ranges` change it where there are any, since images are decoded by them."""
+    told = [list(classes), list(size), *([files.hash_json(ranges)] if ranges else [])]
+    return sha256_bytes(content + json.dumps(told, ensure_ascii=False).encode("utf-8"))
 
 
 def data_hash(frame: pd.DataFrame) -> str:

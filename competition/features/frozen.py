@@ -69,6 +69,7 @@ def open_shelf(table: FoldTable, settings: Any, model: str, weights: Weights, ha
         "format": FEATURES_FORMAT,
         "decoded": IMAGES_FORMAT,
         **features_key(table, settings, model, weights.sha256),
+        **({"ranges": {kind: list(limits) for kind, limits in table.ranges.items()}} if table.ranges else {}),
         "versions": files.versions(COMPUTING) | {"backend": backend.backend()},
     }
     return Shelf(table.paths.features, hashes, key, tuple(table.workspace.features))

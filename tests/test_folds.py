@@ -413,7 +413,7 @@ def test_every_format_in_one_folder(tmp_path, workdir, capsys):
 def test_class_with_fewer_images_than_folds(data):
     make_folds(data, "seven", folds=7)
     with pytest.raises(InputError, match=r"FOLDS=8 in class oak \(7\)"):
-        make_folds(data, folds=8)
+        make_folds(data, folds=8, rare="stop")
 
 
 def test_copies_do_not_fill_a_class(tmp_path, workdir):
@@ -421,7 +421,7 @@ def test_copies_do_not_fill_a_class(tmp_path, workdir):
     for i in range(3, 6):
         (folder / f"b/{i}.png").write_bytes((folder / "b/000.png").read_bytes())
     with pytest.raises(InputError, match=r"class b \(6, 3 of them different\)"):
-        make_folds(folder)
+        make_folds(folder, rare="stop")
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,8 @@ class Competition:
         near: bool | int | str = 1,
         drop_conflicts: bool = False,
         metric: str = "accuracy",
+        rare: str = "train",
+        drop_groups: str | Sequence[str] | None = None,
     ) -> FoldTable:
         """Read and check every image once, make stratified folds.
 
@@ -164,6 +166,11 @@ class Competition:
             Leave out pictures that have several labels.
         metric : str, default "accuracy"
             The competition's: accuracy, balanced_accuracy, macro_f1, log_loss, quadratic_kappa or auc.
+        rare : str, default "train"
+            A class of fewer different images than folds: "train", it is in the training part of every fold and counts
+            in no score; "drop", it is left out; "stop", an InputError.
+        drop_groups : list of str or "a,b,c", optional
+            Names of images: they and all that show the same picture are left out.
 
         Returns
         -------
@@ -185,7 +192,9 @@ class Competition:
             near,
             drop_conflicts,
             metric,
-            self.workspace,
+            rare=rare,
+            drop_groups=drop_groups,
+            workspace=self.workspace,
         )
 
     @command()

@@ -81,6 +81,17 @@ VERBS = (
                 "the competition's metric: accuracy, balanced_accuracy, macro_f1, log_loss, quadratic_kappa or auc",
                 "accuracy",
             ),
+            Option(
+                "rare",
+                "a class of fewer different images than folds. train: it is in the training part of every fold and counts in no "
+                "score; drop: it is left out; stop: an error",
+                "train",
+            ),
+            Option(
+                "drop_groups",
+                "names of images, a,b,c: they and all that show the same picture are left out",
+                metavar="IMAGES",
+            ),
         ),
     ),
     Verb(

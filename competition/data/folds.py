@@ -24,6 +24,8 @@ from competition.data.ranges import find_ranges, say_range
 from competition.data.sources import open_source, read_column
 from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, read_folds, table_hash
 
+RARE = ("train", "drop", "stop")  # what becomes of classes of fewer images than folds
+
 
 def make_folds(
     data: str | Path,
@@ -38,6 +40,8 @@ def make_folds(
     near: bool | int | str = True,
     drop_conflicts: bool = False,
     metric: str = "accuracy",
+    rare: str = "train",
+    drop_groups: str | Sequence[str] | None = None,
     workspace: Workspace = Workspace(),
 ) -> FoldTable:
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
@@ -53,6 +57,9 @@ def make_folds(
               identical bytes share a group
     drop_conflicts  leave out pictures that have several labels
     metric    what the competition is scored by, a name of metrics.METRICS
+    rare      what becomes of a class of fewer different images than folds: "train", its images are in the training part of
+              every fold and count in no score; "drop", they are left out, and so is the class; "stop", an InputError
+    drop_groups  names of images, as a list or "a,b,c": they and all that show the same picture are left out
     workspace  where table and report are written
 
     A group lies in one fold. What was found is shown in runs/<name>/groups/. The table depends on data and
@@ -65,6 +72,8 @@ def make_folds(
     near = bool(whole_number("NEAR", int(near) if isinstance(near, bool) else near, 0, 1))
     size = parse_size(size)
     metric = find_metric(metric).name
+    if rare not in RARE:
+        raise InputError(f"RARE={rare}: expected one of {', '.join(RARE)}")
     source = open_source(data)
     if source.data.is_dir() and workspace.folds.resolve().is_relative_to(source.data.resolve()):
         raise InputError(
@@ -78,14 +87,27 @@ def make_folds(
     given_groups = read_column(source, groups) if groups else {}
 
     everything, pairs, deep = read_groups(source, skip_bad, near, folds)
-    frame = everything
+    foreign = _pictures_of(everything, drop_groups)
+    frame = everything[~foreign].reset_index(drop=True)
     if drop_conflicts:
-        frame = everything[~everything["conflict"]].reset_index(drop=True)
+        frame = frame[~frame["conflict"]].reset_index(drop=True)
+    conflicts_left_out = len(everything) - int(foreign.sum()) - len(frame)
     tied = pair_equal(frame["picture"]), pair_equal(_given(frame["image"], given_groups))
     frame["group"] = frame["image"].to_numpy()[join_pairs(len(frame), *tied)]
-    _check_classes(frame, source.classes, folds)
-    frame["fold"] = assign_folds(frame["label"].to_numpy(), frame["group"].to_numpy(), folds, seed)
-    counts = pd.crosstab(frame["label"], frame["fold"]).reindex(columns=range(folds), fill_value=0)
+    few = _check_classes(frame, source.classes, folds, rare)
+    dropped = frame["label"].isin(few if rare == "drop" else [])
+    frame, classes = (
+        frame[~dropped].reset_index(drop=True),
+        [name for name in classes if rare != "drop" or name not in few],
+    )
+    scored = ~frame["group"].isin(_rare_groups(frame, few, folds))
+    if frame["label"][scored].nunique() < 2:
+        _check_classes(frame, classes, folds, "stop")
+    frame["fold"] = -1
+    frame.loc[scored, "fold"] = assign_folds(
+        frame["label"][scored].to_numpy(), frame["group"][scored].to_numpy(), folds, seed
+    )
+    counts = pd.crosstab(frame["label"][scored], frame["fold"]).reindex(columns=range(folds), fill_value=0)
     if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
         warn(
             f"groups of several classes leave a fold without images of {shorten(lacking)}; fewer FOLDS= would hold more"
@@ -113,14 +135,18 @@ def make_folds(
         "data_hash": data_hash(frame),
         "near": bool(near),
         "groups": groups or "",
-        "conflicts_left_out": len(everything) - len(frame),
+        "conflicts_left_out": conflicts_left_out,
         "versions": files.versions(),
         **({"ranges": ranges} if ranges else {}),
+        **({"left_out": left_out} if (left_out := int(foreign.sum() + dropped.sum())) else {}),
     }
     note = _write(workspace.competition(name), content, record, force)
     table = read_folds(name, workspace)
     _report(table, given, note)
     _report_ranges(table.ranges, values)
+    if foreign.any():
+        print(f"{foreign.sum()} images were left out because they show a picture of DROP_GROUPS=")
+    _report_rare(table, few, int(dropped.sum()), folds)
     if left := record["conflicts_left_out"]:
         print(f"{left} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
     if groups:
@@ -193,16 +219,64 @@ def _given(images, groups):
     return [groups.get(image) or f"\0{image}" for image in images]
 
 
-def _check_classes(frame, classes, folds):
-    """Every class must reach every fold."""
+def _check_classes(frame, classes, folds, rare):
+    """{class: how to say its counts} of the classes that cannot reach every fold; InputError unless something is done.
+
+    rare   as of make_folds
+    """
     images, pictures = (frame.groupby("label")[column].nunique() for column in ("image", "group"))
-    few = []
+    few: dict[str, str] = {}
     for label in classes:
         count, distinct = int(images.get(label, 0)), int(pictures.get(label, 0))
         if distinct < folds:
-            few.append(f"{label} ({count}{f', {distinct} of them different' if distinct < count else ''})")
-    if few:
-        raise InputError(f"fewer images than FOLDS={folds} in class {shorten(few, 20)}")
+            few[label] = f"{label} ({count}{f', {distinct} of them different' if distinct < count else ''})"
+    if few and rare == "stop":
+        raise InputError(f"fewer images than FOLDS={folds} in class {shorten(list(few.values()), 20)}")
+    if len(few) > len(classes) - 2:
+        raise InputError(
+            f"fewer images than FOLDS={folds} in class {shorten(list(few.values()), 20)}; expected two classes with as many"
+        )
+    return few
+
+
+def _pictures_of(everything, named):
+    """bool [n]: the images that show the same picture as one of those `named`, a list or "a,b,c"; InputError for others."""
+    if isinstance(named, str):
+        named = next(csv.reader([named], skipinitialspace=True), [])
+    place = {image: row for row, image in enumerate(everything["image"])}
+    if unknown := [image for image in named or [] if image not in place]:
+        raise InputError(f"DROP_GROUPS: no such image: {shorten(unknown)}; expected names as {everything['image'][0]}")
+    pictures = everything["picture"].to_numpy()
+    return np.isin(pictures, [pictures[place[image]] for image in named or []])
+
+
+def _rare_groups(frame, few, folds):
+    """The groups that are only trained on: those of the classes `few`, and whatever else these make rare.
+
+    A group stays whole, since no fold may be scored on a picture that it has trained on under another label.
+    """
+    groups = set(frame["group"][frame["label"].isin(few)])
+    while True:
+        left = frame[~frame["group"].isin(groups)]
+        distinct = left.groupby("label")["group"].nunique()
+        more = set(frame["group"][frame["label"].isin(distinct.index[distinct < folds])]) - groups
+        if not more:
+            return groups
+        groups |= more
+
+
+def _report_rare(table, few, dropped, folds):
+    """Say what became of classes of fewer different images than folds."""
+    if not few:
+        return
+    named = f"{len(few)} classes have fewer different images than FOLDS={folds}: {shorten(list(few.values()), 10)}"
+    if table.train_only is None:
+        print(f"{named}; their {dropped} images were left out (RARE=drop)")
+    else:
+        print(
+            f"{named}; {len(table.train_only)} images are in the training part of every fold and count in no score "
+            "(RARE=drop leaves them out)"
+        )
 
 
 def _write(paths, content, record, force):
@@ -232,7 +306,7 @@ def _write(paths, content, record, force):
 
 
 def _report(table, given, note):
-    frame, (height, width) = table.frame, table.size
+    frame, (height, width) = table.everything.frame, table.size
     print(
         f"{table.paths.csv}: {note}; {len(frame)} images, {len(table.classes)} classes, "
         f"{table.k} folds, seed {table.seed}, size {height}x{width} (height x width)"
@@ -256,8 +330,8 @@ def _report(table, given, note):
             f"note: that is the order of text, as Keras sorts folders; by number it would be "
             f"{shorten(natural, 60)} (CLASSES= sets another order)"
         )
-    counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes)
-    counts.columns = [f"fold {k}" for k in counts.columns]
+    counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes, fill_value=0)
+    counts.columns = [f"fold {k}" if k >= 0 else "train only" for k in counts.columns]
     counts["all"] = counts.sum(axis=1)
     totals = counts.sum().to_frame("all").T  # a row of its own, since a class may be called "all" too
     print(pd.concat([counts, totals]).to_string(max_rows=60))

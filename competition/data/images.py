@@ -50,11 +50,12 @@ def load_images(table, memory=None):
 def warn_of_others(table):
     """Name the images beside those of a FoldTable: they would otherwise be left out without a word."""
     try:
-        others = sorted(set(open_source(table.data).images) - set(table.frame["image"]))
+        others = sorted(set(open_source(table.data).images) - set(table.everything.images))
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell
         return
     record = table.paths.json
-    if others and record.exists() and len(others) <= read_json(record).get("conflicts_left_out", 0):
+    left_out = read_json(record) if others and record.exists() else {}
+    if len(others) <= left_out.get("conflicts_left_out", 0) + left_out.get("left_out", 0):
         return  # as was asked for
     if others:
         warn(

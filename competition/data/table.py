@@ -29,7 +29,11 @@ SHOWN = 96  # pixels on the screen that a picture is high
 
 @dataclass(frozen=True, repr=False)
 class FoldTable:
-    """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen."""
+    """n images in k folds. `frame` is sorted by class order, then by image; width and height are as seen.
+
+    Images of `train_only` belong to the training part of every fold. No fold holds them out, so that they have no row in
+    `frame`, no out-of-fold prediction, and count in no score. A class may have none but these.
+    """
 
     name: str
     frame: pd.DataFrame  # image, label, fold (0..k-1), group, sha256, width, height
@@ -45,6 +49,7 @@ class FoldTable:
     rows: np.ndarray | None = None  # int64 [n], which of that table's they are
     workspace: Workspace = Workspace()  # where it lies, and its runs
     ranges: Ranges = field(default_factory=dict)  # of values of more than 8 bits, as ranges.find_ranges has them
+    train_only: pd.DataFrame | None = None  # columns as `frame`, fold -1; None where there are none
 
     @property
     def paths(self) -> Paths:
@@ -71,25 +76,41 @@ class FoldTable:
         """int64 [n]."""
         return self.frame["fold"].to_numpy(np.int64)
 
+    @property
+    def everything(self) -> "FoldTable":
+        """This table with the images of `train_only` behind its own, by which to train; their fold is -1."""
+        if self.train_only is None:
+            return self
+        return replace(self, frame=pd.concat([self.frame, self.train_only], ignore_index=True), train_only=None)
+
+    def say_unscored(self) -> str:
+        """Which images no score counts, in a sentence; "" where all are scored."""
+        if self.train_only is None:
+            return ""
+        classes = sorted(set(self.train_only["label"]) - set(self.frame["label"]))
+        of = f", the whole of {len(classes)} rare classes ({shorten(classes)})" if classes else ""
+        return f"{len(self.train_only)} images are only trained on and count in no score{of}"
+
     def take(self, array: Any) -> Any:
         """This table's rows of an array that has one for each image, or for each of the table that it is a part of."""
         return array if self.whole is None else Rows(array, self.rows)  # type: ignore[arg-type]
 
     def show(self, count: int = 5) -> page.Html:
         """A part of a notebook: the first `count` images of each class. InputError for an image that has changed."""
-        rows = self.frame.groupby("label", sort=False).head(count).index.to_numpy()
-        images = load_images(replace(self, frame=self.frame.iloc[rows].reset_index(drop=True)))
-        pictures = {row: page.picture(image, self.images[row], SHOWN) for row, image in zip(rows, images)}
+        frame = self.everything.frame
+        rows = frame.groupby("label", sort=False).head(count).index.to_numpy()
+        images = load_images(replace(self, frame=frame.iloc[rows].reset_index(drop=True)))
+        pictures = {row: page.picture(image, frame["image"][row], SHOWN) for row, image in zip(rows, images)}
         return page.snippet(
             [
-                page.figure([pictures[row] for row in rows if self.frame["label"][row] == label], label)
+                page.figure([pictures[row] for row in rows if frame["label"][row] == label], label)
                 for label in self.classes
             ]
         )
 
     def counts(self) -> pd.DataFrame:
         """How many images of each class (rows) each fold holds out, int64 [C, k]."""
-        return pd.crosstab(self.frame["label"], self.frame["fold"]).reindex(self.classes)
+        return pd.crosstab(self.frame["label"], self.frame["fold"]).reindex(self.classes, fill_value=0)
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -104,7 +125,7 @@ class FoldTable:
             {"class": label, **{f"fold {fold}": count for fold, count in counts.items()}, "all": sum(counts)}
             for label, counts in self.counts().iterrows()
         ]
-        return page.snippet([repr(self), page.table(rows)])
+        return page.snippet([repr(self), page.table(rows), *filter(None, [self.say_unscored()])])
 
 
 def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> FoldTable:
@@ -135,6 +156,8 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
             raise InputError(f"{csv_path}: not the table that {json_path} belongs to; run `make folds` again")
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
         frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
+        scored = frame[frame["fold"] >= 0].reset_index(drop=True)
+        others = frame[frame["fold"] < 0].reset_index(drop=True)
         data, seed, root = record["data"], record["seed"], record["root"]
         metric = record.get("metric", "accuracy")  # older tables name none
     except InputError:
@@ -144,7 +167,7 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
     return FoldTable(
         name,
-        frame,
+        scored,
         classes,
         size,
         data,
@@ -155,6 +178,7 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         metric,
         workspace=workspace,
         ranges=ranges,
+        train_only=others if len(others) else None,
     )
 
 

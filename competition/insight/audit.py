@@ -68,6 +68,8 @@ def audit(name=None, runs=None, workspace=Workspace()):
     frame = _table_of_images(table, scored.probs, suspects, right)
 
     print(f"{table.name}: {len(labels)} images by {scored.name}, accuracy {accuracy(scored.probs, labels):.4f}")
+    if unscored := table.say_unscored():
+        print(unscored)
     print(
         f"{len(suspects.ranked)} labels are likely wrong, {len(hard)} images get no right answer from "
         f"{'the run' if len(scored.runs) == 1 else f'any of {len(scored.runs)} runs'}\n"

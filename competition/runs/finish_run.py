@@ -81,3 +81,5 @@ def print_folds(folder, table, done):
         f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
         f"{log_loss(probabilities, table.labels):.4f}{scored}, {frame['seconds'].sum():.0f} s of epochs"
     )
+    if unscored := table.say_unscored():
+        print(unscored)

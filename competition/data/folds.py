@@ -245,7 +245,8 @@ def _pictures_of(everything, named):
         named = next(csv.reader([named], skipinitialspace=True), [])
     place = {image: row for row, image in enumerate(everything["image"])}
     if unknown := [image for image in named or [] if image not in place]:
-        raise InputError(f"DROP_GROUPS: no such image: {shorten(unknown)}; expected names as {everything['image'][0]}")
+        known = shorten(everything["image"].tolist(), 2)
+        raise InputError(f"DROP_GROUPS: no such image: {shorten(unknown)}; expected names of images: {known}")
     pictures = everything["picture"].to_numpy()
     return np.isin(pictures, [pictures[place[image]] for image in named or []])
 

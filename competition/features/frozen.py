@@ -58,6 +58,7 @@ def features_key(table: FoldTable, settings: Any, model: str, weights: str | Non
         "image_size": settings.image_size,
         "least_size": settings.least_size,
         **own_graph(model, table.size),
+        **({"ranges": {kind: list(limits) for kind, limits in table.ranges.items()}} if table.ranges else {}),
     }
 
 
@@ -69,7 +70,6 @@ def open_shelf(table: FoldTable, settings: Any, model: str, weights: Weights, ha
         "format": FEATURES_FORMAT,
         "decoded": IMAGES_FORMAT,
         **features_key(table, settings, model, weights.sha256),
-        **({"ranges": {kind: list(limits) for kind, limits in table.ranges.items()}} if table.ranges else {}),
         "versions": files.versions(COMPUTING) | {"backend": backend.backend()},
     }
     return Shelf(table.paths.features, hashes, key, tuple(table.workspace.features))

@@ -338,6 +338,20 @@ def test_heic_is_read_by_its_package(monkeypatch):
     assert np.array_equal(decode(data, "x"), smooth())
 
 
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (b"\xff\x0a rest", "a JPEG XL picture, .*convert it to PNG"),
+        (b"\n<!DOCTYPE HTML><title>404", "a web page, .*fetch the picture again"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS: git lfs pull"),
+        (b"<svg xmlns=''/>", "an SVG drawing"),
+    ],
+)
+def test_files_that_are_taken_for_pictures_are_named_with_a_remedy(data, words):
+    with pytest.raises(InputError, match=f"^a/1.jpg: {words}.*, expected JPEG, PNG"):
+        decode(data, "a/1.jpg")
+
+
 # ---------------------------------------------------------------------------- values of more than 8 bits
 
 

@@ -37,6 +37,19 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and its CRC (PNG specification, 11.2.5)
 
+# how files begin that are taken for pictures; what they are, and what to do
+OTHER_FILES = {
+    b"\xff\x0a": "a JPEG XL picture, which Pillow does not read: convert it to PNG",
+    b"\0\0\0\x0cJXL ": "a JPEG XL picture, which Pillow does not read: convert it to PNG",
+    b"<svg": "an SVG drawing: convert it to PNG",
+    b"<?xml": "an XML file, an SVG drawing perhaps: convert it to PNG",
+    b"<!doctype html": "a web page, which a download leaves that has failed: fetch the picture again",
+    b"<html": "a web page, which a download leaves that has failed: fetch the picture again",
+    b"version https://git-lfs": "a pointer of Git LFS: git lfs pull fetches the picture",
+    b"%PDF": "a PDF file: convert its pages to PNG",
+    b"8BPS": "a Photoshop file: export it as PNG",
+}
+
 # EXIF orientation -> what turns the stored pixels upright (EXIF 2.32, tag 0x0112)
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -217,9 +230,16 @@ def _open(data, name):
                 raise
             return Image.open(io.BytesIO(_without_texts(data)), formats=formats)  # Pillow refuses long ones
     except Image.UnidentifiedImageError:
-        raise InputError(f"{name}: no picture that can be read, expected {', '.join(FORMATS)}") from None
+        found = next(
+            (what for start, what in OTHER_FILES.items() if _begins(data, start)), "no picture that can be read"
+        )
+        raise InputError(f"{name}: {found}, expected {', '.join(FORMATS)}") from None
     except Exception as error:  # decoders fail in many ways on hostile bytes; each means the same to the user
         raise InputError(f"{name}: no picture that can be read: {error}") from None
+
+
+def _begins(data, start):
+    return data.lstrip()[: len(start)].lower() == start.lower()
 
 
 def _formats(data, name):

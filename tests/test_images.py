@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -405,6 +406,19 @@ def test_a_few_hot_pixels_are_clipped():
     ranges = ranges_of(deep(values))
     assert ranges == {"16-bit grey": (0, 4095)}
     assert decode(deep(values), "x", ranges)[0, :6, 0].tolist() == [255] * 5 + [3]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_that_pillow_does_not_read(dtype):
+    values = np.linspace(0, 4000, 24 * 32 * 3).reshape(24, 32, 3).astype(dtype)
+    data = cv2.imencode(".tiff", values[..., ::-1])[1].tobytes()
+    ranges = ranges_of(data)
+    assert ranges == {"floats": (0, 4000)}
+    assert np.array_equal(decode(data, "x", ranges), np.rint(values / 4000 * 255))
+    grey = cv2.imencode(".tiff", values[..., 0].astype(np.float64))[1].tobytes()
+    assert check_image(grey, "x") == ((24, 32), "TIFF") and decode(grey, "x").shape == (24, 32, 3)
+    with pytest.raises(InputError, match="^x: "):
+        decode(data[: len(data) // 2], "x")
 
 
 @pytest.mark.parametrize("colour_type, values", [(2, (0, 1024, 4095)), (6, (0, 1024, 4095, 65_535))])

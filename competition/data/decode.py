@@ -139,7 +139,12 @@ def _decode(data, name, draft=0, ranges=None):
     """A Checked. With a `draft` a JPEG's pixels may come at 1/2, 1/4 or 1/8 of their size, but no side smaller."""
     if not data:
         raise InputError(f"{name}: the file is empty, expected a picture")
-    image = _open(data, name)
+    try:
+        image = _open(data, name)
+    except InputError:
+        if (found := _by_opencv(data, ranges)) is None:
+            raise
+        return found
     if image.width * image.height > LARGE:
         if image.width * image.height > LARGEST:
             raise InputError(f"{name}: {image.width}x{image.height} pixels, expected {LARGEST:,} or fewer")
@@ -214,6 +219,23 @@ def _to_8_bit(values):
         factor = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
         return np.rint(np.clip(values * factor, 0, 255)).astype(np.uint8)
     return ((np.clip(values.astype(np.int64), 0, 65535) + 128) // 257).astype(np.uint8)
+
+
+def _by_opencv(data, ranges):
+    """The Checked of a TIFF that Pillow does not read: floats of 64 bits, or of several colours. None for other files."""
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return None
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if array is None or array.dtype.kind != "f":
+        return None
+    array = array[..., 2::-1] if array.ndim == 3 else array
+    limits = (ranges or {}).get(FLOATS)
+    pixels = scale(array, limits) if limits else _to_8_bit(array)
+    pixels = np.ascontiguousarray(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2))
+    return Checked(pixels, pixels.shape[:2], "TIFF", see_values(FLOATS, array, "F"))
 
 
 def _open(data, name):

@@ -84,6 +84,14 @@ def test_a_rare_class_is_left_out_or_refused(data, capsys):
         make_folds(data, folds=10)
 
 
+def test_a_class_without_any_image_cannot_be_trained_on(data):
+    for path in (data / "green").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no image is left of class green; RARE=drop leaves out the class"):
+        make_folds(data, folds=3, skip_bad=True)
+    assert make_folds(data, folds=3, skip_bad=True, rare="drop").classes == ["blue", "red"]
+
+
 def test_a_table_without_rare_classes_is_the_same_whatever_becomes_of_them(data):
     tables = [make_folds(data, name, folds=2, rare=name) for name in ("train", "drop", "stop")]
     assert len({table.hash for table in tables}) == 1

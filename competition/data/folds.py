@@ -230,15 +230,14 @@ def _check_classes(frame, classes, folds, rare):
         count, distinct = int(images.get(label, 0)), int(pictures.get(label, 0))
         if distinct < folds:
             few[label] = f"{label} ({count}{f', {distinct} of them different' if distinct < count else ''})"
-    if gone := [label for label in few if label not in images.index]:
-        if rare == "train":
-            raise InputError(f"no image is left of class {shorten(gone, 20)}; RARE=drop leaves out the class")
     if few and rare == "stop":
         raise InputError(f"fewer images than FOLDS={folds} in class {shorten(list(few.values()), 20)}")
     if len(few) > len(classes) - 2:
         raise InputError(
             f"fewer images than FOLDS={folds} in class {shorten(list(few.values()), 20)}; expected two classes with as many"
         )
+    if gone := [label for label in few if rare == "train" and label not in images.index]:
+        raise InputError(f"no image is left of class {shorten(gone, 20)}; RARE=drop leaves out the class")
     return few
 
 

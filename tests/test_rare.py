@@ -112,6 +112,10 @@ def test_what_a_rare_class_takes_along_may_make_another_rare(data):
         coloured(data / f"pink/{i}.png", (250, 150, 160), i)
     table = make_folds(data, folds=3)
     assert set(table.frame["label"]) == {"blue", "pink"}
+    for path in (data / "pink").iterdir():
+        path.write_bytes((data / "green/1.png").read_bytes())
+    with pytest.raises(InputError, match="fewer than two classes have FOLDS=3 pictures"):
+        make_folds(data, folds=3)
 
 
 # ------------------------------------------------------------------------------------------------------ training

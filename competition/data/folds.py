@@ -95,18 +95,14 @@ def make_folds(
     tied = pair_equal(frame["picture"]), pair_equal(_given(frame["image"], given_groups))
     frame["group"] = frame["image"].to_numpy()[join_pairs(len(frame), *tied)]
     few = _check_classes(frame, source.classes, folds, rare)
-    dropped = frame["label"].isin(few if rare == "drop" else [])
-    frame, classes = (
-        frame[~dropped].reset_index(drop=True),
-        [name for name in classes if rare != "drop" or name not in few],
-    )
-    scored = ~frame["group"].isin(_rare_groups(frame, few, folds))
-    if frame["label"][scored].nunique() < 2:
-        _check_classes(frame, classes, folds, "stop")
+    dropped = int(frame["label"].isin(few).sum()) if rare == "drop" else 0
+    if dropped:
+        frame = frame[~frame["label"].isin(few)].reset_index(drop=True)
+    classes = [name for name in classes if rare != "drop" or name not in few]
+    scored = _choose_scored(frame, few, folds)
     frame["fold"] = -1
-    frame.loc[scored, "fold"] = assign_folds(
-        frame["label"][scored].to_numpy(), frame["group"][scored].to_numpy(), folds, seed
-    )
+    labels, group = (frame.loc[scored, column].to_numpy() for column in ("label", "group"))
+    frame.loc[scored, "fold"] = assign_folds(labels, group, folds, seed)
     counts = pd.crosstab(frame["label"][scored], frame["fold"]).reindex(columns=range(folds), fill_value=0)
     if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
         warn(
@@ -138,7 +134,7 @@ def make_folds(
         "conflicts_left_out": conflicts_left_out,
         "versions": files.versions(),
         **({"ranges": ranges} if ranges else {}),
-        **({"left_out": left_out} if (left_out := int(foreign.sum() + dropped.sum())) else {}),
+        **({"left_out": left_out} if (left_out := int(foreign.sum()) + dropped) else {}),
     }
     note = _write(workspace.competition(name), content, record, force)
     table = read_folds(name, workspace)
@@ -146,7 +142,7 @@ def make_folds(
     _report_ranges(table.ranges, values)
     if foreign.any():
         print(f"{foreign.sum()} images were left out because they show a picture of DROP_GROUPS=")
-    _report_rare(table, few, int(dropped.sum()), folds)
+    _report_rare(table, few, dropped, folds)
     if left := record["conflicts_left_out"]:
         print(f"{left} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
     if groups:
@@ -253,19 +249,27 @@ def _pictures_of(everything, named):
     return np.isin(pictures, [pictures[place[image]] for image in named or []])
 
 
-def _rare_groups(frame, few, folds):
-    """The groups that are only trained on: those of the classes `few`, and whatever else these make rare.
+def _choose_scored(frame, few, folds):
+    """bool [n]: which images are dealt into folds; not those of the classes `few`, and whatever else these make rare.
 
-    A group stays whole, since no fold may be scored on a picture that it has trained on under another label.
+    A group stays whole, since no fold may be scored on a picture that it has trained on under another label. InputError
+    where fewer than two classes would be scored.
     """
     groups = set(frame["group"][frame["label"].isin(few)])
     while True:
-        left = frame[~frame["group"].isin(groups)]
+        scored = ~frame["group"].isin(groups).to_numpy()
+        left = frame[scored]
         distinct = left.groupby("label")["group"].nunique()
-        more = set(frame["group"][frame["label"].isin(distinct.index[distinct < folds])]) - groups
+        more = set(left["group"][left["label"].isin(distinct.index[distinct < folds])])
         if not more:
-            return groups
+            break
         groups |= more
+    if len(distinct) < 2:
+        raise InputError(
+            f"fewer than two classes have FOLDS={folds} pictures or more that show nothing of the rare classes "
+            f"{shorten(list(few), 20)}; expected two (RARE=drop leaves those out)"
+        )
+    return scored
 
 
 def _report_rare(table, few, dropped, folds):

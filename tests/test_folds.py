@@ -184,7 +184,7 @@ def test_labels_survive_as_they_are(tmp_path, workdir, capsys):
     folder = class_folders(tmp_path / "data", {"x": 2 * len(LABELS)})
     rows = [(f"x/{i:03}.png", LABELS[i // 2]) for i in range(2 * len(LABELS))]
     pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / "l.csv", index=False)
-    table = make_folds(folder / "l.csv", folds=2)
+    table = make_folds(folder / "l.csv", folds=2, alike="keep")
     assert table.classes == sorted(LABELS)
     assert dict(zip(table.images, table.frame["label"])) == dict(rows)
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == str(2 * len(LABELS))
@@ -192,7 +192,7 @@ def test_labels_survive_as_they_are(tmp_path, workdir, capsys):
 
 def test_class_folders_of_any_name(tmp_path, workdir):
     names = {name: 2 for name in LABELS if name != "new\nline"}
-    table = make_folds(class_folders(tmp_path / "data", names), folds=2)
+    table = make_folds(class_folders(tmp_path / "data", names), folds=2, alike="keep")
     assert table.classes == sorted(names)
     assert load_images(table).shape[0] == 2 * len(names)
 

@@ -48,12 +48,14 @@ def load_images(table, memory=None):
 
 def warn_of_others(table):
     """Name the images beside those of a FoldTable: they would otherwise be left out without a word."""
+    record = table.paths.json
+    known = read_json(record) if record.exists() else {}
+    reading = {"data": table.data, **known.get("reading", {})}
     try:
-        others = sorted(set(open_source(table.data).images) - set(table.frame["image"]))
+        others = sorted(set(open_source(**reading).images) - set(table.frame["image"]))
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell
         return
-    record = table.paths.json
-    if others and record.exists() and len(others) <= read_json(record).get("conflicts_left_out", 0):
+    if others and len(others) <= known.get("conflicts_left_out", 0):
         return  # as was asked for
     if others:
         warn(

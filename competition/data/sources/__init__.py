@@ -17,7 +17,6 @@ from pathlib import Path
 from competition.base.files import InputError
 from competition.data.sources import folder, label_table, zip_file
 from competition.data.sources.folder import Folder
-from competition.data.sources.label_table import read_column
 from competition.data.sources.source import EXPECTED, IMAGES, UNLABELLED, Reading, Source, absolute, check_text
 
 __all__ = ["ADAPTERS", "Source", "open_images", "open_reader", "open_source", "open_unlabelled", "read_column"]
@@ -33,9 +32,15 @@ def open_source(data: str | os.PathLike[str], **options: object) -> Source:
     folders. Hidden files and those that systems leave behind (`__MACOSX`, `Thumbs.db`, ...) are ignored.
     `options` are those of `source.Reading`. Raises InputError for everything that is not such a source.
     """
-    path = absolute(data)
+    reading, path = Reading(**options), absolute(data)  # type: ignore[arg-type]
     adapter = _adapter(path)
-    return adapter.open_labelled(path, adapter.open_store(path, EXPECTED), Reading(**options))  # type: ignore[arg-type]
+    if not reading.images:
+        return adapter.open_labelled(path, adapter.open_store(path, EXPECTED), reading)
+    if adapter is not label_table:
+        raise InputError(f"IMAGES={reading.images}: DATA={path} is no table, expected DATA= a table of their labels")
+    beside = path.parent / reading.images
+    images = absolute(reading.images if os.path.exists(reading.images) else beside, UNLABELLED)
+    return label_table.open_beside(path, images, _adapter(images).open_store(images, UNLABELLED), reading)
 
 
 def open_unlabelled(data: str | os.PathLike[str]) -> Source:
@@ -62,6 +67,16 @@ def open_reader(data: str | os.PathLike[str], root: str = "") -> Source:
     """A Source that only reads: for images whose names and labels are known already, from a fold table."""
     path = absolute(data)
     return Source(path, root, store=_adapter(path).open_store(path, EXPECTED))
+
+
+def read_column(source: Source, column: str) -> dict[str, str]:
+    """{image: text} of one more column of the table that a Source was made of. InputError where there is none."""
+    if source.columns is None:
+        raise InputError(f"{column}: {source.data} has no columns, expected DATA= a CSV with one of that name")
+    if list(source.columns).count(column) != 1:
+        found = ", ".join(map(repr, source.columns))
+        raise InputError(f"{source.data}: found columns {found}, expected one {column!r}")
+    return dict(zip(source.columns.index, source.columns[column]))
 
 
 def _adapter(path):

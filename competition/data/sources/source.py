@@ -65,6 +65,7 @@ class Source:
         default=frozenset(), repr=False
     )  # images of a given validation split, a fold of its own
     found: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # (what, finding) for the user to check
+    remarks: tuple[str, ...] = field(default=(), repr=False)  # lines that whoever makes a fold table is to read
 
     def read(self, image: str) -> bytes:
         """The bytes of one image; InputError when it is missing or cannot be read. Threads may call it."""

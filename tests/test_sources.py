@@ -1,0 +1,534 @@
+"""Where images and labels come from: one contract for all adapters, layouts, labels that look alike, label tables."""
+
+import json
+import unicodedata
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import class_folders, encode, smooth
+
+from competition.base.files import InputError
+from competition.data.folds import make_folds
+from competition.data.images import load_images, warn_of_others
+from competition.data.sources import open_reader, open_source, open_unlabelled, read_column
+from competition.data.sources.labels import look_alike
+from competition.data.sources.roles import role_of
+from competition.data.table import read_folds
+
+COUNTS = {"ash": 3, "élan": 2, "oak": 4}
+
+
+def write_files(root, *names):
+    """Files of these names, each of other bytes; nothing here reads them as pictures."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def zip_of(folder, path, top=""):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, top + file.relative_to(folder).as_posix())
+    return path
+
+
+def write_csv(path, rows, header="image,label", end="\n", encoding="utf-8"):
+    text = "".join(f"{line}{end}" for line in [*([header] if header else []), *rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def labels(source):
+    return dict(zip(source.images, source.labels))
+
+
+# ---------------------------------------------------------------------------------------------- the contract of adapters
+
+
+def a_folder(folder, place):
+    return folder
+
+
+def a_zip(folder, place):
+    return zip_of(folder, place / "data.zip", "top/")
+
+
+def a_csv(folder, place):
+    files = sorted(folder.rglob("*.png"), reverse=True)
+    return write_csv(folder / "labels.csv", [f"{f.relative_to(folder).as_posix()},{f.parent.name}" for f in files])
+
+
+def a_parquet(folder, place):
+    files = sorted(folder.rglob("*.png"), reverse=True)
+    frame = pd.DataFrame({"path": [f.relative_to(folder).as_posix() for f in files], "n": 1})
+    frame.assign(species=[f.parent.name for f in files]).to_parquet(folder / "labels.parquet")
+    return folder / "labels.parquet"
+
+
+def json_lines(folder, place):
+    files = sorted(folder.rglob("*.png"), reverse=True)
+    rows = [{"file_name": f.relative_to(folder).as_posix(), "label": f.parent.name} for f in files]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    return folder / "metadata.jsonl"
+
+
+KINDS = (a_folder, a_zip, a_csv, a_parquet, json_lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_contract_of_adapters(kind, tmp_path):
+    folder = class_folders(tmp_path / "data", COUNTS)
+    expected = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.png")}
+    data = kind(folder, tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    source = open_source(data)
+    assert list(zip(source.labels, source.images)) == sorted((image.split("/")[0], image) for image in expected)
+    assert source.classes == sorted(COUNTS)
+    reader = open_reader(str(source.data), source.root)
+    for image, content in expected.items():
+        assert source.read(image) == reader.read(image) == content
+    for opened in (source, reader):
+        with pytest.raises(InputError, match="gone.png: no such file") as error:
+            opened.read("gone.png")
+        assert "\n" not in str(error.value)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    if not kind(folder, tmp_path).suffix.startswith((".csv", ".jsonl", ".parquet")):
+        assert sorted(image.removeprefix(source.root) for image in open_unlabelled(data).images) == sorted(expected)
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+@pytest.mark.parametrize(
+    "name, role",
+    [
+        *[
+            (name, "train")
+            for name in ("train", "Training", "seg_train", "train_images", "TrainImages", "images-train")
+        ],
+        *[(name, "train") for name in ("train2017", "training_data_final", "TRAIN")],
+        *[(name, "val") for name in ("val", "valid", "Validation", "dev_set", "imagesVal")],
+        *[(name, "test") for name in ("test", "seg_pred", "Testing", "test1", "test_images")],
+        *[
+            (name, None)
+            for name in ("trainer", "strain", "oak", "contest", "1", "", "evaluate", "traintest", "train test")
+        ],
+    ],
+)
+def test_roles(name, role):
+    assert role_of(name) == role
+
+
+def split(root, train="train", val=None, test="test", inner=""):
+    for part, count in ((train, 3), (val, 2), (test, 1)):
+        for label in ("ash", "oak"):
+            write_files(
+                root, *(f"{part}/{inner and part + '/'}{label}/{part}{i}.jpg" for i in range(count if part else 0))
+            )
+    return root
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {},
+        {"train": "Training", "test": "Testing"},
+        {"train": "seg_train", "test": "seg_test", "inner": True},
+        {"train": "train_images", "test": "test_images"},
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_split_is_entered_at_its_training_part(tmp_path, names, packed):
+    data = split(tmp_path / "data", **names)
+    source = open_source(zip_of(data, tmp_path / "z.zip", "top/") if packed else data)
+    assert Counter(source.labels) == {"ash": 3, "oak": 3}
+    assert source.read(source.images[0]).decode().endswith("ash/" + source.images[0].split("/")[-1])
+    left = [finding for what, finding in source.found if what == "left out"]
+    assert len(left) == 1 and names.get("test", "test") in left[0] and "make predict" in left[0]
+    assert source.val == frozenset()
+
+
+def test_a_flat_test_folder_beside_class_folders(tmp_path):
+    data = write_files(tmp_path / "data", "train/a/1.jpg", "train/b/1.jpg", "seg_pred/1.jpg", "seg_pred/2.jpg")
+    assert open_source(data).images == ["a/1.jpg", "b/1.jpg"]
+
+
+def test_the_validation_part_is_left_out_joined_or_a_fold(tmp_path):
+    data = split(tmp_path / "data", val="valid")
+    source = open_source(data)
+    assert len(source.images) == 6 and source.root == "train/"
+    assert any("VAL=join" in remark and "VAL=fold" in remark for remark in source.remarks)
+    assert open_source(data, val="out").images == source.images
+    joined, fold = open_source(data, val="join"), open_source(data, val="fold")
+    assert joined.images == fold.images and len(joined.images) == 10 and joined.root == ""
+    assert joined.val == frozenset() and fold.val == {image for image in fold.images if image.startswith("valid/")}
+    assert open_source(zip_of(data, tmp_path / "z.zip"), val="fold").val == fold.val
+    with pytest.raises(InputError, match="VAL=twice: expected out, join, fold"):
+        open_source(data, val="twice")
+    with pytest.raises(InputError, match="VAL=join: found no validation part"):
+        open_source(class_folders(tmp_path / "plain", COUNTS), val="join")
+    write_files(data, "valid/yew/1.jpg")
+    with pytest.raises(InputError, match="the validation part has classes that the training part has not: yew"):
+        open_source(data, val="join")
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (
+            ["x/a/1.jpg", "x/b/1.jpg", "y/a/1.jpg", "y/b/1.jpg"],
+            r"x/ and y/ share the folders a, b; .*DATA=.*/data/x or DATA=",
+        ),
+        (
+            ["raw/a/1.jpg", "raw/b/1.jpg", "new/1.jpg"],
+            "new/ holds images, raw/ folders of images; expected DATA=.*/data/raw$",
+        ),
+        (
+            ["val/a/1.jpg", "val/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg"],
+            "split test, val with no part to train on; .*/val",
+        ),
+        (
+            ["train/a/1.jpg", "train_2/a/1.jpg", "test/a/1.jpg"],
+            "several parts to train on; .*/train or DATA=.*/train_2",
+        ),
+    ],
+)
+def test_folders_that_are_no_classes(tmp_path, names, message):
+    data = write_files(tmp_path / "data", *names)
+    with pytest.raises(InputError, match=message) as error:
+        open_source(data)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="unpack it and give DATA="):
+        open_source(zip_of(data, tmp_path / "z.zip"))
+
+
+def test_folders_called_like_a_split_among_others_are_classes(tmp_path):
+    data = write_files(tmp_path / "data", "train/1.jpg", "bus/1.jpg", "test/1.jpg")
+    assert open_source(data).classes == ["bus", "test", "train"]
+
+
+def test_folders_without_images_are_no_classes(tmp_path):
+    data = write_files(tmp_path / "data", "a/1.jpg", "b/1.jpg", "annotations/1.xml", "annotations/2.xml")
+    source = open_source(data)
+    assert source.classes == ["a", "b"] and any("annotations" in remark for remark in source.remarks)
+    data = write_files(tmp_path / "more", "images/a/1.jpg", "images/b/1.jpg", "annotations/1.xml", "docs/readme.txt")
+    assert (open_source(data).classes, open_source(data).root) == (["a", "b"], "images/")
+
+
+def download(root, header="image_id,label", ending=".jpg"):
+    """What a competition's page gives: flat folders with the same names in train and test, and tables."""
+    write_files(root, *(f"{part}/{i}{'.jpg'}" for part in ("train", "test") for i in range(6)))
+    rows = [f"{i}{ending},{'ash' if i % 2 else 'oak'}" for i in range(6)]
+    write_csv(root / "train.csv", rows, header)
+    write_csv(root / "test.csv", [f"{i}{ending}" for i in range(6)], "image_id")
+    write_csv(root / "sample_submission.csv", [f"{i}{ending},ash" for i in range(6)], header)
+    return root
+
+
+@pytest.mark.parametrize("ending", [".jpg", ""])
+@pytest.mark.parametrize("header", ["image_id,label", "id,breed", "Filename,Species"])
+@pytest.mark.parametrize("how", ["folder", "zip", "table"])
+def test_a_download_is_entered_by_its_label_table(tmp_path, ending, header, how):
+    data = download(tmp_path / "data", header, ending)
+    source = open_source(
+        {"folder": data, "table": data / "train.csv"}.get(how) or zip_of(data, tmp_path / "z.zip", "c/")
+    )
+    top = "c/" if how == "zip" else ""
+    assert labels(source) == {f"{top}train/{i}.jpg": "ash" if i % 2 else "oak" for i in range(6)}
+    assert source.read(f"{top}train/3.jpg") == b"train/3.jpg"
+    assert dict(source.found)["columns"].startswith(repr(header.split(",")[0]))
+
+
+def test_a_download_with_one_folder_of_images(tmp_path):
+    data = write_files(tmp_path / "data", *(f"images/{part}_{i}.jpg" for part in ("Train", "Test") for i in range(4)))
+    rows = [f"Train_{i},{int(i == 0)},{int(i == 1)},{int(i > 1)}" for i in range(4)]
+    write_csv(data / "train.csv", rows, "image_id,healthy,rust,scab")
+    write_csv(data / "test.csv", [f"Test_{i}" for i in range(4)], "image_id")
+    write_csv(data / "sample_submission.csv", [f"Test_{i},0.3,0.3,0.4" for i in range(4)], "image_id,healthy,rust,scab")
+    source = open_source(data)
+    assert labels(source) == dict(zip([f"images/Train_{i}.jpg" for i in range(4)], ["healthy", "rust", "scab", "scab"]))
+    assert (
+        "left out",
+        "4 images without a row in it: images/Test_0.jpg, images/Test_1.jpg, images/Test_2.jpg and 1 more",
+    ) in (source.found)
+
+
+def test_numbered_folders_beside_a_label_table_are_no_classes(tmp_path):
+    data = write_files(tmp_path / "data", *(f"images_part_{1 + i // 3}/{i}.jpg" for i in range(6)))
+    write_csv(data / "metadata.csv", [f"{i},{'ab'[i % 2]}" for i in range(6)], "image_id,dx")
+    assert Counter(open_source(data).labels) == {"a": 3, "b": 3}
+    (data / "images_part_1").rename(data / "ash")
+    (data / "images_part_2").rename(data / "oak")
+    source = open_source(data)
+    assert source.classes == ["ash", "oak"] and any("metadata.csv" in remark for remark in source.remarks)
+
+
+def test_several_label_tables(tmp_path):
+    data = write_files(tmp_path / "data", *(f"images/{i}.jpg" for i in range(4)))
+    write_csv(data / "one.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label")
+    write_csv(data / "two.csv", [f"{i}.jpg,{'ab'[i % 2]}" for i in range(4)])
+    assert open_source(data).classes == ["a", "b"]  # they say the same
+    write_csv(data / "two.csv", [f"{i}.jpg,{'cd'[i % 2]}" for i in range(4)])
+    with pytest.raises(InputError, match="several label tables; expected DATA=.*one.csv or DATA=.*two.csv"):
+        open_source(data)
+    (data / "two.csv").rename(data / "train.csv")
+    assert open_source(data).classes == ["c", "d"]
+
+
+def test_a_split_of_image_folders_with_metadata(tmp_path):
+    for part, count in (("train", 4), ("validation", 2)):
+        write_files(tmp_path / "data", *(f"{part}/{i}.jpg" for i in range(count)))
+        write_csv(
+            tmp_path / f"data/{part}/metadata.csv", [f"{i}.jpg,{'ab'[i % 2]}" for i in range(count)], "file_name,label"
+        )
+    source = open_source(tmp_path / "data")
+    assert labels(source) == {f"train/{i}.jpg": "ab"[i % 2] for i in range(4)}
+    fold = open_source(tmp_path / "data", val="fold")
+    assert len(fold.images) == 6 and fold.val == {"validation/0.jpg", "validation/1.jpg"}
+
+
+# ------------------------------------------------------------------------------------------------ labels that look alike
+
+
+def test_labels_that_look_alike_are_one_class(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "hêtre") for form in ("NFC", "NFD"))
+    forms = ["oak", "oak ", "Oak", " elm", "elm\u00a0", "elm", nfc, nfd, "ash", "ash tree", "ash  tree"]
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(len(forms))))
+    rows = [f'{i}.jpg,"{form}"' for i, form in enumerate(forms)]
+    path = write_csv(data / "labels.csv", rows)
+    source = open_source(path)
+    assert source.classes == sorted(["oak", "elm", nfc, "ash", "ash tree"])
+    (remark,) = source.remarks
+    assert "'oak' = 'Oak' = 'oak '" in remark and "ALIKE=keep" in remark and "\\u0302" in remark and "\n" not in remark
+    kept = open_source(path, alike="keep")
+    assert kept.classes == sorted(forms) and "ALIKE=merge" in kept.remarks[0]
+    with pytest.raises(InputError, match="ALIKE=some: expected merge or keep"):
+        open_source(path, alike="some")
+
+
+def test_the_form_of_most_images_stands_for_a_class():
+    assert look_alike(["OAK", "OAK", "oak", "yew"]) == {"OAK": "OAK", "oak": "OAK"}
+    assert look_alike(["a", "A", "1", "l"]) == {}, "letters alone are classes of their own"
+    assert look_alike(["A", "A "]) == {"A": "A", "A ": "A"}
+
+
+def test_class_folders_of_both_unicode_forms(tmp_path):
+    names = [unicodedata.normalize(form, "hêtre") for form in ("NFC", "NFD")]
+    data = write_files(tmp_path / "data", f"{names[0]}/1.jpg", f"{names[0]}/2.jpg", f"{names[1]}/1.jpg", "orme/1.jpg")
+    source = open_source(data)
+    assert source.classes == [names[0], "orme"] and source.labels == [names[0]] * 3 + ["orme"]
+    assert source.read(f"{names[1]}/1.jpg") == f"{names[1]}/1.jpg".encode()
+
+
+def test_a_table_and_files_of_other_unicode_forms(tmp_path):
+    nfd = [unicodedata.normalize("NFD", f"é{i}.jpg") for i in range(4)]
+    data = write_files(tmp_path / "data", *nfd)
+    path = write_csv(
+        data / "l.csv", [f"{unicodedata.normalize('NFC', name)},{'ab'[i % 2]}" for i, name in enumerate(nfd)]
+    )
+    assert labels(open_source(path)) == {name: "ab"[i % 2] for i, name in enumerate(nfd)}
+
+
+# --------------------------------------------------------------------------------------------------------- label tables
+
+ROWS = [("h0.jpg", "healthy"), ("h1.jpg", "healthy"), ("r0.jpg", "rust"), ("s0.jpg", "scab")]
+
+
+def table_text(separator=",", header=("image", "label"), blank="", ending=True):
+    names = [(name if ending else name[:-4], label) for name, label in ROWS]
+    return "".join(separator.join([row[0], blank + row[1]]) + "\n" for row in ([header] if header else []) + names)
+
+
+FORMS = {
+    "plain.csv": table_text(),
+    "capital.csv": table_text(header=("Image", "Label")),
+    "species.csv": table_text(header=("filename", "species")),
+    "breed.csv": table_text(header=("id", "breed"), ending=False),
+    "semicolon.csv": table_text(";"),
+    "tab.csv": table_text("\t"),
+    "tab.tsv": table_text("\t"),
+    "bar.csv": table_text("|"),
+    "blank.csv": table_text(blank=" "),
+    "no_header.csv": table_text(header=None),
+    "other_label.csv": table_text(header=("image", "kind of thing")),
+    "bom_crlf.csv": "\ufeff" + table_text().replace("\n", "\r\n"),
+    "blank_lines.csv": table_text() + "\n,\n",
+    "index.csv": ",image,label\n" + "".join(f"{i},{n},{label}\n" for i, (n, label) in enumerate(ROWS)),
+    "unnamed.csv": "Unnamed: 0,name,type\n" + "".join(f"{i},{n},{label}\n" for i, (n, label) in enumerate(ROWS)),
+    "both.csv": "image,class_id,class\n" + "".join(f"{n},{ord(label[0])},{label}\n" for n, label in ROWS),
+    "two_names.csv": "id,file,label\n" + "".join(f"{i},{n},{label}\n" for i, (n, label) in enumerate(ROWS)),
+    "windows.csv": "image,label\n" + "".join(f"C:\\data\\set\\{n},{label}\n" for n, label in ROWS),
+    "kaggle.csv": "image,label\n" + "".join(f"/kaggle/input/set/{n},{label}\n" for n, label in ROWS),
+    "above.csv": "image,label\n" + "".join(f"data/{n},{label}\n" for n, label in ROWS),
+    "one_hot.csv": "image_id,healthy,rust,scab\n"
+    + "".join(f"{n[:-4]},{int(c == 'healthy')},{int(c == 'rust')},{int(c == 'scab')}\n" for n, c in ROWS),
+    "one_hot_floats.csv": "image,healthy,rust,scab,width\n"
+    + "".join(f"{n},{float(c == 'healthy')},{float(c == 'rust')},{float(c == 'scab')},640\n" for n, c in ROWS),
+    "lines.jsonl": "".join(json.dumps({"file_name": n, "label": label}) + "\n" for n, label in ROWS),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_forms_of_label_tables(tmp_path, name, encoding):
+    data = write_files(tmp_path / "data", *(image for image, _ in ROWS))
+    (data / name).write_bytes(FORMS[name].lstrip("\ufeff" if encoding == "utf-16" else "").encode(encoding))
+    assert labels(open_source(data / name)) == dict(ROWS)
+
+
+def test_parquet_with_names_of_classes(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    data = write_files(tmp_path / "data", "0.jpg", "1.jpg", "2.jpg")
+    features = {"file": {"dtype": "string"}, "label": {"names": ["ash", "oak"], "_type": "ClassLabel"}}
+    table = pa.table({"file": ["0.jpg", "1.jpg", "2.jpg"], "label": [1, 0, 1]})
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(table.replace_schema_metadata(about), data / "l.parquet")
+    assert labels(open_source(data / "l.parquet")) == {"0.jpg": "oak", "1.jpg": "ash", "2.jpg": "oak"}
+    (data / "l.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="l.parquet: not a Parquet file"):
+        open_source(data / "l.parquet")
+
+
+def test_columns_that_are_given(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(4)))
+    rows = [f"{i}.jpg,{3 - i}.jpg,{'ab'[i % 2]},{'cdc'[i % 3]}" for i in range(4)]
+    path = write_csv(data / "l.csv", rows, "left,right,shape,colour")
+    with pytest.raises(InputError, match="found columns 'left', 'right', 'shape', 'colour', .*IMAGE_COLUMN="):
+        open_source(path)
+    source = open_source(path, image_column="right", label_column="colour")
+    assert labels(source) == {"3.jpg": "c", "2.jpg": "d", "1.jpg": "c", "0.jpg": "c"}
+    assert read_column(source, "shape") == {"3.jpg": "a", "2.jpg": "b", "1.jpg": "a", "0.jpg": "b"}
+    with pytest.raises(InputError, match="LABEL_COLUMN=size: found columns 'left'"):
+        open_source(path, image_column="left", label_column="size")
+    path = write_csv(data / "l.csv", rows, "image,more,species,category")
+    with pytest.raises(
+        InputError, match="several columns may be the label: 'species', 'category'; expected LABEL_COLUMN="
+    ):
+        open_source(path)
+
+
+def test_images_elsewhere(tmp_path):
+    path = write_csv(tmp_path / "tables/labels.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label")
+    data = write_files(tmp_path / "pictures", *(f"all/{i}.jpg" for i in range(4)))
+    with pytest.raises(InputError, match="missing below .*IMAGES= names the folder") as error:
+        open_source(path)
+    assert "SKIP_BAD" not in str(error.value), "no advice that would leave out everything"
+    for images in (data, data / "all", zip_of(data, tmp_path / "p.zip")):
+        source = open_source(path, images=str(images))
+        assert source.labels == ["a", "a", "b", "b"] and source.data == images
+        assert open_reader(source.data, source.root).read(source.images[0]) == b"all/0.jpg"
+    write_files(tmp_path / "tables", *(f"{part}/{i}.jpg" for part in ("large", "small") for i in range(4)))
+    with pytest.raises(
+        InputError, match="several folders hold the images of the table: large, small; expected IMAGES="
+    ):
+        open_source(path)
+    assert open_source(path, images="small").data == tmp_path / "tables/small"
+    with pytest.raises(InputError, match="IMAGES=x: DATA=.* is no table"):
+        open_source(data, images="x")
+
+
+def test_rows_without_file_or_label(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(6)), "other/lost.jpg")
+    rows = [f"{i}.jpg,{'ab'[i % 2] if i != 2 else ''}" for i in range(6)]
+    path = write_csv(data / "l.csv", [*rows, "lost.jpg,a", "5.jpg,b"])
+    with pytest.raises(
+        InputError, match=r"line 4: empty image or label; and 1 more \(SKIP_BAD=1 leaves such rows out\)"
+    ):
+        open_source(path)
+    source = open_source(path, skip_bad=True)
+    assert source.images == ["0.jpg", "4.jpg", "1.jpg", "3.jpg", "5.jpg"], "lost.jpg is not taken from another folder"
+    (remark,) = source.remarks
+    assert "3 rows" in remark and "lost.jpg (line 8)" in remark and "line 4" in remark and "line 9: 5.jpg" in remark
+    path = write_csv(data / "one_hot.csv", ["0,1,0", "1,0,1", "2,1,1", "3,0,1", "4,1,0"], "image,dry,wet")
+    with pytest.raises(InputError, match="line 4: 2 is of none or several of the classes dry, wet"):
+        open_source(path)
+    assert len(open_source(path, skip_bad=True).images) == 4
+
+
+def test_labels_that_are_made_of_others(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(3)))
+    source = open_source(write_csv(data / "l.csv", ["0.jpg,rust", "1.jpg,scab", "2.jpg,rust scab"], "image,labels"))
+    assert source.classes == ["rust", "rust scab", "scab"] and "made of others" in source.remarks[0]
+
+
+# ------------------------------------------------------------------------------------------------------ into the fold table
+
+
+def pictures(root, *names):
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encode(smooth(seed)))
+    return root
+
+
+def test_a_given_validation_part_is_a_fold_of_its_own(tmp_path, workdir, capsys):
+    counts = (("train", 4), ("val", 3))
+    data = pictures(
+        tmp_path / "data", *(f"{part}/{label}/{i}.png" for part, n in counts for label in "ab" for i in range(n))
+    )
+    plain = make_folds(data / "train", "plain", folds=2)
+    table = make_folds(data, folds=2, val="fold")
+    assert table.k == 3 and set(table.frame["fold"][table.frame["image"].str.startswith("val/")]) == {2}
+    own = table.frame[table.frame["fold"] < 2]
+    assert own["fold"].tolist() == plain.frame["fold"].tolist()
+    out = capsys.readouterr()
+    assert "val/ is a fold of its own" in out.out
+    assert load_images(read_folds("data")).shape == (14, 24, 32, 3)
+    warn_of_others(table)
+    assert capsys.readouterr().err == ""
+    (data / "val/a/9.png").write_bytes(encode(smooth(99)))
+    warn_of_others(table)
+    assert "val/a/9.png" in capsys.readouterr().err
+
+
+def test_given_folds_are_taken_over(tmp_path, workdir, capsys):
+    data = pictures(tmp_path / "data", *(f"{i}.png" for i in range(8)))
+    (data / "7.png").write_bytes((data / "0.png").read_bytes())
+    path = write_csv(
+        data / "l.csv", [f"{i}.png,{'ab'[i % 2]},{1 + i // 3},{'xy'[i // 7]}" for i in range(8)], "image,label,fold,why"
+    )
+    table = make_folds(path, fold_column="fold")
+    assert dict(zip(table.images, table.fold.tolist())) == {f"{i}.png": i // 3 for i in range(8)}
+    out = capsys.readouterr()
+    assert "1, 2, 3 are called 0 to 2" in out.out and "2 images show the same as one of another fold" in out.err
+    assert json.loads(Path("folds/l.json").read_text())["fold_column"] == "fold"
+    with pytest.raises(InputError, match="FOLD_COLUMN=why: expected whole numbers"):
+        make_folds(path, fold_column="why")
+    with pytest.raises(InputError, match="found columns .*, expected one 'gone'"):
+        make_folds(path, fold_column="gone")
+
+
+def test_dry_prints_what_was_found_and_writes_nothing(tmp_path, workdir, capsys):
+    data = download(pictures(tmp_path / "data"))
+    pictures(data, *(f"train/{i}.jpg" for i in range(6)))
+    table = make_folds(data, folds=2, dry=True)
+    assert list(Path().iterdir()) == [] and len(table.images) == 6
+    out = capsys.readouterr().out
+    for line in (
+        "not written (DRY=1)",
+        "table     train.csv",
+        "'image_id' is the image",
+        "classes   2: ash, oak",
+        "test/",
+    ):
+        assert line in out
+    assert make_folds(data, folds=2).hash == table.hash
+
+
+def test_options_of_the_data_are_kept_for_later_stages(tmp_path, workdir, capsys):
+    data = pictures(tmp_path / "data", *(f"pics/{i}.png" for i in range(6)))
+    path = write_csv(tmp_path / "labels.csv", [f"{i},{'ab'[i % 2]}" for i in range(6)] + ["9,a"], "id,label")
+    table = make_folds(path, folds=2, images=str(data / "pics"), skip_bad=True)
+    assert table.images == ["0.png", "2.png", "4.png", "1.png", "3.png", "5.png"]
+    assert load_images(read_folds("labels")).shape[0] == 6
+    warn_of_others(table)
+    assert "not in the fold table" not in capsys.readouterr().err
+    assert np.unique(table.labels, return_counts=True)[1].tolist() == [3, 3]

@@ -1,6 +1,7 @@
 """Where images and labels come from: one contract for all adapters, layouts, labels that look alike, label tables."""
 
 import json
+import tarfile
 import unicodedata
 import zipfile
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 from conftest import class_folders, encode, smooth
 
 from competition.base.files import InputError
+from competition.data.decode import decode
 from competition.data.folds import make_folds
 from competition.data.images import load_images, warn_of_others
 from competition.data.sources import open_reader, open_source, open_unlabelled, read_column
@@ -59,6 +61,28 @@ def a_zip(folder, place):
     return zip_of(folder, place / "data.zip", "top/")
 
 
+def a_tar(folder, place, ending=".tar", mode="w"):
+    with tarfile.open(place / f"data{ending}", mode) as archive:
+        archive.add(folder, "./top")
+    return place / f"data{ending}"
+
+
+def a_tgz(folder, place):
+    return a_tar(folder, place, ".tgz", "w:gz")
+
+
+def a_tar_xz(folder, place):
+    return a_tar(folder, place, ".tar.xz", "w:xz")
+
+
+def a_zip_in_a_zip(folder, place):
+    inner = zip_of(folder, place / "inner.zip", "top/")
+    with zipfile.ZipFile(place / "outer.zip", "w") as archive:
+        archive.write(inner, "given/photos.zip")
+        archive.writestr("readme.txt", "what is in it")
+    return place / "outer.zip"
+
+
 def a_csv(folder, place):
     files = sorted(folder.rglob("*.png"), reverse=True)
     return write_csv(folder / "labels.csv", [f"{f.relative_to(folder).as_posix()},{f.parent.name}" for f in files])
@@ -78,7 +102,7 @@ def json_lines(folder, place):
     return folder / "metadata.jsonl"
 
 
-KINDS = (a_folder, a_zip, a_csv, a_parquet, json_lines)
+KINDS = (a_folder, a_zip, a_zip_in_a_zip, a_tar, a_tgz, a_tar_xz, a_csv, a_parquet, json_lines)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,8 +122,8 @@ def test_the_contract_of_adapters(kind, tmp_path):
             opened.read("gone.png")
         assert "\n" not in str(error.value)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
-    if not kind(folder, tmp_path).suffix.startswith((".csv", ".jsonl", ".parquet")):
-        assert sorted(image.removeprefix(source.root) for image in open_unlabelled(data).images) == sorted(expected)
+    if kind not in (a_csv, a_parquet, json_lines):
+        assert [image.removeprefix(source.root) for image in open_unlabelled(data).images] == sorted(expected)
 
 
 # ------------------------------------------------------------------------------------------------------------- layouts
@@ -457,6 +481,163 @@ def test_labels_that_are_made_of_others(tmp_path):
     data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(3)))
     source = open_source(write_csv(data / "l.csv", ["0.jpg,rust", "1.jpg,scab", "2.jpg,rust scab"], "image,labels"))
     assert source.classes == ["rust", "rust scab", "scab"] and "made of others" in source.remarks[0]
+
+
+# ------------------------------------------------------------------------------------------------- archives and arrays
+
+
+def test_links_and_hidden_files_of_a_tar(tmp_path):
+    folder = write_files(tmp_path / "data", "a/1.jpg", "b/1.jpg", "a/._1.jpg", "a/.DS_Store")
+    (folder / "b/2.jpg").hardlink_to(folder / "a/1.jpg")
+    source = open_source(a_tar(folder, tmp_path))
+    assert source.images == ["a/1.jpg", "b/1.jpg", "b/2.jpg"] and source.read("b/2.jpg") == b"a/1.jpg"
+
+
+def test_tars_that_cannot_be_used(tmp_path):
+    folder = write_files(tmp_path / "data", "a/1.jpg", "b/1.jpg")
+    path = a_tar(folder, tmp_path, ".tar.gz", "w:gz")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="data.tar.gz: (broken archive|cannot be unpacked|found another kind)"):
+        open_source(path)
+    with tarfile.open(tmp_path / "out.tar", "w") as archive:
+        archive.add(folder / "a/1.jpg", "../a/1.jpg")
+    with pytest.raises(InputError, match="out.tar: '../a/1.jpg' climbs out of the tar"):
+        open_source(tmp_path / "out.tar")
+
+
+def test_archives_that_python_cannot_unpack(tmp_path):
+    folder = write_files(tmp_path / "data", "a/1.jpg", "b/1.jpg")
+    path = zip_of(folder, tmp_path / "z.zip")
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + place] = 9
+            at = content.find(mark, at + 4)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="z.zip: '.*' is packed by Deflate64.*unpack it .* and give the folder"):
+        open_source(path)
+    (tmp_path / "part.z01").write_bytes(b"PK")
+    (tmp_path / "part.zip").write_bytes(b"PK")
+    for name in ("part.z01", "part.zip"):
+        with pytest.raises(InputError, match=f"{name}: a part of a split archive.*zip -s 0 part.zip"):
+            open_source(tmp_path / name)
+    (tmp_path / "x.7z").write_bytes(b"7z")
+    with pytest.raises(InputError, match="x.7z: a 7z archive, .*unpack it"):
+        open_source(tmp_path / "x.7z")
+    write_files(tmp_path / "packed", "photos.tgz", "notes.txt")
+    with pytest.raises(InputError, match="expected one folder a class; else expected DATA=.*packed/photos.tgz$"):
+        open_source(tmp_path / "packed")
+
+
+PIXELS = np.stack([smooth(seed, 6, 8) for seed in range(6)])
+NAMES = np.array(["ash", "oak", "ash", "élan", "oak", "ash"])
+
+
+def decoded(source):
+    return np.stack([decode(source.read(f"{number}.{'ppm'}"), "n") for number in range(len(source.images))])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        PIXELS,
+        PIXELS.astype(np.float32),
+        PIXELS / 255,
+        PIXELS.astype(np.float32) / 127.5 - 1,
+        PIXELS.astype(np.int64),
+        np.moveaxis(PIXELS, -1, 1),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_arrays(tmp_path, images, packed):
+    path = tmp_path / ("x_train.npy" if not packed else "all.npz")
+    if packed:
+        np.savez_compressed(path, data=images, labels=NAMES)
+    else:
+        np.save(path, images)
+        np.save(tmp_path / "y_train.npy", NAMES)
+        np.save(tmp_path / "y_test.npy", NAMES[:2])
+    source = open_source(path)
+    assert labels(source) == {f"{number}.ppm": name for number, name in enumerate(NAMES)}
+    np.testing.assert_array_equal(decoded(source), PIXELS)
+    reader = open_reader(path, source.root)
+    assert all(reader.read(image) == source.read(image) for image in source.images)
+    for name in ("6.ppm", "01.ppm", "x"):
+        with pytest.raises(InputError, match=f"{name}: no such file"):
+            reader.read(name)
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (np.array([3, 10, 3, 2, 10, 2]), ["3", "10", "3", "2", "10", "2"]),
+        (np.array([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]]), list("101010")),
+        (np.eye(3)[[0, 1, 2, 2, 1, 0]], list("012210")),
+        (np.array([b"a", b"b", b"a", b"b", b"a", b"b"]), list("ababab")),
+    ],
+)
+def test_labels_of_arrays(tmp_path, given, expected):
+    np.savez(tmp_path / "d.npz", images=PIXELS, y=given, weight=np.linspace(0, 1, 6))
+    assert labels(open_source(tmp_path / "d.npz")) == {f"{number}.ppm": label for number, label in enumerate(expected)}
+
+
+def test_a_training_and_a_test_array(tmp_path):
+    path = tmp_path / "set.npz"
+    np.savez(path, x_train=PIXELS[..., 0], y_train=NAMES, x_test=PIXELS[:2, ..., 0], y_test=NAMES[:2], site=NAMES)
+    source = open_source(path)
+    assert (
+        len(source.images) == 6 and source.root == "x_train/" and ("left out", "the images in x_test") in source.found
+    )
+    np.testing.assert_array_equal(decode(source.read("3.pgm"), "n")[..., 1], PIXELS[3, ..., 0])
+    assert open_unlabelled(path).images == ["x_test/0.pgm", "x_test/1.pgm"]
+    assert read_column(source, "site")["3.pgm"] == "élan"
+    assert open_source(path, label_column="site").labels == source.labels
+    for options, message in (
+        ({"label_column": "y_test"}, "LABEL_COLUMN=y_test"),
+        ({"image_column": "y"}, "IMAGE_COLUMN=y"),
+    ):
+        with pytest.raises(InputError, match=f"set.npz: {message}"):
+            open_source(path, **options)
+
+
+def test_twelve_bits_are_scaled_by_what_the_array_holds(tmp_path):
+    np.savez(tmp_path / "d.npz", x=PIXELS.astype(np.uint16) * 16, y=NAMES)
+    source = open_source(tmp_path / "d.npz")
+    assert decoded(source).max() == 255 and "scaled to 0..255" in source.remarks[0]
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"x": PIXELS.astype(object), "y": NAMES}, "'x' holds Python objects, .* pickle .* refused; save plain arrays"),
+        ({"x": PIXELS, "y": NAMES.astype(object)}, "'y' holds Python objects"),
+        ({"x": PIXELS}, "found 0 arrays of 6 labels"),
+        ({"x": PIXELS, "a": NAMES, "b": NAMES}, "found 2 arrays of 6 labels, expected one; LABEL_COLUMN= one of a, b"),
+        ({"y": NAMES}, r"found the arrays y <U4 \[6\], expected one of images"),
+        ({"x": PIXELS, "z": PIXELS, "y": NAMES}, "IMAGE_COLUMN= one of x, z"),
+        ({"x": PIXELS * np.nan, "y": NAMES}, "no finite numbers"),
+    ],
+)
+def test_arrays_that_cannot_be_used(tmp_path, arrays, message):
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(InputError, match=message) as error:
+        open_source(tmp_path / "d.npz")
+    assert "d.npz" in str(error.value) or "array of" in str(error.value)
+    (tmp_path / "e.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="e.npz: no arrays that can be read"):
+        open_source(tmp_path / "e.npz")
+
+
+def test_arrays_and_archives_become_fold_tables(tmp_path, workdir):
+    folder = class_folders(tmp_path / "data", COUNTS)
+    plain, packed = make_folds(folder, folds=2), make_folds(a_tgz(folder, tmp_path), "packed", folds=2)
+    assert plain.hash == packed.hash and (load_images(read_folds("packed")) == load_images(plain)).all()
+    np.savez(tmp_path / "arrays.npz", x=load_images(plain), y=[plain.classes[label] for label in plain.labels])
+    table = make_folds(tmp_path / "arrays.npz", folds=2)
+    order = [int(image.split(".")[0]) for image in table.images]
+    assert (load_images(read_folds("arrays")) == load_images(plain)[order]).all()
+    assert (table.labels == plain.labels[order]).all()
 
 
 # ------------------------------------------------------------------------------------------------------ into the fold table

@@ -16,6 +16,16 @@ from competition.data.sources.table_labels import label_images
 from competition.data.sources.tables import READERS, read_table
 
 VAL = ("out", "join", "fold")  # what to do with a given validation split; the first is the default
+GIVEN = (
+    *READERS,
+    ".npz",
+    ".npy",
+    ".zip",
+    ".tar",
+    ".tgz",
+    ".tar.gz",
+    ".tar.xz",
+)  # that DATA may name in place of a folder
 DEEPEST = 3  # parts of the path of a label table in a download
 
 
@@ -182,7 +192,9 @@ def _from_class_folders(source, files, tops, reading):
     loose = [name for name in images if "/" not in name and looks_like_picture(name)]
     if not names:
         found = f"{len(loose)} images" if loose else f"{len(images)} other files" if images else "nothing"
-        raise InputError(f"{data}: found {found} but no class folders, expected one folder a class")
+        other = [name for name in files if name.startswith(root) and name.lower().endswith(GIVEN)]
+        hint = f"; else {_give(source, '', other)}" if other else ""
+        raise InputError(f"{data}: found {found} but no class folders, expected one folder a class{hint}")
     if loose:
         warn(f"{data}: {len(loose)} images beside the class folders are left out: {shorten(loose)}")
     images = [(name.split("/", 1)[0], name) for name in images if "/" in name]

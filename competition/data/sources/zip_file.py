@@ -1,21 +1,33 @@
-"""Adapter: a zip, read in place."""
+"""Adapter: a zip, read in place; and zips in a zip, which are unpacked into temporary files, once in a process."""
 
+import os
 import re
+import shutil
+import tempfile
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 from competition.base.files import InputError
 from competition.data.sources.layout import open_labelled, open_unlabelled
-from competition.data.sources.source import EXPECTED, folders_of, is_ignored
+from competition.data.sources.source import EXPECTED, UNREADABLE, folders_of, is_ignored, looks_like_picture
 
 __all__ = ["Zip", "matches", "open_labelled", "open_store", "open_unlabelled"]
 
 
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)  # that Python unpacks
+METHOD_NAMES = {9: "Deflate64, as Windows packs large files,", 93: "Zstandard", 95: "xz", 98: "PPMd"}
+UNPACK = "unpack it (7z x, or the system's own program) and give the folder as DATA"
+OTHERS = {".7z": "7z archive", ".rar": "RAR archive", ".zst": "Zstandard archive", ".lz4": "LZ4 archive"}
+PART = re.compile(r"\.(z\d\d+|zip\.\d\d\d+|\d\d\d)$", re.IGNORECASE)  # how parts of a split archive are called
+
+
 class Zip:
-    """The files of a zip."""
+    """The files of a zip. Where it holds no picture but zips, those of each in a folder that is called after it."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self.path, self._archive = path, archive
+        self._inner: dict[str, Zip] | None = None  # by the folder that its files are called after
         self._members: dict[str, zipfile.ZipInfo] = {}
         for entry in archive.infolist():
             name = _name_of(entry)
@@ -28,20 +40,60 @@ class Zip:
         for name, entry in self._members.items():
             check_member(self.path, name, "zip")
             if entry.flag_bits & 1:
-                raise InputError(f"{self.path}: {name!r} is encrypted, expected a zip without a password")
+                raise InputError(f"{self.path}: {name!r} is encrypted, expected a zip without a password; {UNPACK}")
             if any(part == "" or is_ignored(part) for part in name.rstrip("/").split("/")):
                 continue
+            if entry.compress_type not in METHODS:
+                method = METHOD_NAMES.get(entry.compress_type, f"method {entry.compress_type}")
+                raise InputError(f"{self.path}: {name!r} is packed by {method} which Python cannot unpack; {UNPACK}")
             if name.endswith("/"):
                 folders.append(name.rstrip("/"))
             else:
                 files.append(name)
+        if self._inner is None:
+            zips = [] if any(map(looks_like_picture, files)) else [n for n in files if n.lower().endswith(".zip")]
+            self._inner = {f"{name[:-4]}/": self._open_inner(name) for name in zips}
+        for prefix, inner in self._inner.items():
+            more = inner.list()
+            files += [prefix + name for name in more[0]]
+            folders += [prefix.rstrip("/"), *(prefix + name for name in more[1])]
         return files, folders_of(files, folders)
 
     def has(self, name: str) -> bool:
-        return name in self._members and not name.endswith("/")
+        inner, inside = self._inside(name)
+        return inner.has(inside) if inner else name in self._members and not name.endswith("/")
 
     def read(self, name: str) -> bytes:
-        return self._archive.read(self._members[name])
+        inner, inside = self._inside(name)
+        return inner.read(inside) if inner else self._archive.read(self._members[name])
+
+    def _inside(self, name):
+        """The Zip in this one that holds a file, and its name there; None for a file of this one."""
+        if name in self._members:
+            return None, name
+        if self._inner is None:
+            self.list()
+        inner_zips = (self._inner or {}).items()
+        found = [(inner, name[len(prefix) :]) for prefix, inner in inner_zips if name.startswith(prefix)]
+        return found[0] if found else (None, name)
+
+    def _open_inner(self, name):
+        about = os.stat(self.path)
+        try:
+            return Zip(
+                self.path / name, _unpack(self.path, self._members[name].filename, about.st_mtime_ns, about.st_size)
+            )
+        except (*UNREADABLE, ValueError) as error:
+            raise InputError(f"{self.path}: {name}, a zip in it, cannot be read: {error}; {UNPACK}") from None
+
+
+@lru_cache(maxsize=8)
+def _unpack(path, name, *_):
+    """A zip in a zip, unpacked once in a process for each state of the file."""
+    file = tempfile.TemporaryFile(prefix="competition-")
+    with zipfile.ZipFile(path) as archive, archive.open(name) as packed:
+        shutil.copyfileobj(packed, file, 2**20)
+    return zipfile.ZipFile(file)
 
 
 def check_member(path: Path, name: str, kind: str) -> None:
@@ -56,10 +108,16 @@ def matches(path: Path) -> bool:
 
 
 def open_store(path: Path, expected: str = EXPECTED) -> Zip:
+    ending = path.suffix.lower()
+    if ending in OTHERS:
+        raise InputError(f"{path}: a {OTHERS[ending]}, expected {expected}; {UNPACK}")
+    if PART.search(path.name) or path.with_suffix(".z01").exists():
+        whole = f"zip -s 0 {path.with_suffix('.zip').name} --out whole.zip"
+        raise InputError(f"{path}: a part of a split archive, expected a whole one; join its parts: {whole}")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
-        if path.suffix.lower() != ".zip":
+        if ending != ".zip":
             raise InputError(f"{path}: found another kind of file, expected {expected}") from None
         raise InputError(f"{path}: broken zip: {error}") from None
     return Zip(path, archive)

@@ -359,6 +359,14 @@ def test_all_bad_files_are_named(data):
         make_folds(data)
 
 
+def test_leaving_out_is_no_advice_where_every_file_is_bad(data):
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of the files is a picture") as error:
+        make_folds(data)
+    assert "SKIP_BAD" not in str(error.value)
+
+
 def test_left_out_files_count_for_the_class_size(data):
     for i in range(3):
         (data / f"oak/{i:03}.png").write_bytes(b"")

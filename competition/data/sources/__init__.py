@@ -25,12 +25,14 @@ ADAPTERS = (folder, label_table, arrays, tar_file, zip_file)  # tried in order
 
 
 def open_source(data: str | os.PathLike[str], **options: object) -> Source:
-    """Find images, labels and classes of a folder of class folders, a zip of one, or a CSV; reads no picture.
+    """Find images, labels and classes; reads no picture.
 
-    Class folders may lie together in one single top folder; pictures in folders below a class folder count as
-    that class. Classes come in Python's `sorted` order, as `keras.utils.image_dataset_from_directory` sorts
-    folders. Hidden files and those that systems leave behind (`__MACOSX`, `Thumbs.db`, ...) are ignored.
-    `options` are those of `source.Reading`. Raises InputError for everything that is not such a source.
+    The data is a folder of class folders, an archive of one, a label table, arrays, or a competition's download, which
+    is entered by its label table. Of a given split the training part is taken. Class folders may lie together in one
+    single top folder; pictures in folders below a class folder count as that class. Classes come in Python's `sorted`
+    order, as `keras.utils.image_dataset_from_directory` sorts folders. Hidden files and those that systems leave
+    behind (`__MACOSX`, `Thumbs.db`, ...) are ignored. `options` are those of `source.Reading`. Raises InputError for
+    everything that is not such a source.
     """
     reading, path = Reading(**options), absolute(data)  # type: ignore[arg-type]
     adapter = _adapter(path)

@@ -18,7 +18,7 @@ import pandas as pd
 from competition.base.files import InputError
 from competition.data.decode import EXTENSIONS
 
-EXPECTED = "a folder of class folders, a zip of one, or a CSV with the columns image and label"
+EXPECTED = "a folder of class folders, an archive of one (zip, tar), a label table (CSV) or arrays (npz, npy)"
 UNLABELLED = "a folder of images or a zip of one"
 IMAGES = "a folder of images, a zip of one, a CSV with the column image, or a list of image files"
 SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")

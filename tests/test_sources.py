@@ -1,6 +1,7 @@
 """Where images and labels come from: one contract for all adapters, layouts, labels that look alike, label tables."""
 
 import json
+import shutil
 import tarfile
 import unicodedata
 import zipfile
@@ -237,6 +238,15 @@ def test_folders_called_like_a_split_among_others_are_classes(tmp_path):
     assert open_source(data).classes == ["bus", "test", "train"]
 
 
+def test_one_and_the_same_folder_in_each_class(tmp_path):
+    data = write_files(
+        tmp_path / "data", *(f"train/{name}/images/{i}.jpg" for name in ("n01", "n02") for i in range(2))
+    )
+    write_files(data, "val/images/1.jpg", "test/images/1.jpg", "train/n01/boxes.txt")
+    source = open_source(data / "train")
+    assert source.classes == ["n01", "n02"] and open_source(data).classes == ["n01", "n02"]
+
+
 def test_folders_without_images_are_no_classes(tmp_path):
     data = write_files(tmp_path / "data", "a/1.jpg", "b/1.jpg", "annotations/1.xml", "annotations/2.xml")
     source = open_source(data)
@@ -281,6 +291,30 @@ def test_a_download_with_one_folder_of_images(tmp_path):
         "left out",
         "4 images without a row in it: images/Test_0.jpg, images/Test_1.jpg, images/Test_2.jpg and 1 more",
     ) in (source.found)
+
+
+def test_a_download_of_zips(tmp_path):
+    data = download(tmp_path / "data", "id,breed", "")
+    for part in ("train", "test"):
+        zip_of(data / part, data / f"{part}.zip", f"{part}/")
+        shutil.rmtree(data / part)
+    packed = zip_of(data, tmp_path / "z.zip")
+    for path in (data, data / "train.csv", packed):
+        source = open_source(path)
+        assert labels(source) == {f"train/train/{i}.jpg": "ash" if i % 2 else "oak" for i in range(6)}
+        assert open_reader(path, source.root).read("train/train/3.jpg") == b"train/3.jpg"
+
+
+def test_a_table_for_each_part(tmp_path):
+    for part, count in (("train", 4), ("val", 2), ("test", 2)):
+        write_files(tmp_path / "data", *(f"images/{part}{i}.jpg" for i in range(count)))
+        write_csv(
+            tmp_path / f"data/{part}.csv", [f"{part}{i},{'ab'[i % 2]},s{i}" for i in range(count)], "id,label,site"
+        )
+    assert open_source(tmp_path / "data").images == [f"images/train{i}.jpg" for i in (0, 2, 1, 3)]
+    source = open_source(tmp_path / "data", val="fold")
+    assert len(source.images) == 6 and source.val == {"images/val0.jpg", "images/val1.jpg"}
+    assert read_column(source, "site")["images/val1.jpg"] == "s1"
 
 
 def test_numbered_folders_beside_a_label_table_are_no_classes(tmp_path):

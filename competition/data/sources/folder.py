@@ -6,7 +6,9 @@ import stat
 from pathlib import Path
 
 from competition.base.files import InputError
+from competition.data.sources import zip_file
 from competition.data.sources.layout import open_labelled, open_unlabelled
+from competition.data.sources.nested import Nested
 from competition.data.sources.source import is_ignored
 
 __all__ = ["Folder", "matches", "open_labelled", "open_store", "open_unlabelled"]
@@ -59,5 +61,5 @@ def matches(path: Path) -> bool:
     return path.is_dir()
 
 
-def open_store(path: Path, expected: str = "") -> Folder:
-    return Folder(path)
+def open_store(path: Path, expected: str = "") -> Nested:
+    return Nested(Folder(path), lambda name: zip_file.open_store(path / name))

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from competition.base.files import InputError
-from competition.data.sources.folder import Folder
+from competition.data.sources import folder
 from competition.data.sources.lookup import Lookup
+from competition.data.sources.nested import Nested
 from competition.data.sources.roles import role_of
 from competition.data.sources.source import Reading, Source, Store
 from competition.data.sources.table_labels import label_images
@@ -16,8 +17,8 @@ def matches(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in READERS
 
 
-def open_store(path: Path, expected: str = "") -> Folder:
-    return Folder(path.parent)
+def open_store(path: Path, expected: str = "") -> Nested:
+    return folder.open_store(path.parent)
 
 
 def open_labelled(data: Path, store: Store, reading: Reading) -> Source:

@@ -5,6 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pandas as pd
+
 from competition.base.files import InputError, warn
 from competition.base.text import shorten
 from competition.data.sources.columns import label_of, recognise
@@ -101,7 +103,7 @@ def _open_below(source, files, folders, prefix, reading):
         return _compare(found, files, tops, reading)
     if len(tops.pictured) > 1 or len(tops.names) <= 1:
         if found := _by_table(source, files, reading, "train", prefix):
-            return found
+            return _add_val_table(source, found, files, reading)
     if len(tops.pictured) > 1:
         raise _no_classes(source, files, tops)
     return _from_class_folders(source, files, tops, reading)
@@ -144,8 +146,13 @@ def _are_classes(tops):
 
 
 def _shared(tops):
-    """Two folders and the names of folders that both have, or None."""
+    """Two folders and the names of folders that both have, or None.
+
+    One and the same folder in each, as in <class>/images/, is no sign of a split.
+    """
     owner = {}
+    if len({frozenset(tops.below[top]) for top in tops.pictured}) == 1 and len(tops.below[tops.pictured[0]]) == 1:
+        return None
     for top in tops.pictured:
         for name in sorted(tops.below[top]):
             if name in owner:
@@ -253,23 +260,19 @@ def _open_split(source, files, folders, tops, reading):
     found = _open_part(source, files, folders, tops, train, reading)
     text = f"a split; {tops.root}{train}/ is dealt into folds"
     notes = [("layout", text), *(note for note in found.found if note[0] != "layout")]
-    fixed = frozenset()
+    found = replace(found, found=tuple(notes))
     if parts["val"]:
         names = ", ".join(f"{tops.root}{name}/" for name in parts["val"])
-        if (val := reading.val or VAL[0]) == "out":
-            notes.append(("val", f"{names} is left out; VAL=join deals it too, VAL=fold makes it a fold of its own"))
-            remark = f"{source.data}: {names} is left out; VAL=join deals it too, VAL=fold makes it a fold of its own"
-            found = replace(found, remarks=(*found.remarks, remark))
-        else:
-            opened = [_open_part(source, files, folders, tops, name, reading) for name in parts["val"]]
-            notes.append(("val", f"{names} is {'a fold of its own' if val == 'fold' else 'dealt into folds as well'}"))
-            found, added = _join(source, found, opened, reading)
-            fixed = added if val == "fold" else fixed
+        wanted = parts["val"] if reading.val not in (None, VAL[0]) else []
+        opened = [_open_part(source, files, folders, tops, name, reading) for name in wanted]
+        found = _take_val(source, found, opened, reading, names)
+    notes = list(found.found)
     for name in parts["test"]:
-        where = (source.data / tops.root / name).as_posix()
-        remedy = f"`make predict TEST={where}`" if source.data.is_dir() else "unpack it for `make predict TEST=`"
+        where = source.data / tops.root / name
+        where = where if where.exists() else where.with_name(f"{name}.zip")
+        remedy = f"`make predict TEST={where.as_posix()}`" if where.exists() else "unpack it for `make predict TEST=`"
         notes.append(("left out", f"{tops.root}{name}/: {remedy}"))
-    return replace(found, found=tuple(notes), val=fixed)
+    return replace(found, found=tuple(notes))
 
 
 def _open_part(source, files, folders, tops, name, reading):
@@ -301,6 +304,32 @@ def _join(source, train, others, reading):
         replace(source, found=train.found, remarks=train.remarks), own + added, "class folders", reading.alike
     )
     return joined, frozenset(image for _, image in added)
+
+
+def _add_val_table(source, train, files, reading):
+    """The Source of a training table and, as VAL= asks, of the table of the validation part beside it."""
+    tables = [name for name in files if name.lower().endswith(tuple(READERS))]
+    tables = [name for name in tables if role_of(name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) == "val"]
+    found = _by_table(source, tables, reading, "val", "", quiet=True) if tables else None
+    return train if found is None else _take_val(source, train, [found], reading, shorten(tables))
+
+
+def _take_val(source, train, parts, reading, names):
+    """The training Source with the Sources of the validation part as VAL= asks; `names` says which that are."""
+    if (val := reading.val or VAL[0]) == "out":
+        text = f"{names} is left out; VAL=join deals it too, VAL=fold makes it a fold of its own"
+        remarks = (*train.remarks, f"{source.data}: {text}")
+        return replace(train, found=(*train.found, ("val", text)), remarks=remarks)
+    joined, added = _join(source, train, parts, reading)
+    text = f"{names} is {'a fold of its own' if val == 'fold' else 'dealt into folds as well'}"
+    fixed = added if val == "fold" else frozenset()
+    return replace(joined, found=(*train.found, ("val", text)), val=fixed, columns=_columns([train, *parts]))
+
+
+def _columns(sources):
+    """The columns of several label tables; None where there is none."""
+    frames = [part.columns for part in sources if part.columns is not None]
+    return pd.concat(frames).fillna("") if frames else None
 
 
 def _by_table(source, files, reading, role, prefix, quiet=False):
@@ -343,7 +372,10 @@ def _by_table(source, files, reading, role, prefix, quiet=False):
         raise
     known = set(found.images)
     left = [name for name in files if name.startswith(prefix) and looks_like_picture(name) and name not in known]
-    notes = [("layout", f"a download, by its label table {name}"), *found.found]
+    notes = [
+        ("layout", f"a download, by its label table {name}"),
+        *(note for note in found.found if note[0] != "layout"),
+    ]
     if left:
         notes.append(("left out", f"{len(left)} images without a row in it: {shorten(left, 3)}"))
     return replace(found, found=tuple(notes))

@@ -23,12 +23,16 @@ NAMES = {name: role for role, names in ROLES.items() for name in names}
 
 def role_of(name: str) -> str | None:
     """train, val or test where one word of a name says so ("seg_train", "TestImages", "train2017"), else None."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    found = {NAMES[word.lower()] for word in words if word.lower() in NAMES}
+    found = {NAMES[word] for word in _words(name) if word in NAMES}
     return found.pop() if len(found) == 1 else None
 
 
 def is_answer_sheet(name: str) -> bool:
     """Whether a table's name says that it is a sample of what to submit, or names the test images."""
-    words = {word.lower() for word in re.findall("[A-Za-z]+", re.sub("[_-]", " ", name))}
-    return bool(words & {"sample", "submission", "submit", "solution"}) or role_of(name) == "test"
+    sheet = {"sample", "samplesubmission", "submission", "submit", "solution"}
+    return not sheet.isdisjoint(_words(name)) or role_of(name) == "test"
+
+
+def _words(name):
+    """The words of a name in small letters, also of one such as TestImages."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]

@@ -1,4 +1,4 @@
-"""Adapter: a zip, read in place; and zips in a zip, which are unpacked into temporary files, once in a process."""
+"""Adapter: a zip, read in place. Zips in a zip are unpacked into temporary files, once in a process."""
 
 import os
 import re
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from competition.base.files import InputError
 from competition.data.sources.layout import open_labelled, open_unlabelled
-from competition.data.sources.source import EXPECTED, UNREADABLE, folders_of, is_ignored, looks_like_picture
+from competition.data.sources.nested import Nested
+from competition.data.sources.source import EXPECTED, UNREADABLE, folders_of, is_ignored
 
 __all__ = ["Zip", "matches", "open_labelled", "open_store", "open_unlabelled"]
 
@@ -23,11 +24,10 @@ PART = re.compile(r"\.(z\d\d+|zip\.\d\d\d+|\d\d\d)$", re.IGNORECASE)  # how part
 
 
 class Zip:
-    """The files of a zip. Where it holds no picture but zips, those of each in a folder that is called after it."""
+    """The files of a zip."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self.path, self._archive = path, archive
-        self._inner: dict[str, Zip] | None = None  # by the folder that its files are called after
         self._members: dict[str, zipfile.ZipInfo] = {}
         for entry in archive.infolist():
             name = _name_of(entry)
@@ -50,41 +50,22 @@ class Zip:
                 folders.append(name.rstrip("/"))
             else:
                 files.append(name)
-        if self._inner is None:
-            zips = [] if any(map(looks_like_picture, files)) else [n for n in files if n.lower().endswith(".zip")]
-            self._inner = {f"{name[:-4]}/": self._open_inner(name) for name in zips}
-        for prefix, inner in self._inner.items():
-            more = inner.list()
-            files += [prefix + name for name in more[0]]
-            folders += [prefix.rstrip("/"), *(prefix + name for name in more[1])]
         return files, folders_of(files, folders)
 
     def has(self, name: str) -> bool:
-        inner, inside = self._inside(name)
-        return inner.has(inside) if inner else name in self._members and not name.endswith("/")
+        return name in self._members and not name.endswith("/")
 
     def read(self, name: str) -> bytes:
-        inner, inside = self._inside(name)
-        return inner.read(inside) if inner else self._archive.read(self._members[name])
+        return self._archive.read(self._members[name])
 
-    def _inside(self, name):
-        """The Zip in this one that holds a file, and its name there; None for a file of this one."""
-        if name in self._members:
-            return None, name
-        if self._inner is None:
-            self.list()
-        inner_zips = (self._inner or {}).items()
-        found = [(inner, name[len(prefix) :]) for prefix, inner in inner_zips if name.startswith(prefix)]
-        return found[0] if found else (None, name)
-
-    def _open_inner(self, name):
+    def open_zip(self, name: str) -> "Zip":
+        """The Zip of a zip in this one."""
         about = os.stat(self.path)
         try:
-            return Zip(
-                self.path / name, _unpack(self.path, self._members[name].filename, about.st_mtime_ns, about.st_size)
-            )
+            inner = _unpack(self.path, self._members[name].filename, about.st_mtime_ns, about.st_size)
         except (*UNREADABLE, ValueError) as error:
             raise InputError(f"{self.path}: {name}, a zip in it, cannot be read: {error}; {UNPACK}") from None
+        return Zip(self.path / name, inner)
 
 
 @lru_cache(maxsize=8)
@@ -107,7 +88,7 @@ def matches(path: Path) -> bool:
     return path.is_file()  # the last adapter: it says what is expected of other files
 
 
-def open_store(path: Path, expected: str = EXPECTED) -> Zip:
+def open_store(path: Path, expected: str = EXPECTED) -> Nested:
     ending = path.suffix.lower()
     if ending in OTHERS:
         raise InputError(f"{path}: a {OTHERS[ending]}, expected {expected}; {UNPACK}")
@@ -120,7 +101,8 @@ def open_store(path: Path, expected: str = EXPECTED) -> Zip:
         if ending != ".zip":
             raise InputError(f"{path}: found another kind of file, expected {expected}") from None
         raise InputError(f"{path}: broken zip: {error}") from None
-    return Zip(path, archive)
+    opened = Zip(path, archive)
+    return Nested(opened, opened.open_zip)
 
 
 def _name_of(entry):

@@ -674,6 +674,74 @@ def test_arrays_and_archives_become_fold_tables(tmp_path, workdir):
     assert (table.labels == plain.labels[order]).all()
 
 
+# -------------------------------------------------------------------------------------------------------------- records
+
+
+def write_arrow(path, count, labels=True, kind=".arrow"):
+    """What `datasets` writes: pictures as structs of bytes and path, labels as numbers with names in the metadata."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    images = pa.array([{"bytes": encode(smooth(i)), "path": None} for i in range(count)])
+    columns = {"image": images, **({"label": [i % 2 for i in range(count)]} if labels else {})}
+    features = {"label": {"names": ["ash", "oak"], "_type": "ClassLabel"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table(columns).replace_schema_metadata(about)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == ".parquet":
+        return parquet.write_table(table, path)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+def write_tfrecord(path, count, label=True):
+    tf = pytest.importorskip("tensorflow")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for i in range(count):
+            fields = {"image": encode(smooth(i)), "id": f"{path.stem[:2]}{i}".encode()}
+            features = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])) for key, v in fields.items()}
+            if label:
+                features["class"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[i % 2]))
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+
+@pytest.mark.parametrize("kind", [".arrow", ".parquet"])
+def test_datasets_on_disk(tmp_path, kind, workdir):
+    data = tmp_path / "plants"
+    for part, count in (("train", 6), ("validation", 2), ("test", 2)):
+        name = f"{part}/data-00000-of-00001" if kind == ".arrow" else f"data/{part}-00000-of-00001"
+        write_arrow(data / f"{name}{kind}", count, kind=kind)
+    source = open_source(data)
+    assert labels(source) == {f"train/{i}": ["ash", "oak"][i % 2] for i in range(6)}
+    assert source.read("train/3") == open_reader(data).read("train/3") == encode(smooth(3))
+    fold = open_source(data, val="fold")
+    assert len(fold.images) == 8 and fold.val == {"val/0", "val/1"}
+    assert len(open_unlabelled(data).images) == 2
+    with pytest.raises(InputError, match="train/9: no such file"):
+        source.read("train/9")
+    if kind == ".parquet":
+        assert open_source(data / "data/train-00000-of-00001.parquet").classes == ["ash", "oak"]
+    assert (load_images(make_folds(data, folds=2))[:3] == np.stack([smooth(0), smooth(2), smooth(4)])).all()
+
+
+def test_tfrecords(tmp_path):
+    data = tmp_path / "flowers"
+    write_tfrecord(data / "train/00-of-02.tfrec", 4)
+    write_tfrecord(data / "train/01-of-02.tfrec", 2)
+    write_tfrecord(data / "test/00-of-01.tfrec", 2, label=False)
+    source = open_source(data)
+    assert labels(source) == {
+        f"train/{name}": str(int(name[-1]) % 2) for name in ("000", "001", "002", "003", "010", "011")
+    }
+    assert source.read("train/011") == encode(smooth(1))
+    assert open_unlabelled(data).images == ["test/000", "test/001"]
+    path = data / "train/00-of-02.tfrec"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(InputError, match="00-of-02.tfrec: .* ends within record 3"):
+        open_source(data)
+
+
 # ------------------------------------------------------------------------------------------------------ into the fold table
 
 

@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from competition.base.files import InputError
-from competition.data.sources import arrays, folder, label_table, tar_file, zip_file
+from competition.data.sources import arrays, datasets_disk, folder, label_table, tar_file, tfrecord, zip_file
 from competition.data.sources.folder import Folder
 from competition.data.sources.source import EXPECTED, IMAGES, UNLABELLED, Reading, Source, absolute, check_text
 
 __all__ = ["ADAPTERS", "Source", "open_images", "open_reader", "open_source", "open_unlabelled", "read_column"]
 
-ADAPTERS = (folder, label_table, arrays, tar_file, zip_file)  # tried in order
+ADAPTERS = (datasets_disk, tfrecord, folder, label_table, arrays, tar_file, zip_file)  # tried in order
 
 
 def open_source(data: str | os.PathLike[str], **options: object) -> Source:

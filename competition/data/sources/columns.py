@@ -17,7 +17,7 @@ IMAGE_NAMES = (
 LABEL_NAMES = (
     *("label", "labels", "class", "classname", "classlabel", "species", "breed", "category", "categoryname", "target"),
     *("labelname", "targetlabel", "variety", "cultivar", "diagnosis", "disease", "dx", "genus", "type", "tag", "tags"),
-    *("classid", "categoryid", "labelid", "classes", "groundtruth", "y"),
+    *("classid", "categoryid", "labelid", "classes", "groundtruth", "y", "imageclasstext", "imageclasslabel"),
 )
 ASIDE = ("fold", "folds", "kfold", "split", "group", "groups", "width", "height", "", "index")  # no labels
 TRIED = 200  # rows by which a column is tried

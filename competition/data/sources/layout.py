@@ -265,7 +265,7 @@ def _open_split(source, files, folders, tops, reading):
         names = ", ".join(f"{tops.root}{name}/" for name in parts["val"])
         wanted = parts["val"] if reading.val not in (None, VAL[0]) else []
         opened = [_open_part(source, files, folders, tops, name, reading) for name in wanted]
-        found = _take_val(source, found, opened, reading, names)
+        found = take_val(source, found, opened, reading, names)
     notes = list(found.found)
     for name in parts["test"]:
         where = source.data / tops.root / name
@@ -311,10 +311,10 @@ def _add_val_table(source, train, files, reading):
     tables = [name for name in files if name.lower().endswith(tuple(READERS))]
     tables = [name for name in tables if role_of(name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) == "val"]
     found = _by_table(source, tables, reading, "val", "", quiet=True) if tables else None
-    return train if found is None else _take_val(source, train, [found], reading, shorten(tables))
+    return train if found is None else take_val(source, train, [found], reading, shorten(tables))
 
 
-def _take_val(source, train, parts, reading, names):
+def take_val(source: Source, train: Source, parts: list[Source], reading: Reading, names: str) -> Source:
     """The training Source with the Sources of the validation part as VAL= asks; `names` says which that are."""
     if (val := reading.val or VAL[0]) == "out":
         text = f"{names} is left out; VAL=join deals it too, VAL=fold makes it a fold of its own"

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from competition.base.files import InputError
@@ -87,7 +87,7 @@ def _read_json_lines(name, data):
         records.append(record)
         lines.append(line)
     columns = list(dict.fromkeys(key for record in records for key in record))
-    rows = [[_text(record.get(column)) for column in columns] for record in records]
+    rows = [[text_of(record.get(column)) for column in columns] for record in records]
     return Table(name, columns, rows, lines, "JSON lines")
 
 
@@ -98,16 +98,16 @@ def _read_parquet(name, data):
         table = parquet.read_table(io.BytesIO(data))
     except (ArrowException, OSError) as error:
         raise InputError(f"{name}: not a Parquet file that can be read: {error}") from None
-    names = _class_names(table.schema.metadata or {})
+    names = class_names(table.schema.metadata or {})
     columns = [
-        [_text(value) if column not in names else _named(value, names[column]) for value in values.to_pylist()]
+        [text_of(value, names.get(column)) for value in values.to_pylist()]
         for column, values in zip(table.column_names, table.columns)
     ]
     rows = [list(row) for row in zip(*columns)]
     return Table(name, list(table.column_names), rows, list(range(1, len(rows) + 1)), "Parquet")
 
 
-def _class_names(metadata):
+def class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """{column: the names of its classes}, where `datasets` left them in a Parquet file."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -116,12 +116,10 @@ def _class_names(metadata):
         return {}
 
 
-def _named(value, names):
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else _text(value)
-
-
-def _text(value):
-    """A value as a CSV would have it."""
+def text_of(value: object, names: list[str] | None = None) -> str:
+    """A value as a CSV would have it; of a class that has a name, its name."""
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        return str(names[value])
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():

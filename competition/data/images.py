@@ -52,9 +52,11 @@ def warn_of_others(table):
     known = read_json(record) if record.exists() else {}
     reading = {"data": table.data, **known.get("reading", {})}
     try:
-        others = sorted(set(open_source(**reading).images) - set(table.frame["image"]))
+        source = open_source(reading.pop("data"), **reading)
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell
         return
+    own = {table.root + image for image in table.images}
+    others = sorted(image for image in source.images if source.root + image not in own)
     if others and len(others) <= known.get("conflicts_left_out", 0):
         return  # as was asked for
     if others:

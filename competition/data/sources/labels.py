@@ -23,6 +23,9 @@ def with_labels(source: Source, pairs: Sequence[tuple[str, str]], kind: str, ali
     named = look_alike(label for label, _ in pairs)
     remarks = [*source.remarks, _name(source, named, alike)] if named else source.remarks
     if alike == "merge":
+        if named:
+            merged = len(named) - len(set(named.values()))
+            source = replace(source, found=(*source.found, ("merged", f"{merged} labels that look like another one")))
         pairs = [(named.get(label, label), image) for label, image in pairs]
     pairs = sorted(pairs)
     labels = sorted({label for label, _ in pairs})

@@ -30,6 +30,8 @@ def label_images(source: Source, table: Table, lookup: Lookup, reading: Reading,
     frame = pd.DataFrame([table.rows[number] for number in rows], columns=pd.Index(table.columns), dtype=object)
     frame.index = pd.Index([found[number] for number in rows], dtype=object)
     notes = _describe(table, columns, where, len(rows))
+    if remarks:
+        notes += (("left out", f"{len(table.rows) - len(rows)} rows without image or label"),)
     images = [str(found[number]) for number in rows]
     labels = [label_of(table, columns, table.rows[number]) for number in rows]
     remarks += _several(table, labels) if labelled else []

@@ -511,6 +511,17 @@ def test_rows_without_file_or_label(tmp_path):
     assert len(open_source(path, skip_bad=True).images) == 4
 
 
+def test_a_missing_file_is_not_taken_from_another_folder(tmp_path):
+    data = write_files(tmp_path / "data", "train/0.jpg", "train/1.jpg", *(f"test/{i}.jpg" for i in range(9)))
+    path = write_csv(data / "l.csv", [f"train/{i}.jpg,{'ab'[i % 2]}" for i in range(9)])
+    with pytest.raises(InputError, match="missing below .*: train/2.jpg"):
+        open_source(path)
+    assert open_source(path, skip_bad=True).images == ["train/0.jpg", "train/1.jpg"]
+    shutil.rmtree(data / "train")
+    with pytest.raises(InputError, match="missing below .*: train/0.jpg"):
+        open_source(path)
+
+
 def test_labels_that_are_made_of_others(tmp_path):
     data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(3)))
     source = open_source(write_csv(data / "l.csv", ["0.jpg,rust", "1.jpg,scab", "2.jpg,rust scab"], "image,labels"))
@@ -770,6 +781,12 @@ def test_a_given_validation_part_is_a_fold_of_its_own(tmp_path, workdir, capsys)
     (data / "val/a/9.png").write_bytes(encode(smooth(99)))
     warn_of_others(table)
     assert "val/a/9.png" in capsys.readouterr().err
+
+
+def test_classes_are_given_in_either_unicode_form(tmp_path, workdir):
+    nfc, nfd = (unicodedata.normalize(form, "hêtre") for form in ("NFC", "NFD"))
+    data = pictures(tmp_path / "data", *(f"{label}/{i}.png" for label in (nfd, "orme") for i in range(2)))
+    assert make_folds(data, folds=2, classes=["orme", nfc]).classes == ["orme", nfd]
 
 
 def test_given_folds_are_taken_over(tmp_path, workdir, capsys):

@@ -5,6 +5,7 @@ table.py reads the table. Later stages take an image only if its hash is still t
 
 import csv
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +254,8 @@ def _class_order(found, wanted):
     if not wanted:
         return found, False
     wanted = next(csv.reader([wanted], skipinitialspace=True)) if isinstance(wanted, str) else list(wanted)
+    composed = {unicodedata.normalize("NFC", name): name for name in found}
+    wanted = [name if name in found else composed.get(unicodedata.normalize("NFC", name), name) for name in wanted]
     if unknown := [name for name in wanted if name not in found]:
         raise InputError(f"CLASSES: unknown: {shorten(unknown)}; the data has {shorten(found, 20)}")
     if doubled := sorted({name for name in wanted if wanted.count(name) > 1}):

@@ -28,6 +28,7 @@ GIVEN = (
     ".tar.gz",
     ".tar.xz",
 )  # that DATA may name in place of a folder
+LARGEST = 2**29  # bytes of a label table that is looked for
 DEEPEST = 3  # parts of the path of a label table in a download
 
 
@@ -339,7 +340,8 @@ def _by_table(source, files, reading, role, prefix, quiet=False):
     """
     good, errors = [], []
     for name in sorted(files):
-        if not _is_table_of(name, role, prefix):
+        place = source.data / name
+        if not _is_table_of(name, role, prefix) or place.is_file() and place.stat().st_size > LARGEST:
             continue
         folder, _, _ = name.rpartition("/")
         base = folder + "/" if folder else ""

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from competition.base.files import InputError
 from competition.base.text import shorten
-from competition.data.decode import EXTENSIONS
 from competition.data.sources.roles import role_of
-from competition.data.sources.source import Store, looks_like_picture
+from competition.data.sources.source import ENDINGS, Store, looks_like_picture
 
 SAMPLE = 500  # names by which the folder of the images is found
-ENDINGS = sorted({extension for extensions in EXTENSIONS.values() for extension in extensions}, key=len, reverse=True)
+FEW = 0.1  # share of names that are paths below the table's folder; where more are, the others are missing
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Lookup:
     def find(self, names: Sequence[str]) -> tuple[list[str | None], str]:
         """The file that each name means, None where there is none; and the folder that they were found in, or "".
 
-        A name is a path below `base`. Where most are not, they may lack their ending, lie in one folder below, or be
+        A name is a path below `base`. Where almost none is, they may lack their ending, lie in one folder below, or be
         paths of another machine whose tails exist below. InputError where several folders have them.
         """
         plain = [self.below(name) for name in names]
@@ -43,7 +42,7 @@ class Lookup:
             return found, ""
         self._index()
         found = [file or (self._same(path) if path is not None else None) for file, path in zip(found, plain)]
-        if 2 * found.count(None) <= len(found):
+        if len(found) - found.count(None) > FEW * len(found):
             return found, ""
         parts = [_parts(name) for name in names]
         if chosen := self._choose_folder([part for part, file in zip(parts, found) if file is None]):
@@ -113,7 +112,9 @@ class Lookup:
                 for tail in range(1, min(len(parts), len(path)) + 1):
                     if tail > 1 and parts[-tail] != path[-tail]:
                         break
-                    seen.add((len(parts) - tail, tuple(path[: len(path) - tail])))
+                    dropped, where = parts[:-tail], tuple(path[: len(path) - tail])
+                    if not (_roles(dropped) and _roles(where) - _roles(dropped)):  # train/ is not looked for in test/
+                        seen.add((len(dropped), where))
             votes.update(seen)
         if not votes:
             return None
@@ -130,7 +131,7 @@ class Lookup:
         return best[2], equal[0]
 
     def _is_other_split(self, where):
-        roles = {role_of(part) for part in where} - {None}
+        roles = _roles(where)
         return bool(roles) and (self.role or "train") not in roles
 
     def _of_last(self, name):
@@ -150,6 +151,10 @@ class Lookup:
         return files[0] if len(files) == 1 else None
 
 
+def _roles(parts):
+    return {role_of(part) for part in parts} - {None}
+
+
 def _parts(name):
     path = unicodedata.normalize("NFC", name).replace("\\", "/")
     return [part for part in path.split("/") if part not in ("", ".", "..") and not re.fullmatch("[A-Za-z]:", part)]
@@ -157,4 +162,4 @@ def _parts(name):
 
 def _without_ending(path):
     low = path.lower()
-    return next((path[: -len(ending)] for ending in ENDINGS if low.endswith(ending)), path)
+    return path[: low.rindex(".")] if low.endswith(ENDINGS) else path

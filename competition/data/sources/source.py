@@ -22,6 +22,7 @@ EXPECTED = "a folder of class folders, an archive of one (zip, tar), a label tab
 UNLABELLED = "a folder of images or a zip of one"
 IMAGES = "a folder of images, a zip of one, a CSV with the column image, or a list of image files"
 SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
+ENDINGS = tuple({extension for extensions in EXTENSIONS.values() for extension in extensions})
 UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
@@ -108,7 +109,7 @@ def is_ignored(part: str) -> bool:
 
 def looks_like_picture(name: str) -> bool:
     """Whether a file's name ends as a picture's does."""
-    return any(name.lower().endswith(extensions) for extensions in EXTENSIONS.values())
+    return name.lower().endswith(ENDINGS)
 
 
 def folders_of(files: Sequence[str], folders: Sequence[str] = ()) -> list[str]:

@@ -186,7 +186,7 @@ def test_labels_survive_as_they_are(tmp_path, workdir, capsys):
     folder = class_folders(tmp_path / "data", {"x": 2 * len(LABELS)})
     rows = [(f"x/{i:03}.png", LABELS[i // 2]) for i in range(2 * len(LABELS))]
     pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / "l.csv", index=False)
-    table = make_folds(folder / "l.csv", folds=2)
+    table = make_folds(folder / "l.csv", folds=2, alike="keep")
     assert table.classes == sorted(LABELS)
     assert dict(zip(table.images, table.frame["label"])) == dict(rows)
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == str(2 * len(LABELS))
@@ -194,7 +194,7 @@ def test_labels_survive_as_they_are(tmp_path, workdir, capsys):
 
 def test_class_folders_of_any_name(tmp_path, workdir):
     names = {name: 2 for name in LABELS if name != "new\nline"}
-    table = make_folds(class_folders(tmp_path / "data", names), folds=2)
+    table = make_folds(class_folders(tmp_path / "data", names), folds=2, alike="keep")
     assert table.classes == sorted(names)
     assert load_images(table).shape[0] == 2 * len(names)
 
@@ -359,6 +359,14 @@ def test_all_bad_files_are_named(data):
         (data / "oak" / name).write_bytes(b"")
     with pytest.raises(InputError, match="^oak/a.png: .* 2 more: oak/b: c.png, oak/d.png"):
         make_folds(data)
+
+
+def test_leaving_out_is_no_advice_where_every_file_is_bad(data):
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of the files is a picture") as error:
+        make_folds(data)
+    assert "SKIP_BAD" not in str(error.value)
 
 
 def test_left_out_files_count_for_the_class_size(data):

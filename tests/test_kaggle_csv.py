@@ -1,6 +1,8 @@
 import contextlib
 import io
+import unicodedata
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -61,6 +63,27 @@ def test_ids_that_fit_no_image_or_several_are_named():
         match_ids("s.csv", ["1", "3"], IMAGES)
     with pytest.raises(InputError, match="line 2: id '1' is the name of 2 images .a/1.png, b/1.png"):
         match_ids("s.csv", ["1"], ["a/1.png", "b/1.png"])
+
+
+def test_ids_and_classes_of_another_unicode_form(tmp_path):
+    nfc, nfd = (lambda text: unicodedata.normalize("NFC", text)), (lambda text: unicodedata.normalize("NFD", text))
+    images, classes = [nfd("é1.png"), nfd("é2.png")], [nfd("chêne"), nfd("hêtre"), "orme"]
+    unknown = SimpleNamespace(images=images, data="test")
+    probs = np.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]], np.float32)
+    path = tmp_path / "sample.csv"
+    path.write_text("".join(nfc(f"{line}\n") for line in ("id,label", "é2,chêne", "é1,chêne")), "utf-8")
+    wanted = read_sample(path, unknown, classes)
+    assert wanted.images == images[::-1] and wanted.values == "labels"
+    frame = fill_csv(wanted, images, probs, classes)
+    assert frame["id"].tolist() == [nfc("é2"), nfc("é1")]
+    assert frame["label"].tolist() == [nfc("chêne"), nfc("hêtre")], "as the sample spells them"
+    path.write_text("".join(nfc(f"{line}\n") for line in ("id,orme,hêtre,chêne", "é1,0,0,0", "é2,0,0,0")), "utf-8")
+    wanted = read_sample(path, unknown, classes)
+    assert wanted.order == [2, 1, 0]
+    frame = fill_csv(wanted, images, probs, classes)
+    assert frame[nfc("hêtre")].tolist() == probs[:, 1].tolist()
+    frame.to_csv(tmp_path / "out.csv", index=False)
+    check_csv(tmp_path / "out.csv", wanted, classes)
 
 
 @pytest.mark.parametrize(

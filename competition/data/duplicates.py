@@ -147,7 +147,8 @@ def _read_all(source, skip_bad, near):
     rows = [row for row, error in found if not error]
     if bad and not skip_bad:
         more = f"; and {len(bad) - 1} more: {shorten([image for image, _ in bad[1:]])}" if bad[1:] else ""
-        raise InputError(f"{bad[0][1]}{more} (SKIP_BAD=1 leaves such files out)")
+        remedy = " (SKIP_BAD=1 leaves such files out)" if rows else "; none of the files is a picture that can be read"
+        raise InputError(f"{bad[0][1]}{more}{remedy}")
     if bad:
         warn(f"{len(bad)} files left out: {shorten([error for _, error in bad], 20)}")
     if other := [f"{row[0]} ({row[-1]})" for row in rows if _misnamed(row[0], row[-1])]:

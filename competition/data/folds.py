@@ -5,7 +5,9 @@ table.py reads the table. Later stages take an image only if its hash is still t
 
 import csv
 import re
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from competition.data.duplicates import read_groups
 from competition.data.groups import join_pairs, pair_equal, write_report
 from competition.data.ranges import find_ranges, say_range
 from competition.data.sources import open_source, read_column
+from competition.data.sources.source import Reading, absolute
 from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, read_folds, table_hash
 
 RARE = ("train", "drop", "stop")  # what becomes of classes of fewer images than folds
@@ -43,16 +46,23 @@ def make_folds(
     rare: str = "train",
     drop_groups: str | Sequence[str] | None = None,
     workspace: Workspace = Workspace(),
+    image_column: str | None = None,
+    label_column: str | None = None,
+    images: str | Path | None = None,
+    fold_column: str | None = None,
+    val: str | None = None,
+    alike: str = "merge",
+    dry: bool = False,
 ) -> FoldTable:
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
-    data      folder of class folders, zip of one, or CSV with the columns image and label
+    data      folder of class folders, archive of one, label table, arrays, or a download that holds one of these
     name      of the table; default: the stem of `data`
     size      "96", "96x128" (height x width) or a tuple; default: the median height and width, rounded
     classes   all class names in the order wanted, as a list or "a,b,c"; default: sorted
-    skip_bad  leave out files that are no pictures instead of stopping
+    skip_bad  leave out files that are no pictures, and rows of a table without file or label, instead of stopping
     force     replace another table even though runs use it
-    groups    a column of the CSV (patient, site, camera): images that have the same there share a group too
+    groups    a column of the table (patient, site, camera): images that have the same there share a group too
     near      1 or True: look for images that show the same picture (competition/data/groups.py); 0 or False: only those of
               identical bytes share a group
     drop_conflicts  leave out pictures that have several labels
@@ -61,6 +71,12 @@ def make_folds(
               every fold and count in no score; "drop", they are left out, and so is the class; "stop", an InputError
     drop_groups  names of images, as a list or "a,b,c": they and all that show the same picture are left out
     workspace  where table and report are written
+    image_column, label_column   columns of the label table; of arrays, names of these; default: recognised
+    images    folder or archive that the images of a label table lie in; default: beside it
+    fold_column  a column of whole numbers that are the folds; default: they are dealt
+    val       what to do with a given validation split: "out" (default), "join" or "fold", a fold of its own
+    alike     "merge": labels that differ only by blanks, case or Unicode form are one class; "keep": they are several
+    dry       write nothing, only print what would be written
 
     A group lies in one fold. What was found is shown in runs/<name>/groups/. The table depends on data and
     arguments alone, not on the machine. Returns the FoldTable; raises InputError for data or arguments that
@@ -74,7 +90,11 @@ def make_folds(
     metric = find_metric(metric).name
     if rare not in RARE:
         raise InputError(f"RARE={rare}: expected one of {', '.join(RARE)}")
-    source = open_source(data)
+    options = Reading(image_column, label_column, str(images or "") or None, val, skip_bad, alike)
+    reading = {key: value for key, value in vars(options).items() if value != getattr(Reading(), key)}
+    source = open_source(data, **reading)
+    for remark in source.remarks:
+        warn(remark)
     if source.data.is_dir() and workspace.folds.resolve().is_relative_to(source.data.resolve()):
         raise InputError(
             f"{source.data}: the data folder holds the current one, whose {workspace.folds}/ and "
@@ -85,6 +105,9 @@ def make_folds(
         _check_grades(classes)
 
     given_groups = read_column(source, groups) if groups else {}
+    given_folds = _read_fold_column(source, fold_column) if fold_column else {}
+    if given_folds:
+        folds = len(set(given_folds.values()))
 
     everything, pairs, deep = read_groups(source, skip_bad, near, folds)
     foreign = _pictures_of(everything, drop_groups)
@@ -94,16 +117,29 @@ def make_folds(
     conflicts_left_out = len(everything) - int(foreign.sum()) - len(frame)
     tied = pair_equal(frame["picture"]), pair_equal(_given(frame["image"], given_groups))
     frame["group"] = frame["image"].to_numpy()[join_pairs(len(frame), *tied)]
-    few = _check_classes(frame, source.classes, folds, rare)
-    dropped = int(frame["label"].isin(few).sum()) if rare == "drop" else 0
-    if dropped:
-        frame = frame[~frame["label"].isin(few)].reset_index(drop=True)
-    classes = [name for name in classes if rare != "drop" or name not in few]
-    scored = _choose_scored(frame, few, folds)
-    frame["fold"] = -1
-    labels, group = (frame.loc[scored, column].to_numpy() for column in ("label", "group"))
-    frame.loc[scored, "fold"] = assign_folds(labels, group, folds, seed)
-    counts = pd.crosstab(frame["label"][scored], frame["fold"]).reindex(columns=range(folds), fill_value=0)
+    few: dict[str, str] = {}
+    dropped = 0
+    if given_folds:
+        frame["fold"] = frame["image"].map(given_folds).astype(np.int64)
+        _warn_of_parted(frame, f"FOLD_COLUMN={fold_column}")
+    else:
+        dealt = ~frame["image"].isin(source.val)
+        few = _check_classes(frame[dealt], source.classes, folds, rare)
+        if rare == "drop":
+            kept = ~frame["label"].isin(few)
+            dropped, frame, dealt = int((~kept).sum()), frame[kept].reset_index(drop=True), dealt[kept].to_numpy()
+            classes = [name for name in classes if name not in few]
+        dealt = np.flatnonzero(dealt)
+        scored = dealt[_choose_scored(frame.iloc[dealt], few, folds)]
+        frame["fold"] = folds  # of a given validation split, whose images are dealt no more
+        frame.loc[dealt, "fold"] = -1
+        labels, group = (frame.loc[scored, column].to_numpy() for column in ("label", "group"))
+        frame.loc[scored, "fold"] = assign_folds(labels, group, folds, seed)
+        if source.val:
+            _warn_of_parted(frame, "VAL=fold")
+            folds += 1
+    ever = frame[frame["fold"] >= 0]
+    counts = pd.crosstab(ever["label"], ever["fold"]).reindex(columns=range(folds), fill_value=0)
     if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
         warn(
             f"groups of several classes leave a fold without images of {shorten(lacking)}; fewer FOLDS= would hold more"
@@ -136,15 +172,35 @@ def make_folds(
         **({"ranges": ranges} if ranges else {}),
         **({"left_out": left_out} if (left_out := int(foreign.sum()) + dropped) else {}),
     }
+    if source.columns is None:
+        reading.pop("skip_bad", None)
+    if reading:  # how to find the same images again
+        beside = {"data": str(absolute(data)), "images": str(source.data)} if images else {}
+        record["reading"] = reading | beside
+    if fold_column:
+        record["fold_column"] = fold_column
+    left = {
+        "images with several labels": conflicts_left_out,
+        "images of DROP_GROUPS=": int(foreign.sum()),
+        "images of rare classes": dropped,
+    }
+    notes = [*source.found, *_count_left(source, everything, left)]
+    if dry:
+        height, width = size
+        where, key = source.data.as_posix(), table_hash(content, classes, size, ranges)
+        table = FoldTable(name, frame, list(classes), (height, width), where, seed, key, data_hash(frame))
+        table = replace(table, root=source.root, metric=metric, workspace=workspace, ranges=ranges)
+        _report(table, given, "not written (DRY=1)", notes)
+        return table
     note = _write(workspace.competition(name), content, record, force)
     table = read_folds(name, workspace)
-    _report(table, given, note)
+    _report(table, given, note, notes)
     _report_ranges(table.ranges, values)
     if foreign.any():
         print(f"{foreign.sum()} images were left out because they show a picture of DROP_GROUPS=")
     _report_rare(table, few, dropped, folds)
-    if left := record["conflicts_left_out"]:
-        print(f"{left} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
+    if conflicts_left_out:
+        print(f"{conflicts_left_out} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
     if groups:
         print(f"images of one {groups} share a fold: {len(set(given_groups.values()) - {''})} different ones")
     write_report(table, everything, pairs)
@@ -187,6 +243,38 @@ def assign_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) 
     return fold
 
 
+def _read_fold_column(source, column):
+    """{image: fold} of a column of whole numbers, which are counted from 0 if they are not; InputError for others."""
+    texts = read_column(source, column)
+    numbers = {image: text.strip().removesuffix(".0") for image, text in texts.items()}
+    if bad := [f"{image} ({texts[image]!r})" for image, text in numbers.items() if not text.isdecimal()]:
+        raise InputError(f"FOLD_COLUMN={column}: expected whole numbers from 0, found {shorten(bad)}")
+    known = sorted({int(text) for text in numbers.values()})
+    if len(known) < 2:
+        raise InputError(f"FOLD_COLUMN={column}: found {known[0]} alone, expected 2 folds or more")
+    if known != list(range(len(known))):
+        print(f"FOLD_COLUMN={column}: {shorten(list(map(str, known)), 20)} are called 0 to {len(known) - 1}")
+    place = {number: fold for fold, number in enumerate(known)}
+    return {image: place[int(text)] for image, text in numbers.items()}
+
+
+def _warn_of_parted(frame, given):
+    """Say how many images have another of their group in another fold, which was given."""
+    parted = frame.groupby("group")["fold"].transform("nunique") > 1
+    if parted.any():
+        warn(
+            f"{given}: {int(parted.sum())} images show the same as one of another fold, whose score is too good for that: "
+            f"{shorten(frame.loc[parted, 'image'].tolist())}"
+        )
+
+
+def _count_left(source, everything, left):
+    """(what, finding) of the images of the table and those that are not in it; `left`: {what: how many} of the latter."""
+    bad = {"no images that can be read": len(source.images) - len(everything)}
+    rows = [("left out", f"{count} {what}") for what, count in (bad | left).items() if count]
+    return [("images", str(len(everything) - sum(left.values()))), *rows]
+
+
 def _check_grades(classes):
     """InputError unless the names say by numbers that they are in the order of grades, lowest first."""
     if natural_order(classes) != list(classes) or not all(re.search(r"\d", name) for name in classes):
@@ -201,6 +289,8 @@ def _class_order(found, wanted):
     if not wanted:
         return found, False
     wanted = next(csv.reader([wanted], skipinitialspace=True)) if isinstance(wanted, str) else list(wanted)
+    composed = {unicodedata.normalize("NFC", name): name for name in found}
+    wanted = [name if name in found else composed.get(unicodedata.normalize("NFC", name), name) for name in wanted]
     if unknown := [name for name in wanted if name not in found]:
         raise InputError(f"CLASSES: unknown: {shorten(unknown)}; the data has {shorten(found, 20)}")
     if doubled := sorted({name for name in wanted if wanted.count(name) > 1}):
@@ -312,7 +402,7 @@ def _write(paths, content, record, force):
     return "replaced" if there else "written"
 
 
-def _report(table, given, note):
+def _report(table, given, note, notes):
     frame, (height, width) = table.everything.frame, table.size
     print(
         f"{table.paths.csv}: {note}; {len(frame)} images, {len(table.classes)} classes, "
@@ -337,6 +427,9 @@ def _report(table, given, note):
             f"note: that is the order of text, as Keras sorts folders; by number it would be "
             f"{shorten(natural, 60)} (CLASSES= sets another order)"
         )
+    print("found:")
+    for what, finding in [*notes, ("classes", f"{len(table.classes)}: {shorten(table.classes, 20)}")]:
+        print(f"  {what:<9} {finding}")
     counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes, fill_value=0)
     counts.columns = [f"fold {k}" if k >= 0 else "train only" for k in counts.columns]
     counts["all"] = counts.sum(axis=1)

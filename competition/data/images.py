@@ -49,13 +49,16 @@ def load_images(table, memory=None):
 
 def warn_of_others(table):
     """Name the images beside those of a FoldTable: they would otherwise be left out without a word."""
+    record = table.paths.json
+    known = read_json(record) if record.exists() else {}
+    reading = {"data": table.data, **known.get("reading", {})}
     try:
-        others = sorted(set(open_source(table.data).images) - set(table.everything.images))
+        source = open_source(reading.pop("data"), **reading)
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell
         return
-    record = table.paths.json
-    left_out = read_json(record) if others and record.exists() else {}
-    if len(others) <= left_out.get("conflicts_left_out", 0) + left_out.get("left_out", 0):
+    own = {table.root + image for image in table.everything.images}
+    others = sorted(image for image in source.images if source.root + image not in own)
+    if others and len(others) <= known.get("conflicts_left_out", 0) + known.get("left_out", 0):
         return  # as was asked for
     if others:
         warn(

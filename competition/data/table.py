@@ -236,6 +236,7 @@ def fold_numbers(variable: str, folds: str | int | None, table: FoldTable) -> li
 def default_name(data: str | Path, otherwise: str = "give one with NAME=") -> str:
     path = Path(os.path.abspath(os.path.expanduser(data)))
     stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
+    stem = stem[:-4] if path.is_file() and stem.lower().endswith(".tar") else stem
     name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]
     if not name:
         raise InputError(f"{path}: no name can be made of this, {otherwise}")

@@ -1,6 +1,7 @@
 """A CSV of predictions in the form of a sample_submission.csv: its ids, order, columns and kind of values."""
 
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,6 +20,7 @@ class Wanted:
 
     values   "labels", "class ids", "probabilities" of a column a class, "one probability" of two classes
     order    which class each column is of, where they are probabilities: indices of the fold table's classes
+    classes  the classes as the sample spells them, where its Unicode form is another; None: as the fold table does
     """
 
     columns: list[str]
@@ -26,6 +28,7 @@ class Wanted:
     ids: list[str]
     values: str
     order: list[int]
+    classes: list[str] | None = None
 
 
 # how a sample may call an image that lies at a path below the test folder
@@ -62,8 +65,10 @@ def read_sample(path, unknown, classes, probabilities=False, metric=None):
     images = match_ids(path, ids, unknown.images, Path(unknown.data).name.removesuffix(".zip"))
     if others := sorted(set(unknown.images) - set(images)):
         files.warn(f"{path}: {len(others)} images of {unknown.data} are not in it and are left out: {shorten(others)}")
-    values, order = _read_values(path, header[1:], rows, classes, probabilities, metric)
-    return Wanted(header, images, ids, values, order)
+    spelt = _spell(classes, [*header, *(text for row in rows for text in row)])
+    values, order = _read_values(path, header[1:], rows, spelt, probabilities, metric)
+    wanted = Wanted(header, images, ids, values, order)
+    return wanted if spelt == classes else replace(wanted, classes=spelt)
 
 
 def match_ids(path, ids, images, top=""):
@@ -71,6 +76,14 @@ def match_ids(path, ids, images, top=""):
 
     Ids are names of NAMES, all of the same kind. InputError for an id that is no image's, or several images'.
     """
+    if (composed := [_compose(name) for name in ids]) != ids or any(_compose(image) != image for image in images):
+        by_name = {_compose(image): image for image in images}
+        if len(by_name) == len(images):  # no two images differ by their Unicode form alone
+            return [by_name[image] for image in _match_ids(path, composed, list(by_name), _compose(top))]
+    return _match_ids(path, ids, images, top)
+
+
+def _match_ids(path, ids, images, top):
     closest = None
     for form in NAMES:
         named = {}
@@ -92,6 +105,7 @@ def match_ids(path, ids, images, top=""):
 
 def fill_csv(wanted, images, probs, classes):
     """The CSV as a DataFrame: what probabilities [n, C] of the images say, in the rows and columns that are Wanted."""
+    classes = wanted.classes or classes
     row_of = {image: row for row, image in enumerate(images)}
     probs = probs[[row_of[image] for image in wanted.images]]
     numbers = probs.argmax(1)
@@ -104,6 +118,7 @@ def fill_csv(wanted, images, probs, classes):
 
 def check_csv(path, wanted, classes):
     """InputError unless the CSV has the columns, ids and order that are Wanted, and no value that is none of those."""
+    classes = wanted.classes or classes
     header, rows = _read_rows(path)
     if header != wanted.columns:
         raise InputError(f"{path}: columns {shorten(header, 20)}, expected {shorten(wanted.columns, 20)}")
@@ -119,6 +134,22 @@ def check_csv(path, wanted, classes):
                     f"{path}: line {line}: found {text!r}, expected "
                     + ("one of " + shorten(known, 20) if known else "a probability")
                 )
+
+
+def _compose(text):
+    return unicodedata.normalize("NFC", text)
+
+
+def _spell(classes, texts):
+    """The classes as the texts of a sample spell them: in another Unicode form, where the exact one is not there.
+
+    Of a sample whose accents are all composed, the other classes are composed as well.
+    """
+    known, texts = {_compose(text): text for text in texts}, set(texts)
+    composed = not all(map(str.isascii, texts)) and all(unicodedata.is_normalized("NFC", text) for text in texts)
+    return [
+        name if name in texts else known.get(_compose(name), _compose(name) if composed else name) for name in classes
+    ]
 
 
 def _read_rows(path):

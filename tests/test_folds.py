@@ -14,6 +14,7 @@ from PIL import Image
 from competition.base.arrays import Memory
 from competition.base.files import InputError
 from competition.base.option_values import parse_size
+from competition.base.workspace import Workspace
 from competition.data import duplicates
 from competition.data.decode import check_values
 from competition.data.folds import assign_folds, make_folds
@@ -276,10 +277,42 @@ def test_class_orders_that_do_not_fit(data, classes, message):
 
 def test_natural_order_is_pointed_out(tmp_path, workdir, capsys):
     folder = class_folders(tmp_path / "data", {"2": 2, "10": 2, "1": 2})
-    assert make_folds(folder, folds=2).classes == ["1", "10", "2"]
-    assert "by number it would be 1, 2, 10" in capsys.readouterr().out
-    make_folds(folder, "b", folds=2, classes="1,2,10")
+    assert make_folds(folder, folds=2, classes="1,10,2").classes == ["1", "10", "2"]
+    assert "note:" not in capsys.readouterr().out
+    folder = class_folders(tmp_path / "named", {"Species2": 2, "Species10": 2, "Species1": 2})
+    assert make_folds(folder, folds=2).classes == ["Species1", "Species10", "Species2"]
+    assert "by number it would be Species1, Species2, Species10" in capsys.readouterr().out
+    make_folds(folder, "b", folds=2, classes="Species1,Species2,Species10")
     assert "by number" not in capsys.readouterr().out
+
+
+def test_integers_are_ordered_as_numbers(tmp_path, workdir, capsys):
+    folder = class_folders(tmp_path / "data", {"2": 2, "10": 2, "1": 2})
+    table = make_folds(folder, folds=2)
+    assert table.classes == ["1", "2", "10"] and table.frame["label"].tolist() == ["1", "1", "2", "2", "10", "10"]
+    assert "Keras sorts folders as text, which would be 1, 10, 2" in capsys.readouterr().out
+    folder = class_folders(tmp_path / "signed", {"-1": 2, "-10": 2, "0": 2})
+    assert make_folds(folder, folds=2, metric="quadratic_kappa").classes == ["-10", "-1", "0"]
+    folder = class_folders(tmp_path / "floats", {"10.0": 2, "9.0": 2})
+    assert make_folds(folder, folds=2).classes == ["9.0", "10.0"]
+    folder = class_folders(tmp_path / "mixed", {"10": 2, "9": 2, "none": 2})
+    assert make_folds(folder, folds=2).classes == ["10", "9", "none"]
+    capsys.readouterr()
+    make_folds(class_folders(tmp_path / "few", {"0": 2, "1": 2}), folds=2)
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_a_table_of_integers_in_the_order_of_text_keeps_it(tmp_path, workdir, capsys):
+    """As every older version wrote it: its runs have their classes in that order."""
+    folder = class_folders(tmp_path / "data", {"2": 2, "10": 2, "1": 2})
+    old = make_folds(folder, folds=2, classes="1,10,2")
+    before = Workspace().competition("data").csv.read_bytes()
+    capsys.readouterr()
+    assert make_folds(folder, folds=2).hash == old.hash
+    assert Workspace().competition("data").csv.read_bytes() == before
+    out = capsys.readouterr().out
+    assert "unchanged" in out and "by number it would be 1, 2, 10" in out
+    assert make_folds(folder, folds=2, force=True).classes == ["1", "2", "10"]
 
 
 def test_natural_order_is_not_mentioned_where_it_is_the_same(data, capsys):
@@ -617,7 +650,8 @@ def test_the_metric_is_recorded(workdir):
     [
         (["bad", "good", "medium"], None, False),
         (["bad", "good", "medium"], "bad,medium,good", True),
-        (["1", "2", "10"], None, False),
+        (["1", "2", "10"], None, True),
+        (["grade1", "grade2", "grade10"], None, False),
         (["1", "2", "3"], None, True),
         (["grade 0", "grade 1", "none"], None, False),
         (["no", "yes"], None, True),

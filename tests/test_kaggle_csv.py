@@ -1,15 +1,15 @@
 import contextlib
 import io
-import unicodedata
+import shutil
 import zipfile
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
 
-from competition import formats
+from competition import Competition, formats
 from competition.base.files import InputError, read_json, sha256_file
 from competition.base.workspace import Workspace
 from competition.data.folds import make_folds
@@ -59,31 +59,13 @@ def test_ids_may_be_paths_or_names_with_or_without_endings(ids):
 
 
 def test_ids_that_fit_no_image_or_several_are_named():
-    with pytest.raises(InputError, match=r"s.csv: line 3: id '3' is the name of no test image; .*such as 1, 2, 10"):
-        match_ids("s.csv", ["1", "3"], IMAGES)
+    with pytest.raises(
+        InputError, match=r"s.csv: line 2: id '4' is the name of no test image .1 more.*such as a/1.png"
+    ):
+        match_ids("s.csv", ["4", "3"], IMAGES)
+    assert match_ids("s.csv", ["1", "3"], IMAGES) == ["a/1.png", None]
     with pytest.raises(InputError, match="line 2: id '1' is the name of 2 images .a/1.png, b/1.png"):
         match_ids("s.csv", ["1"], ["a/1.png", "b/1.png"])
-
-
-def test_ids_and_classes_of_another_unicode_form(tmp_path):
-    nfc, nfd = (lambda text: unicodedata.normalize("NFC", text)), (lambda text: unicodedata.normalize("NFD", text))
-    images, classes = [nfd("é1.png"), nfd("é2.png")], [nfd("chêne"), nfd("hêtre"), "orme"]
-    unknown = SimpleNamespace(images=images, data="test")
-    probs = np.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]], np.float32)
-    path = tmp_path / "sample.csv"
-    path.write_text("".join(nfc(f"{line}\n") for line in ("id,label", "é2,chêne", "é1,chêne")), "utf-8")
-    wanted = read_sample(path, unknown, classes)
-    assert wanted.images == images[::-1] and wanted.values == "labels"
-    frame = fill_csv(wanted, images, probs, classes)
-    assert frame["id"].tolist() == [nfc("é2"), nfc("é1")]
-    assert frame["label"].tolist() == [nfc("chêne"), nfc("hêtre")], "as the sample spells them"
-    path.write_text("".join(nfc(f"{line}\n") for line in ("id,orme,hêtre,chêne", "é1,0,0,0", "é2,0,0,0")), "utf-8")
-    wanted = read_sample(path, unknown, classes)
-    assert wanted.order == [2, 1, 0]
-    frame = fill_csv(wanted, images, probs, classes)
-    assert frame[nfc("hêtre")].tolist() == probs[:, 1].tolist()
-    frame.to_csv(tmp_path / "out.csv", index=False)
-    check_csv(tmp_path / "out.csv", wanted, classes)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +73,7 @@ def test_ids_and_classes_of_another_unicode_form(tmp_path):
     [
         ("id,label", "ash tree", False, ("labels", [])),
         ("id,label", "", False, ("labels", [])),
-        ("id,label", "0", False, ("class ids", [])),
+        ("id,label", "0", False, ("labels", [])),
         ("id,ähre,oak,ash tree", "0.1,0.2,0.7", False, ("probabilities", [2, 0, 1])),
         ("id,ähre,oak,ash tree", "0,0,0", True, ("probabilities", [2, 0, 1])),
         ("id,2,0,1", "0,0,0", False, ("probabilities", [2, 0, 1])),
@@ -119,8 +101,9 @@ def test_two_classes_and_a_metric_of_probabilities(tmp_path, capsys):
     for metric, value, expected in (
         ("auc", "0", ("one probability", [1])),
         ("log_loss", "1", ("one probability", [1])),
-        ("accuracy", "0", ("class ids", [])),
+        ("accuracy", "0", ("labels", [])),
         ("auc", "dog", ("labels", [])),
+        ("auc", "-1", ("one probability", [1])),
     ):
         path = sample(tmp_path, "id,label", *(f"{name},{value}" for name in ("1", "2", "10")))
         wanted = read_sample(path, unlabelled(), ["cat", "dog"], metric=metric)
@@ -138,12 +121,16 @@ def test_ids_with_a_point_and_folders_with_one(tmp_path):
     "lines, message",
     [
         (["id,label", "1,oak", "1,oak"], "ids more than once: 1"),
-        (["id,label", "1,elm"], "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2"),
+        (
+            ["id,label", "1,elm", "2,oak"],
+            "line 2: found 'elm' in label, expected a class .oak, ash tree, ähre. or .* 0 to 2",
+        ),
         (["id,label", "1,oak", "2,3"], "line 3: found '3' in label"),
-        (["id,label", "1,0.5"], "line 2: found '0.5'"),
+        (["id,label", "1,0.5", "2,0.25"], "line 2: found '0.5'.*LABELS=names or LABELS=ids"),
+        (["id,label", ",oak", "2,oak"], "line 2: no id, expected the name of a test image"),
         (["id,oak,ash tree,elm", "1,0,0,0"], "no column for: ähre; columns that are no class: elm"),
         (["id,oak,oak", "1,0,0"], "expected each name once"),
-        (["id;label", "1;oak"], "1 columns and 1 rows.*with commas between them"),
+        (["id label", "1 oak"], "1 columns and 1 rows"),
         (["id,label"], "2 columns and 0 rows"),
         ([""], "not a CSV that can be read"),
     ],
@@ -250,7 +237,7 @@ def test_the_csv_says_what_the_fold_models_say(competition, run, monkeypatch, ca
 
     if run == "heads":
         return
-    lines = ["image,species", *(f"{number},0" for number in range(8, -1, -1))]
+    lines = ["image,species", *(f"{number},{number % 2}" for number in range(8, -1, -1))]
     path = formats.make("kaggle-csv", run=run, test=competition / "test.zip", sample=sample(competition, *lines))
     assert pd.read_csv(path).to_numpy().tolist() == [[n, expected.argmax(1)[n]] for n in range(8, -1, -1)]
 
@@ -284,3 +271,76 @@ def test_a_test_set_that_holds_the_work_is_refused(competition, monkeypatch):
     monkeypatch.chdir(competition / "work")
     with pytest.raises(InputError, match="holds the current one"):
         formats.make("kaggle-csv", run="pixels", test=competition)
+
+
+# ------------------------------------------------------------------------- test images that are missing or unreadable
+
+
+@pytest.fixture
+def damaged(competition, tmp_path, monkeypatch):
+    """The work folder is the current one; the test images are here with one cut off, one empty and one a page."""
+    monkeypatch.chdir(competition / "work")
+    shutil.copytree(competition / "test", tmp_path / "damaged")
+    for number, change in enumerate((lambda data: data[:-40], lambda data: b"", lambda data: b"<html>404</html>")):
+        path = tmp_path / f"damaged/deep/{number}.jpg"
+        path.write_bytes(change(path.read_bytes()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_of_images_that_cannot_be_read_or_are_missing_are_filled_and_named(competition, damaged, packed, capsys):
+    whole = pd.read_csv(
+        formats.make("kaggle-csv", run="pixels", test=competition / "test", probabilities=True), index_col="id"
+    )
+    capsys.readouterr()
+    test = damaged / "damaged"
+    if packed:
+        test = Path(shutil.make_archive(str(test), "zip", test))
+    path = sample(damaged, "image,species", *(f"{number},?" for number in (9, 4, 0, 8, 2, 1)))
+    made = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=test, sample=path))
+    likeliest = [whole.loc[f"deep/{number}.jpg"].idxmax() for number in (4, 8)]
+    assert made.to_numpy().tolist() == [
+        [9, "ähre"], [4, likeliest[0]], [0, "ähre"], [8, likeliest[1]], [2, "ähre"], [1, "ähre"]
+    ]  # fmt: skip
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "cannot be read" in line]
+    assert "4 of 6 test images" in line and "likeliest class, ähre" in line and "STRICT=1" in line
+    assert "9: no such file" in line and "deep/0.jpg: broken" in line and "deep/1.jpg: the file is empty" in line
+    assert read_json(SUBMISSIONS / "toy.csv.json")["filled"] == ["9", "0", "2", "1"]
+
+    made = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=test, probabilities=True), index_col="id")
+    assert made.index.tolist() == whole.index.tolist()
+    shares = [7 / 24, 8 / 24, 9 / 24]
+    np.testing.assert_allclose(made.iloc[:3], [shares] * 3, atol=1e-6)
+    np.testing.assert_allclose(made.iloc[3:], whole.iloc[3:], atol=1e-5)
+    assert "class shares of training" in capsys.readouterr().err
+
+
+def test_strict_stops_and_names_all_of_them(damaged, capsys):
+    before = sorted(SUBMISSIONS.glob("*"))
+    path = sample(damaged, "image,species", "9,?", "4,?")
+    with pytest.raises(InputError) as error:
+        formats.make("kaggle-csv", run="pixels", test=damaged / "damaged", sample=path, strict=True)
+    line = str(error.value)
+    assert "4 test images are missing or cannot be read" in line and "\n" not in line
+    for name in ("deep/0.jpg", "deep/1.jpg", "deep/2.jpg", "9: no such file"):
+        assert name in line
+    assert sorted(SUBMISSIONS.glob("*")) == before
+    for path in (damaged / "damaged/deep").glob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="none of 9 images can be read: deep/0.jpg: the file is empty"):
+        formats.make("kaggle-csv", run="pixels", test=damaged / "damaged")
+
+
+def test_pseudo_labels_take_no_broken_image(damaged):
+    table = read_folds()
+    with pytest.raises(InputError, match="3 images cannot be read: deep/0.jpg: .*deep/1.jpg: .*deep/2.jpg: "):
+        read_test(damaged / "damaged", table, fewest=1)
+
+
+def test_a_csv_that_is_parted_by_semicolons_is_read_again(competition, monkeypatch):
+    monkeypatch.chdir(competition / "work")
+    path = sample(competition, "image;species", *(f"{number};oak" for number in range(9)))
+    made = Competition(verbose=False).predict(test=competition / "test", run="pixels", sample=path, labels="ids")
+    assert list(made.frame) == ["image", "species"] and set(made.frame["species"]) <= {"0", "1", "2"}
+    with pytest.raises(InputError, match="LABELS=maybe: expected names or ids"):
+        formats.make("kaggle-csv", run="pixels", test=competition / "test", labels="maybe")

@@ -1,6 +1,7 @@
 """What `shift` says of test images: nothing of like ones, what differs of others; and weights that move the score."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -92,9 +93,26 @@ def test_what_is_no_test_set_is_refused(trained):
     broken = pictures(trained / "broken", range(20))
     (broken / "0007.png").write_bytes(encode(texture(7))[:200])
     with pytest.raises(InputError, match="0007.png"):
-        shift(broken, model="baseline")
+        shift(broken, model="baseline", strict=True)
     with pytest.raises(InputError, match="holds the current one"):
         shift(trained, model="baseline")
+
+
+def test_images_that_cannot_be_read_are_left_out_by_name(trained, capsys):
+    whole = pictures(trained / "whole", range(2000, 2030))
+    record = shift(whole, model="baseline")
+    assert "left_out" not in record
+    capsys.readouterr()
+    shutil.copytree(whole, trained / "damaged")
+    for name, data in (("a.png", b""), ("b.png", b"<html>"), ("c.jpg", encode(texture(7), "JPEG")[:300])):
+        (trained / "damaged" / name).write_bytes(data)
+    found = shift(trained / "damaged", model="baseline")
+    assert found["left_out"] == ["a.png", "b.png", "c.jpg"] and found["told"] == record["told"]
+    captured = capsys.readouterr()
+    assert "3 images cannot be read and are left out: a.png: the file is empty" in captured.err
+    assert "3 test images cannot be read and are left out: a.png, b.png, c.jpg" in captured.out
+    with pytest.raises(InputError, match="3 images cannot be read: a.png: .*; b.png: .*; c.jpg: "):
+        shift(trained / "damaged", model="baseline", strict=True)
 
 
 def test_the_interval_holds_one_half_where_there_is_no_shift():

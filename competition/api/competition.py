@@ -161,7 +161,7 @@ class Competition:
         size : int, "HEIGHTxWIDTH" or (height, width), optional
             Pixels that all images are brought to; default: the median, rounded.
         classes : list of str or "a,b,c", optional
-            All class names in the order wanted; default: sorted.
+            All class names in the order wanted; default: sorted, integers as numbers.
         skip_bad : bool, default False
             Leave out files that are no images, and rows of a table without file or label, instead of stopping.
         force : bool, default False
@@ -627,6 +627,7 @@ class Competition:
         weights: str | Path = "imagenet",
         runs: str | Sequence[str] | None = None,
         memory: str | None = None,
+        strict: bool = False,
     ) -> Page:
         """Compare unlabelled test images with the training images, and say what that does to the score.
 
@@ -638,6 +639,8 @@ class Competition:
             Whose frozen features are compared; baseline: pixels.
         runs : list of str or "a,b", optional
             Whose score is weighted: the mean of these runs; default: the blend, or else all.
+        strict : bool, default False
+            Stop at test images that cannot be read (InputError). Otherwise they are named and left out.
 
         The others are as of `train`.
 
@@ -653,7 +656,8 @@ class Competition:
         from competition.data.table import default_name
         from competition.insight.shift import shift
 
-        shift(test, model=model, weights=weights, runs=_as_text(runs), memory=memory, **self._place(name))
+        asked = {"runs": _as_text(runs), "strict": strict, "memory": memory}
+        shift(test, model=model, weights=weights, **asked, **self._place(name))
         folder = self.table(name).paths.shift(default_name(test))
         return Page(folder / SHIFT_HTML, pd.read_csv(folder / SHIFT_CSV))
 
@@ -742,6 +746,8 @@ class Competition:
         max_seconds: float | str | None = None,
         max_memory: str | None = None,
         fit: bool = False,
+        labels: str | None = None,
+        strict: bool = False,
     ) -> Submission:
         """Pack the blend, or one run, in the format of the competition, and rehearse it.
 
@@ -751,7 +757,7 @@ class Competition:
             codalab, codabench, kaggle-csv or kaggle-kernel.
         run : str, optional
             One run in place of the blend.
-        test, sample, probabilities, memory
+        test, sample, probabilities, labels, strict, memory
             As of `predict`, for kaggle-csv and kaggle-kernel.
         kaggle_user, competition, dataset : str, optional
             For kaggle-kernel: your name there, and the competition or dataset ("owner/slug") that has the images.
@@ -790,6 +796,8 @@ class Competition:
             test=test,
             sample=sample,
             probabilities=probabilities,
+            labels=labels,
+            strict=strict,
             memory=memory,
             kaggle_user=kaggle_user,
             competition=competition,
@@ -815,6 +823,8 @@ class Competition:
         run: str | None = None,
         memory: str | None = None,
         hidden: str | None = None,
+        labels: str | None = None,
+        strict: bool = False,
     ) -> Submission:
         """Write submissions/<name>.csv: the predictions of the blend, or of one run, for test images.
 
@@ -826,6 +836,12 @@ class Competition:
             The competition's sample_submission.csv: ids, order, columns.
         probabilities : bool, default False
             A column for each class in place of labels.
+        labels : "names" or "ids", optional
+            How classes are called: by their labels, or by their numbers from 0; default: as the sample says, and by
+            their labels where these are integers.
+        strict : bool, default False
+            Stop at test images that are missing or cannot be read (InputError). Otherwise their rows get the shares of
+            the classes in training, or the likeliest class, and a warning names them.
 
         The others are as of `submission`.
 
@@ -839,7 +855,15 @@ class Competition:
 
         place = self._place(name)
         path = make(
-            run=run, test=test, sample=sample, probabilities=probabilities, memory=memory, hidden=hidden, **place
+            run=run,
+            test=test,
+            sample=sample,
+            probabilities=probabilities,
+            labels=labels,
+            strict=strict,
+            memory=memory,
+            hidden=hidden,
+            **place,
         )
         return read_submission(path, place["workspace"])
 

@@ -6,14 +6,34 @@ from typing import Any
 
 import pandas as pd
 
+INTEGER = re.compile(r"[+-]?[0-9]{1,99}(\.0*)?")  # also as tables write one that took it for a float: 3.0
+
+
+def is_integer(text: str) -> bool:
+    """Whether a text is an integer, such as 7, 007, -1 or 3.0."""
+    return INTEGER.fullmatch(text) is not None
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """The order of classes that the user gives none for: that of numbers if all are integers, else that of text."""
+    names = sorted(names)
+    return sorted(names, key=_as_int) if all(map(is_integer, names)) else names
+
 
 def natural_order(names: Iterable[str]) -> list[str]:
     """Names sorted as people do, "2" before "10"."""
+    names = list(names)
+    if all(map(is_integer, names)):
+        return class_order(names)
 
     def key(name: str) -> list[int | str]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
     return sorted(names, key=key)
+
+
+def _as_int(text: str) -> int:
+    return int(text.partition(".")[0])
 
 
 def shorten(names: Sequence[str], limit: int = 5) -> str:

@@ -123,10 +123,27 @@ MAX_SECONDS = Option(
 )
 MAX_MEMORY = Option("max_memory", "the memory that its process may take", otherwise="no limit", metavar="4G")
 TEST = Option("test", "a folder of images, or a zip of one")
+STRICT = Option(
+    "strict",
+    "stop at test images that are missing or cannot be read. Otherwise they are named and the command goes on",
+    False,
+    kind="switch",
+)
 TO_PREDICT = (
     replace(TEST, help="a folder of images, or a zip of one, to predict"),
     Option("sample", "the competition's sample_submission.csv: ids, order, columns", metavar="CSV"),
     Option("probabilities", "a column for each class in place of labels", False, kind="switch"),
+    Option(
+        "labels",
+        "how classes are called: names, by their labels; ids, by their numbers from 0",
+        otherwise="as the sample says; names where they are numbers",
+        metavar="names|ids",
+    ),
+    replace(
+        STRICT,
+        help="stop at test images that are missing or cannot be read. Otherwise their rows get the shares of the classes "
+        "in training, or the likeliest class",
+    ),
     MEMORY,
 )
 ON_KAGGLE = (

@@ -27,6 +27,7 @@ from competition.cli.options import (
     SEEDS,
     SET,
     SIZE,
+    STRICT,
     TENSORBOARD,
     TEST,
     TO_PREDICT,
@@ -68,7 +69,7 @@ VERBS = (
             Option(
                 "size", "HEIGHTxWIDTH, or one number; all images are brought to it", otherwise="the median, rounded"
             ),
-            Option("classes", "all class names, in the order wanted: a,b,c", otherwise="sorted"),
+            Option("classes", "all class names, in the order wanted: a,b,c", otherwise="sorted, integers as numbers"),
             Option(
                 "skip_bad",
                 "leave out files that are no images, and rows of a table without file or label, instead of stopping",
@@ -307,6 +308,7 @@ VERBS = (
             Option("model", "whose frozen features are compared; baseline: pixels", "efficientnet_lite0"),
             PRETRAINED,
             replace(RUNS, help="whose score is weighted: the mean of these runs", otherwise="the blend, or else all"),
+            replace(STRICT, help="stop at test images that cannot be read. Otherwise they are named and left out"),
             MEMORY,
         ),
     ),

@@ -18,7 +18,7 @@ from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError, csv_bytes, warn
 from competition.base.metrics import find_metric
 from competition.base.option_values import parse_size, whole_number
-from competition.base.text import natural_order, shorten
+from competition.base.text import class_order, natural_order, shorten
 from competition.base.workspace import RUN_JSON, Workspace, check_competition_name
 from competition.data.duplicates import read_groups
 from competition.data.groups import join_pairs, pair_equal, write_report
@@ -59,7 +59,8 @@ def make_folds(
     data      folder of class folders, archive of one, label table, arrays, or a download that holds one of these
     name      of the table; default: the stem of `data`
     size      "96", "96x128" (height x width) or a tuple; default: the median height and width, rounded
-    classes   all class names in the order wanted, as a list or "a,b,c"; default: sorted
+    classes   all class names in the order wanted, as a list or "a,b,c"; default: sorted, integers as numbers. A table
+              of this name that has the same integers in the order of text keeps that, unless `force` is given
     skip_bad  leave out files that are no pictures, and rows of a table without file or label, instead of stopping
     force     replace another table even though runs use it
     groups    a column of the table (patient, site, camera): images that have the same there share a group too
@@ -101,6 +102,8 @@ def make_folds(
             f"{workspace.runs}/ are written; expected data elsewhere, or another current folder"
         )
     classes, given = _class_order(source.classes, classes)
+    if not given and not force:
+        classes = _kept_order(classes, workspace.competition(name).json)
     if metric == "quadratic_kappa" and not given and len(classes) > 2:
         _check_grades(classes)
 
@@ -287,7 +290,7 @@ def _check_grades(classes):
 def _class_order(found, wanted):
     """The class order, and whether the user gave it."""
     if not wanted:
-        return found, False
+        return class_order(found), False
     wanted = next(csv.reader([wanted], skipinitialspace=True)) if isinstance(wanted, str) else list(wanted)
     composed = {unicodedata.normalize("NFC", name): name for name in found}
     wanted = [name if name in found else composed.get(unicodedata.normalize("NFC", name), name) for name in wanted]
@@ -298,6 +301,18 @@ def _class_order(found, wanted):
     if missing := [name for name in found if name not in wanted]:
         raise InputError(f"CLASSES: missing: {shorten(missing)}; expected all {len(found)} of the data")
     return wanted, True
+
+
+def _kept_order(classes, path):
+    """The order of text if a table's record at `path` has these classes in it, else `classes` as they are.
+
+    Before integers were ordered as numbers all tables had that order, and the runs of such a table go on with it.
+    """
+    try:
+        stored = files.read_json(path)["classes"]
+    except (InputError, KeyError, TypeError):
+        return classes
+    return stored if stored == sorted(classes) else classes
 
 
 def _given(images, groups):
@@ -421,11 +436,16 @@ def _report(table, given, note, notes):
     if copies:
         print(f"{copies} images are copies of others, byte for byte; copies share a fold")
     print(f"class order{' (as given)' if given else ''}: {shorten(table.classes, 60)}")
-    natural = natural_order(table.classes)
+    natural, text = natural_order(table.classes), sorted(table.classes)
     if not given and natural != table.classes:
         print(
             f"note: that is the order of text, as Keras sorts folders; by number it would be "
             f"{shorten(natural, 60)} (CLASSES= sets another order)"
+        )
+    elif not given and text != table.classes:
+        print(
+            f"note: that is the order of numbers; Keras sorts folders as text, which would be "
+            f"{shorten(text, 60)} (CLASSES= sets another order)"
         )
     print("found:")
     for what, finding in [*notes, ("classes", f"{len(table.classes)}: {shorten(table.classes, 20)}")]:

@@ -19,7 +19,24 @@ def read_test(test, table, place=None, fewest=FEWEST):
 
     place   what gives the folder of a test's name, which the table is called after: default table.paths.shift
 
-    Nothing is ever written beside them. InputError for what is no such folder or zip, and for a broken image.
+    Nothing is ever written beside them. InputError for what is no such folder or zip, and for broken images.
+    """
+    unknown, broken = read_usable(test, table, place, fewest)
+    check_all_read(unknown, broken)
+    return unknown
+
+
+def check_all_read(unknown, broken):
+    """InputError that names all images that cannot be read, if there are any: {image: why}, as of read_usable."""
+    if broken:
+        more = f"{unknown.data}: {len(broken)} images cannot be read: " if len(broken) > 1 else ""
+        raise InputError(more + "; ".join(broken.values()))
+
+
+def read_usable(test, table, place=None, fewest=FEWEST):
+    """The FoldTable of read_test of those test images that can be read, and {image: why it cannot} of the others.
+
+    InputError for what is no folder or zip of images, and for fewer than `fewest` images that can be read.
     """
     source = open_unlabelled(test)
     runs = table.workspace.runs
@@ -32,19 +49,27 @@ def read_test(test, table, place=None, fewest=FEWEST):
     deep = {}
 
     def examine(image):
-        data = source.read(image)
-        _, (height, width), _, values = check_values(data, image, 1)
+        try:
+            data = source.read(image)
+            _, (height, width), _, values = check_values(data, image, 1)
+        except InputError as error:
+            return str(error)
         if values:
             deep[image] = values
         return {"image": image, "sha256": files.sha256_bytes(data), "width": width, "height": height}
 
-    frame = pd.DataFrame(in_threads(examine, source.images, "check images")).assign(label="", fold=0)
+    found = dict(zip(source.images, in_threads(examine, source.images, "check images")))
+    broken = {image: one for image, one in found.items() if isinstance(one, str)}
+    if len(broken) == len(found):
+        raise InputError(f"{source.data}: none of {len(found)} images can be read: {shorten(list(broken.values()))}")
+    frame = pd.DataFrame([one for image, one in found.items() if image not in broken]).assign(label="", fold=0)
     if len(frame) < fewest:
-        raise InputError(f"{source.data}: {len(frame)} images, expected {fewest} or more to compare")
+        readable = " that can be read" if broken else ""
+        raise InputError(f"{source.data}: {len(frame)} images{readable}, expected {fewest} or more to compare")
     _warn_of_values(source.data, deep, table.ranges)
     digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
     folder = (place or table.paths.shift)(default_name(source.data, "rename it"))
-    return FoldTable(
+    unknown = FoldTable(
         folder.relative_to(runs).as_posix(),
         frame,
         table.classes,
@@ -56,6 +81,7 @@ def read_test(test, table, place=None, fewest=FEWEST):
         workspace=table.workspace,
         ranges=table.ranges,
     )
+    return unknown, broken
 
 
 def _warn_of_values(data, found, ranges):

@@ -14,25 +14,41 @@ import pandas as pd
 from competition.base import files
 from competition.base.arrays import read_memory
 from competition.base.bars import UNLESS_SEEN, tqdm
-from competition.base.files import InputError, csv_bytes, hash_json, sha256_file, versions, write_json, write_with
+from competition.base.files import InputError, hash_json, sha256_file, versions, write_json, write_with
 from competition.base.text import shorten, text_table
 from competition.base.workspace import Workspace
 from competition.blending.forecast_report import print_forecast
 from competition.blending.temperature import sharpen
 from competition.data.images import load_images
 from competition.data.table import read_folds
-from competition.data.unlabelled import read_test
+from competition.data.unlabelled import read_usable
 from competition.runs.predict import each_fold, predict_folds
 from competition.submission.ensemble import read_ensemble
 from competition.submission.record import record_of
-from competition.submission.sample_csv import check_csv, fill_csv, plain_columns, read_sample
+from competition.submission.sample_csv import (
+    check_csv,
+    check_labels,
+    csv_content,
+    fill_csv,
+    plain_columns,
+    read_sample,
+)
 from competition.submission.score_log import keep_older, log_submission
 
 PREDICT_FORMAT = 1  # raise it when the same models say something else of the same images
 
 
 def make(
-    name=None, run=None, test=None, sample=None, probabilities=False, memory=None, hidden=None, workspace=Workspace()
+    name=None,
+    run=None,
+    test=None,
+    sample=None,
+    probabilities=False,
+    memory=None,
+    hidden=None,
+    labels=None,
+    strict=False,
+    workspace=Workspace(),
 ):
     """Write `submissions/<name>.csv` of the blend or of one finished run, and its record `<name>.csv.json`.
 
@@ -40,6 +56,9 @@ def make(
     test           a folder of images, or a zip of one; labels are not asked for
     sample         the competition's sample_submission.csv; without it the columns are id and label, and ids are paths
     probabilities  a column a class in place of labels; a sample that has such columns gets them anyway
+    labels         "names" or "ids", what is written for a class; default: as the sample says (sample_csv.read_sample)
+    strict         stop at test images that are missing or cannot be read; by default their rows are filled with what
+                   is known without them, the shares of the classes in training or the likeliest class
     memory         "4G", as for train.train
     hidden         as of make.make_submission; the score is forecast for as many images as there are
     workspace      where the table and its runs lie, and the CSV is written
@@ -49,20 +68,23 @@ def make(
     """
     if not test:
         raise InputError("TEST= is missing, expected the test images: a folder of them, or a zip of one")
+    check_labels(labels)
     memory = read_memory(memory)
     table = read_folds(name, workspace)
-    unknown = read_test(test, table, table.paths.predict, fewest=1)
+    unknown, broken = read_usable(test, table, table.paths.predict, fewest=1)
     ensemble = read_ensemble(table, run, len(unknown.images), hidden)
     if sample:
-        wanted = read_sample(sample, unknown, table.classes, probabilities, table.metric)
+        wanted = read_sample(sample, unknown, table.classes, probabilities, table.metric, labels, broken)
     else:
-        wanted = plain_columns(unknown.images, table.classes, probabilities)
+        wanted = plain_columns(sorted([*unknown.images, *broken]), table.classes, probabilities, labels)
+    shares = np.bincount(table.labels, minlength=len(table.classes)) / len(table.labels)
+    filled = _fill_for(unknown, broken, wanted, table.classes[shares.argmax()], strict)
     probs = predict_images(ensemble, table, unknown, memory)
-    frame = fill_csv(wanted, unknown.images, probs, table.classes)
+    frame = fill_csv(wanted, unknown.images, probs, table.classes, shares if filled else None)
     path = table.paths.predictions
 
     def write(temporary):
-        Path(temporary).write_bytes(csv_bytes(frame))
+        Path(temporary).write_bytes(csv_content(frame, wanted))
         check_csv(temporary, wanted, table.classes)
         keep_older(path, table.paths.predictions_json, temporary)
 
@@ -74,10 +96,35 @@ def make(
         "values": wanted.values,
         "sample": sample and sha256_file(sample),
     }
+    if filled:
+        record["filled"] = filled
+    if not wanted.header or wanted.separator != ",":
+        record["form"] = {"separator": wanted.separator, "header": wanted.header}
     write_json(table.paths.predictions_json, record)
     log_submission(path, record, workspace)
     _report(path, ensemble, table, wanted, sample, probs)
     return path
+
+
+def _fill_for(unknown, broken, wanted, likeliest, strict):
+    """The ids whose image is missing or cannot be read, named in a warning; InputError for them if `strict`.
+
+    broken   {image: why it cannot be read}
+    """
+    rows = list(zip(wanted.ids, wanted.images))
+    filled = [name for name, image in rows if image is None or image in broken]
+    missing = [f"{name}: no such file" for name, image in rows if image is None]
+    bad = [*broken.values(), *missing]
+    if strict and bad:
+        raise InputError(f"{unknown.data}: {len(bad)} test images are missing or cannot be read: {'; '.join(bad)}")
+    if filled:
+        what = "class shares of training" if "probab" in wanted.values else f"likeliest class, {likeliest}"
+        bad = [broken.get(image, f"{name}: no such file") for name, image in rows if image is None or image in broken]
+        files.warn(
+            f"{unknown.data}: {len(filled)} of {len(rows)} test images are missing or cannot be read, their rows get "
+            f"the {what}: {shorten(bad)}; STRICT=1 stops there"
+        )
+    return filled
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ from competition.runs.record import locked, read_run_record
 from competition.submission.ensemble import read_ensemble
 from competition.submission.package import pack_folder
 from competition.submission.record import record_of
+from competition.submission.sample_csv import check_labels
 from competition.submission.score_log import log_submission
 
 # what Kaggle's image has in other versions, none of it compiled
@@ -75,6 +76,8 @@ def make(
     test=None,
     sample=None,
     probabilities=False,
+    labels=None,
+    strict=False,
     hidden_n=None,
     hidden=None,
     workspace=Workspace(),
@@ -85,12 +88,13 @@ def make(
     kaggle_user          whose kernel and dataset they are
     competition, dataset slugs of what has the test images on Kaggle: "plant-seedlings", or "<owner>/<dataset>"
     test, sample         what the test folder (or zip) and sample_submission.csv are called there; default "test"
-    probabilities        as of kaggle_csv.make
+    probabilities, labels, strict  as of kaggle_csv.make
     hidden_n, hidden     as of make.make_submission
     workspace            where the table and its runs lie; in the kernel they lie in the folder that it works in
 
     Returns the folder. InputError for whatever cannot be used.
     """
+    check_labels(labels)
     table = read_folds(name, workspace)
     ensemble = read_ensemble(table, run, hidden_n, hidden)
     if not (competition or dataset):
@@ -102,6 +106,8 @@ def make(
     arguments += ["--run", run] if run else []
     arguments += ["--sample", ["input", sample]] if sample else []
     arguments += ["--probabilities"] if probabilities else []
+    arguments += ["--labels", labels] if labels else []
+    arguments += ["--strict"] if strict else []
     job = _Job(table.name, arguments, {_at_home(table, table.paths.predictions): "submission.csv"})
 
     def stage(folder):

@@ -26,7 +26,7 @@ from competition.base.workspace import SHIFT_CSV, SHIFT_HTML, SHIFT_JSON, Worksp
 from competition.data.decode import shrink_size
 from competition.data.images import load_images
 from competition.data.table import read_folds
-from competition.data.unlabelled import read_test
+from competition.data.unlabelled import check_all_read, read_usable
 from competition.features.frozen import frozen_features
 from competition.insight.audit import is_page_written
 from competition.insight.look import OUTLIER_KINDS, Measures, draw_rows, draw_spread, measure_image
@@ -80,12 +80,20 @@ class Score:
 
 
 def shift(
-    test, name=None, model="efficientnet_lite0", weights="imagenet", runs=None, memory=None, workspace=Workspace()
+    test,
+    name=None,
+    model="efficientnet_lite0",
+    weights="imagenet",
+    runs=None,
+    strict=False,
+    memory=None,
+    workspace=Workspace(),
 ):
     """Compare the images of `test`, a folder or zip, with the training images; write `runs/<name>/shift/<test>/`.
 
     model, weights   the frozen backbone, as for `train`; "baseline" compares pixels and needs no weights
     runs             "a,b,c": whose OOF score is weighted, as of `audit`; where no run is finished, nobody's
+    strict           stop at test images that cannot be read; by default they are named and left out
     memory           "4G", as for `train`
 
     Writes shift.html, shift.csv (a row an image: set, image, width, height, Measures, log-odds, weight, which training
@@ -100,7 +108,14 @@ def shift(
     if model != "baseline" and not is_pretrained(model, found):
         raise InputError(f"MODEL={model}: random weights, expected pretrained ones, or baseline for plain pixels")
     scored = read_scored(table, runs) if runs or any(all_runs(table.paths).values()) else None
-    unknown = read_test(test, table)
+    unknown, broken = read_usable(test, table)
+    if strict:
+        check_all_read(unknown, broken)
+    if broken:
+        files.warn(
+            f"{unknown.data}: {len(broken)} images cannot be read and are left out: "
+            f"{shorten(list(broken.values()))}; STRICT=1 stops there"
+        )
     folder = unknown.paths.runs
     images = [load_images(part, memory) for part in (table, unknown)]
     seen = [_measure_all(part, pixels) for part, pixels in zip((table, unknown), images)]
@@ -139,6 +154,8 @@ def shift(
         "weights": found.sha256,
         "versions": files.versions(),
     } | {"metric": name for name in find_metric(table.metric).besides}
+    if broken:
+        record["left_out"] = list(broken)
     _print(table, unknown, told, differences, score, scored, record)
     if is_page_written(folder / SHIFT_JSON, record):
         print(f"{folder / SHIFT_HTML}: made of these images already, nothing to do")
@@ -368,6 +385,8 @@ def _sentences(score, scored_name, record, table):
             f"{len(copies)} test images are copies of training images: "
             + shorten([f"{image} = {source}" for image, source in copies.items()])
         )
+    if left := record.get("left_out"):
+        yield f"{len(left)} test images cannot be read and are left out: {shorten(left)}"
 
 
 def _told_table(told):

@@ -49,7 +49,9 @@ class Submission:
         """The content of a CSV of predictions, every cell a text as it stands there. ValueError of other formats."""
         if self.format != "kaggle-csv":
             raise ValueError(f"{self.path}: a submission of the format {self.format}, expected kaggle-csv")
-        return pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        form = self.record.get("form", {"separator": ",", "header": True})
+        header = 0 if form["header"] else None
+        return pd.read_csv(self.path, dtype=str, keep_default_na=False, sep=form["separator"], header=header)
 
     def __repr__(self) -> str:
         lines = [f"Submission {self.path}: {self.format}, {self.record['bytes'] / 1e6:.1f} MB"]

@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import class_folders
+from conftest import class_folders, encode
 
 from competition.base import files
 from competition.base.files import InputError
@@ -14,8 +15,12 @@ from competition.base.workspace import Workspace
 from competition.blending.blend import make_blend
 from competition.data.folds import make_folds
 from competition.data.table import read_folds
+from competition.insight import foreign
 from competition.insight.audit import audit, confused_pairs, find_suspects
+from competition.insight.look import robust_z
+from competition.recipes import settle
 from competition.runs.oof import write_oof
+from competition.training.train import train
 
 
 def predict(truth, classes, seed, noise=1.0):
@@ -136,3 +141,43 @@ def test_nothing_to_go_by_is_refused(tmp_path, workdir):
         audit()
     with pytest.raises(InputError, match="runs/new/nowhere/run.json"):
         audit(runs="nowhere")
+
+
+def test_an_image_far_from_all_others_stands_out_and_a_copy_does_not_hide_it():
+    random = np.random.default_rng(0)
+    features = (random.normal(size=(200, 8)) * 0.1 + np.repeat(np.eye(8)[:2], 100, 0)).astype(np.float32)
+    features[[7, 150]] = np.eye(8)[5] * 3
+    groups = np.arange(200)
+    groups[150] = 7
+    for order in (np.arange(200), random.permutation(200)):
+        distances = foreign.measure_distances(features[order], groups[order])
+        z = robust_z(np.log(distances))
+        assert sorted(order[z > foreign.LIMIT].tolist()) == [7, 150]
+
+
+def test_foreign_images_are_named_before_and_after_training(tmp_path, workdir, monkeypatch, capsys):
+    monkeypatch.setattr(settle, "is_pretrained", lambda model, weights: True)
+    folder, random = tmp_path / "data", np.random.RandomState(0)
+    for label, red in (("a", 200), ("b", 60)):
+        for i in range(20):
+            noise = random.randint(-20, 20, (16, 16, 3))
+            coloured = (np.array([red, 90, 60]) + noise).clip(0, 255).astype(np.uint8)
+            (folder / label).mkdir(parents=True, exist_ok=True)
+            (folder / label / f"{i:02}.png").write_bytes(encode(coloured))
+    cartoon = np.zeros((16, 16, 3), np.uint8)
+    cartoon[::2] = 255
+    (folder / "a/cartoon.png").write_bytes(encode(cartoon))
+    table = make_folds(folder, folds=2)
+    with pytest.raises(InputError, match="no finished run"):
+        audit()
+    files.write_text("tiny.toml", "batch_size = 8\nfrozen_epochs = 2\nviews = ['identity']\n")
+    run = train("baseline", "tiny.toml")
+    capsys.readouterr()
+    audit()
+    assert "1 images are like no others, by frozen features of baseline: a/cartoon.png" in capsys.readouterr().out
+    assert json.loads((table.paths.audit / "audit.json").read_text())["foreign"] == ["a/cartoon.png"]
+    assert "Like no others: 1 of 41 images" in (table.paths.audit / "audit.html").read_text("utf-8")
+    shutil.rmtree(run)
+    frame = audit()
+    assert frame["image"][0] == "a/cartoon.png" and len(frame) == 41
+    assert "No run is finished" in capsys.readouterr().out

@@ -11,15 +11,17 @@ import pytest
 from conftest import class_folders, encode, smooth
 from PIL import Image
 
+from competition.base.arrays import Memory
 from competition.base.files import InputError
 from competition.base.option_values import parse_size
 from competition.base.workspace import Workspace
 from competition.data import duplicates
-from competition.data.decode import check_with_draft
+from competition.data.decode import check_values
 from competition.data.folds import assign_folds, make_folds
 from competition.data.images import load_images
 from competition.data.sources import Source
-from competition.data.table import read_folds
+from competition.data.table import read_folds, table_hash
+from competition.data.unlabelled import read_test
 
 ROOT = str(Path(__file__).parents[1])
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
@@ -96,17 +98,17 @@ def test_nothing_is_written_beside_the_data(data, tmp_path):
 
 def test_each_image_is_read_and_decoded_once(data, monkeypatch):
     read, decoded = [], []
-    check, read_one = check_with_draft, Source.read
+    check, read_one = check_values, Source.read
 
-    def counted_check(content, name, side):
+    def counted_check(content, name, side, ranges):
         decoded.append(name)
-        return check(content, name, side)
+        return check(content, name, side, ranges)
 
     def counted_read(source, image):
         read.append(image)
         return read_one(source, image)
 
-    monkeypatch.setattr(duplicates, "check_with_draft", counted_check)
+    monkeypatch.setattr(duplicates, "check_values", counted_check)
     monkeypatch.setattr(Source, "read", counted_read)
     table = make_folds(data)
     assert sorted(read) == sorted(decoded) == sorted(table.images)
@@ -185,7 +187,7 @@ def test_labels_survive_as_they_are(tmp_path, workdir, capsys):
     folder = class_folders(tmp_path / "data", {"x": 2 * len(LABELS)})
     rows = [(f"x/{i:03}.png", LABELS[i // 2]) for i in range(2 * len(LABELS))]
     pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / "l.csv", index=False)
-    table = make_folds(folder / "l.csv", folds=2)
+    table = make_folds(folder / "l.csv", folds=2, alike="keep")
     assert table.classes == sorted(LABELS)
     assert dict(zip(table.images, table.frame["label"])) == dict(rows)
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == str(2 * len(LABELS))
@@ -193,7 +195,7 @@ def test_labels_survive_as_they_are(tmp_path, workdir, capsys):
 
 def test_class_folders_of_any_name(tmp_path, workdir):
     names = {name: 2 for name in LABELS if name != "new\nline"}
-    table = make_folds(class_folders(tmp_path / "data", names), folds=2)
+    table = make_folds(class_folders(tmp_path / "data", names), folds=2, alike="keep")
     assert table.classes == sorted(names)
     assert load_images(table).shape[0] == 2 * len(names)
 
@@ -392,11 +394,19 @@ def test_all_bad_files_are_named(data):
         make_folds(data)
 
 
+def test_leaving_out_is_no_advice_where_every_file_is_bad(data):
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of the files is a picture") as error:
+        make_folds(data)
+    assert "SKIP_BAD" not in str(error.value)
+
+
 def test_left_out_files_count_for_the_class_size(data):
     for i in range(3):
         (data / f"oak/{i:03}.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"fewer images than FOLDS=5 in class oak \(4\)"):
-        make_folds(data, skip_bad=True)
+        make_folds(data, skip_bad=True, rare="stop")
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"fewer images than FOLDS=5 .*oak \(0\)"):
@@ -444,7 +454,7 @@ def test_every_format_in_one_folder(tmp_path, workdir, capsys):
 def test_class_with_fewer_images_than_folds(data):
     make_folds(data, "seven", folds=7)
     with pytest.raises(InputError, match=r"FOLDS=8 in class oak \(7\)"):
-        make_folds(data, folds=8)
+        make_folds(data, folds=8, rare="stop")
 
 
 def test_copies_do_not_fill_a_class(tmp_path, workdir):
@@ -452,7 +462,7 @@ def test_copies_do_not_fill_a_class(tmp_path, workdir):
     for i in range(3, 6):
         (folder / f"b/{i}.png").write_bytes((folder / "b/000.png").read_bytes())
     with pytest.raises(InputError, match=r"class b \(6, 3 of them different\)"):
-        make_folds(folder)
+        make_folds(folder, rare="stop")
 
 
 @pytest.mark.parametrize(
@@ -656,3 +666,66 @@ def test_grades_are_in_an_order_that_somebody_gave(tmp_path, workdir, names, cla
     else:
         with pytest.raises(InputError, match="the classes would be grades in the order .*; expected CLASSES="):
             make_folds(data, folds=2, metric="quadratic_kappa")
+
+
+# ---------------------------------------------------------------------------- values of more than 8 bits
+
+
+def twelve_bits(folder, highest=4095):
+    """Class folders of grey pictures of 12 bits in files of 16."""
+    class_folders(folder, {"a": 6, "b": 6})
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        values = np.random.RandomState(i).rand(24, 32)
+        values = (values - values.min()) / (values.max() - values.min()) * highest
+        path.write_bytes(encode(values.astype(np.uint16)))
+    return folder
+
+
+def test_values_of_twelve_bits_are_scaled_by_the_range_that_the_table_holds(tmp_path, workdir, capsys):
+    folder = twelve_bits(tmp_path / "data")
+    table = make_folds(folder, folds=2)
+    assert table.ranges == {"16-bit grey": (0, 4095)} == read_folds().ranges
+    assert "12 pictures of 16-bit grey hold values of 0..4095: 0..4095 becomes 0..255" in capsys.readouterr().out
+    images = load_images(table)
+    assert images.min() == 0 and images.max() == 255
+    stored = load_images(table, Memory(1000, "MEMORY=1000"))
+    assert np.array_equal(stored[np.arange(12)], images)
+    assert make_folds(folder, folds=2).hash == table.hash
+
+    record = json.loads(Path("folds/data.json").read_text())
+    plain = record["hash"]
+    del record["ranges"]
+    Path("folds/data.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="not the table that"):
+        read_folds()
+    content = Path("folds/data.csv").read_bytes()
+    record["hash"] = table_hash(content, table.classes, table.size)
+    assert record["hash"] != plain
+    Path("folds/data.json").write_text(json.dumps(record))  # as an older version wrote it
+    assert load_images(read_folds()).max() == 16
+
+
+def test_pictures_of_eight_bits_have_no_range(data):
+    make_folds(data)
+    assert "ranges" not in json.loads(Path("folds/My_data.json").read_text())
+
+
+def test_nearly_black_pictures_are_no_copies(tmp_path, workdir, capsys):
+    folder = twelve_bits(tmp_path / "data", 255)
+    for path in folder.rglob("*.png"):
+        path.write_bytes(encode(Image.fromarray(np.asarray(Image.open(path)).astype(np.int32)), "TIFF"))
+    table = make_folds(folder, folds=2)
+    assert table.ranges == {"32-bit integers": (0, 255)}
+    assert table.frame["group"].nunique() == 12
+
+
+def test_test_images_are_scaled_alike_and_clipping_is_named(tmp_path, workdir, capsys):
+    table = make_folds(twelve_bits(tmp_path / "data"), folds=2)
+    capsys.readouterr()
+    test = read_test(twelve_bits(tmp_path / "same"), table)
+    assert test.ranges == table.ranges and load_images(test).max() == 255
+    assert capsys.readouterr().err == ""
+    read_test(twelve_bits(tmp_path / "brighter", 9000), table)
+    assert "12 images of 16-bit grey have values of 0..9000, which are clipped" in capsys.readouterr().err
+    read_test(twelve_bits(tmp_path / "darker", 250), table)
+    assert "have values of 0..255 only" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import encode, smooth
+from conftest import class_folders, encode, smooth
 
 from bench import duplicates
 from competition.base.files import InputError
@@ -336,3 +336,33 @@ def test_how_long_folds_of_drawn_images_take(workdir, capsys):
     assert duplicates.main(["--drawn", "60"]) == 0
     assert re.match(r"make folds on 60 drawn JPEGs of 96 x 96: \d+ s, 0 tied", capsys.readouterr().out)
     assert duplicates.main(["--data", "nowhere"]) == 2
+
+
+def test_a_planted_foreign_picture_is_named_shown_and_left_out(tmp_path, workdir, capsys):
+    random = np.random.RandomState(0)
+    folder = class_folders(tmp_path / "data", {"a": 12, "b": 12, "c": 12})
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.write_bytes(encode(random.randint(0, 255, (24, 32, 3)).astype(np.uint8)))
+    cartoon = encode(smooth(99))
+    for label, count in (("a", 4), ("b", 3)):
+        for i in range(count):
+            (folder / label / f"x{i}.png").write_bytes(cartoon)
+    table = make_folds(folder, folds=3)
+    said = capsys.readouterr().err
+    assert "1 pictures occur so often that they may not belong to the data: a/x0.png (7 images, 2 labels)" in said
+    assert "DROP_GROUPS=a/x0.png leaves them out" in said
+    html = (table.paths.groups / "groups.html").read_text("utf-8")
+    assert "1 pictures that occur so often" in html
+
+    without = make_folds(folder, folds=3, drop_groups="b/x1.png", force=True)
+    told = capsys.readouterr()
+    assert len(without.images) == 36 and not any("x" in image for image in without.images)
+    assert "7 images were left out because they show a picture of DROP_GROUPS=" in told.out
+    assert "occur so often" not in told.err
+    warn_of_others(without)
+    assert capsys.readouterr().err == ""
+    assert make_folds(folder, folds=3, drop_groups=["a/x0.png"]).hash == without.hash
+    with pytest.raises(
+        InputError, match="DROP_GROUPS: no such image: a/nothing.png; expected names of images: a/000.png"
+    ):
+        make_folds(folder, folds=3, drop_groups="a/nothing.png")

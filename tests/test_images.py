@@ -2,17 +2,19 @@ import io
 import os
 import re
 import struct
+import sys
 import time
 import zipfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from competition.base.arrays import Memory, Stored
 from competition.base.files import InputError, sha256_bytes
@@ -21,9 +23,10 @@ from competition.base.threads import in_threads
 from competition.base.workspace import Workspace
 from competition.data import decode as decode_module
 from competition.data import images as images_module
-from competition.data.decode import check_image, decode, decode_with_format, resize
+from competition.data.decode import check_image, check_values, decode, decode_with_format, resize
 from competition.data.folds import make_folds
 from competition.data.images import load_images, warn_of_others
+from competition.data.ranges import find_ranges
 from competition.data.sources import open_source
 
 # -------------------------------------------------------------------------------- decoding
@@ -41,6 +44,8 @@ from competition.data.sources import open_source
         ("JPEG", {"quality": 95}, 8),
         ("JPEG", {"quality": 95, "progressive": True}, 8),
         ("GIF", {}, 24),
+        ("AVIF", {"quality": 95}, 8),
+        ("JPEG2000", {}, 0),
     ],
 )
 def test_formats(kind, options, tolerance):
@@ -258,11 +263,171 @@ def test_damaged_bytes_never_escape_as_another_error():
                 pass
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "PPM", "WEBP", "GIF", "AVIF", "JPEG2000"])
+def test_a_picture_that_pillow_refuses_for_its_size_comes_reduced(monkeypatch, kind):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    monkeypatch.setattr(decode_module, "LARGE", 10_000)
+    monkeypatch.setattr(decode_module, "REDUCED", 2_500)
+    drawn = Image.fromarray(smooth()).resize((200, 100))
+    data = encode(drawn, kind)
+    assert check_image(data, "x") == ((100, 200), kind)
+    pixels = decode(data, "x")
+    assert pixels.shape == (25, 50, 3)
+    expected = resize(np.asarray(drawn), pixels.shape[:2]).astype(int)
+    assert np.abs(pixels - expected).mean() < (16 if kind == "GIF" else 5)
+    assert Image.MAX_IMAGE_PIXELS == 5000
+
+
+def test_a_large_picture_is_turned_upright(monkeypatch):
+    monkeypatch.setattr(decode_module, "LARGE", 10_000)
+    monkeypatch.setattr(decode_module, "REDUCED", 2_500)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(smooth()).resize((200, 100)), "PNG", exif=exif)
+    assert check_image(data, "x") == ((200, 100), "PNG") and decode(data, "x").shape == (50, 25, 3)
+
+
 def test_a_decompression_bomb_is_an_input_error(monkeypatch):
     data = encode(smooth())
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(InputError, match="^bomb.png: .*pixels"):
+    monkeypatch.setattr(decode_module, "LARGE", 100)
+    monkeypatch.setattr(decode_module, "LARGEST", 200)
+    with pytest.raises(InputError, match="^bomb.png: 32x24 pixels, expected 200 or fewer"):
         decode(data, "bomb.png")
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("chunk", ["zTXt", "iTXt", "iCCP"])
+def test_a_png_with_long_texts_or_a_large_profile_is_read(chunk, behind):
+    texts = PngImagePlugin.PngInfo()
+    long = "layer moved; " * 100_000
+    texts.add_text("history", long, zip=True) if chunk == "zTXt" else None
+    texts.add_itxt("history", long, zip=True) if chunk == "iTXt" else None
+    options = {"icc_profile": bytes(range(256)) * 6000} if chunk == "iCCP" else {"pnginfo": texts}
+    data = encode(smooth(), "PNG", **options)
+    if behind:  # the chunk comes after the pixels
+        start = data.index(chunk.encode()) - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        data = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    assert np.array_equal(decode(data, "x"), smooth())
+
+
+def test_lab_is_converted_by_colour_management():
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(Image.fromarray(smooth()), *profiles, outputMode="LAB")
+    assert np.abs(decode(encode(lab, "TIFF"), "x").astype(int) - smooth()).mean() < 3
+
+
+def test_heic_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    brand = b"heic" + bytes(4) + b"mif1heic"
+    data = struct.pack(">I", 8 + len(brand)) + b"ftyp" + brand + bytes(64)
+    with pytest.raises(InputError, match="^phone.jpg: a HEIC picture, .*pip install pillow-heif.*JPEG$"):
+        decode(data, "phone.jpg")
+
+
+def test_heic_is_read_by_its_package(monkeypatch):
+    drawn = encode(smooth(), "BMP")
+    brand = b"mif1" + bytes(4) + b"mif1heic"
+    data = struct.pack(">I", 8 + len(brand)) + b"ftyp" + brand + bytes(64)
+
+    def register():
+        Image.register_open("HEIF", lambda file, name: Image.open(io.BytesIO(drawn)), lambda start: True)
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    assert np.array_equal(decode(data, "x"), smooth())
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (b"\xff\x0a rest", "a JPEG XL picture, .*convert it to PNG"),
+        (b"\n<!DOCTYPE HTML><title>404", "a web page, .*fetch the picture again"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS: git lfs pull"),
+        (b"<svg xmlns=''/>", "an SVG drawing"),
+    ],
+)
+def test_files_that_are_taken_for_pictures_are_named_with_a_remedy(data, words):
+    with pytest.raises(InputError, match=f"^a/1.jpg: {words}.*, expected JPEG, PNG"):
+        decode(data, "a/1.jpg")
+
+
+# ---------------------------------------------------------------------------- values of more than 8 bits
+
+
+def deep(values, kind="PNG", dtype=np.uint16):
+    """Bytes of a grey picture of one row."""
+    return encode(Image.fromarray(np.array([values], dtype)), kind)
+
+
+def ranges_of(*pictures):
+    return find_ranges(check_values(data, "x", 1).values for data in pictures)
+
+
+@pytest.mark.parametrize(
+    "values, kind, dtype, found, eight_bits",
+    [
+        ([0, 1024, 4000], "PNG", np.uint16, {"16-bit grey": (0, 4095)}, [0, 64, 249]),
+        ([0, 100, 255], "TIFF", np.int32, {"32-bit integers": (0, 255)}, [0, 100, 255]),
+        ([-1000, 0, 3000], "TIFF", np.int32, {"32-bit integers": (-1000, 3000)}, [0, 64, 255]),
+        ([0, 500_000, 1_000_000], "TIFF", np.int32, {"32-bit integers": (0, 1048575)}, [0, 122, 243]),
+        ([29_000, 30_000, 31_000], "PNG", np.uint16, {"16-bit grey": (29000, 31000)}, [0, 128, 255]),
+        ([0, 30_000, 60_000], "TIFF", np.float32, {"floats": (0, 60000)}, [0, 128, 255]),
+        ([-1, 0, 1, np.nan], "TIFF", np.float32, {"floats": (-1, 1)}, [0, 128, 255, 0]),
+        ([0, 128, 250], "TIFF", np.float32, {"floats": (0, 255)}, [0, 128, 250]),
+        ([0, 100, 200, -3.4e38], "TIFF", np.float32, {"floats": (0, 255)}, [0, 100, 200, 0]),
+        ([9_000, 12_000, 18_000], "PNG", np.uint16, {}, [35, 47, 70]),
+        ([0, 257, 40_000], "PNG", np.uint16, {}, [0, 1, 156]),
+        ([0, 257, 65_535], "TIFF", np.int32, {}, [0, 1, 255]),
+        ([0, 0.2, 1], "TIFF", np.float32, {}, [0, 51, 255]),
+        ([7, 7, 7], "PNG", np.uint16, {}, [0, 0, 0]),
+    ],
+)
+def test_values_are_scaled_by_the_range_of_their_data_set(values, kind, dtype, found, eight_bits):
+    data = deep(values, kind, dtype)
+    ranges = ranges_of(data)
+    assert ranges == found
+    assert decode(data, "x", ranges)[0, :, 0].tolist() == eight_bits
+    if not found:
+        assert np.array_equal(decode(data, "x", ranges), decode(data, "x"))
+
+
+def test_a_range_is_that_of_all_pictures():
+    dark, bright = deep([0, 10, 40]), deep([0, 2000, 4090])
+    ranges = ranges_of(dark, bright, deep([0, 0.5], "TIFF", np.float32))
+    assert ranges == {"16-bit grey": (0, 4095)}
+    assert decode(dark, "x", ranges)[0, :, 0].tolist() == [0, 1, 2]
+
+
+def test_a_few_hot_pixels_are_clipped():
+    values = np.tile(np.arange(0, 4000, 10), 100)
+    values[:5] = 65_535
+    ranges = ranges_of(deep(values))
+    assert ranges == {"16-bit grey": (0, 4095)}
+    assert decode(deep(values), "x", ranges)[0, :6, 0].tolist() == [255] * 5 + [3]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_that_pillow_does_not_read(dtype):
+    values = np.linspace(0, 4000, 24 * 32 * 3).reshape(24, 32, 3).astype(dtype)
+    data = cv2.imencode(".tiff", values[..., ::-1])[1].tobytes()
+    ranges = ranges_of(data)
+    assert ranges == {"floats": (0, 4000)}
+    assert np.array_equal(decode(data, "x", ranges), np.rint(values / 4000 * 255))
+    grey = cv2.imencode(".tiff", values[..., 0].astype(np.float64))[1].tobytes()
+    assert check_image(grey, "x") == ((24, 32), "TIFF") and decode(grey, "x").shape == (24, 32, 3)
+    with pytest.raises(InputError, match="^x: "):
+        decode(data[: len(data) // 2], "x")
+
+
+@pytest.mark.parametrize("colour_type, values", [(2, (0, 1024, 4095)), (6, (0, 1024, 4095, 65_535))])
+def test_colours_of_twelve_bits_in_sixteen(colour_type, values):
+    data = png_of_one_row(1, 16, colour_type, struct.pack(f">{len(values)}H", *values))
+    ranges = ranges_of(data)
+    assert ranges == {"16-bit colours": (0, 4095)}
+    assert decode(data, "x").tolist() == [[[0, 4, 15]]]
+    assert decode(data, "x", ranges).tolist() == [[[0, 64, 255]]]
 
 
 def test_resize():
@@ -534,9 +699,9 @@ def test_images_beside_the_class_folders_are_announced(tmp_path, capsys):
     assert "warning:" in (err := capsys.readouterr().err) and "stray.jpeg" in err and "notes" not in err
 
 
-def test_a_split_taken_for_classes_is_announced(tmp_path, capsys):
-    open_source(class_folders(tmp_path / "data", {"train": 1, "test": 1}))
-    assert "split" in capsys.readouterr().err
+def test_a_split_is_not_taken_for_classes(tmp_path):
+    with pytest.raises(InputError, match="found the split test, train and 1 images in train/ but no class folders"):
+        open_source(class_folders(tmp_path / "data", {"train": 1, "test": 1}))
 
 
 # -------------------------------------------------------------------------------- CSV
@@ -575,8 +740,8 @@ def test_csv_with_other_columns_quotes_and_an_absolute_path(tmp_path):
     [
         ("", "found an empty file"),
         ("image,label\n", "no rows"),
-        ("path,label\na,b\n", "found columns 'path', 'label'"),
-        ("image;label\na;b\n", "found columns 'image;label', .*, with commas between them"),
+        ("where,label\na,b\n", "found columns 'where', 'label'"),
+        ("image label\na b\n", "found columns 'image label'"),
         ("image,label,label\na,b,c\n", "found columns"),
         ("image,label\npics/x/000.png,a\npics/x/9.png,b\n", r"missing below .*: pics/x/9.png \(line 3\)"),
         ("image,label\npics/x/000.png,a\npics/x,b\n", "missing below .*: pics/x "),
@@ -619,7 +784,13 @@ def table_of(source, size):
     sums = [sha256_bytes(source.read(image)) for image in source.images]
     frame = pd.DataFrame({"image": source.images, "sha256": sums})
     return Part(
-        frame=frame, size=size, data=str(source.data), root=source.root, name="n", paths=Workspace().competition("n")
+        frame=frame,
+        size=size,
+        data=str(source.data),
+        root=source.root,
+        name="n",
+        paths=Workspace().competition("n"),
+        ranges={},
     )
 
 

@@ -340,3 +340,16 @@ def test_without_network_a_line_says_which_wheels_are_missing(workdir, monkeypat
     assert [wheel.name for wheel in fetch_wheels()] == ["greeting-1.0-py3-none-any.whl"]
     error = capsys.readouterr().err
     assert "no wheels of keras, which pip could not fetch (ERROR: No matching" in error and error.count("\n") == 1
+
+
+def test_a_table_on_kaggle_has_no_path_of_this_machine(tmp_path, workdir):
+    data = class_folders(tmp_path / "far" / "photos", {"a": 4, "b": 4})
+    files = sorted(data.rglob("*.png"))
+    rows = [f"{file.relative_to(data).as_posix()},{file.parent.name}\n" for file in files]
+    (tmp_path / "labels.csv").write_text("image,label\n" + "".join(rows))
+    table = make_folds(tmp_path / "labels.csv", folds=2, images=str(data))
+    assert str(tmp_path) in table.paths.json.read_text()
+    there = Workspace(tmp_path / "there")
+    there.folds.mkdir(parents=True)
+    kaggle_kernel._copy_table(table, there)
+    assert str(tmp_path) not in there.competition("labels").json.read_text()

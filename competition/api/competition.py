@@ -151,6 +151,15 @@ class Competition:
         near: bool | int | str = True,
         drop_conflicts: bool = False,
         metric: str = "accuracy",
+        image_column: str | None = None,
+        label_column: str | None = None,
+        images: str | Path | None = None,
+        fold_column: str | None = None,
+        val: str | None = None,
+        alike: str = "merge",
+        dry: bool = False,
+        rare: str = "train",
+        drop_groups: str | Sequence[str] | None = None,
     ) -> FoldTable:
         """Read and check every image once, make stratified folds.
 
@@ -159,7 +168,8 @@ class Competition:
         Parameters
         ----------
         data : path
-            A folder of class folders, a zip of one, or a CSV with image and label columns.
+            A folder of class folders, an archive of one, a label table (CSV, JSON lines, Parquet), arrays (.npz, .npy), or
+            a competition's download.
         name : str, optional
             What to call the table; default: the name of this Competition, or else the stem of the data's name.
         folds : int, default 5
@@ -171,17 +181,35 @@ class Competition:
         classes : list of str or "a,b,c", optional
             All class names in the order wanted; default: sorted, integers as numbers.
         skip_bad : bool, default False
-            Leave out files that are no images instead of stopping.
+            Leave out files that are no images, and rows of a table without file or label, instead of stopping.
         force : bool, default False
             Replace another table even though runs use it.
         groups : str, optional
-            A column of the CSV, such as patient or camera. Images with the same value lie in one fold.
+            A column of the table, such as patient or camera. Images with the same value lie in one fold.
         near : bool, default True
             Look for images that are nearly the same, and not only for those of the same bytes.
         drop_conflicts : bool, default False
             Leave out pictures that have several labels.
         metric : str, default "accuracy"
             The competition's: accuracy, balanced_accuracy, macro_f1, log_loss, quadratic_kappa or auc.
+        image_column, label_column : str, optional
+            The columns of a label table that name the image and its class; default: recognised by their names. Of
+            arrays, the names of the images and of the labels.
+        images : path, optional
+            The folder or archive that the images of a label table lie in; default: beside the table or below it.
+        fold_column : str, optional
+            A column of whole numbers that are the folds; default: folds are dealt.
+        val : "out", "join" or "fold", default "out"
+            What to do with the validation part of a given split: leave it out, deal it as well, make it one more fold.
+        alike : "merge" or "keep", default "merge"
+            Whether labels that differ only by blanks, case or Unicode form are one class.
+        dry : bool, default False
+            Print what was found, and write nothing.
+        rare : str, default "train"
+            A class of fewer different images than folds: "train", it is in the training part of every fold and counts
+            in no score; "drop", it is left out; "stop", an InputError.
+        drop_groups : list of str or "a,b,c", optional
+            Names of images: they and all that show the same picture are left out.
 
         Returns
         -------
@@ -204,6 +232,15 @@ class Competition:
             drop_conflicts=drop_conflicts,
             metric=metric,
             workspace=self.workspace,
+            rare=rare,
+            drop_groups=drop_groups,
+            image_column=image_column,
+            label_column=label_column,
+            images=images,
+            fold_column=fold_column,
+            val=val,
+            alike=alike,
+            dry=dry,
         )
 
     @command()

@@ -183,4 +183,6 @@ def confusion(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """int64 [C, C]: rows the true classes, columns the predicted. probs [n, C], labels int [n]."""
     from sklearn.metrics import confusion_matrix
 
+    if not len(labels):  # which scikit-learn refuses
+        return np.zeros((probs.shape[1], probs.shape[1]), np.int64)
     return confusion_matrix(labels, probs.argmax(1), labels=np.arange(probs.shape[1])).astype(np.int64)

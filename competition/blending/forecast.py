@@ -222,9 +222,12 @@ def lower_own_class(probs, labels, groups, fold):
 
     n, classes = probs.shape
     counts = np.bincount(labels, minlength=classes)
-    spread = ((counts - n / classes) ** 2).sum() / (n / classes)
-    drawn = min(1.0, chi2.sf(spread, classes - 1) / 0.05)  # 0: the classes are not equal, and 1 is what is expected
-    power = drawn * spread / (classes - 1) + 1 - drawn
+    occurring = int((counts > 0).sum())  # rare classes are only trained on
+    spread = ((counts[counts > 0] - n / occurring) ** 2).sum() / (n / occurring)
+    drawn = min(
+        1.0, chi2.sf(spread, max(occurring - 1, 1)) / 0.05
+    )  # 0: the classes are not equal, and 1 is what is expected
+    power = drawn * spread / max(occurring - 1, 1) + 1 - drawn
 
     def without(units):
         index = np.unique(units, return_inverse=True)[1]

@@ -1,6 +1,7 @@
 """The forecast, printed as the user reads it."""
 
 from competition.base.metrics import METRICS
+from competition.base.text import shorten
 from competition.blending.forecast import LEAST_GROUPED
 
 
@@ -78,5 +79,11 @@ def print_forecast(found, classes):
     rows = [
         f"{name} {row['expected']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
         for name, row in zip(classes, found["classes"])
+        if row["images"]
     ]
     print("  accuracy of each class: " + "; ".join(rows[:20]) + "; ..." * (len(rows) > 20))
+    if unscored := [name for name, row in zip(classes, found["classes"]) if not row["images"]]:
+        print(
+            f"  {len(unscored)} classes have no image that was scored ({shorten(unscored)}): this forecasts the score of the "
+            "others' images"
+        )

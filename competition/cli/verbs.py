@@ -59,7 +59,9 @@ VERBS = (
         ),
         (
             Option(
-                "data", "a folder of class folders, a zip of one, or a CSV with image and label columns", required=True
+                "data",
+                "a folder of class folders, an archive of one, a label table, arrays (.npz, .npy), or a competition's download",
+                required=True,
             ),
             Option("name", "what to call the competition", otherwise="the stem of the data's name", metavar="NAME"),
             Option("folds", "number of folds", 5),
@@ -68,11 +70,16 @@ VERBS = (
                 "size", "HEIGHTxWIDTH, or one number; all images are brought to it", otherwise="the median, rounded"
             ),
             Option("classes", "all class names, in the order wanted: a,b,c", otherwise="sorted, integers as numbers"),
-            Option("skip_bad", "leave out files that are no images instead of stopping", False, kind="switch"),
+            Option(
+                "skip_bad",
+                "leave out files that are no images, and rows of a table without file or label, instead of stopping",
+                False,
+                kind="switch",
+            ),
             Option("force", "replace another table even though runs use it", False, kind="switch"),
             Option(
                 "groups",
-                "a column of the CSV, such as patient or camera. Images with the same value lie in one fold",
+                "a column of the table, such as patient or camera. Images with the same value lie in one fold",
                 metavar="COLUMN",
             ),
             Option("near", "0: do not look for images that are nearly the same", 1),
@@ -81,6 +88,32 @@ VERBS = (
                 "metric",
                 "the competition's metric: accuracy, balanced_accuracy, macro_f1, log_loss, quadratic_kappa or auc",
                 "accuracy",
+            ),
+            Option("image_column", "the column of a label table that names the image", otherwise="recognised"),
+            Option("label_column", "the column of a label table that is the class", otherwise="recognised"),
+            Option("images", "the folder or archive of a label table's images", otherwise="beside the table"),
+            Option("fold_column", "a column of whole numbers that are the folds", metavar="COLUMN"),
+            Option(
+                "val",
+                "out, join or fold: leave the validation part of a given split out, deal it too, or make it one more fold",
+                otherwise="out",
+            ),
+            Option(
+                "alike",
+                "merge or keep: whether labels that differ by blanks, case or Unicode form are one class",
+                "merge",
+            ),
+            Option("dry", "print what was found, and write nothing", False, kind="switch"),
+            Option(
+                "rare",
+                "a class of fewer different images than folds. train: it is in the training part of every fold and counts in no "
+                "score; drop: it is left out; stop: an error",
+                "train",
+            ),
+            Option(
+                "drop_groups",
+                "names of images, a,b,c: they and all that show the same picture are left out",
+                metavar="IMAGES",
             ),
         ),
     ),

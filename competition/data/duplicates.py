@@ -13,9 +13,10 @@ from competition.base.files import InputError, sha256_bytes, warn
 from competition.base.option_values import whole_number
 from competition.base.text import shorten
 from competition.base.threads import in_threads
-from competition.data.decode import EXTENSIONS, check_with_draft
+from competition.data.decode import EXTENSIONS, check_values
 from competition.data.groups import find_groups
 from competition.data.near import SIDE, make_sketch
+from competition.data.ranges import Values, find_ranges
 from competition.data.sources import Source, open_images
 
 
@@ -75,7 +76,7 @@ def find_duplicates(
     """
     folds = None if folds is None else whole_number("folds", folds, 2, 1000)
     source = open_images(data)
-    frame, pairs = read_groups(source, skip_bad, near, folds)
+    frame, pairs, _ = read_groups(source, skip_bad, near, folds)
     if frame.empty:
         raise InputError(f"{data}: no file is a picture, expected some")
     images = [source.root + image for image in frame["image"]]
@@ -96,15 +97,17 @@ def find_duplicates(
     return found[columns].reset_index(drop=True)
 
 
-def read_groups(source: Source, skip_bad: bool, near: bool, folds: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_groups(
+    source: Source, skip_bad: bool, near: bool, folds: int | None
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Values]]:
     """Read the images of a Source and find those that show the same.
 
     Returns a row an image (image, label, sha256, width, height, pixels, picture, conflict), in the order of the Source,
-    and a row a pair, both as groups.find_groups describes them. Raises InputError for a file that is no picture, unless
-    `skip_bad`.
+    and a row a pair, both as groups.find_groups describes them; and {image: ranges.Values} of pictures of more than 8
+    bits. Raises InputError for a file that is no picture, unless `skip_bad`.
     """
-    frame, sketches = _read_all(source, skip_bad, near)
-    return frame, find_groups(frame, sketches, folds)
+    frame, sketches, values = _read_all(source, skip_bad, near)
+    return frame, find_groups(frame, sketches, folds), values
 
 
 def _rows(pairs):
@@ -112,36 +115,49 @@ def _rows(pairs):
 
 
 def _read_all(source, skip_bad, near):
-    """A row an image that can be used: image, label, sha256, width, height, pixels (a hash); and their sketches.
+    """A row an image that can be used: image, label, sha256, width, height, pixels (a hash); their sketches; and
+    {image: ranges.Values} of those of more than 8 bits, which are decoded again where their data set has a range of its own.
 
     Not to be `near`, `pixels` is that of the bytes, and there are no sketches: [n, 0]. Without labels they are "".
     """
+
+    ranges: dict = {}
+    deep: dict[str, Values] = {}
 
     def examine(job):
         image, label = job
         try:
             data = source.read(image)
-            pixels, (height, width), kind = check_with_draft(data, image, SIDE if near else 1)
+            found = check_values(data, image, SIDE if near else 1, ranges)
         except InputError as error:
             return image, str(error)
+        pixels, (height, width), kind, values = found
+        if values:
+            deep[image] = values
         sha256 = sha256_bytes(data)
         drawn = sha256_bytes(b"%d %d " % (height, width) + pixels.tobytes()) if near else sha256
         return (image, label, sha256, width, height, drawn, make_sketch(pixels) if near else b"", kind), None
 
     labels = source.labels or [""] * len(source.images)
     found = list(in_threads(examine, list(zip(source.images, labels)), "check images"))
+    if near and (ranges := find_ranges(deep.values())):
+        again = [at for at, (row, error) in enumerate(found) if not error and row[0] in deep]
+        jobs = [found[at][0][:2] for at in again]
+        for at, row in zip(again, in_threads(examine, jobs, "decode images by their range of values")):
+            found[at] = row
     bad = [(image, error) for image, error in found if error]
     rows = [row for row, error in found if not error]
     if bad and not skip_bad:
         more = f"; and {len(bad) - 1} more: {shorten([image for image, _ in bad[1:]])}" if bad[1:] else ""
-        raise InputError(f"{bad[0][1]}{more} (SKIP_BAD=1 leaves such files out)")
+        remedy = " (SKIP_BAD=1 leaves such files out)" if rows else "; none of the files is a picture that can be read"
+        raise InputError(f"{bad[0][1]}{more}{remedy}")
     if bad:
         warn(f"{len(bad)} files left out: {shorten([error for _, error in bad], 20)}")
     if other := [f"{row[0]} ({row[-1]})" for row in rows if _misnamed(row[0], row[-1])]:
         warn(f"{len(other)} files are of another format than their names say: {shorten(other)}")
     sketches = np.frombuffer(b"".join(row[-2] for row in rows), np.uint8).reshape(len(rows), -1 if rows else 0)
     columns = ["image", "label", "sha256", "width", "height", "pixels"]
-    return pd.DataFrame([row[:-2] for row in rows], columns=columns), sketches
+    return pd.DataFrame([row[:-2] for row in rows], columns=columns), sketches, deep
 
 
 def _misnamed(image, kind):

@@ -5,7 +5,9 @@ table.py reads the table. Later stages take an image only if its hash is still t
 
 import csv
 import re
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,12 @@ from competition.base.text import class_order, natural_order, shorten
 from competition.base.workspace import RUN_JSON, Workspace, check_competition_name
 from competition.data.duplicates import read_groups
 from competition.data.groups import join_pairs, pair_equal, write_report
+from competition.data.ranges import find_ranges, say_range
 from competition.data.sources import open_source, read_column
+from competition.data.sources.source import Reading, absolute
 from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, read_folds, table_hash
+
+RARE = ("train", "drop", "stop")  # what becomes of classes of fewer images than folds
 
 
 def make_folds(
@@ -37,23 +43,41 @@ def make_folds(
     near: bool | int | str = True,
     drop_conflicts: bool = False,
     metric: str = "accuracy",
+    rare: str = "train",
+    drop_groups: str | Sequence[str] | None = None,
     workspace: Workspace = Workspace(),
+    image_column: str | None = None,
+    label_column: str | None = None,
+    images: str | Path | None = None,
+    fold_column: str | None = None,
+    val: str | None = None,
+    alike: str = "merge",
+    dry: bool = False,
 ) -> FoldTable:
     """Read and check every image once, deal them into stratified folds, write `folds/<name>.csv` and `.json`.
 
-    data      folder of class folders, zip of one, or CSV with the columns image and label
+    data      folder of class folders, archive of one, label table, arrays, or a download that holds one of these
     name      of the table; default: the stem of `data`
     size      "96", "96x128" (height x width) or a tuple; default: the median height and width, rounded
     classes   all class names in the order wanted, as a list or "a,b,c"; default: sorted, integers as numbers. A table
               of this name that has the same integers in the order of text keeps that, unless `force` is given
-    skip_bad  leave out files that are no pictures instead of stopping
+    skip_bad  leave out files that are no pictures, and rows of a table without file or label, instead of stopping
     force     replace another table even though runs use it
-    groups    a column of the CSV (patient, site, camera): images that have the same there share a group too
+    groups    a column of the table (patient, site, camera): images that have the same there share a group too
     near      1 or True: look for images that show the same picture (competition/data/groups.py); 0 or False: only those of
               identical bytes share a group
     drop_conflicts  leave out pictures that have several labels
     metric    what the competition is scored by, a name of metrics.METRICS
+    rare      what becomes of a class of fewer different images than folds: "train", its images are in the training part of
+              every fold and count in no score; "drop", they are left out, and so is the class; "stop", an InputError
+    drop_groups  names of images, as a list or "a,b,c": they and all that show the same picture are left out
     workspace  where table and report are written
+    image_column, label_column   columns of the label table; of arrays, names of these; default: recognised
+    images    folder or archive that the images of a label table lie in; default: beside it
+    fold_column  a column of whole numbers that are the folds; default: they are dealt
+    val       what to do with a given validation split: "out" (default), "join" or "fold", a fold of its own
+    alike     "merge": labels that differ only by blanks, case or Unicode form are one class; "keep": they are several
+    dry       write nothing, only print what would be written
 
     A group lies in one fold. What was found is shown in runs/<name>/groups/. The table depends on data and
     arguments alone, not on the machine. Returns the FoldTable; raises InputError for data or arguments that
@@ -65,7 +89,13 @@ def make_folds(
     near = bool(whole_number("NEAR", int(near) if isinstance(near, bool) else near, 0, 1))
     size = parse_size(size)
     metric = find_metric(metric).name
-    source = open_source(data)
+    if rare not in RARE:
+        raise InputError(f"RARE={rare}: expected one of {', '.join(RARE)}")
+    options = Reading(image_column, label_column, str(images or "") or None, val, skip_bad, alike)
+    reading = {key: value for key, value in vars(options).items() if value != getattr(Reading(), key)}
+    source = open_source(data, **reading)
+    for remark in source.remarks:
+        warn(remark)
     if source.data.is_dir() and workspace.folds.resolve().is_relative_to(source.data.resolve()):
         raise InputError(
             f"{source.data}: the data folder holds the current one, whose {workspace.folds}/ and "
@@ -78,16 +108,41 @@ def make_folds(
         _check_grades(classes)
 
     given_groups = read_column(source, groups) if groups else {}
+    given_folds = _read_fold_column(source, fold_column) if fold_column else {}
+    if given_folds:
+        folds = len(set(given_folds.values()))
 
-    everything, pairs = read_groups(source, skip_bad, near, folds)
-    frame = everything
+    everything, pairs, deep = read_groups(source, skip_bad, near, folds)
+    foreign = _pictures_of(everything, drop_groups)
+    frame = everything[~foreign].reset_index(drop=True)
     if drop_conflicts:
-        frame = everything[~everything["conflict"]].reset_index(drop=True)
+        frame = frame[~frame["conflict"]].reset_index(drop=True)
+    conflicts_left_out = len(everything) - int(foreign.sum()) - len(frame)
     tied = pair_equal(frame["picture"]), pair_equal(_given(frame["image"], given_groups))
     frame["group"] = frame["image"].to_numpy()[join_pairs(len(frame), *tied)]
-    _check_classes(frame, source.classes, folds)
-    frame["fold"] = assign_folds(frame["label"].to_numpy(), frame["group"].to_numpy(), folds, seed)
-    counts = pd.crosstab(frame["label"], frame["fold"]).reindex(columns=range(folds), fill_value=0)
+    few: dict[str, str] = {}
+    dropped = 0
+    if given_folds:
+        frame["fold"] = frame["image"].map(given_folds).astype(np.int64)
+        _warn_of_parted(frame, f"FOLD_COLUMN={fold_column}")
+    else:
+        dealt = ~frame["image"].isin(source.val)
+        few = _check_classes(frame[dealt], source.classes, folds, rare)
+        if rare == "drop":
+            kept = ~frame["label"].isin(few)
+            dropped, frame, dealt = int((~kept).sum()), frame[kept].reset_index(drop=True), dealt[kept].to_numpy()
+            classes = [name for name in classes if name not in few]
+        dealt = np.flatnonzero(dealt)
+        scored = dealt[_choose_scored(frame.iloc[dealt], few, folds)]
+        frame["fold"] = folds  # of a given validation split, whose images are dealt no more
+        frame.loc[dealt, "fold"] = -1
+        labels, group = (frame.loc[scored, column].to_numpy() for column in ("label", "group"))
+        frame.loc[scored, "fold"] = assign_folds(labels, group, folds, seed)
+        if source.val:
+            _warn_of_parted(frame, "VAL=fold")
+            folds += 1
+    ever = frame[frame["fold"] >= 0]
+    counts = pd.crosstab(ever["label"], ever["fold"]).reindex(columns=range(folds), fill_value=0)
     if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
         warn(
             f"groups of several classes leave a fold without images of {shorten(lacking)}; fewer FOLDS= would hold more"
@@ -97,6 +152,8 @@ def make_folds(
     frame = frame.iloc[order][COLUMNS].reset_index(drop=True)
     size = size or tuple(int(frame[side].median() + 0.5) for side in ("height", "width"))
 
+    values = [deep[image] for image in frame["image"] if image in deep]
+    ranges = find_ranges(values)
     content = csv_bytes(frame)
     counts = frame["label"].value_counts()
     record = {
@@ -109,18 +166,46 @@ def make_folds(
         "folds": folds,
         "size": list(size),
         "metric": metric,
-        "hash": table_hash(content, classes, size),
+        "hash": table_hash(content, classes, size, ranges),
         "data_hash": data_hash(frame),
         "near": bool(near),
         "groups": groups or "",
-        "conflicts_left_out": len(everything) - len(frame),
+        "conflicts_left_out": conflicts_left_out,
         "versions": files.versions(),
+        **({"ranges": ranges} if ranges else {}),
+        **({"left_out": left_out} if (left_out := int(foreign.sum()) + dropped) else {}),
     }
+    if source.columns is None:
+        reading.pop("skip_bad", None)
+    if reading:  # how to find the same images again
+        beside = {"data": str(absolute(data)), "images": str(source.data)} if images else {}
+        record["reading"] = reading | beside
+    if fold_column:
+        record["fold_column"] = fold_column
+    left = {
+        "images with several labels": conflicts_left_out,
+        "images of DROP_GROUPS=": int(foreign.sum()),
+        "images of rare classes": dropped,
+    }
+    notes = [*source.found, *_count_left(source, everything, left)]
+    if dry:
+        height, width = size
+        where, key = source.data.as_posix(), table_hash(content, classes, size, ranges)
+        table = FoldTable(name, frame, list(classes), (height, width), where, seed, key, data_hash(frame))
+        table = replace(table, root=source.root, metric=metric, workspace=workspace, ranges=ranges)
+        _report(table, given, "not written (DRY=1)", notes)
+        return table
     note = _write(workspace.competition(name), content, record, force)
     table = read_folds(name, workspace)
-    _report(table, given, note)
-    if left := record["conflicts_left_out"]:
-        print(f"{left} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
+    _report(table, given, note, notes)
+    _report_ranges(table.ranges, values)
+    if foreign.any():
+        print(f"{foreign.sum()} images were left out because they show a picture of DROP_GROUPS=")
+    _report_rare(table, few, dropped, folds)
+    if conflicts_left_out:
+        print(
+            f"{conflicts_left_out} images were left out because their pictures have several labels (DROP_CONFLICTS=1)"
+        )
     if groups:
         print(f"images of one {groups} share a fold: {len(set(given_groups.values()) - {''})} different ones")
     write_report(table, everything, pairs)
@@ -163,6 +248,38 @@ def assign_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) 
     return fold
 
 
+def _read_fold_column(source, column):
+    """{image: fold} of a column of whole numbers, which are counted from 0 if they are not; InputError for others."""
+    texts = read_column(source, column)
+    numbers = {image: text.strip().removesuffix(".0") for image, text in texts.items()}
+    if bad := [f"{image} ({texts[image]!r})" for image, text in numbers.items() if not text.isdecimal()]:
+        raise InputError(f"FOLD_COLUMN={column}: expected whole numbers from 0, found {shorten(bad)}")
+    known = sorted({int(text) for text in numbers.values()})
+    if len(known) < 2:
+        raise InputError(f"FOLD_COLUMN={column}: found {known[0]} alone, expected 2 folds or more")
+    if known != list(range(len(known))):
+        print(f"FOLD_COLUMN={column}: {shorten(list(map(str, known)), 20)} are called 0 to {len(known) - 1}")
+    place = {number: fold for fold, number in enumerate(known)}
+    return {image: place[int(text)] for image, text in numbers.items()}
+
+
+def _warn_of_parted(frame, given):
+    """Say how many images have another of their group in another fold, which was given."""
+    parted = frame.groupby("group")["fold"].transform("nunique") > 1
+    if parted.any():
+        warn(
+            f"{given}: {int(parted.sum())} images show the same as one of another fold, whose score is too good for that: "
+            f"{shorten(frame.loc[parted, 'image'].tolist())}"
+        )
+
+
+def _count_left(source, everything, left):
+    """(what, finding) of the images of the table and those that are not in it; `left`: {what: how many} of the latter."""
+    bad = {"no images that can be read": len(source.images) - len(everything)}
+    rows = [("left out", f"{count} {what}") for what, count in (bad | left).items() if count]
+    return [("images", str(len(everything) - sum(left.values()))), *rows]
+
+
 def _check_grades(classes):
     """InputError unless the names say by numbers that they are in the order of grades, lowest first."""
     if natural_order(classes) != list(classes) or not all(re.search(r"\d", name) for name in classes):
@@ -177,6 +294,8 @@ def _class_order(found, wanted):
     if not wanted:
         return class_order(found), False
     wanted = next(csv.reader([wanted], skipinitialspace=True)) if isinstance(wanted, str) else list(wanted)
+    composed = {unicodedata.normalize("NFC", name): name for name in found}
+    wanted = [name if name in found else composed.get(unicodedata.normalize("NFC", name), name) for name in wanted]
     if unknown := [name for name in wanted if name not in found]:
         raise InputError(f"CLASSES: unknown: {shorten(unknown)}; the data has {shorten(found, 20)}")
     if doubled := sorted({name for name in wanted if wanted.count(name) > 1}):
@@ -203,16 +322,75 @@ def _given(images, groups):
     return [groups.get(image) or (image,) for image in images]
 
 
-def _check_classes(frame, classes, folds):
-    """Every class must reach every fold."""
+def _check_classes(frame, classes, folds, rare):
+    """{class: how to say its counts} of the classes that cannot reach every fold; InputError unless something is done.
+
+    rare   as of make_folds
+    """
     images, pictures = (frame.groupby("label")[column].nunique() for column in ("image", "group"))
-    few = []
+    few: dict[str, str] = {}
     for label in classes:
         count, distinct = int(images.get(label, 0)), int(pictures.get(label, 0))
         if distinct < folds:
-            few.append(f"{label} ({count}{f', {distinct} of them different' if distinct < count else ''})")
-    if few:
-        raise InputError(f"fewer images than FOLDS={folds} in class {shorten(few, 20)}")
+            few[label] = f"{label} ({count}{f', {distinct} of them different' if distinct < count else ''})"
+    if few and rare == "stop":
+        raise InputError(f"fewer images than FOLDS={folds} in class {shorten(list(few.values()), 20)}")
+    if len(few) > len(classes) - 2:
+        raise InputError(
+            f"fewer images than FOLDS={folds} in class {shorten(list(few.values()), 20)}; expected two classes with as many"
+        )
+    if gone := [label for label in few if rare == "train" and label not in images.index]:
+        raise InputError(f"no image is left of class {shorten(gone, 20)}; RARE=drop leaves out the class")
+    return few
+
+
+def _pictures_of(everything, named):
+    """bool [n]: the images that show the same picture as one of those `named`, a list or "a,b,c"; InputError for others."""
+    if isinstance(named, str):
+        named = next(csv.reader([named], skipinitialspace=True), [])
+    place = {image: row for row, image in enumerate(everything["image"])}
+    if unknown := [image for image in named or [] if image not in place]:
+        known = shorten(everything["image"].tolist(), 2)
+        raise InputError(f"DROP_GROUPS: no such image: {shorten(unknown)}; expected names of images: {known}")
+    pictures = everything["picture"].to_numpy()
+    return np.isin(pictures, [pictures[place[image]] for image in named or []])
+
+
+def _choose_scored(frame, few, folds):
+    """bool [n]: which images are dealt into folds; not those of the classes `few`, and whatever else these make rare.
+
+    A group stays whole, since no fold may be scored on a picture that it has trained on under another label. InputError
+    where fewer than two classes would be scored.
+    """
+    groups = set(frame["group"][frame["label"].isin(few)])
+    while True:
+        scored = ~frame["group"].isin(groups).to_numpy()
+        left = frame[scored]
+        distinct = left.groupby("label")["group"].nunique()
+        more = set(left["group"][left["label"].isin(distinct.index[distinct < folds])])
+        if not more:
+            break
+        groups |= more
+    if len(distinct) < 2:
+        raise InputError(
+            f"fewer than two classes have FOLDS={folds} pictures or more that show nothing of the rare classes "
+            f"{shorten(list(few), 20)}; expected two (RARE=drop leaves those out)"
+        )
+    return scored
+
+
+def _report_rare(table, few, dropped, folds):
+    """Say what became of classes of fewer different images than folds."""
+    if not few:
+        return
+    named = f"{len(few)} classes have fewer different images than FOLDS={folds}: {shorten(list(few.values()), 10)}"
+    if table.train_only is None:
+        print(f"{named}; their {dropped} images were left out (RARE=drop)")
+    else:
+        print(
+            f"{named}; {len(table.train_only)} images are in the training part of every fold and count in no score "
+            "(RARE=drop leaves them out)"
+        )
 
 
 def _write(paths, content, record, force):
@@ -241,8 +419,8 @@ def _write(paths, content, record, force):
     return "replaced" if there else "written"
 
 
-def _report(table, given, note):
-    frame, (height, width) = table.frame, table.size
+def _report(table, given, note, notes):
+    frame, (height, width) = table.everything.frame, table.size
     print(
         f"{table.paths.csv}: {note}; {len(frame)} images, {len(table.classes)} classes, "
         f"{table.k} folds, seed {table.seed}, size {height}x{width} (height x width)"
@@ -271,8 +449,24 @@ def _report(table, given, note):
             f"note: that is the order of numbers; Keras sorts folders as text, which would be "
             f"{shorten(text, 60)} (CLASSES= sets another order)"
         )
-    counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes)
-    counts.columns = [f"fold {k}" for k in counts.columns]
+    print("found:")
+    for what, finding in [*notes, ("classes", f"{len(table.classes)}: {shorten(table.classes, 20)}")]:
+        print(f"  {what:<9} {finding}")
+    counts = pd.crosstab(frame["label"], frame["fold"]).reindex(table.classes, fill_value=0)
+    counts.columns = [f"fold {k}" if k >= 0 else "train only" for k in counts.columns]
     counts["all"] = counts.sum(axis=1)
     totals = counts.sum().to_frame("all").T  # a row of its own, since a class may be called "all" too
     print(pd.concat([counts, totals]).to_string(max_rows=60))
+
+
+def _report_ranges(ranges, values):
+    """Say by which ranges pictures of more than 8 bits become 0..255, and how many are clipped by them."""
+    for kind, (low, high) in ranges.items():
+        of_kind = [one for one in values if one.kind == kind]
+        found = min(one.low for one in of_kind), max(one.high for one in of_kind)
+        clipped = sum(one.low < low or one.high > high for one in of_kind)
+        print(
+            f"{len(of_kind)} pictures of {kind} hold values of {say_range(found)}: {say_range((low, high))} becomes 0..255, "
+            "for test images too (a zip gets 0..255 from its scorer)"
+            + (f"; in {clipped} of them a few values lie outside and are clipped" if clipped else "")
+        )

@@ -28,6 +28,8 @@ FEW = 10  # images, that no group is too large with as long as its class can be 
 LEAST_SHARE = 0.75  # of one class in larger groups: copies with wrong labels are fewer
 KNIT = 0.8  # share of a group's pairs that make it one scene: of drawings and digits it was 0.01 to 0.2
 MOST = 0.5  # of a class, that such a group may hold
+OFTEN, OFTEN_ALONE = 5, 20  # images with the same pixels, under several labels and under one, that hardly belong
+NAMED = 5  # pictures named in one line
 SHOWN, SHOWN_OF_GROUP, SHOWN_SIDE = 200, 8, 128  # groups of a kind on the page, images of each, and their longer side
 
 
@@ -130,6 +132,8 @@ def write_report(table, frame, pairs):
     )
     conflicts = [group for group in groups if frame["conflict"][group[0]]]
     others = [group for group in groups if not frame["conflict"][group[0]]]
+    kept = set(table.everything.images)
+    often = _find_often(frame, [group for group in groups if frame["image"][group[0]] in kept])
     named = pairs.assign(
         **{
             f"{side}{what}": frame[column].to_numpy()[pairs[side]]
@@ -142,19 +146,40 @@ def write_report(table, frame, pairs):
     page.write_page(
         folder / GROUPS_HTML,
         f"{table.name}: {len(groups)} pictures that occur more than once",
-        _parts(table, frame, conflicts, others, score),
+        _parts(table, frame, often, conflicts, others, score),
     )
     kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
     print(
         f"{sum(map(len, groups))} images show {len(groups)} pictures, each in one fold (pairs: {kinds}); "
         f"{len(conflicts)} pictures have several labels; {folder / GROUPS_HTML} shows them"
     )
+    if often:
+        names = [frame["image"][group[0]] for group in often]
+        told = [
+            f"{name} ({len(group)} images, {frame['label'][group].nunique()} labels)"
+            for name, group in zip(names, often)
+        ]
+        drop = ",".join(f'"{name}"' if "," in name else name for name in names[:NAMED])
+        warn(
+            f"{len(often)} pictures occur so often that they may not belong to the data: {shorten(told, NAMED)}; "
+            f"{folder / GROUPS_HTML} shows them, and DROP_GROUPS={drop} leaves them out with their copies"
+        )
     largest = max(groups, key=len)
     if len(largest) > len(table.frame) / table.k:
         warn(
             f"{frame['image'][largest[0]]} and {len(largest) - 1} others are one group, more than a fold: look at "
             f"{folder / GROUPS_HTML}, and use NEAR=0 where they are not the same"
         )
+
+
+def _find_often(frame, groups):
+    """Those of the groups (arrays of rows) that hold one picture many times, under several labels first, large ones first."""
+    found = []
+    for group in groups:
+        copies = frame.loc[group].groupby("pixels")["label"].agg(["size", "nunique"])
+        if ((copies["size"] >= OFTEN_ALONE) | ((copies["size"] >= OFTEN) & (copies["nunique"] > 1))).any():
+            found.append(group)
+    return sorted(found, key=lambda group: (-frame["label"][group].nunique(), -len(group)))
 
 
 def _too_large(labels, picture, folds, close):
@@ -188,8 +213,8 @@ def _close_knit(picture, pairs):
     return ((size > 1) & (2 * found >= KNIT * size * np.minimum(size - 1, NEIGHBOURS)))[picture]
 
 
-def _parts(table, frame, conflicts, others, score):
-    shown = {row for group in [*conflicts[:SHOWN], *others[:SHOWN]] for row in group[:SHOWN_OF_GROUP]}
+def _parts(table, frame, often, conflicts, others, score):
+    shown = {row for group in [*often[:SHOWN], *conflicts[:SHOWN], *others[:SHOWN]] for row in group[:SHOWN_OF_GROUP]}
     shown = sorted(shown)
     pictures = dict(zip(shown, map_images(replace(table, frame=frame.iloc[shown]), _draw)))
 
@@ -206,6 +231,11 @@ def _parts(table, frame, conflicts, others, score):
         f"{table.data}"
     )
     for title, groups in (
+        *(
+            [(f"{len(often)} pictures that occur so often that they may not belong to the data", often)]
+            if often
+            else []
+        ),
         (f"{len(conflicts)} pictures with several labels", conflicts),
         (f"{len(others)} pictures with one label, the least alike first", others),
     ):

@@ -35,6 +35,7 @@ def load_images(table, memory=None):
             images[row] = image
         return images
     key = [IMAGES_FORMAT, table.images, table.frame["sha256"].tolist(), list(table.size)]
+    key += [dict(table.ranges)] if table.ranges else []
     path = table.paths.images / f"{hash_json(key)[:16]}.npy"
     print(f"images: {gigabytes(size)}, more than half of {memory}; read from {path}")
     if not path.exists():
@@ -48,12 +49,16 @@ def load_images(table, memory=None):
 
 def warn_of_others(table):
     """Name the images beside those of a FoldTable: they would otherwise be left out without a word."""
+    record = table.paths.json
+    known = read_json(record) if record.exists() else {}
+    reading = {"data": table.data, **known.get("reading", {})}
     try:
-        others = sorted(set(open_source(table.data).images) - set(table.frame["image"]))
+        source = open_source(reading.pop("data"), **reading)
     except InputError:  # of what is missing or broken among the table's own images, reading them will tell
         return
-    record = table.paths.json
-    if others and record.exists() and len(others) <= read_json(record).get("conflicts_left_out", 0):
+    own = {table.root + image for image in table.everything.images}
+    others = sorted(image for image in source.images if source.root + image not in own)
+    if others and len(others) <= known.get("conflicts_left_out", 0) + known.get("left_out", 0):
         return  # as was asked for
     if others:
         warn(
@@ -79,7 +84,7 @@ def map_images(table, work=lambda image: image, start=0):
             raise InputError(f"{error}; it was there at `make folds`: bring it back or rerun that") from None
         if sha256_bytes(data) != hashes[row]:
             raise InputError(f"{name} in {table.data}: changed since `make folds` (other sha256), rerun that")
-        return work(resize(decode(data, name), table.size))
+        return work(resize(decode(data, name, table.ranges), table.size))
 
     part = max(1, min(64, PART // (3 * math.prod(table.size))))
     return in_threads(load, range(start, len(names)), "load images", part)

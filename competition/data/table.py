@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from competition.base.files import InputError, sha256_bytes
 from competition.base.text import shorten
 from competition.base.workspace import Paths, Workspace
 from competition.data.images import load_images
+from competition.data.ranges import Ranges
 from competition.rehearsal.rehearsal import MOST_REHEARSED
 
 COLUMNS = ["image", "label", "fold", "group", "sha256", "width", "height"]
@@ -29,6 +30,9 @@ SHOWN = 96  # pixels on the screen that a picture is high
 @dataclass(frozen=True, repr=False, eq=False)
 class FoldTable:
     """n images in k folds.
+
+    Images of `train_only` belong to the training part of every fold. No fold holds them out, so that they have no row in
+    `frame`, no out-of-fold prediction, and count in no score. A class may have none but these.
 
     Attributes
     ----------
@@ -53,13 +57,15 @@ class FoldTable:
     size: tuple[int, int]  # (height, width) that all images are brought to
     data: str  # absolute POSIX path of the folder, zip or CSV
     seed: int
-    hash: str  # sha256 of the CSV's bytes, class order and size
+    hash: str  # sha256 of the CSV's bytes, class order, size, and ranges if there are any
     data_hash: str  # sha256 over all images' names and contents
     root: str = ""  # the folder below `data` that image paths start from
     metric: str = "accuracy"  # a name of metrics.METRICS: what the competition is scored by
     whole: "FoldTable | None" = None  # of a part, whose labels may be others: the table that its images are from
     rows: np.ndarray | None = None  # int64 [n], which of that table's they are
     workspace: Workspace = Workspace()  # where it lies, and its runs
+    ranges: Ranges = field(default_factory=dict)  # of values of more than 8 bits, as ranges.find_ranges has them
+    train_only: pd.DataFrame | None = None  # columns as `frame`, fold -1; None where there are none
 
     @property
     def paths(self) -> Paths:
@@ -86,25 +92,41 @@ class FoldTable:
         """int64 [n]."""
         return self.frame["fold"].to_numpy(np.int64)
 
+    @property
+    def everything(self) -> "FoldTable":
+        """This table with the images of `train_only` behind its own, by which to train; their fold is -1."""
+        if self.train_only is None:
+            return self
+        return replace(self, frame=pd.concat([self.frame, self.train_only], ignore_index=True), train_only=None)
+
+    def say_unscored(self) -> str:
+        """Which images no score counts, in a sentence; "" where all are scored."""
+        if self.train_only is None:
+            return ""
+        classes = sorted(set(self.train_only["label"]) - set(self.frame["label"]))
+        of = f", the whole of {len(classes)} rare classes ({shorten(classes)})" if classes else ""
+        return f"{len(self.train_only)} images are only trained on and count in no score{of}"
+
     def take(self, array: Any) -> Any:
         """This table's rows of an array that has one for each image, or for each of the table that it is a part of."""
         return array if self.whole is None else Rows(array, self.rows)  # type: ignore[arg-type]
 
     def show(self, count: int = 5) -> page.Html:
         """A part of a notebook: the first `count` images of each class. InputError for an image that has changed."""
-        rows = self.frame.groupby("label", sort=False).head(count).index.to_numpy()
-        images = load_images(replace(self, frame=self.frame.iloc[rows].reset_index(drop=True)))
-        pictures = {row: page.picture(image, self.images[row], SHOWN) for row, image in zip(rows, images)}
+        frame = self.everything.frame
+        rows = frame.groupby("label", sort=False).head(count).index.to_numpy()
+        images = load_images(replace(self, frame=frame.iloc[rows].reset_index(drop=True)))
+        pictures = {row: page.picture(image, frame["image"][row], SHOWN) for row, image in zip(rows, images)}
         return page.snippet(
             [
-                page.figure([pictures[row] for row in rows if self.frame["label"][row] == label], label)
+                page.figure([pictures[row] for row in rows if frame["label"][row] == label], label)
                 for label in self.classes
             ]
         )
 
     def counts(self) -> pd.DataFrame:
         """How many images of each class (rows) each fold holds out, int64 [C, k]."""
-        return pd.crosstab(self.frame["label"], self.frame["fold"]).reindex(self.classes)
+        return pd.crosstab(self.frame["label"], self.frame["fold"]).reindex(self.classes, fill_value=0)
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -119,7 +141,7 @@ class FoldTable:
             {"class": label, **{f"fold {fold}": count for fold, count in counts.items()}, "all": sum(counts)}
             for label, counts in self.counts().iterrows()
         ]
-        return page.snippet([repr(self), page.table(rows)])
+        return page.snippet([repr(self), page.table(rows), *filter(None, [self.say_unscored()])])
 
 
 def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> FoldTable:
@@ -145,10 +167,13 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         raise InputError(f"{csv_path}: cannot be read ({error.strerror}), run `make folds` again") from None
     try:
         classes, size = list(record["classes"]), tuple(record["size"])
-        if table_hash(content, classes, size) != record["hash"]:
+        ranges = {kind: (low, high) for kind, (low, high) in record.get("ranges", {}).items()}  # older tables: none
+        if table_hash(content, classes, size, ranges) != record["hash"]:
             raise InputError(f"{csv_path}: not the table that {json_path} belongs to; run `make folds` again")
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
         frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
+        scored = frame[frame["fold"] >= 0].reset_index(drop=True)
+        others = frame[frame["fold"] < 0].reset_index(drop=True)
         data, seed, root = record["data"], record["seed"], record["root"]
         metric = record.get("metric", "accuracy")  # older tables name none
     except InputError:
@@ -157,7 +182,19 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
     return FoldTable(
-        name, frame, classes, size, data, seed, record["hash"], data_hash(frame), root, metric, workspace=workspace
+        name,
+        scored,
+        classes,
+        size,
+        data,
+        seed,
+        record["hash"],
+        data_hash(frame),
+        root,
+        metric,
+        workspace=workspace,
+        ranges=ranges,
+        train_only=others if len(others) else None,
     )
 
 
@@ -215,14 +252,17 @@ def fold_numbers(variable: str, folds: str | int | None, table: FoldTable) -> li
 def default_name(data: str | Path, otherwise: str = "give one with NAME=") -> str:
     path = Path(os.path.abspath(os.path.expanduser(data)))
     stem = path.stem if path.is_file() or path.suffix.lower() in (".zip", ".csv") else path.name
+    stem = stem[:-4] if path.is_file() and stem.lower().endswith(".tar") else stem
     name = re.sub(r"[^\w.+-]+", "_", stem).strip("._+-")[:100]
     if not name:
         raise InputError(f"{path}: no name can be made of this, {otherwise}")
     return name
 
 
-def table_hash(content: bytes, classes: Sequence[str], size: Sequence[int]) -> str:
-    return sha256_bytes(content + json.dumps([list(classes), list(size)], ensure_ascii=False).encode("utf-8"))
+def table_hash(content: bytes, classes: Sequence[str], size: Sequence[int], ranges: Ranges | None = None) -> str:
+    """The hash of a fold table; `ranges` change it where there are any, since images are decoded by them."""
+    told = [list(classes), list(size), *([files.hash_json(ranges)] if ranges else [])]
+    return sha256_bytes(content + json.dumps(told, ensure_ascii=False).encode("utf-8"))
 
 
 def data_hash(frame: pd.DataFrame) -> str:

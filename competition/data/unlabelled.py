@@ -3,10 +3,11 @@
 import pandas as pd
 
 from competition.base import files
-from competition.base.files import InputError
+from competition.base.files import InputError, warn
 from competition.base.text import shorten
 from competition.base.threads import in_threads
-from competition.data.decode import check_image
+from competition.data.decode import check_values
+from competition.data.ranges import BEYOND, assumed_range, find_ranges, say_range
 from competition.data.sources import open_unlabelled
 from competition.data.table import FoldTable, default_name
 
@@ -45,12 +46,16 @@ def read_usable(test, table, place=None, fewest=FEWEST):
             "expected test images elsewhere, or another current folder"
         )
 
+    deep = {}
+
     def examine(image):
         try:
             data = source.read(image)
-            (height, width), _ = check_image(data, image)
+            _, (height, width), _, values = check_values(data, image, 1)
         except InputError as error:
             return str(error)
+        if values:
+            deep[image] = values
         return {"image": image, "sha256": files.sha256_bytes(data), "width": width, "height": height}
 
     found = dict(zip(source.images, in_threads(examine, source.images, "check images")))
@@ -61,6 +66,7 @@ def read_usable(test, table, place=None, fewest=FEWEST):
     if len(frame) < fewest:
         readable = " that can be read" if broken else ""
         raise InputError(f"{source.data}: {len(frame)} images{readable}, expected {fewest} or more to compare")
+    _warn_of_values(source.data, deep, table.ranges)
     digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
     folder = (place or table.paths.shift)(default_name(source.data, "rename it"))
     unknown = FoldTable(
@@ -73,5 +79,29 @@ def read_usable(test, table, place=None, fewest=FEWEST):
         digest,
         digest,
         workspace=table.workspace,
+        ranges=table.ranges,
     )
     return unknown, broken
+
+
+def _warn_of_values(data, found, ranges):
+    """Name test images of more than 8 bits whose values the training images' range clips, or leaves almost black.
+
+    found   {image: ranges.Values}; ranges: those of the FoldTable
+    """
+    for kind in sorted({values.kind for values in found.values()}):
+        of_kind = {image: values for image, values in sorted(found.items()) if values.kind == kind}
+        low, high = ranges.get(kind) or assumed_range(kind, of_kind.values())
+        outside = [image for image, values in of_kind.items() if values.low < low or values.high > high]
+        if outside:
+            worst = min(of_kind[image].low for image in outside), max(of_kind[image].high for image in outside)
+            warn(
+                f"{data}: {len(outside)} images of {kind} have values of {say_range(worst)}, which are clipped to the training "
+                f"images' range, {say_range((low, high))}: {shorten(outside)}"
+            )
+        own = find_ranges(of_kind.values()).get(kind)
+        if own and BEYOND * (own[1] - own[0]) <= high - low:
+            warn(
+                f"{data}: {len(of_kind)} images of {kind} have values of {say_range(own)} only, but the training images' "
+                f"range is {say_range((low, high))}: they are almost of one grey"
+            )

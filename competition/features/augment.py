@@ -221,14 +221,16 @@ class Copies:
 def plan_copies(labels, fold_of, targets):
     """The Copies with which the classes of each training fold come up to their targets.
 
-    labels, fold_of  int [n]; targets: int [classes], 0 for a class that shall have no copies
+    labels, fold_of  int [n]; of an image that no fold holds out the fold is -1
+    targets  int [classes], 0 for a class that shall have no copies
 
     There are as many of each image as the fold with the fewest others of its class needs; the same number of copies
     serves all folds.
     """
     held_out = np.zeros((fold_of.max() + 1, len(targets)), np.int64)
-    np.add.at(held_out, (fold_of, labels), 1)
-    counts = held_out.sum(0) - held_out
+    ever = fold_of >= 0
+    np.add.at(held_out, (fold_of[ever], labels[ever]), 1)
+    counts = np.bincount(labels, minlength=len(targets)) - held_out
     needed = np.where(counts > 0, np.maximum(targets - counts, 0), 0)  # no image, no copy
     each = np.ceil(needed / np.maximum(counts, 1)).max(0).astype(int)
     return Copies(np.append(np.arange(len(labels)), np.repeat(np.arange(len(labels)), each[labels])), needed)

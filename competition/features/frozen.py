@@ -58,6 +58,7 @@ def features_key(table: FoldTable, settings: Any, model: str, weights: str | Non
         "image_size": settings.image_size,
         "least_size": settings.least_size,
         **own_graph(model, table.size),
+        **({"ranges": {kind: list(limits) for kind, limits in table.ranges.items()}} if table.ranges else {}),
     }
 
 

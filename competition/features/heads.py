@@ -187,7 +187,7 @@ def head_steps(fold_of, batch_size, copies=np.zeros((1, 1), np.int64)):
 
     copies   int [k, classes], those that each fold trains on besides its images
     """
-    return max(1, int((len(fold_of) - np.bincount(fold_of) + copies.sum(1)).max()) // batch_size)
+    return max(1, int((len(fold_of) - np.bincount(fold_of[fold_of >= 0]) + copies.sum(1)).max()) // batch_size)
 
 
 def weigh_classes(kind, labels, classes):

@@ -360,6 +360,7 @@ def _copy_table(table, workspace):
     paths = workspace.competition(table.name)
     _copy(table.paths.csv, paths.csv)
     record = files.read_json(table.paths.json) | {"data": "", "root": ""}
+    record.pop("reading", None)  # how images were found here, with paths
     paths.json.write_text(json.dumps(record, ensure_ascii=False), "utf-8")
 
 

@@ -15,12 +15,14 @@ import pandas as pd
 
 from competition.base import files, page
 from competition.base.metrics import accuracy, confusion
-from competition.base.text import text_table
+from competition.base.text import shorten, text_table
 from competition.base.workspace import AUDIT_CSV, AUDIT_HTML, AUDIT_JSON, Workspace
 from competition.data.table import read_folds
+from competition.insight.foreign import LIMIT, NEIGHBOURS, find_foreign
 from competition.insight.look import draw_rows
 from competition.insight.scored import read_scored
 from competition.runs.oof import KEY_COLUMNS
+from competition.runs.record import all_runs
 
 AUDIT_FORMAT = 1  # raise it when the same predictions give another page
 SHEET = 96  # images shown of the likely wrong labels, and of those that no run gets right
@@ -56,9 +58,14 @@ def audit(name=None, runs=None, workspace=Workspace()):
     Writes audit.csv (a row an image, the least trusted label first: image, label, fold, the class suggested instead
     where the label is likely wrong, the class predicted, how many runs are right, a probability a class), audit.html
     (contact sheets of those, of the most confused pairs and of images that no run gets right) and audit.json (hashes).
+    Where frozen features of the images are at hand, images that are like no others are named and shown as well; without
+    a finished run they are all there is, and audit.csv says of each image how unlike the others it is.
     Returns the CSV's content, a DataFrame. InputError: no finished run, or one made on other images or folds.
     """
     table = read_folds(name, workspace)
+    foreign = find_foreign(table)
+    if foreign and not runs and not any(all_runs(table.paths).values()):
+        return _audit_foreign(table, foreign)
     scored = read_scored(table, runs)
     labels, classes = table.labels, np.array(table.classes, object)
     suspects = find_suspects(scored.probs, labels)
@@ -68,6 +75,8 @@ def audit(name=None, runs=None, workspace=Workspace()):
     frame = _table_of_images(table, scored.probs, suspects, right)
 
     print(f"{table.name}: {len(labels)} images by {scored.name}, accuracy {accuracy(scored.probs, labels):.4f}")
+    if unscored := table.say_unscored():
+        print(unscored)
     print(
         f"{len(suspects.ranked)} labels are likely wrong, {len(hard)} images get no right answer from "
         f"{'the run' if len(scored.runs) == 1 else f'any of {len(scored.runs)} runs'}\n"
@@ -94,6 +103,7 @@ def audit(name=None, runs=None, workspace=Workspace()):
         shown = pd.DataFrame(pairs[:PAIRS])
         print(text_table(shown.assign(**{key: classes[shown[key]] for key in ("label", "predicted")}), 3), end="\n\n")
 
+    _print_foreign(table, foreign)
     folder = table.paths.audit
     record = {
         "format": AUDIT_FORMAT,
@@ -108,6 +118,8 @@ def audit(name=None, runs=None, workspace=Workspace()):
         "classes": table.classes,
         "versions": files.versions(),
     }
+    if foreign:
+        record |= {"foreign": [table.images[row] for row in foreign.ranked], "features": foreign.features}
     if is_page_written(folder / AUDIT_JSON, record):
         print(f"{folder / AUDIT_HTML}: made of these predictions already, nothing to do")
         return frame
@@ -115,7 +127,7 @@ def audit(name=None, runs=None, workspace=Workspace()):
     page.write_page(
         folder / AUDIT_HTML,
         f"{table.name}: which labels are wrong?",
-        _parts(table, scored, suspects, hard, right, pairs),
+        [*_parts(table, scored, suspects, hard, right, pairs), *_foreign_parts(table, foreign)],
     )
     files.write_json(folder / AUDIT_JSON, record)
     print(f"{folder / AUDIT_HTML}: the same with pictures; {folder / AUDIT_CSV}: a row an image")
@@ -163,6 +175,48 @@ def is_page_written(path, record):
     """Whether the page in `folder` was made of what `record` says, so that it need not be made again."""
     whole = all(path.with_suffix(ending).exists() for ending in (".html", ".csv", ".json"))
     return whole and files.read_json(path) == record
+
+
+def _print_foreign(table, foreign):
+    """Name the images that are like no others; `foreign` is a Foreign, or None where no features are at hand."""
+    if not foreign:
+        print("images like no others: not looked for without frozen features; `make rank` leaves some")
+        return
+    rows = foreign.ranked
+    print(
+        f"{len(rows)} images are like no others, by {foreign.features}"
+        + (f": {shorten([table.images[row] for row in rows], SHOWN)}" if len(rows) else "")
+    )
+
+
+def _audit_foreign(table, foreign):
+    """What can be said before any run is finished: a DataFrame image, label, fold, z, written as audit.csv and .html."""
+    folder = table.paths.audit
+    _print_foreign(table, foreign)
+    frame = table.frame[KEY_COLUMNS].assign(z=foreign.z.round(3))
+    frame = frame.iloc[np.argsort(-foreign.z, kind="stable")].reset_index(drop=True)
+    files.write_bytes(folder / AUDIT_CSV, files.csv_bytes(frame))
+    page.write_page(folder / AUDIT_HTML, f"{table.name}: what is like nothing else?", _foreign_parts(table, foreign))
+    print(f"{folder / AUDIT_HTML}: the same with pictures. No run is finished that would tell wrong labels: make train")
+    return frame
+
+
+def _foreign_parts(table, foreign):
+    """The part of the page with the images that are like no others; nothing where no features are at hand."""
+    if not foreign:
+        return
+    rows = foreign.ranked[:SHEET]
+    shown = draw_rows(table, sorted(rows))
+    yield page.heading(f"Like no others: {len(foreign.ranked)} of {len(table.images)} images")
+    yield (
+        f"Compared by {foreign.features}: the mean distance to the {NEIGHBOURS} nearest images of other groups lies more "
+        f"than {LIMIT:g} robust standard deviations above the median; the {len(rows)} furthest. DROP_GROUPS= of make folds "
+        "leaves out what does not belong to the data."
+    )
+    yield page.grid(
+        page.figure([shown[row]], f"{table.images[row]}: {table.classes[table.labels[row]]}, {foreign.z[row]:.1f}")
+        for row in rows
+    )
 
 
 def _table_of_images(table, probs, suspects, right):

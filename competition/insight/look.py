@@ -68,7 +68,7 @@ def look(name=None, workspace=Workspace()):
     stands out. Prints a table by class and the red-shifted images; returns the CSV's content, a DataFrame.
     Raises InputError for images that vanished or changed since `make folds`.
     """
-    table = read_folds(name, workspace)
+    table = read_folds(name, workspace).everything
     folder = table.paths.look
     measures, means = _measure_all(table)
     frame = pd.concat([table.frame[["image", "label", "width", "height"]], measures], axis=1)

@@ -65,6 +65,8 @@ def print_folds(folder, table, done):
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))
     by_class = pd.DataFrame(by_class, columns=["fold", *table.classes])
+    if table.train_only is not None:
+        by_class = by_class.dropna(axis="columns", how="all")  # hundreds of classes may have no image that is scored
     print("\naccuracy of each class\n" + by_class.to_string(index=False, float_format="{:.3f}".format))
     if len(rows) < table.k:
         missing = [str(fold) for fold in range(table.k) if fold not in done]
@@ -75,9 +77,14 @@ def print_folds(folder, table, done):
     confusion = metrics.confusion(probabilities, table.labels)
     matrix = pd.DataFrame(confusion, index=table.classes, columns=table.classes)
     matrix.insert(0, "accuracy", per_class_accuracy(probabilities, table.labels), allow_duplicates=True)
+    if table.train_only is not None:
+        met = (confusion.sum(0) > 0) | (confusion.sum(1) > 0)
+        matrix = matrix.iloc[met, np.append(True, met)]
     matrix.index.name = "true \\ predicted"
     print("\n" + matrix.to_string(float_format="{:.3f}".format))
     print(
         f"\n{folder}: OOF accuracy {np.mean(predicted == table.labels):.4f}, log-loss "
         f"{log_loss(probabilities, table.labels):.4f}{scored}, {frame['seconds'].sum():.0f} s of epochs"
     )
+    if unscored := table.say_unscored():
+        print(unscored)

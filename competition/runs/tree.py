@@ -149,11 +149,18 @@ def take_part(table, node):
     """
     branch_of = {name: label for label, branch in zip(name_branches(node, table.classes), node) for name in branch}
     rows = np.flatnonzero(table.frame["label"].isin(branch_of))
-    frame = table.frame.iloc[rows].reset_index(drop=True)
-    frame["label"] = frame["label"].map(branch_of)
+
+    def take(frame):
+        taken = frame[frame["label"].isin(branch_of)].reset_index(drop=True)
+        return taken.assign(label=taken["label"].map(branch_of))
+
+    frame, train_only = take(table.frame), None if table.train_only is None else take(table.train_only)
+    if train_only is not None and not len(train_only):
+        train_only = None
+    always = set() if train_only is None else set(train_only["label"])
     for fold in range(table.k):
         held_out = frame["fold"] == fold
-        taught = set(frame["label"][~held_out])
+        taught = always | set(frame["label"][~held_out])
         missing = [label for label in branch_of.values() if label not in taught]
         if missing or not held_out.any():
             found = f"no image of {missing[0]} to train on" if missing else "holds out none of " + ", ".join(branch_of)
@@ -163,7 +170,9 @@ def take_part(table, node):
     classes = list(dict.fromkeys(branch_of.values()))
     hashes = {key: files.hash_json([getattr(table, key), node]) for key in ("hash", "data_hash")}
     metric = "accuracy" if table.metric == "quadratic_kappa" else table.metric
-    return replace(table, frame=frame, classes=classes, whole=table, rows=rows, metric=metric, **hashes)
+    return replace(
+        table, frame=frame, train_only=train_only, classes=classes, whole=table, rows=rows, metric=metric, **hashes
+    )
 
 
 def name_branches(node, classes):

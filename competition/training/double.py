@@ -110,8 +110,9 @@ def fit_recipe(settings, table, part, node):
     """The Recipe of a node. Settings that name classes are translated to the node's branches."""
     changed = {}
     if isinstance(weights := settings.class_weight, dict):
-        each = np.array([weights[name] for name in table.classes])[table.labels[part.rows]]
-        changed["class_weight"] = {name: float(each[part.labels == b].mean()) for b, name in enumerate(part.classes)}
+        classes, labels = table.everything.frame.set_index("image")["label"], part.everything.labels
+        each = np.array([weights[classes[image]] for image in part.everything.images])
+        changed["class_weight"] = {name: float(each[labels == b].mean()) for b, name in enumerate(part.classes)}
     if named := settings.oversample_classes:
         alone = [branch[0] for branch in node if len(branch) == 1 and branch[0] in named]
         changed["oversample_classes"] = alone

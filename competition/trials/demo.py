@@ -83,6 +83,7 @@ def _read_hidden(folder, table):
     with open(folder / LABELS_CSV, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     images = [
-        resize(decode((folder / SAMPLE_IMAGES / row["image"]).read_bytes(), row["image"]), table.size) for row in rows
+        resize(decode((folder / SAMPLE_IMAGES / row["image"]).read_bytes(), row["image"], table.ranges), table.size)
+        for row in rows
     ]
     return np.stack(images), np.array([table.classes.index(row["label"]) for row in rows])

@@ -165,9 +165,12 @@ def add_synthetic(table, images, fold, n):
     made, labels = read_synthetic(table.whole or table, fold, n)
     if table.whole:
         branch_of = np.full(len(table.whole.classes), -1)
-        branch_of[table.whole.labels[table.rows]] = table.labels
+        branch_of[table.whole.labels[table.rows]] = table.labels[: len(table.rows)]
         inside = branch_of[labels] >= 0
         made, labels = made[inside], branch_of[labels[inside]]
+    else:
+        inside = np.isin(labels, table.labels[table.fold >= 0])  # of other classes the GAN has seen nothing
+        made, labels = made[inside], labels[inside]
     names = [f"gan/{i}" for i in range(len(labels))]
     hashes = [files.sha256_bytes(image.tobytes()) for image in made]
     return add_rows(table, fold, names, labels, hashes), Joined(images, made)

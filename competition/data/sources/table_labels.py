@@ -1,0 +1,111 @@
+"""From a label table to the images and labels of a Source."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from competition.base.files import InputError
+from competition.base.text import shorten
+from competition.data.sources.columns import label_of, recognise
+from competition.data.sources.labels import with_labels
+from competition.data.sources.lookup import Lookup
+from competition.data.sources.source import Reading, Source
+from competition.data.sources.tables import Table
+
+
+def label_images(source: Source, table: Table, lookup: Lookup, reading: Reading, labelled: bool = True) -> Source:
+    """Complete a Source by a label table whose names `lookup` finds.
+
+    Images without a label, of which the table has no row, are left out. With `labelled` False the table may have no
+    label. Raises InputError that names the line where a row has no image or label or repeats one, unless SKIP_BAD=1
+    leaves such rows out.
+    """
+    table, columns = recognise(table, reading, lambda names: sum(map(bool, lookup.find(names)[0])), labelled)
+    if not table.rows:
+        raise InputError(f"{table.name}: no rows, expected one an image")
+    found, where = lookup.find([row[columns.image] for row in table.rows])
+    rows, remarks = _check_rows(table, columns, found, lookup, reading, where, source)
+    frame = pd.DataFrame([table.rows[number] for number in rows], columns=pd.Index(table.columns), dtype=object)
+    frame.index = pd.Index([found[number] for number in rows], dtype=object)
+    notes = _describe(table, columns, where, len(rows))
+    if remarks:
+        notes += (("left out", f"{len(table.rows) - len(rows)} rows without image or label"),)
+    images = [str(found[number]) for number in rows]
+    labels = [label_of(table, columns, table.rows[number]) for number in rows]
+    remarks += _several(table, labels) if labelled else []
+    source = replace(source, columns=frame, found=notes, remarks=(*source.remarks, *remarks))
+    if not labelled:
+        order = sorted(range(len(images)), key=lambda n: (labels[n], images[n]))
+        classes = sorted(set(labels)) if columns.labels else []
+        return replace(
+            source,
+            images=[images[n] for n in order],
+            labels=[labels[n] for n in order] if columns.labels else [],
+            classes=classes,
+        )
+    return with_labels(source, list(zip(labels, images)), "the label column", reading.alike)
+
+
+def _check_rows(table, columns, found, lookup, reading, where, source):
+    """The numbers of the rows that can be used, and lines about others."""
+    bad, missing, first_line, rows = [], [], {}, []
+    folder = source.data.parent if source.data.is_file() and not where else source.data
+    for number, (row, line) in enumerate(zip(table.rows, table.lines)):
+        name, file = row[columns.image], found[number]
+        key = file or name
+        if not name or columns.labels and not label_of(table, columns, row):
+            bad.append((line, _lacking(table, columns, name)))
+        elif file is None and lookup.below(name) is None:
+            bad.append((line, f"{name} is not below the CSV's folder {folder}; put the CSV beside the pictures"))
+        elif file is None:
+            missing.append(f"{name} (line {line})")
+        elif key in first_line:
+            bad.append((line, f"{name} is in line {first_line[key]} already"))
+        else:
+            rows.append(number)
+            first_line[key] = line
+    if reading.skip_bad and rows:
+        left = [f"line {line}: {reason}" for line, reason in bad] + missing
+        text = f"{table.name}: {len(left)} rows without image or label are left out: {shorten(left, 20)}"
+        return rows, [text] if left else []
+    remedy = " (SKIP_BAD=1 leaves such rows out)" if rows else ""
+    if bad:
+        line, reason = bad[0]
+        more = f"; and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise InputError(f"{table.name}, line {line}: {reason}{more}{remedy}")
+    if missing:
+        remedy = remedy or "; IMAGES= names the folder or archive that the images lie in"
+        raise InputError(f"{table.name}: missing below {folder}: {shorten(missing)}{remedy}")
+    return rows, []
+
+
+def _lacking(table, columns, name):
+    if len(columns.labels) == 1 or not name:
+        return "empty image or label" if columns.labels else "empty image"
+    return f"{name} is of none or several of the classes {shorten([table.columns[n] for n in columns.labels])}"
+
+
+def _describe(table, columns, where, rows):
+    names = [table.columns[number] for number in columns.labels]
+    label = f"{names[0]!r} is the class" if len(names) == 1 else f"{len(names)} columns of 0 and 1 are the classes"
+    label = label if names else "no class"
+    lines = [
+        ("layout", "a label table"),
+        ("table", f"{os.path.basename(table.name)}, {table.form}, {rows} rows"),
+        ("columns", f"{table.columns[columns.image]!r} is the image, {label}"),
+    ]
+    return tuple(lines + ([("images in", where + "/")] if where else []))
+
+
+def _several(table, labels):
+    """A line where labels such as "rust scab" are made of others."""
+    known = set(labels)
+    made = [label for label in sorted(known) if (parts := _split(label)) and len(parts) > 1 and set(parts) <= known]
+    text = f"{table.name}: labels that are made of others count as classes of their own: {shorten(made)}"
+    return [text] if made else []
+
+
+def _split(label: str) -> Sequence[str]:
+    return label.replace(",", " ").replace(";", " ").replace("|", " ").split()

@@ -198,6 +198,10 @@ def test_the_validation_part_is_left_out_joined_or_a_fold(tmp_path):
         open_source(data, val="twice")
     with pytest.raises(InputError, match="VAL=join: found no validation part"):
         open_source(class_folders(tmp_path / "plain", COUNTS), val="join")
+    (data / "valid/oak").rename(data / "valid/Oak")
+    assert open_source(data, val="join").classes == ["ash", "oak"]
+    write_csv(data / "all.csv", [f"{part}/{c}/{part}0.jpg,{c}" for part in ("train", "test") for c in ("ash", "oak")])
+    assert len(open_source(data).remarks) == 1, "a table of the same labels says nothing new"
     write_files(data, "valid/yew/1.jpg")
     with pytest.raises(InputError, match="the validation part has classes that the training part has not: yew"):
         open_source(data, val="join")

@@ -238,7 +238,8 @@ def _compare(source, files, tops, reading):
     if by_table is None:
         return source
     of_folder = {source.root + image: label for image, label in zip(source.images, source.labels)}
-    pairs = {(label, of_folder.get(image)) for image, label in zip(by_table.images, by_table.labels)}
+    named = [(label, of_folder[image]) for image, label in zip(by_table.images, by_table.labels) if image in of_folder]
+    pairs = set(named)
     if len(pairs) == len({label for label, _ in pairs}) == len({folder for _, folder in pairs}):
         return source
     table = dict(by_table.found)["table"].split(",")[0]
@@ -302,15 +303,15 @@ def _join(source, train, others, reading):
     """The training part and others as one Source from the Store's root; and the images of the others."""
     added = [(label, part.root + image) for part in others for image, label in zip(part.images, part.labels)]
     own = [(label, train.root + image) for image, label in zip(train.images, train.labels)]
-    if unknown := sorted({label for label, _ in added} - set(train.classes)):
+    seen = {image for _, image in own}
+    added = [(label, image) for label, image in added if image not in seen]
+    bare = replace(source, found=train.found, remarks=train.remarks)
+    joined = with_labels(bare, own + added, "class folders", reading.alike)
+    known = {label for image, label in zip(joined.images, joined.labels) if image in seen}
+    if unknown := sorted(set(joined.classes) - known):
         raise InputError(
             f"{source.data}: the validation part has classes that the training part has not: {shorten(unknown)}"
         )
-    seen = {image for _, image in own}
-    added = [(label, image) for label, image in added if image not in seen]
-    joined = with_labels(
-        replace(source, found=train.found, remarks=train.remarks), own + added, "class folders", reading.alike
-    )
     return joined, frozenset(image for _, image in added)
 
 

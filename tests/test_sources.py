@@ -198,6 +198,10 @@ def test_the_validation_part_is_left_out_joined_or_a_fold(tmp_path):
         open_source(data, val="twice")
     with pytest.raises(InputError, match="VAL=join: found no validation part"):
         open_source(class_folders(tmp_path / "plain", COUNTS), val="join")
+    (data / "valid/oak").rename(data / "valid/Oak")
+    assert open_source(data, val="join").classes == ["ash", "oak"]
+    write_csv(data / "all.csv", [f"{part}/{c}/{part}0.jpg,{c}" for part in ("train", "test") for c in ("ash", "oak")])
+    assert len(open_source(data).remarks) == 1, "a table of the same labels says nothing new"
     write_files(data, "valid/yew/1.jpg")
     with pytest.raises(InputError, match="the validation part has classes that the training part has not: yew"):
         open_source(data, val="join")
@@ -327,6 +331,18 @@ def test_numbered_folders_beside_a_label_table_are_no_classes(tmp_path):
     assert source.classes == ["ash", "oak"] and any("metadata.csv" in remark for remark in source.remarks)
 
 
+def test_folders_of_images_and_of_masks(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{part}/{i}.png" for part in ("images", "masks") for i in range(4)))
+    with pytest.raises(
+        InputError, match="several folders hold the images of the table: images, masks; expected IMAGES="
+    ):
+        open_source(write_csv(data / "labels.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label"))
+    (remark,) = open_source(data).remarks
+    assert "the class folders count, and no label table: " in remark
+    write_csv(data / "labels.csv", [f"images/{i}.png,{'ab'[i % 2]}" for i in range(4)])
+    assert open_source(data).images == [f"images/{i}.png" for i in (0, 2, 1, 3)]
+
+
 def test_several_label_tables(tmp_path):
     data = write_files(tmp_path / "data", *(f"images/{i}.jpg" for i in range(4)))
     write_csv(data / "one.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label")
@@ -417,6 +433,9 @@ FORMS = {
     "other_label.csv": table_text(header=("image", "kind of thing")),
     "bom_crlf.csv": "\ufeff" + table_text().replace("\n", "\r\n"),
     "blank_lines.csv": table_text() + "\n,\n",
+    "spreadsheet.csv": "sep=;\n" + table_text(";"),
+    "padded.csv": "image,label\n" + "".join(f" {n} ,{label}\n" for n, label in ROWS),
+    "share.csv": "image,label\n" + "".join(f"\\\\server\\set\\{n},{label}\n" for n, label in ROWS),
     "index.csv": ",image,label\n" + "".join(f"{i},{n},{label}\n" for i, (n, label) in enumerate(ROWS)),
     "unnamed.csv": "Unnamed: 0,name,type\n" + "".join(f"{i},{n},{label}\n" for i, (n, label) in enumerate(ROWS)),
     "both.csv": "image,class_id,class\n" + "".join(f"{n},{ord(label[0])},{label}\n" for n, label in ROWS),
@@ -644,6 +663,21 @@ def test_a_training_and_a_test_array(tmp_path):
     ):
         with pytest.raises(InputError, match=f"set.npz: {message}"):
             open_source(path, **options)
+
+
+def test_a_validation_array(tmp_path):
+    path = tmp_path / "med.npz"
+    labels_of = {"train": [0, 1, 0, 1, 0, 1], "val": [1, 0], "test": [0, 1]}
+    arrays = {f"{part}_images": PIXELS[: len(given)] for part, given in labels_of.items()}
+    np.savez(path, **arrays, **{f"{part}_labels": np.array(given)[:, None] for part, given in labels_of.items()})
+    source = open_source(path)
+    assert labels(source) == {f"{number}.ppm": str(label) for number, label in enumerate(labels_of["train"])}
+    fold = open_source(path, val="fold")
+    assert fold.val == {"val_images/0.ppm", "val_images/1.ppm"} and labels(fold)["val_images/0.ppm"] == "1"
+    assert fold.read("val_images/0.ppm") == source.read("0.ppm")
+    with pytest.raises(InputError, match="VAL=join: found no validation part"):
+        np.savez(path, x=PIXELS, y=NAMES)
+        open_source(path, val="join")
 
 
 def test_twelve_bits_are_scaled_by_what_the_array_holds(tmp_path):

@@ -17,6 +17,7 @@ import pandas as pd
 from competition.base.files import InputError
 from competition.base.text import shorten
 from competition.data.sources.labels import with_labels
+from competition.data.sources.layout import VAL, take_val
 from competition.data.sources.roles import role_of
 from competition.data.sources.source import Reading, Source, Store
 
@@ -88,29 +89,43 @@ def open_store(path: Path, expected: str = "") -> Arrays:
 def open_labelled(data: Path, store: Store, reading: Reading) -> Source:
     """The Source of the images and labels in arrays; of a training and a test part the first."""
     assert isinstance(store, Arrays)
+    if (reading.val or VAL[0]) not in VAL:
+        raise InputError(f"VAL={reading.val}: expected {', '.join(VAL)}")
     chosen = _choose_images(data, store, reading.image_column, "train")
+    train = _open_array(data, store, chosen, reading)
+    val = [name for name in store.images if role_of(name) == "val" and role_of(chosen) == "train"]
+    if others := [name for name in store.images if name not in (chosen, *val)]:
+        train = replace(train, found=(*train.found, ("left out", f"the images in {shorten(others)}")))
+    if val:
+        wanted = val if reading.val not in (None, VAL[0]) else []
+        parts = [_open_array(data, store, name, replace(reading, label_column=None)) for name in wanted]
+        return take_val(Source(data, "", store=store), train, parts, reading, shorten(val))
+    if reading.val not in (None, VAL[0]):
+        raise InputError(f"{data}: VAL={reading.val}: found no validation part of a split")
+    return train
+
+
+def _open_array(data, store, chosen, reading):
+    """The Source of the images of one array."""
     images = store.images[chosen]
     arrays = dict(store.arrays) if data.suffix.lower() == ".npz" else _load_beside(data, len(images))
     arrays.pop(chosen, None)
     texts = {name: found for name, array in arrays.items() if (found := _texts(array, len(images))) is not None}
     column = _choose_labels(data, chosen, texts, reading.label_column, len(images))
     names = store.names(chosen)
-    frame = pd.DataFrame(texts, index=pd.Index(names, dtype=object), dtype=object)
-    shape = "x".join(map(str, images.shape))
-    notes = [
-        ("layout", "arrays"),
-        ("columns", f"{chosen!r}, {images.dtype} {shape}, holds the images, {column!r} their classes"),
-        ("values", store.range_of(chosen).text),
-    ]
-    if others := [name for name in store.images if name != chosen]:
-        notes.append(("left out", f"the images in {shorten(others)}"))
-    source = Source(data, chosen + "/", store=store, columns=frame, found=tuple(notes))
-    pairs = [(label, name) for name, label in zip(names, texts[column])]
-    if empty := [name for label, name in pairs if not label]:
-        raise InputError(f"{data}: {len(empty)} images without a label in {column!r}: {shorten(empty)}")
-    source = with_labels(source, pairs, "the labels", reading.alike)
     how = store.range_of(chosen)
-    return replace(source, remarks=(*source.remarks, f"{data}: {how.text}")) if "scaled" in how.text else source
+    notes = (
+        ("layout", "arrays"),
+        ("columns", f"{chosen!r}, {images.dtype} {list(images.shape)}, holds the images, {column!r} their classes"),
+        ("values", how.text),
+    )
+    pairs = [(label, name) for name, label in zip(names, texts[column])]
+    if empty := [name for label, name in pairs if not label.strip()]:
+        raise InputError(f"{data}: {len(empty)} images without a label in {column!r}: {shorten(empty)}")
+    columns = pd.DataFrame(texts, index=pd.Index(names, dtype=object), dtype=object)
+    remarks = (f"{data}: {how.text}",) if "scaled" in how.text else ()
+    source = Source(data, chosen + "/", store=store, columns=columns, found=notes, remarks=remarks)
+    return with_labels(source, pairs, "the labels", reading.alike)
 
 
 def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = False) -> Source:

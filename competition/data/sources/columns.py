@@ -64,7 +64,8 @@ def recognise(
 def label_of(table: Table, columns: Columns, row: Sequence[str]) -> str:
     """The class of a row, "" where it has none or several."""
     if len(columns.labels) == 1:
-        return row[columns.labels[0]]
+        label = row[columns.labels[0]]
+        return label if label.strip() else ""
     ones = [number for number in columns.labels if row[number].strip() in ONE]
     return table.columns[ones[0]] if len(ones) == 1 else ""
 

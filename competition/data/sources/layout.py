@@ -11,7 +11,7 @@ from competition.base.files import InputError, warn
 from competition.base.text import shorten
 from competition.data.sources.columns import label_of, recognise
 from competition.data.sources.labels import with_labels
-from competition.data.sources.lookup import Lookup
+from competition.data.sources.lookup import Lookup, SeveralFolders
 from competition.data.sources.roles import is_answer_sheet, role_of
 from competition.data.sources.source import Reading, Source, Store, check_text, looks_like_picture
 from competition.data.sources.table_labels import label_images
@@ -222,21 +222,29 @@ def _from_class_folders(source, files, tops, reading):
 
 
 def _compare(source, files, tops, reading):
-    """The Source of a label table beside class folders that only number parts of the data; else that of the folders.
+    """The Source of a label table beside folders that are no classes; else that of the folders.
 
-    A table with other labels than the folders' names is named in a line.
+    They are none where its labels are others than their names, and they only number parts of the data, or some of them
+    have no row. Another table with other labels than the folders' names is named in a line.
     """
     levels = {"/".join(tops.root.split("/")[:depth]) for depth in range(tops.root.count("/") + 1)}
     tables = [name for name in files if "/".join(name.split("/")[:-1]) in levels]
-    by_table = _by_table(replace(source, root="", images=[], labels=[]), tables, reading, "train", "", quiet=True)
+    bare = replace(source, root="", images=[], labels=[], found=(), remarks=())
+    try:
+        by_table = _by_table(bare, tables, reading, "train", "", quiet=True)
+    except SeveralFolders as error:
+        remark = f"{source.data}: the class folders count, and no label table: {error}"
+        return replace(source, remarks=(*source.remarks, remark))
     if by_table is None:
         return source
     of_folder = {source.root + image: label for image, label in zip(source.images, source.labels)}
-    pairs = {(label, of_folder.get(image)) for image, label in zip(by_table.images, by_table.labels)}
+    named = [(label, of_folder[image]) for image, label in zip(by_table.images, by_table.labels) if image in of_folder]
+    pairs = set(named)
     if len(pairs) == len({label for label, _ in pairs}) == len({folder for _, folder in pairs}):
         return source
     table = dict(by_table.found)["table"].split(",")[0]
-    if len({re.sub(r"[\d_ .-]+", "", name) for name in tops.names}) == 1 and not tops.names[0].isdecimal():
+    numbered = len({re.sub(r"[\d_ .-]+", "", name) for name in tops.names}) == 1 and not tops.names[0].isdecimal()
+    if numbered or {folder for _, folder in pairs} < set(source.labels):
         return by_table
     remark = (
         f"{source.data}: the class folders count, and the labels of {table}, which are others, do not; "
@@ -295,15 +303,15 @@ def _join(source, train, others, reading):
     """The training part and others as one Source from the Store's root; and the images of the others."""
     added = [(label, part.root + image) for part in others for image, label in zip(part.images, part.labels)]
     own = [(label, train.root + image) for image, label in zip(train.images, train.labels)]
-    if unknown := sorted({label for label, _ in added} - set(train.classes)):
+    seen = {image for _, image in own}
+    added = [(label, image) for label, image in added if image not in seen]
+    bare = replace(source, found=train.found, remarks=train.remarks)
+    joined = with_labels(bare, own + added, "class folders", reading.alike)
+    known = {label for image, label in zip(joined.images, joined.labels) if image in seen}
+    if unknown := sorted(set(joined.classes) - known):
         raise InputError(
             f"{source.data}: the validation part has classes that the training part has not: {shorten(unknown)}"
         )
-    seen = {image for _, image in own}
-    added = [(label, image) for label, image in added if image not in seen]
-    joined = with_labels(
-        replace(source, found=train.found, remarks=train.remarks), own + added, "class folders", reading.alike
-    )
     return joined, frozenset(image for _, image in added)
 
 
@@ -324,12 +332,17 @@ def take_val(source: Source, train: Source, parts: list[Source], reading: Readin
     joined, added = _join(source, train, parts, reading)
     text = f"{names} is {'a fold of its own' if val == 'fold' else 'dealt into folds as well'}"
     fixed = added if val == "fold" else frozenset()
-    return replace(joined, found=(*train.found, ("val", text)), val=fixed, columns=_columns([train, *parts]))
+    columns = _columns([train, *parts])
+    return replace(joined, found=(*train.found, ("val", text)), val=fixed, columns=columns)
 
 
 def _columns(sources):
     """The columns of several label tables; None where there is none."""
-    frames = [part.columns for part in sources if part.columns is not None]
+    frames = [
+        part.columns.rename(index=lambda name, root=part.root: root + name)
+        for part in sources
+        if part.columns is not None
+    ]
     return pd.concat(frames).fillna("") if frames else None
 
 
@@ -351,6 +364,8 @@ def _by_table(source, files, reading, role, prefix, quiet=False):
             table = read_table((source.data / name).as_posix(), source.store.read(name))
             if opened := _try(source, table, lookup, reading):
                 good.append((name, *opened))
+        except SeveralFolders:
+            raise
         except InputError as error:
             errors.append(error)
     if len(good) > 1:

@@ -18,6 +18,10 @@ SAMPLE = 500  # names by which the folder of the images is found
 FEW = 0.1  # share of names that are paths below the table's folder; where more are, the others are missing
 
 
+class SeveralFolders(InputError):
+    """Several folders hold files of the names in a table."""
+
+
 @dataclass
 class Lookup:
     """Finds files of a Store by the names in a table that lies in its folder `base` ("" or with a / at its end)."""
@@ -40,6 +44,8 @@ class Lookup:
         found = [path if path is not None and self.store.has(path) else None for path in plain]
         if None not in found:
             return found, ""
+        names = [name if file else name.strip() for file, name in zip(found, names)]
+        plain = [path if file else self.below(name) for file, path, name in zip(found, plain, names)]
         self._index()
         found = [file or (self._same(path) if path is not None else None) for file, path in zip(found, plain)]
         if len(found) - found.count(None) > FEW * len(found):
@@ -127,7 +133,10 @@ class Lookup:
         equal = sorted(where for drop, where in votes if place((drop, where)) == best)
         if len(equal) > 1 and 2 * votes[best[2], equal[0]] > len(sample):
             shown = shorten(["/".join(where) or "." for where in equal])
-            raise InputError(f"several folders hold the images of the table: {shown}; expected IMAGES= one of them")
+            where = self.folder or "the archive"
+            raise SeveralFolders(
+                f"{where}: several folders hold the images of the table: {shown}; expected IMAGES= one of them"
+            )
         return best[2], equal[0]
 
     def _is_other_split(self, where):

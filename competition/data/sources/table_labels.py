@@ -58,7 +58,8 @@ def _check_rows(table, columns, found, lookup, reading, where, source):
         if not name or columns.labels and not label_of(table, columns, row):
             bad.append((line, _lacking(table, columns, name)))
         elif file is None and lookup.below(name) is None:
-            bad.append((line, f"{name} is not below the CSV's folder {folder}; put the CSV beside the pictures"))
+            remedy = "put the CSV beside the pictures, or give their folder by IMAGES="
+            bad.append((line, f"{name} is not below the CSV's folder {folder}; {remedy}"))
         elif file is None:
             missing.append(f"{name} (line {line})")
         elif key in first_line:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ def without_header(table: Table) -> Table:
 
 
 def _read_csv(name, data):
-    text = _decode(name, data)
+    text = re.sub(r"\Asep=.\r?\n", "", _decode(name, data))  # a first line that some spreadsheets write
     first = next((line for line in text.splitlines() if line.strip()), "")
     if not first:
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")

@@ -102,7 +102,7 @@ def test_what_the_methods_return(played, photos):
     right = run.oof[table.classes].to_numpy().argmax(1) == table.labels
     assert run.score == right.mean() == run.confusion().to_numpy().trace() / 24
     assert run.confusion().loc["été"].sum() == 8
-    assert run.classes["images"].tolist() == [8, 8, 8]
+    assert run.by_class["images"].tolist() == [8, 8, 8]
     assert run.history[["fold", "epoch"]].to_numpy().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
     assert run.record["config"]["recipe"]["epochs"] == 2
     assert found["second"].record["config"]["recipe"]["augment"] == ["hflip"]

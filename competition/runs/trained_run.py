@@ -57,7 +57,7 @@ class Scores:
         return log_loss(self.probs, self.table.labels)
 
     @property
-    def classes(self) -> pd.DataFrame:
+    def by_class(self) -> pd.DataFrame:
         """A row a class: its name, its number of images, the share of them that is predicted right."""
         counts, recall = self.confusion().sum(axis=1), per_class_accuracy(self.probs, self.table.labels)
         return pd.DataFrame({"class": self.table.classes, "images": counts.to_numpy(), "accuracy": recall})
@@ -157,7 +157,7 @@ class TrainedRun(Scores):
     def _repr_html_(self) -> str:
         """The accuracy of each class, learning curves and the confusion matrix, for a notebook."""
         try:
-            parts = [page.table(self.classes.to_dict("records"), decimals=3), self.draw_confusion()]
+            parts = [page.table(self.by_class.to_dict("records"), decimals=3), self.draw_confusion()]
         except InputError:  # unfinished, or of another table: the first line says it
             parts = []
         if len(history := self.history):

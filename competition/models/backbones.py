@@ -94,9 +94,15 @@ def own_graph(model: str, size: Sequence[int]) -> dict[str, str]:
     """{"backbone": what tells one registered network from another}, an entry of a run's config; {} of all others."""
     if model not in _OWN:
         return {}
+    return {"backbone": _hash_graph(model, _OWN[model], tuple(size))}
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_graph(model, own, size):
+    """A hash of all that makes the network; `own`, an OwnBackbone, tells it from others that had its name."""
     network = build_backbone(model, size)
     place = {operation.name: number for number, operation in enumerate(network.operations)}
-    return {"backbone": hash_json(_nameless(network.get_config(), place))}
+    return hash_json(_nameless(network.get_config(), place))
 
 
 def _nameless(value, place):

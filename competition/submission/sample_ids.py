@@ -6,9 +6,7 @@ from collections import Counter, defaultdict
 
 from competition.base.files import InputError
 from competition.base.text import is_integer, shorten
-from competition.data.decode import EXTENSIONS
-
-ENDINGS = tuple(sorted({ending for endings in EXTENSIONS.values() for ending in endings}))
+from competition.data.sources.source import ENDINGS
 
 # how a sample may call an image that lies at a path below the test folder
 NAMES = (

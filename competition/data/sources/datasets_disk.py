@@ -1,8 +1,6 @@
 """Adapter: what Hugging Face's `datasets` writes: save_to_disk, Arrow files, Parquet files that hold the pictures."""
 
 import json
-from collections import defaultdict
-from functools import lru_cache
 from pathlib import Path
 
 from competition.base.files import InputError
@@ -11,8 +9,8 @@ from competition.data.sources.records import (
     Records,
     find_files,
     open_labelled,
+    open_records,
     open_unlabelled,
-    part_of,
 )
 from competition.data.sources.tables import class_names, text_of
 
@@ -29,25 +27,17 @@ def matches(path: Path) -> bool:
 
 
 def open_store(path: Path, expected: str = "") -> Records:
-    files = find_files(path, ENDINGS) if path.is_dir() else [path]
-    return _open(path, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+    return open_records(path, ENDINGS, _read_part)
 
 
-@lru_cache(maxsize=2)
-def _open(path, *files):
+def _read_part(files):
+    """The Part of the records in these files, one after the other."""
     import pyarrow as pa
 
-    by_part = defaultdict(list)
-    for file, *_ in files:
-        by_part[part_of(file, path)].append(file)
-    parts = {}
-    for name, members in by_part.items():
-        try:
-            tables = [_read(file) for file in members]
-            parts[name] = _part(members[0], pa.concat_tables(tables))
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{members[0]}: no Arrow or Parquet file that can be read: {error}") from None
-    return Records(path, parts)
+    try:
+        return _part(files[0], pa.concat_tables([_read(file) for file in files]))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{files[0]}: no Arrow or Parquet file that can be read: {error}") from None
 
 
 def _schema(path):

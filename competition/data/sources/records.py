@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from competition.base.files import InputError
@@ -56,6 +58,23 @@ class Records:
     def read(self, name: str) -> bytes:
         part, number = self._places[name]
         return part.read(number)
+
+
+def open_records(path: Path, endings: tuple[str, ...], make_part: Callable[[list[Path]], Part]) -> Records:
+    """The Records of a file, or of those of these endings in a folder; `make_part` reads the files of one part.
+
+    They are read once, as long as no file changes.
+    """
+    files = find_files(path, endings) if path.is_dir() else [path]
+    return _open(path, make_part, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+@lru_cache(maxsize=4)
+def _open(path, make_part, *files):
+    by_part = defaultdict(list)
+    for file, *_ in files:
+        by_part[part_of(file, path)].append(file)
+    return Records(path, {name: make_part(members) for name, members in by_part.items()})
 
 
 def open_labelled(data: Path, store: Store, reading: Reading) -> Source:

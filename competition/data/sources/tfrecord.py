@@ -3,7 +3,6 @@
 import os
 import struct
 from collections import defaultdict
-from functools import lru_cache
 from pathlib import Path
 
 from competition.base.files import InputError
@@ -12,8 +11,8 @@ from competition.data.sources.records import (
     Records,
     find_files,
     open_labelled,
+    open_records,
     open_unlabelled,
-    part_of,
 )
 
 __all__ = ["matches", "open_labelled", "open_store", "open_unlabelled"]
@@ -30,16 +29,7 @@ def matches(path: Path) -> bool:
 
 
 def open_store(path: Path, expected: str = "") -> Records:
-    files = find_files(path, ENDINGS) if path.is_dir() else [path]
-    return _open(path, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-
-
-@lru_cache(maxsize=2)
-def _open(path, *files):
-    by_part = defaultdict(list)
-    for file, *_ in files:
-        by_part[part_of(file, path)].append(file)
-    return Records(path, {name: _part(members) for name, members in by_part.items()})
+    return open_records(path, ENDINGS, _part)
 
 
 def _part(files):

@@ -266,8 +266,10 @@ def _begins(data, start):
 
 def _formats(data, name):
     """The formats that the bytes may have. InputError for HEIC without the package that reads it."""
+    if data[4:8] != b"ftyp":
+        return FORMATS
     brands = data[8:12], *(data[i : i + 4] for i in range(16, min(64, int.from_bytes(data[:4], "big")), 4))
-    if data[4:8] != b"ftyp" or b"avif" in brands or not set(brands) & set(HEIF_BRANDS):
+    if b"avif" in brands or not set(brands) & set(HEIF_BRANDS):
         return FORMATS
     try:
         import pillow_heif

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from conftest import import_keras_cv
@@ -341,3 +343,13 @@ def test_no_target_no_copy(task):
     random = np.random.default_rng(0)
     np.testing.assert_array_equal(draw_numbers(copies, labels, fold_of, 2, random), np.flatnonzero(fold_of != 2))
     assert random.random() == np.random.default_rng(0).random(), "runs without copies stay as they are"
+
+
+def test_albumentations_asks_no_network_for_a_newer_version(monkeypatch):
+    """Without a network that takes two seconds of each start; who wants it says so."""
+    monkeypatch.delenv("NO_ALBUMENTATIONS_UPDATE", raising=False)
+    build_policy(["hflip"])
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "0")
+    build_policy(["hflip"])
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "0"

@@ -4,20 +4,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import class_folders
 from test_backbones import save_weights
 
 from competition.base import backend
 from competition.base.arrays import Rows
-from competition.base.backend import choose_precision, has_gpu, layers_of
-from competition.features import on_gpu
+from competition.base.backend import choose_precision, full_precision, has_gpu, layers_of
+from competition.base.workspace import Workspace
+from competition.features import frozen, on_gpu
 from competition.features.augment import POLICIES, build_policy
+from competition.features.frozen import open_shelf
 from competition.features.on_gpu import draw_transforms, keep_on_device
 from competition.models import backbones
+from competition.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,6 +104,32 @@ def test_precision(monkeypatch, gpu, capability, units, wanted, model, found):
     if (gpu, wanted) == (False, "auto"):
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
         assert choose_precision(wanted, model) == "float32"
+
+
+def test_predictions_on_a_gpu_have_all_bits_of_float32(monkeypatch):
+    """By TF32, which GPUs take otherwise, they would differ by 1e-3 from those of the rehearsal's processor."""
+    asks = tf.config.experimental.tensor_float_32_execution_enabled
+    before = asks()
+    with full_precision():
+        assert asks() == before  # of a processor nothing changes
+    monkeypatch.setattr(backend, "has_gpu", lambda: True)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    with pytest.raises(ZeroDivisionError), full_precision():
+        assert not asks()
+        raise ZeroDivisionError
+    assert asks()
+    tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def test_features_of_a_gpu_are_kept_apart(monkeypatch):
+    table = SimpleNamespace(size=(8, 8), ranges={}, paths=SimpleNamespace(features=Path("f")), workspace=Workspace())
+    settings, weights = Recipe(), SimpleNamespace(sha256=None)
+    of_processor = open_shelf(table, settings, "scratch", weights, []).key
+    monkeypatch.setattr(frozen, "has_gpu", lambda: True)
+    assert open_shelf(table, settings, "scratch", weights, []).key == of_processor | {
+        "device": "gpu",
+        "precision": "float32",
+    }
 
 
 def test_layers_of_a_precision():

@@ -26,6 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "competition"):
+            raise
+        print(f"error: this Python has no {package}, expected the packages of requirements.txt", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; nothing is lost, the same command goes on", file=sys.stderr)
         return 130

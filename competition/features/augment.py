@@ -4,6 +4,7 @@ Policies compose in the order a recipe names them. What is drawn depends on the 
 killed draws the same again. The mixtures are numpy and not layers of Keras: drawn beside the network, on any backend.
 """
 
+import os
 from dataclasses import dataclass
 from random import Random
 
@@ -103,9 +104,9 @@ def build_policy(names, seed=0):
     """
     if not names:
         return lambda image, seed=None: image
-    import albumentations as A
     import cv2
 
+    A = import_albumentations()
     cv2.setNumThreads(1)  # more threads for one small image only take the network's: 0.48 for 0.55 ms of CPU an image
     compose = A.Compose([POLICIES[name](A) for name in names])
     share_draws(compose, seed)
@@ -116,6 +117,14 @@ def build_policy(names, seed=0):
         return compose(image=image)["image"]
 
     return augment
+
+
+def import_albumentations():
+    """The module albumentations, which does not ask PyPI for a newer version of itself: without a network that takes 2 s."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations
 
 
 def share_draws(transform, seed):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from competition.base.arrays import Room, Stored, build_array
-from competition.base.backend import use_xla
+from competition.base.backend import full_precision, use_xla
 from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, hash_json, read_json, sha256_bytes, write_json, write_text
 from competition.features.augment import build_policy
@@ -153,7 +153,8 @@ def _predict_parts(model, parts, batch, bar, taken=None):
         chunk = np.zeros((batch, *part.shape[1:]), np.float32)
         chunk[: len(part)] = part
         before = time.perf_counter()
-        rows = np.asarray(model.predict_on_batch(chunk), np.float32)[: len(part)]
+        with full_precision():
+            rows = np.asarray(model.predict_on_batch(chunk), np.float32)[: len(part)]
         if taken is not None:
             taken.append(1000 * (time.perf_counter() - before) / batch)
         yield rows

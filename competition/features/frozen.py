@@ -9,6 +9,7 @@ import numpy as np
 
 from competition.base import files
 from competition.base.arrays import Room, Rows
+from competition.base.backend import has_gpu
 from competition.data.images import IMAGES_FORMAT
 from competition.data.table import FoldTable
 from competition.features.augment import Copies, plan_copies
@@ -71,6 +72,7 @@ def open_shelf(table: FoldTable, settings: Any, model: str, weights: Weights, ha
         "decoded": IMAGES_FORMAT,
         **features_key(table, settings, model, weights.sha256),
         "versions": files.versions(COMPUTING) | {"backend": backend.backend()},
+        **({"device": "gpu", "precision": "float32"} if has_gpu() else {}),
     }
     return Shelf(table.paths.features, hashes, key, tuple(table.workspace.features))
 

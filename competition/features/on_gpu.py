@@ -8,7 +8,7 @@ without a GPU, done to pixels by Keras operations.
 import numpy as np
 
 from competition.base.arrays import Rows
-from competition.features.augment import POLICIES, share_draws
+from competition.features.augment import POLICIES, import_albumentations, share_draws
 
 MOST_BYTES = 2**31  # of images on a GPU: a quarter of the memory of a small one; more stay with the processor
 _D4 = {  # a symmetry's matrix on (x, y) from the middle of the picture, y downwards
@@ -72,8 +72,7 @@ def keep_on_device(images, names):
 
 def draw_transforms(names, seed):
     """The policies as an albumentations.Compose that draws, from `seed`, what to do to an image, and does not do it."""
-    import albumentations as A
-
+    A = import_albumentations()
     compose = A.Compose([POLICIES[name](A) for name in names])
     share_draws(compose, seed)
     for transform in compose.transforms:

@@ -69,6 +69,9 @@ class Phase:
             return []
         before = self.read_model()
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        self.write(
+            self.read_model()
+        )  # arrays of its own: JAX gives away those that a step takes, and the average stays
         return before
 
     def train_epoch(self, fold, epoch, steps, tick):

@@ -267,6 +267,39 @@ def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypat
     kept[0].unlink()
 
 
+def test_images_that_the_sample_lacks_are_neither_predicted_nor_counted(competition, tmp_path, monkeypatch, capsys):
+    """A download as TEST= holds the training images too."""
+    monkeypatch.chdir(competition / "work")
+    alone, whole = competition / "test", tmp_path / "download"
+    shutil.copytree(alone, whole / "test")
+    shutil.copytree(competition / "data", whole / "train")
+    path = sample(tmp_path, "id,oak,ash tree,ähre", *(f"test/deep/{number}.jpg,0,0,0" for number in range(9)))
+    expected = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=alone, sample=path))
+    forecast = read_json(SUBMISSIONS / "toy.csv.json")["forecast"]
+    said = capsys.readouterr().out
+    asked = []
+    loaded = kaggle_csv.load_images
+    monkeypatch.setattr(
+        kaggle_csv, "load_images", lambda table, memory: asked.extend(table.images) or loaded(table, memory)
+    )
+    found = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=whole, sample=path))
+    assert asked == [f"test/deep/{number}.jpg" for number in range(9)]
+    pd.testing.assert_frame_equal(found, expected, atol=1e-6)
+    assert read_json(SUBMISSIONS / "toy.csv.json")["forecast"] == forecast and forecast["hidden_n"] == 9
+    assert said.partition("9 rows")[2] == capsys.readouterr().out.partition("9 rows")[2], "shares and forecast"
+
+    for file in (whole / "test/deep").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match="download: none of 9 wanted images can be read: .*test/deep/0.jpg: "):
+        formats.make("kaggle-csv", run="pixels", test=whole, sample=path)
+
+
+def test_a_sample_that_is_missing_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"s\.csv: no such file, .*sample_submission\.csv; unpack it if it is in an"):
+        formats.make("kaggle-csv", test="nowhere", sample="s.csv")
+
+
 def test_a_test_set_that_holds_the_work_is_refused(competition, monkeypatch):
     monkeypatch.chdir(competition / "work")
     with pytest.raises(InputError, match="holds the current one"):

@@ -145,6 +145,10 @@ def test_one_column_holds_no_probabilities_of_three_classes(tmp_path):
         read_sample(sample(tmp_path, "id,label", "1,oak"), unlabelled(), CLASSES, probabilities=True)
     with pytest.raises(InputError, match="nowhere.csv: no such file"):
         read_sample(tmp_path / "nowhere.csv", unlabelled(), CLASSES)
+    with zipfile.ZipFile(tmp_path / "s.csv.zip", "w") as archive:
+        archive.writestr("s.csv", "id,label\n1,oak\n")
+    with pytest.raises(InputError, match="s.csv.zip: not a CSV that can be read: a zip, expected the CSV that is in it$"):
+        read_sample(tmp_path / "s.csv.zip", unlabelled(), CLASSES)
 
 
 def test_images_that_the_sample_lacks_are_left_out_and_named(tmp_path, capsys):

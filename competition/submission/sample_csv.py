@@ -180,6 +180,8 @@ def _read_cells(path, separator=None):
     """The cells of a CSV, all text, a list a line, and what parts them; None: what parts its first line into most."""
     try:
         data = Path(path).read_bytes()
+        if data.startswith(b"PK\3\4"):
+            raise ValueError("a zip, expected the CSV that is in it")
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if wide else "utf-8-sig")
         first = next((line for line in text.splitlines() if line.strip()), "")

@@ -147,7 +147,9 @@ def test_one_column_holds_no_probabilities_of_three_classes(tmp_path):
         read_sample(tmp_path / "nowhere.csv", unlabelled(), CLASSES)
     with zipfile.ZipFile(tmp_path / "s.csv.zip", "w") as archive:
         archive.writestr("s.csv", "id,label\n1,oak\n")
-    with pytest.raises(InputError, match="s.csv.zip: not a CSV that can be read: a zip, expected the CSV that is in it$"):
+    with pytest.raises(
+        InputError, match="s.csv.zip: not a CSV that can be read: a zip, expected the CSV that is in it$"
+    ):
         read_sample(tmp_path / "s.csv.zip", unlabelled(), CLASSES)
 
 

@@ -17,6 +17,7 @@ exit code 2 and one line that names the file and what to do. Everything is drawn
 import argparse
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -117,6 +118,10 @@ class Bench:
 
     def build(self):
         """Play every step twice, undisturbed: what both have in common is what a step must come to."""
+        kept = self.place / "built.pickle"
+        if kept.exists():
+            self.expected, self.outcomes, self.used = pickle.loads(kept.read_bytes())
+            return
         self.now.mkdir()
         fault_steps.draw(self.now)
         pid = os.fork()
@@ -140,6 +145,7 @@ class Bench:
             self.trials.append(trial)
             self.tell(trial)
             self.expected[step.name], self.outcomes[step.name], self.used[step.name] = steady(one, two), second, added
+        kept.write_bytes(pickle.dumps((self.expected, self.outcomes, self.used)))
 
     def before(self, step):
         return self.place / "before" / step.name
@@ -468,6 +474,7 @@ def main(arguments=None):
     parser.add_argument("--steps", default="", help=f"some of the commands, and what they need: {', '.join(BY_NAME)}")
     parser.add_argument("--count", type=int, help="how many trials of each kind")
     parser.add_argument("--case", action="append", default=[], help="just this trial: kills:17")
+    parser.add_argument("--keep", help="a folder that keeps what the steps leave undisturbed, for the next call")
     options = parser.parse_args(arguments)
     if not sys.platform.startswith("linux"):
         print("bench.faults needs Linux", file=sys.stderr)
@@ -477,10 +484,12 @@ def main(arguments=None):
     become_reaper()
     names = options.steps.split(",") if options.steps else QUICK_STEPS if options.quick else BY_NAME
     steps = [step for step in STEPS if step.name in names]
-    place = Path(tempfile.mkdtemp(prefix="faults-")).resolve()  # not what cleans up at the end: forks have ends too
+    # no TemporaryDirectory, which removes itself at the end of every fork too
+    place = Path(options.keep or tempfile.mkdtemp(prefix="faults-")).resolve()
+    place.mkdir(exist_ok=True)
+    place.chmod(0o755)
+    bench = Bench(place, steps, options.seed)
     try:
-        place.chmod(0o755)
-        bench = Bench(place, steps, options.seed)
         bench.build()
         counts = QUICK if options.quick else COUNTS
         cases = [case.split(":") for case in options.case] or [
@@ -492,8 +501,9 @@ def main(arguments=None):
                 print(f"{done} of {len(cases)}: {trial.kind}:{trial.number} {trial.step}, {trial.what}", flush=True)
         return report(bench, time.monotonic() - began)
     finally:
-        clear(place)
-        place.rmdir()
+        if not options.keep:
+            clear(place)
+            place.rmdir()
 
 
 def import_everything():

@@ -125,8 +125,11 @@ def begin(step, folder, kill=None, user=None, file_limit=None):
         os._exit(code if isinstance(code, int) else 1)
 
 
-def end(pid, folder, kill=None):
-    """Wait for the command that `begin` started, kill it if that is wanted; returns its Outcome."""
+def end(pid, folder, kill=None, orphans=True):
+    """Wait for the command that `begin` started, kill it if that is wanted; returns its Outcome.
+
+    orphans   whether all processes that run then are what it left
+    """
     began = time.monotonic()
     wanted = kill.seconds if kill and not kill.event else None
     code = None
@@ -144,7 +147,7 @@ def end(pid, folder, kill=None):
                 break
         time.sleep(0.002 if wanted is not None else 0.01)
     seconds = time.monotonic() - began
-    left = end_orphans()
+    left = end_orphans() if orphans else []
     said = folder.parent / "said" / str(pid)
     output = said.read_text("utf-8", "replace") if said.exists() else ""
     outcome = Outcome(code, seconds, output, left)

@@ -243,7 +243,7 @@ def full(bench, rng, step, trial):
     """Run the command on a disk that is full, or under a limit on the size of a file; then with room."""
     added = max(bench.used[step.name], 1)
     if rng.random() < 0.3:
-        limit = int(rng.choice((1000, 20_000, 100_000)))
+        limit = rng.choice((1000, 20_000, 100_000))
         trial.what = f"files of {limit} bytes at most"
         full_then_free(bench, step, trial, lambda: play(step, bench.now, file_limit=limit))
         return
@@ -251,28 +251,31 @@ def full(bench, rng, step, trial):
     trial.what = f"a disk with room for {room} of {added} bytes"
     answer = bench.place / "answer.json"
     pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
-        result = json.loads(answer.read_text())
-        trial.faults, trial.ended = result["faults"], result["ended"]
-        answer.unlink()
-        return
-    try:
-        become_reaper()
-        size = -(-(measure(bench.now) + room) // 4096) * 4096
-        mount_small(bench.now, size)
-        shutil.copytree(bench.before(step), bench.now, dirs_exist_ok=True)
+    if not pid:
+        try:
+            on_small_disk(bench, step, trial, -(-(measure(bench.now) + room) // 4096) * 4096)
+        except BaseException as error:
+            trial.faults.append(f"not tried: {error}")
+        answer.write_text(json.dumps({"faults": trial.faults, "ended": trial.ended}))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    result = json.loads(answer.read_text())
+    trial.faults, trial.ended = result["faults"], result["ended"]
+    answer.unlink()
 
-        def run():
-            outcome = play(step, bench.now)
-            grow(bench.now, size + 10**9)
-            return outcome
 
-        full_then_free(bench, step, trial, run)
-    except OSError as error:
-        trial.faults.append(f"not tried: {error}")
-    answer.write_text(json.dumps({"faults": trial.faults, "ended": trial.ended}))
-    os._exit(0)
+def on_small_disk(bench, step, trial, size):
+    """`full_then_free` in a file system of `size` bytes, which this process alone sees."""
+    become_reaper()
+    mount_small(bench.now, size)
+    shutil.copytree(bench.before(step), bench.now, dirs_exist_ok=True)
+
+    def run():
+        outcome = play(step, bench.now)
+        grow(bench.now, size + 10**9)
+        return outcome
+
+    full_then_free(bench, step, trial, run)
 
 
 def full_then_free(bench, step, trial, run):
@@ -323,7 +326,7 @@ def pairs(bench, rng, step, trial):
     first = begin(step, bench.now)
     time.sleep(later)
     second = begin(step, bench.now)
-    one = end_alone(first, bench.now)
+    one = end(first, bench.now, orphans=False)  # beside it the other one runs
     two = end(second, bench.now)
     codes = sorted((one.code, two.code))
     for outcome in (one, two):
@@ -339,21 +342,6 @@ def pairs(bench, rng, step, trial):
 
 
 KINDS = {"kills": kill, "damage": damage, "full": full, "folders": folders, "pairs": pairs}
-
-
-def end_alone(pid, folder):
-    """The Outcome of a command beside which another one runs: that one is no orphan."""
-    from bench import fault_play
-
-    while True:
-        done = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        if done:
-            break
-    kept, fault_play.end_orphans = fault_play.end_orphans, lambda: []
-    try:
-        return end(pid, folder)
-    finally:
-        fault_play.end_orphans = kept
 
 
 def choose_file(bench, rng, step):

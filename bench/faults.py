@@ -35,6 +35,7 @@ os.environ |= {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_NUM_INTEROP_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "LOKY_MAX_CPU_COUNT": "1",
 }

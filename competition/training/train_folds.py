@@ -3,9 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-from competition.base import files
 from competition.base.arrays import Room
-from competition.base.backend import start_keras
+from competition.base.backend import start_keras, write_weights
 from competition.base.bars import EPOCHS_BAR, tqdm
 from competition.base.metrics import find_metric
 from competition.base.workspace import BACKBONE_FILE
@@ -14,7 +13,7 @@ from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.runs.finish_run import finish_run, print_folds
-from competition.runs.folder import is_done, is_whole
+from competition.runs.folder import begin_folds, is_done, is_whole, remove_states
 from competition.runs.record import locked, open_run_record
 from competition.runs.trained_run import TrainedRun
 from competition.training.callbacks import tell_epoch, telling_end
@@ -35,6 +34,7 @@ def train_table(job):
         config |= job.teaching.config
     with locked(folder):
         record = open_run_record(folder, table, config, settings)
+        remove_states(folder, [fold for fold in range(table.k) if is_done(folder, fold, settings)])
         with telling_end(run, job.callbacks):
             if record["finished"] and is_whole(folder, table, settings):
                 print(f"{folder}: finished before, nothing to do")
@@ -53,6 +53,7 @@ def _train_folds(job, run):
     job = replace(job, folds=[fold for fold in job.folds if not is_done(folder, fold, settings)])
     if not job.folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
+    begin_folds(folder, job.folds)
     tell = partial(tell_epoch, run, job.callbacks)
     start_keras(settings.seed)
     whole = table.whole or table  # whose images and features serve all parts
@@ -66,7 +67,7 @@ def _train_folds(job, run):
         found = frozen_features(whole, settings, job.model, job.weights, every, fused, room)
         features, pool = ([table.take(part) for part in parts] for parts in found)
     if not settings.epochs:
-        files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
+        write_weights(folder / BACKBONE_FILE, backbone)
     # where all layers train as well, the heads take no time worth a place on the bar
     with tqdm(
         total=len(job.folds) * (settings.epochs or settings.frozen_epochs),

@@ -16,6 +16,7 @@ from competition.base.text import one_line
 from competition.base.workspace import HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
 from competition.data.folds import assign_folds
 from competition.features import heads
+from competition.features.extract import is_usable
 from competition.features.frozen import features_key, find_features
 from competition.runs import oof
 from competition.runs.folder import is_predicted
@@ -200,9 +201,10 @@ def _read_features(record, settings, table):
     config, found = record["config"], {}
     key = features_key(table, settings, config["model"], config["weights"])
     for view in settings.views:
-        if not (kept := find_features(table, view, key)):
+        kept = next((path for _, path in reversed(find_features(table, view, key)) if is_usable(path)), None)
+        if kept is None:
             return None
-        found[view] = np.load(kept[-1][1], mmap_mode="r")
+        found[view] = np.load(kept, mmap_mode="r")
         if len(found[view]) != len(table.labels):
             return None
     return found

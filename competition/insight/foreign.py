@@ -11,6 +11,7 @@ import numpy as np
 
 from competition.base.arrays import Stored
 from competition.data.table import FoldTable, group_ids
+from competition.features.extract import is_usable
 from competition.features.frozen import find_features
 from competition.insight.look import robust_z
 
@@ -36,7 +37,7 @@ class Foreign:
 
 def find_foreign(table: FoldTable) -> Foreign | None:
     """The Foreign images of a table by features that training or ranking has left; None where there are none."""
-    found = find_features(table, "identity")
+    found = [(key, path) for key, path in find_features(table, "identity") if is_usable(path)][:1]
     if not found or len(table.images) <= NEIGHBOURS + 1:
         return None
     key, path = found[0]

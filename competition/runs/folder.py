@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from competition.base.files import InputError, read_json
-from competition.base.sums import check_sum, seal
+from competition.base.sums import SUMS, check_sum, find_damage, seal
 from competition.base.workspace import (
     BACKBONE_FILE,
     BLEND_JSON,
@@ -82,6 +82,15 @@ def seal_fold(directory):
 def seal_run(folder):
     """The same of a finished run's folder itself, for its RUN_JSON."""
     return seal(folder, SEALED[RUN_JSON])
+
+
+def is_sealed(path):
+    """Whether a file of a finished run's folder is there, and is the one that its record has the sha256 of."""
+    record = path.with_name(RUN_JSON)
+    if not (path.exists() and record.exists()):
+        return False
+    content = read_json(record)
+    return path.name in content.get(SUMS, {}) and find_damage(path, content) is None
 
 
 def begin_folds(folder, folds):

@@ -13,7 +13,7 @@ from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.runs.finish_run import finish_run, print_folds
-from competition.runs.folder import begin_folds, is_done, is_whole, remove_states
+from competition.runs.folder import begin_folds, is_done, is_sealed, is_whole, remove_states
 from competition.runs.record import locked, open_run_record
 from competition.runs.trained_run import TrainedRun
 from competition.training.callbacks import tell_epoch, telling_end
@@ -66,7 +66,7 @@ def _train_folds(job, run):
         room = Room(job.memory and job.memory.features)
         found = frozen_features(whole, settings, job.model, job.weights, every, fused, room)
         features, pool = ([table.take(part) for part in parts] for parts in found)
-    if not settings.epochs:
+    if not settings.epochs and not is_sealed(folder / BACKBONE_FILE):
         write_weights(folder / BACKBONE_FILE, backbone)
     # where all layers train as well, the heads take no time worth a place on the bar
     with tqdm(

@@ -44,6 +44,7 @@ FULL = {  # the system's numbers for no room, and what to do
     errno.EFBIG: "let files be larger (ulimit -f)",
     getattr(errno, "EDQUOT", errno.ENOSPC): "make room there, or have a larger quota",
 }
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 SCRATCH = (
     "competition-partial-"  # how the names of folders for temporary files begin, in the system's own folder for such
 )
@@ -112,10 +113,15 @@ def write_with(path: str | Path, write: Callable[[str], Any], durable: bool = Fa
     except Exception as error:
         if is_full(error):
             raise_full(path, error, needed, written)
-        own = isinstance(error, OSError) and Path(error.filename or "").parent == path.parent
-        if own and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if isinstance(error, OSError) and error.errno in UNWRITABLE and _leads_to(error.filename, path):
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         raise
+
+
+def _leads_to(name: Any, path: Path) -> bool:
+    """Whether the file or folder of that name lies beside a path, or above it."""
+    place, path = Path(os.path.abspath(str(name))), Path(os.path.abspath(path))
+    return place.parent == path.parent or place in path.parents
 
 
 def is_full(error: BaseException) -> bool:
@@ -166,26 +172,34 @@ def scratch(needed: int = 0, what: str = "what is packed") -> Iterator[Path]:
 
     needed, what   bytes that it is to hold, at least, and of what. InputError where there is no room for them.
     """
+    with room_for_scratch(needed, what) as top, partial_folder(top, SCRATCH) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def room_for_scratch(needed: int = 0, what: str = "what is packed") -> Iterator[Path]:
+    """The system's folder for temporary files, TMPDIR; InputError where what is done there finds no room. As scratch."""
     remedy = "make room there, or name another folder: TMPDIR=<folder> before the command"
     try:
         top = Path(tempfile.gettempdir())
-        if needed > (free := free_bytes(top)):
-            raise InputError(
-                f"{top}: its disk has {say_bytes(free)} free, {what} needs {say_bytes(needed)} there for a while; {remedy}"
-            )
-        with partial_folder(top, SCRATCH) as folder:
-            yield folder
+    except FileNotFoundError as error:
+        raise InputError(f"no folder for temporary files can be written to ({error.strerror}); {remedy}") from None
+    if needed > (free := free_bytes(top)):
+        raise InputError(
+            f"{top}: its disk has {say_bytes(free)} free, {what} needs {say_bytes(needed)} there for a while; {remedy}"
+        )
+    try:
+        yield top
     except InputError:
         raise
     except Exception as error:
-        if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
-            raise InputError(f"no folder for temporary files can be written to ({error.args[1]}); {remedy}") from None
-        if is_full(error):
-            raise InputError(
-                f"{top}: not written, no space left: its disk has {say_bytes(free_bytes(top))} free, {what} needs "
-                f"{f'{say_bytes(needed)} or ' if needed else ''}more there for a while; {remedy}"
-            ) from None
-        raise
+        if not is_full(error):
+            raise
+        wanted = f"{say_bytes(needed)} or more" if needed else "more"
+        raise InputError(
+            f"{top}: no space left on its disk, which has {say_bytes(free_bytes(top))} free: {what} needs {wanted} there "
+            f"for a while; {remedy}"
+        ) from None
 
 
 def sync(path: str | Path) -> None:

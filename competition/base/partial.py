@@ -7,6 +7,7 @@ was untouched for a day counts as left behind.
 """
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -58,12 +59,14 @@ def partial_folder(folder: str | Path, prefix: str = PARTIAL) -> Iterator[Path]:
 def sweep(folder: str | Path, deep: bool = False, prefix: str = PARTIAL) -> None:
     """Remove the temporary files and folders in a folder that no living process works on.
 
-    deep   also those in the folders below it
+    deep   also those in the folders below it, which are all the toolkit's; elsewhere only names as they are made here
+           are taken for temporary ones
     """
-    folder = Path(folder)
+    folder, ours = Path(folder), re.compile(re.escape(prefix) + r"[a-z0-9_]{8}(-.+)?")
     for path in list((folder.rglob if deep else folder.glob)(f"{prefix}*")):
-        with suppress(OSError):  # gone, or not ours to remove
-            _remove_if_left(path)
+        if deep or ours.fullmatch(path.name):
+            with suppress(OSError):  # gone, or not ours to remove
+                _remove_if_left(path)
 
 
 @contextmanager

@@ -36,6 +36,14 @@ def find_damage(path: str | Path, record: Any, name: str | None = None) -> str |
     return f"damaged or changed: its sha256 is {found[:12]}, expected {str(wanted)[:12]}"
 
 
+def read_or_none(path: str | Path) -> Any:
+    """The content of a record, None where it is not there or cannot be read."""
+    try:
+        return read_json(path)
+    except InputError:
+        return None
+
+
 def check_sum(path: str | Path, record_path: str | Path, remedy: str) -> None:
     """InputError with the remedy where a file, below the folder of that record, is not the one that was recorded.
 

@@ -31,7 +31,7 @@ from competition.base.files import (
     write_json,
     write_text,
 )
-from competition.base.sums import SUMS, find_damage
+from competition.base.sums import SUMS, find_damage, read_or_none
 from competition.features.augment import build_policy
 from competition.features.views import VIEWS
 
@@ -199,7 +199,7 @@ def _compute(backbone, images, jobs, shelf, room):
             names, text = _list_of(shelf.folder, shelf.images), "\n".join(shelf.names)
             if not names.exists() or names.read_bytes() != text.encode():
                 write_text(names, text)
-            if _without_extras(_read_record(path)) != key:
+            if _without_extras(read_or_none(path.with_suffix(".json"))) != key:
                 took = min(taken[1:] or taken, default=took)  # the first batch is traced
                 extras = {SUMS: {path.name: sha256_file(path)}} | ({} if took is None else {MS: round(took, 3)})
                 write_json(path.with_suffix(".json"), key | extras)
@@ -209,25 +209,19 @@ def _compute(backbone, images, jobs, shelf, room):
 
 def is_usable(path):
     """Whether an .npy of features is whole, by the sha256 in its record; a warning, with the remedy, where it is not."""
-    if damage := find_flaw(path) or find_damage(path, _read_record(path)):
+    if damage := find_flaw(path) or find_damage(path, read_or_none(path.with_suffix(".json"))):
         warn(f"{path}: {damage}; it counts as gone: the next `make train` or `make rank` that needs it makes it anew")
     return not damage
 
 
 def _remove_damaged(path, shape):
     """Remove an .npy of features that is not whole, and its record, with a warning."""
-    if path.exists() and (damage := find_flaw(path, shape, np.float32) or find_damage(path, _read_record(path))):
+    if path.exists() and (
+        damage := find_flaw(path, shape, np.float32) or find_damage(path, read_or_none(path.with_suffix(".json")))
+    ):
         warn(f"{path}: {damage}; it is made anew")
         path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-
-
-def _read_record(path):
-    """The record of an .npy of features, None where there is none that can be read."""
-    try:
-        return read_json(path.with_suffix(".json"))
-    except InputError:
-        return None
 
 
 def _without_extras(record):

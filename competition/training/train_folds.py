@@ -6,8 +6,9 @@ from functools import partial
 from competition.base.arrays import Room
 from competition.base.backend import start_keras, write_weights
 from competition.base.bars import EPOCHS_BAR, tqdm
+from competition.base.files import check_room
 from competition.base.metrics import find_metric
-from competition.base.workspace import BACKBONE_FILE
+from competition.base.workspace import BACKBONE_FILE, STATE_NPZ, fold_files
 from competition.data.images import load_images, warn_of_others
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
@@ -61,6 +62,7 @@ def _train_folds(job, run):
     images = table.take(every := load_images(whole, job.memory))
     taught = prepare_lessons(job, images)
     backbone = build_recipe_backbone(job.model, table.size, settings, job.weights)
+    _ask_room(job, backbone)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
         room = Room(job.memory and job.memory.features)
@@ -83,3 +85,16 @@ def _train_folds(job, run):
             train_whole(job, images, taught, backbone.get_weights(), tell, bar)
         else:
             save_heads(job, features)
+
+
+def _ask_room(job, backbone):
+    """InputError, before what takes long, where the disk has no room for what the training of a Job leaves."""
+    size = 4 * backbone.count_params()  # float32; heads are small beside it
+    if not job.recipe.epochs:
+        check_room(job.folder, size, "its backbone")
+        return
+    # the weights, two moments of Adam and the best weights; the old state is there until the new one is whole
+    state = size * (3 + bool(job.recipe.patience))
+    there = sum(path.stat().st_size for path in fold_files(job.folder, STATE_NPZ))
+    what = f"the training of {len(job.folds)} folds (weights of each, and its state twice)"
+    check_room(job.folder, len(job.folds) * size + 2 * state - there, what)

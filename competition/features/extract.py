@@ -216,11 +216,12 @@ def is_usable(path):
 
 def _remove_damaged(path, shape):
     """Remove an .npy of features that is not whole, and its record, with a warning."""
-    if path.exists() and (
-        damage := find_flaw(path, shape, np.float32) or find_damage(path, read_or_none(path.with_suffix(".json")))
-    ):
+    if not path.exists():
+        return
+    record = path.with_suffix(".json")
+    if damage := find_flaw(path, shape, np.float32) or find_damage(path, read_or_none(record)):
         warn(f"{path}: {damage}; it is made anew")
-        path.with_suffix(".json").unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 
 from competition.base import files, page
+from competition.base.archives import member_pieces
+from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError, sha256_file
 from competition.base.option_values import parse_size, whole_number
 from competition.base.text import text_table
@@ -383,7 +385,8 @@ def _unwrap(path, prefix, target):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as unwrapped:
         for info in source.infolist():
             if info.filename.startswith(prefix) and not info.is_dir():
-                unwrapped.writestr(info.filename[len(prefix) :], source.read(info))
+                with unwrapped.open(info.filename[len(prefix) :], "w", force_zip64=True) as file:
+                    file.writelines(member_pieces(source, info))
     return target
 
 

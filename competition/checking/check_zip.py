@@ -19,7 +19,6 @@ import pandas as pd
 
 from competition.base import files, page
 from competition.base.archives import member_pieces
-from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError, sha256_file
 from competition.base.option_values import parse_size, whole_number
 from competition.base.text import text_table

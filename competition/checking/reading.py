@@ -16,7 +16,6 @@ from pathlib import PurePosixPath
 
 from competition.base.archives import member_pieces, read_member
 from competition.base.arrays import gigabytes
-from competition.base.files import InputError
 from competition.base.text import shorten
 from competition.checking.finding import CODE, FAILED, METADATA, OK, SKIPPED, WARNING, Reading
 from competition.checking.model_code import (

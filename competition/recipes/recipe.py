@@ -134,6 +134,8 @@ def read_recipe(recipe, overrides=(), from_random=False):
         raise InputError(f"{recipe}: no such recipe; expected one of {', '.join(recipe_names())}, or a .toml file")
     try:
         values = tomllib.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise InputError(f"{path}: not a TOML file: it nests too deep") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from None
     given = dict(parse_override(override) for override in overrides)
@@ -194,6 +196,8 @@ def parse_override(override):
         read = tomllib.loads(f"value = {value}")["value"]
         named = ENTRIES.get(key.strip(), POLICIES) is ANY and not isinstance(read, (str, list))
         return key.strip(), value.strip() if named else read
+    except RecursionError:
+        raise InputError(f"SET={key}: the value nests too deep, expected a value or a list of some") from None
     except ValueError:
         if "," in value:
             return key.strip(), [part.strip() for part in value.split(",")]

@@ -178,7 +178,9 @@ def _check_sizes(path, archive):
         raise InputError(f"{path}: its arrays have {gigabytes(size)}, which is more than {memory}")
     for entry in archive.infolist():
         if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-            raise InputError(f"{path}: {entry.filename} is packed by method {entry.compress_type}, which numpy never does")
+            raise InputError(
+                f"{path}: {entry.filename} is packed by method {entry.compress_type}, which numpy never does"
+            )
         with archive.open(entry) as file:
             if file.read(6) == b"\x93NUMPY" and (claimed := _claimed(file)) > entry.file_size:
                 raise InputError(

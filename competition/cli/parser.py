@@ -78,7 +78,8 @@ def add_options(parser: argparse.ArgumentParser, verb: Verb) -> None:
 def to_flags(verb: Verb, words: Iterable[str]) -> list[str]:
     """Words of a command line as argparse takes them: make's variables, NAME=value, and --only_fold become flags.
 
-    An empty value counts as not given, unless the option is `filled`; a switch is off at 0. InputError names a variable that the command lacks.
+    An empty value counts as not given, unless the option is `filled`; a switch is off at 0. InputError names a variable
+    that the command lacks.
     """
     known = {name.upper(): option for option in verb.options for name in (option.name, *option.aliases)}
     flags, words = [], list(words)

@@ -110,6 +110,7 @@ SHARES = (
     "teacher_weight",
     "pseudo_least",
 )
+MOST = {"image_size": 10_000, "least_size": 10_000, "batch_size": 2**20}
 POSITIVE = ("teacher_temperature", "frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 
@@ -232,7 +233,7 @@ def _check(where, key, value):
         if key == "views" and (len(set(value)) < len(value) or value[:1] != ["identity"]):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
-        high = 1 if key in SHARES else 2**32 - 1
+        high = 1 if key in SHARES else MOST.get(key, 2**32 - 1)
         if key in ("dropout", "ema") and value == 1:
             raise InputError(f"{where}: {key} is {value}, which leaves nothing, expected less than 1")
         if not 0 <= value <= high or (key in POSITIVE and value == 0):

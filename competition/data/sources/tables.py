@@ -11,6 +11,7 @@ from competition.base.files import InputError
 
 LARGEST = 2**28  # bytes of a table
 MOST_CELLS = 30_000_000  # of all columns, a row counted as three more
+BEGINNING = 2**20  # signs that hold a table's first line
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -55,7 +56,8 @@ def without_header(table: Table) -> Table:
 
 def _read_csv(name, data):
     text = re.sub(r"\Asep=.\r?\n", "", _decode(name, data))  # a first line that some spreadsheets write
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    lines_of = (line for part in (text[:BEGINNING], text) for line in part.splitlines() if line.strip())
+    first = next(lines_of, "")
     if not first:
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")
     counts = {separator: len(_split(first, separator)) for separator in SEPARATORS}

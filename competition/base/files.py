@@ -111,7 +111,7 @@ def sheet_bytes(frame: Any) -> bytes:
     return csv_bytes(frame.rename(columns=_no_formula))
 
 
-def _no_formula(value):
+def _no_formula(value: Any) -> Any:
     try:
         float(value)
     except (TypeError, ValueError):

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(arguments)
 
 
-def _run(arguments):
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         verb, options = parse(sys.argv[1:] if arguments is None else arguments)
         here = Competition(Workspace(), verbose=True)  # relative, so that messages show paths as one types them

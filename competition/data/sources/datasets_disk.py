@@ -55,7 +55,6 @@ def _schema(path):
 def _read(path):
     """The table of a file; of an Arrow file it stays on disk until it is read."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)

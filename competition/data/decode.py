@@ -261,7 +261,7 @@ def _open(data, name):
 
 
 def _begins(data, start):
-    return data.lstrip()[: len(start)].lower() == start.lower()
+    return data[:1000].lstrip()[: len(start)].lower() == start.lower()
 
 
 def _formats(data, name):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 from competition.base.arrays import Room
 from competition.base.backend import start_keras, write_weights
@@ -89,7 +90,8 @@ def _train_folds(job, run):
 
 def _ask_room(job, backbone):
     """InputError, before what takes long, where the disk has no room for what the training of a Job leaves."""
-    size = 4 * backbone.count_params()  # float32; heads are small beside it
+    head = pairwise([backbone.output_shape[-1], *job.recipe.head, len(job.table.classes)])
+    size = 4 * (backbone.count_params() + sum((before + 1) * units for before, units in head))  # float32
     if not job.recipe.epochs:
         check_room(job.folder, size, "its backbone")
         return

@@ -102,6 +102,7 @@ def begin(step, folder, kill=None, user=None, file_limit=None):
     """
     said = folder.parent / "said"
     said.mkdir(exist_ok=True)
+    said.chmod(0o777)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from competition.base.files import BROKEN, InputError, is_full, raise_full, sync
+from competition.base.files import BROKEN, InputError, is_full, plain_file, raise_full, sync
 from competition.base.locks import hold
 from competition.base.text import one_line
 from competition.base.workspace import LOCK
@@ -80,7 +80,7 @@ class Stored:
     """
 
     def __init__(self, path):
-        array = np.load(path, mmap_mode="r")
+        array = np.load(plain_file(path), mmap_mode="r")
         self.shape, self.dtype, self.nbytes, self._offset = array.shape, array.dtype, array.nbytes, array.offset
         self._file = open(path, "rb", buffering=0)
         self._lock = threading.Lock()  # on the file's position, where reading needs one
@@ -209,7 +209,7 @@ def find_flaw(path, shape=None, dtype=None):
 def open_array(path, limit):
     """The array of an .npy file: in memory where it takes up to `limit` bytes, else Stored."""
     stored = Stored(path)
-    return np.load(path) if stored.nbytes <= limit else stored
+    return np.load(plain_file(path)) if stored.nbytes <= limit else stored
 
 
 def build_array(path, shape, dtype, rows_from, step=1):

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import struct
 import sys
 import tempfile
@@ -49,6 +50,7 @@ SCRATCH = (
     "competition-partial-"  # how the names of folders for temporary files begin, in the system's own folder for such
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that a spreadsheet takes for formulas
+MEND = "bring it back from a copy, or remove it and make it again"
 VERSIONED = (
     "tensorflow",
     "tensorflow-cpu",
@@ -69,6 +71,10 @@ class InputError(ValueError):
     """
 
     # A block that catches ValueError and may raise this itself lets it through first.
+
+
+class NoRoom(InputError):
+    """A disk has no room for what is written: whatever comes next would not find it either."""
 
 
 def warn(line: str) -> None:
@@ -139,7 +145,7 @@ def raise_full(path: str | Path, error: BaseException, needed: int | None = None
     """
     number = next((n for n in FULL if getattr(error, "errno", None) == n or os.strerror(n) in str(error)), errno.ENOSPC)
     wanted = f"more than {say_bytes(written)}" if needed is None else say_bytes(needed)
-    raise InputError(
+    raise NoRoom(
         f"{path}: not written, {os.strerror(number)}: it needs {wanted}, its disk has {say_bytes(free_bytes(path))} free; "
         f"{FULL[number]} and run the same command again"
     ) from None
@@ -154,7 +160,7 @@ def free_bytes(path: str | Path) -> int:
 def check_room(path: str | Path, needed: int, what: str) -> None:
     """InputError, before what takes long, unless the disk of a path has room for `needed` bytes of `what`."""
     if needed > (free := free_bytes(path)):
-        raise InputError(
+        raise NoRoom(
             f"{path}: its disk has {say_bytes(free)} free, {what} needs {say_bytes(needed)}; make room there and run "
             "the same command again"
         )
@@ -186,7 +192,7 @@ def room_for_scratch(needed: int = 0, what: str = "what is packed") -> Iterator[
     except FileNotFoundError as error:
         raise InputError(f"no folder for temporary files can be written to ({error.strerror}); {remedy}") from None
     if needed > (free := free_bytes(top)):
-        raise InputError(
+        raise NoRoom(
             f"{top}: its disk has {say_bytes(free)} free, {what} needs {say_bytes(needed)} there for a while; {remedy}"
         )
     try:
@@ -197,7 +203,7 @@ def room_for_scratch(needed: int = 0, what: str = "what is packed") -> Iterator[
         if not is_full(error):
             raise
         wanted = f"{say_bytes(needed)} or more" if needed else "more"
-        raise InputError(
+        raise NoRoom(
             f"{top}: no space left on its disk, which has {say_bytes(free_bytes(top))} free: {what} needs {wanted} there "
             f"for a while; {remedy}"
         ) from None
@@ -263,6 +269,14 @@ def _no_formula(value: Any) -> Any:
     return value
 
 
+def plain_file(path: Any) -> Any:
+    """`path`; InputError where it is a FIFO, a socket or a device, which may keep whoever reads it waiting for ever."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: expected a file, found a FIFO, socket or device; remove it")
+    return path
+
+
 def read_csv(path: Any, **options: Any) -> Any:
     """The DataFrame that pandas.read_csv gives with these options; floats are those that `csv_bytes` wrote, bit for bit.
 
@@ -272,18 +286,23 @@ def read_csv(path: Any, **options: Any) -> Any:
 
     if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
         options |= {"float_precision": "round_trip"}
-    return pd.read_csv(path, **options)
+    return pd.read_csv(plain_file(path) if isinstance(path, (str, Path)) else path, **options)
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; InputError when it is missing or broken."""
+    """The content of a record, a dict; InputError when it is missing, broken or anything else."""
     path = Path(path)
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(plain_file(path).read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}") from None
+        raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}; {MEND}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a record written by this toolkit, found {type(content).__name__}; {MEND}")
+    return content
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -291,7 +310,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    with open(path, "rb") as file:
+    with open(plain_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from competition.base.bars import tqdm
-from competition.base.files import BROKEN, read_json, sha256_file, warn, write_npz
+from competition.base.files import BROKEN, plain_file, read_json, sha256_file, warn, write_npz
 from competition.base.metrics import chosen_by
 from competition.base.text import one_line
 from competition.base.workspace import HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
@@ -164,7 +164,7 @@ def _kept_heads(run_dir, table, views, what, train):
     key = f"{sha256_file(run_dir / OOF_NPZ)} {','.join(views)}"
     if path.exists():
         try:
-            with np.load(path) as saved:
+            with np.load(plain_file(path)) as saved:
                 if str(saved["key"]) == key:
                     return saved["probs"]
         except BROKEN as error:
@@ -204,7 +204,7 @@ def _read_features(record, settings, table):
         kept = next((path for _, path in reversed(find_features(table, view, key)) if is_usable(path)), None)
         if kept is None:
             return None
-        found[view] = np.load(kept, mmap_mode="r")
+        found[view] = np.load(plain_file(kept), mmap_mode="r")
         if len(found[view]) != len(table.labels):
             return None
     return found

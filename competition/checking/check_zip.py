@@ -7,7 +7,6 @@ Everything that can be found is listed, not only the first; a zip that cannot ru
 
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -367,9 +366,9 @@ def _over(limits, cost, check, found):
 
 def _run(path, read, sample, python, count, limits):
     """Findings of running the zip; it stops at the first thing that breaks it, but for single kinds of calls."""
-    with tempfile.TemporaryDirectory() as folder:
+    with files.scratch() as folder:
         if read.prefix:
-            path = _unwrap(path, read.prefix, Path(folder) / "unwrapped.zip")
+            path = _unwrap(path, read.prefix, folder / "unwrapped.zip")
         wall = SECONDS if limits.seconds is None else min(SECONDS, 60 + 10 * limits.seconds * max(1, MOST / count))
         conditions = Conditions(python=python, seconds=wall)
         try:

@@ -162,7 +162,7 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
         raise InputError(f"{json_path}: no such fold table, `make folds DATA=... NAME={name}` makes it")
     record = files.read_json(json_path)
     try:
-        content = csv_path.read_bytes()
+        content = files.plain_file(csv_path).read_bytes()
     except OSError as error:
         raise InputError(f"{csv_path}: cannot be read ({error.strerror}), run `make folds` again") from None
     try:

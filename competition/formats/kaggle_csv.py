@@ -198,7 +198,7 @@ def _answer(run, folds, table, views, images, bar):
 
 def _read(path):
     try:
-        with np.load(path) as saved:
+        with np.load(files.plain_file(path)) as saved:
             return saved["probs"]
     except files.BROKEN as error:
         raise InputError(f"{path}: not what `make predict` wrote ({error}); `rm {path}`, and it is made anew") from None

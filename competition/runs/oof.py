@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition.base.files import BROKEN, InputError, csv_bytes, read_csv, write_bytes, write_npz
+from competition.base.files import BROKEN, InputError, csv_bytes, plain_file, read_csv, write_bytes, write_npz
 from competition.base.metrics import Metric
 from competition.base.text import join_names, one_line
 from competition.base.workspace import OOF_CSV, OOF_NPZ, RUN_JSON, VIEWS_NPZ, epoch_file
@@ -101,7 +101,7 @@ def read_predictions(run_dir: str | Path, table: FoldTable) -> OOF:
     for name in (OOF_NPZ, OOF_CSV):
         check_file(run_dir / name)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(plain_file(path), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in ("image", "classes", "views", "probs", "table", "data")}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
@@ -142,7 +142,7 @@ def read_fold(fold_dir: str | Path, table: FoldTable, fold: int) -> dict[str, np
     path = Path(fold_dir) / VIEWS_NPZ
     check_file(path)
     try:
-        with np.load(path) as saved:
+        with np.load(plain_file(path)) as saved:
             found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
     except BROKEN as error:
         raise InputError(
@@ -200,7 +200,7 @@ def read_epoch(path: str | Path) -> tuple[list[str], np.ndarray]:
     """
     check_file(path)
     try:
-        with np.load(path) as saved:
+        with np.load(plain_file(path)) as saved:
             return saved["image"].tolist(), saved["probs"]
     except FileNotFoundError:
         raise
@@ -215,7 +215,7 @@ def _read_csv(path, table):
     header = KEY_COLUMNS + table.classes
     options = {"keep_default_na": False, "na_filter": False, "encoding": "utf-8"}
     try:
-        found = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
+        found = pd.read_csv(plain_file(path), header=None, nrows=1, dtype=str, **options).iloc[0].tolist()
         if found != header:
             raise InputError(f"{path}: columns {join_names(found)}, expected {join_names(header)}")
         names = range(len(header))

@@ -69,11 +69,10 @@ def log_score(zip_path=None, phase="", value=None, workspace=Workspace()):
     rows = read_log(workspace)
     if zip_path:
         made = _find(zip_path, rows, workspace)
-        _add(
-            {key: made[key] for key in COLUMNS if key != "date"}
-            | {"phase": phase or "test", "value": _read_value(value, METRICS[made["metric"]])},
-            workspace,
-        )
+        score = {"phase": phase or "test", "value": _read_value(value, METRICS[made["metric"]])}
+        before = [row for row in rows if (row["sha256"], row["phase"]) == (made["sha256"], score["phase"])]
+        if not before or before[-1]["value"] != _text(score["value"]):  # else told again, as after a kill
+            _add({key: made[key] for key in COLUMNS if key != "date"} | score, workspace)
         rows = read_log(workspace)
     elif value or phase:
         raise InputError("ZIP= is missing, expected the zip that was handed in: ZIP=submissions/plants.zip")
@@ -121,7 +120,7 @@ def read_log(workspace=Workspace()):
     if not path.exists():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(files.plain_file(path), newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV that can be read: {error}") from None

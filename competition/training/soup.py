@@ -97,10 +97,10 @@ def _read_members(table, runs):
 
 def _average_folds(folder, table, members, settings, images):
     """Make the fold models that are missing, and what a finished fold leaves."""
-    start_keras(settings.seed)
     for fold in range(table.k):
         if is_done(folder, fold, settings):
             continue
+        start_keras(settings.seed)  # layers of each fold are called alike, wherever a call goes on
         begin_folds(folder, [fold])
         models = [member.build_logits(table, fold) for member in members]
         model = models[0]

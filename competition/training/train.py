@@ -131,6 +131,8 @@ def train_seeds(
         try:
             folders.append(train_seed(1, only_fold=0))
             print(f"{folders[0]} is whole, and the forecast needs no other fold of {folders[1]}")
+        except files.NoRoom:
+            raise
         except InputError as error:
             files.warn(f"{error}. {folders[0]} is whole without it; AGAIN=0 leaves it out")
     return folders

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,12 +109,12 @@ def rehearse_matrix(scorers=None, families=None, folder=None, formats=None, work
     table = make_folds(workspace.sample_train, name="matrix", folds=2, size=SIDE, workspace=workspace)
     kept = workspace.root / RESULTS_CSV
     for family in families:
-        with tempfile.TemporaryDirectory() as work:
-            packed = _pack(family, table, Path(work))
+        with files.scratch() as work:
+            packed = _pack(family, table, work)
             rows.append(_try(family, packed, pythons, broken, kept))
     for format in formats if "current" in pythons else ():
-        with tempfile.TemporaryDirectory() as work:
-            rows.append(_try_format(format, families[0], table, Path(work), pythons["current"], broken, kept))
+        with files.scratch() as work:
+            rows.append(_try_format(format, families[0], table, work, pythons["current"], broken, kept))
     frame = pd.DataFrame(rows).fillna("-")
     lines = [
         "",

@@ -15,7 +15,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from competition.base.bars import tqdm
-from competition.base.files import csv_bytes, hash_json, read_csv, sha256_bytes, write_bytes
+from competition.base.files import csv_bytes, hash_json, plain_file, read_csv, sha256_bytes, write_bytes
 from competition.base.metrics import METRICS
 from competition.base.option_values import whole_number
 from competition.base.text import text_table
@@ -319,7 +319,7 @@ def read_pool(name, workspace=Workspace()):
 
 def _read_features(table):
     found = [(key, path) for key, path in find_features(table, "identity") if is_usable(path)]
-    return {f"{key['model']} {path.stem}": _reduce(np.load(path)) for key, path in found}
+    return {f"{key['model']} {path.stem}": _reduce(np.load(plain_file(path))) for key, path in found}
 
 
 def _reduce(features):

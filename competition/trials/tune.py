@@ -325,6 +325,8 @@ def _run_trial(study, trial, sweep, seconds, clock):
     except _Pruned:
         trial.state = "pruned"
         outcome = f"pruned after {len(trial.steps)} epochs, {metric.name} {trial.steps[-1][1]:.4f}"
+    except files.NoRoom:
+        raise
     except Exception as error:  # what one trial cannot do, another may: combinations of values, memory
         if not isinstance(error, InputError) and "exhausted" not in f"{type(error).__name__} {error}".lower():
             raise

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from competition.base.archives import check_path, check_size
-from competition.base.files import InputError
+from competition.base.files import InputError, plain_file
 from competition.data.sources import zip_file
 from competition.data.sources.layout import open_labelled, open_unlabelled
 from competition.data.sources.nested import Nested
@@ -62,7 +62,7 @@ class Folder:
         return os.path.isfile(os.path.join(self.path, name))
 
     def read(self, name: str) -> bytes:
-        with open(os.path.join(self.path, name), "rb") as file:
+        with open(plain_file(os.path.join(self.path, name)), "rb") as file:
             check_size(self.path, name, os.fstat(file.fileno()).st_size)
             return file.read()
 

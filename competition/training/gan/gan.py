@@ -261,9 +261,9 @@ def _train_fold(job, pair, start, bar):
             }
         )
         bar.set_postfix_str(f"fold {fold} discriminator {losses[0]:.2f} generator {losses[1]:.2f}", refresh=False)
-        write_state(directory, "history", history, variable=pair.read())
-        if epoch % sheet_every == 0 or epoch == settings.epochs:
+        if epoch % sheet_every == 0 or epoch == settings.epochs:  # before the state: a kill between them loses neither
             _write_samples(samples_file(directory, epoch), pair, job.small, labels, settings)
+        write_state(directory, "history", history, variable=pair.read())
     job.record["epochs"] = epoch
     write_history(directory, history)
 

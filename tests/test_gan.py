@@ -216,6 +216,19 @@ def test_killed_and_run_again_it_ends_with_the_same_weights():
     assert all(np.array_equal(once[key], twice[key]) for key in once)
 
 
+def test_a_damaged_generator_is_refused(record, table):
+    files.write_json(record, files.read_json(record) | {"verdict": "good"})
+    gan.read_synthetic(table, 0, 1)
+    path = record.with_name("generator.weights.h5")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    try:
+        with pytest.raises(InputError, match=f"{path}: damaged or changed.*`rm -r {path.parent}` and `make gan NAME="):
+            gan.read_synthetic(table, 0, 1)
+    finally:
+        path.write_bytes(data)
+
+
 def test_another_config_table_or_version_is_refused(record, table):
     with pytest.raises(InputError, match=r"settings.width = 8 \(now 16\)"):
         gan.gan("farben", 0, [*TINY, "width=16"])

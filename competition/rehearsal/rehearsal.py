@@ -6,12 +6,14 @@
 
 import dataclasses
 import functools
-import json
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 import zlib
@@ -23,6 +25,8 @@ from typing import Any
 import numpy as np
 
 from competition.base.files import InputError
+from competition.rehearsal.sandbox import FOLDER, enclose, find_level, is_seen
+from competition.rehearsal.wire import Reader, WireError, show, write_request
 
 TOLERANCE = 1e-4  # of probabilities; labels may differ only where the first two classes are closer than that
 CPU = "-1"  # CUDA_VISIBLE_DEVICES of the rehearsal: the GPU's memory is this process'
@@ -31,6 +35,22 @@ START = 120  # seconds that a process may take to import TensorFlow, on a slow m
 MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is stopped
 MOST_REHEARSED = 64  # images that a zip is rehearsed on
 BUDGET = 60  # seconds that the batch of 300 may take, which shows what smaller ones do as well
+GRACE = 5  # seconds for what an ended process has still to say, and for its end
+MOST_PROCESSES = 256  # at once
+MOST_THREADS = 8192  # of all of them
+MOST_SAID = 1 << 16  # bytes that are kept of the beginning of what it prints, and of the end
+LONGEST_LINE = 500  # signs of a line that it says
+MOST_UNPACKED = 16 * 10**9  # bytes
+ROOM = 2 * 10**9  # bytes of files that it may write for itself
+SLACK = 8 * 10**9  # bytes that a process may ask for beyond those that it may have: stacks, and what it never touches
+PATH = re.compile(r"/[^\s'\"<>{}|]+")  # in the text of an error
+QUOTED = re.compile(r"""["'](/[^"'\n]+)["']""")  # in code
+DOING = {
+    "import": "importing model.py",
+    "load": "making its object",
+    "predict": "predicting",
+    "predict_proba": "predicting probabilities",
+}
 SCORER = Path(__file__).with_name("scorer_process.py")
 # What a process keeps of the environment, and by which names it gets the folder of its user and one for temporary files.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # without the last no Python starts on Windows
@@ -159,50 +179,39 @@ def run_isolated(
     allows it (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
+    try:
+        level = find_level(conditions.python)
+    except OSError as error:
+        raise RehearsalError(f"{conditions.python} does not start: {error}", "crash", "start") from None
     # on Windows what a process had open may not be let go at once when it is ended
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=os.name == "nt") as folder:
         folder = Path(folder).resolve()
-        for part in ("zip", "home", "out", "tmp"):
+        for part in ("zip", "root") if level.isolated else ("zip", "home", "tmp"):
             (folder / part).mkdir()
         _unpack(zip_path, folder / "zip")
-        before = _list_files(folder / "zip")
-        np.save(folder / "images.npy", images)
-        (folder / "job.json").write_text(
-            json.dumps(
-                {
-                    "folder": str(folder / "zip"),
-                    "images": str(folder / "images.npy"),
-                    "out": str(folder / "out"),
-                    "entry": dataclasses.asdict(entry),
-                    "jobs": [dataclasses.asdict(job) for job in jobs],
-                }
-            ),
-            "utf-8",
-        )
-        total_seconds, peak, ended, said = _watch(folder, conditions)
-        found = folder / "out" / "found.json"
-        if ended or not found.exists():
-            raise ended or RehearsalError(f"it fails in a fresh process: {said}", "crash")
-        found = json.loads(found.read_text("utf-8"))
-        _judge(found, before, _list_files(folder / "zip"))
-        with np.load(folder / "out" / "answers.npz") as saved:
-            saved = dict(saved)
-    labels, probabilities = (
-        [[saved.get(f"{what}{number}.{turn}") for turn in range(job.times)] for number, job in enumerate(jobs)]
-        for what in ("labels", "probabilities")
-    )
+        before = {} if level.isolated else _list_files(folder / "zip")
+        talk = Talk(jobs, entry)
+        total_seconds, peak, ended = _watch(folder, level, talk, images, conditions)
+        after = {} if level.isolated else _list_files(folder / "zip")
+        if ended and ended.broke in ("time", "memory", "process"):
+            raise ended
+        _judge(talk, before, after, conditions.python)
+        if ended:
+            if ended.broke == "error" and level.isolated:
+                _name_path(ended, folder / "zip", conditions.python)
+            raise ended
     return Answers(
-        [call[0] for call in labels],
-        [call[1:] for call in labels],
-        found["returned"],
-        [call[0] for call in probabilities],
-        found["seconds"],
-        found["left_out"],
-        found["load_seconds"],
+        [call[0] for call in talk.labels],
+        [call[1:] for call in talk.labels],
+        talk.returned,
+        [call[0] for call in talk.probabilities],
+        talk.seconds,
+        talk.left_out,
+        talk.load_seconds,
         total_seconds,
-        max(peak, found["peak_bytes"]),
-        [call[1:] for call in probabilities],
-        found["versions"],
+        peak,
+        [call[1:] for call in talk.probabilities],
+        talk.versions,
     )
 
 
@@ -360,6 +369,10 @@ def predict_zip(zip_path: str | Path, images: np.ndarray, entry: Entry = Entry()
 def _unpack(zip_path, folder):
     try:
         with zipfile.ZipFile(zip_path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            room = min(MOST_UNPACKED, shutil.disk_usage(folder).free)
+            if size > room:
+                raise ValueError(f"unpacked it has {size / 1e6:.0f} MB, more than the {room / 1e6:.0f} MB there may be")
             archive.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
         raise RehearsalError(f"it cannot be unpacked: {error}", "zip", "unpack") from None
@@ -368,63 +381,233 @@ def _unpack(zip_path, folder):
     os.chmod(folder, 0o555)
 
 
-def _watch(folder, conditions):
-    """Run the process to its end: seconds, the most bytes seen, a RehearsalError for a limit that it broke or None, and
-    how it ended in words."""
+class Talk:
+    """What is asked of a process, one request after the other, and what it answers; the clock is on this side."""
+
+    def __init__(self, jobs: list[Job], entry: Entry) -> None:
+        count = len(jobs)
+        self.jobs, self.entry = jobs, entry
+        self.stage, self.job = "start", None  # what is being done
+        self.labels: list[list] = [[None] * job.times for job in jobs]
+        self.probabilities: list[list] = [[None] * job.times for job in jobs]
+        self.returned, self.seconds, self.left_out = [None] * count, [None] * count, [None] * count
+        self.load_seconds = 0.0
+        self.versions: dict[str, str] = {}
+        self.tried: list[tuple[str, str]] = []
+        self.ended: RehearsalError | None = None
+        self.done, self.over = False, threading.Event()  # whether all was answered; whether no more is asked
+
+    def hold(self, process, images, setup):
+        """Ask for everything, and keep the answers or the RehearsalError that ends it. Whatever happens, it is over."""
+        self._requests, self._reader = process.stdin, Reader(process.stdout, tried=self.tried)
+        try:
+            self._ask(setup, images)
+            for self.stage in ("import", "load"):
+                start = time.perf_counter()
+                self._ask({"do": self.stage})
+                self.load_seconds += time.perf_counter() - start
+            self._ask_jobs(images)
+            self.stage = "end"
+            texts = self._ask({"do": "end"})
+            self.versions = dict(zip(texts[::2], texts[1::2]))
+            self.done = True
+        except RehearsalError as error:
+            self.ended = error
+        except WireError as error:
+            self.ended = RehearsalError(f"it fails in a fresh process: {error}", "crash", self.stage, self.job)
+        except (OSError, EOFError, ValueError, struct.error):  # the process is gone, or was ended
+            pass
+        finally:
+            self.over.set()
+
+    def _ask_jobs(self, images):
+        speed = None
+        for self.job, job in enumerate(self.jobs):
+            count = len(job.rows(len(images)))
+            if job.budget and speed and count / speed > job.budget:
+                self.left_out[self.job] = count / speed
+                continue
+            batch = {"first": job.first, "count": job.count, "dtype": job.dtype, "tensor": job.tensor}
+            for what, kept in (("predict", self.labels), ("predict_proba", self.probabilities)):
+                if what == "predict_proba" and not job.probabilities:
+                    continue
+                self.stage = what
+                for turn in range(job.times):
+                    start = time.perf_counter()
+                    described, kept[self.job][turn] = self._ask({"do": what, "new": what == "predict" and not turn} | batch)
+                    seconds = time.perf_counter() - start
+                    if what == "predict":
+                        self.returned[self.job], self.seconds[self.job] = described, seconds
+            if count > 16:
+                speed = count / max(self.seconds[self.job], 1e-6)
+
+    def _ask(self, content, images=None):
+        """What the process answers; RehearsalError where it says that it failed."""
+        token = os.urandom(8)
+        write_request(self._requests, token, content, images)
+        kind, found = self._reader.read(token)
+        if kind == "answer" and content.get("do") in ("predict", "predict_proba"):
+            return found
+        if kind == "done" and content.get("do") not in ("predict", "predict_proba"):
+            return found
+        if kind != "failed" or len(found) != 3:
+            raise WireError("what it sends is no answer to what it was asked")
+        name, text, trace = found
+        first = (text.strip().splitlines() or [""])[0]
+        doing = DOING.get(self.stage)
+        raise RehearsalError(
+            f"it fails in a fresh process{f', {doing}' * bool(doing)}: {name}: {first}"[:LONGEST_LINE],
+            "error",
+            self.stage,
+            self.job,
+            {"type": name, "text": text, "trace": trace},
+        )
+
+
+def _watch(folder, level, talk, images, conditions):
+    """Run the process to its end, with what the Talk asks of it: seconds, the most bytes seen, and the RehearsalError of
+    what ended it, or None."""
     import psutil
 
-    kept = {key: os.environ[key] for key in KEPT if key in os.environ}
     quiet = {"CUDA_VISIBLE_DEVICES": CPU, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    home = dict.fromkeys(HOMES, str(folder / "home")) | dict.fromkeys(TEMPORARY, str(folder / "tmp"))
-    command = [*_without_network(), conditions.python, "-I", "-B", str(SCORER), str(folder / "job.json")]
-    ended, peak = None, 0
-    with open(folder / "said", "wb") as said:
-        start = time.perf_counter()
+    shutil.copy(SCORER, folder / SCORER.name)
+    arguments = ["-I", "-B"]
+    if level.isolated:
+        inside = FOLDER
+        arguments.append(f"{FOLDER}/{SCORER.name}")
+        command, environment = enclose(level, conditions.python, folder, arguments, quiet, ROOM)
+    else:
+        inside = str(folder)
+        kept = {key: os.environ[key] for key in KEPT if key in os.environ}
+        home = dict.fromkeys(HOMES, str(folder / "home")) | dict.fromkeys(TEMPORARY, str(folder / "tmp"))
+        command = [*_without_network(), conditions.python, *arguments, str(folder / SCORER.name)]
+        environment = kept | quiet | home
+    setup = {
+        "folder": os.path.join(inside, "zip"),
+        "entry": dataclasses.asdict(talk.entry),
+        "shape": images.shape,
+        "dtype": images.dtype.str,
+        "isolated": level.isolated,
+        "limits": _limits(level, conditions),
+    }
+    ended, peak, said = None, 0, Said()
+    start = time.perf_counter()
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder if level.isolated else folder / "home",
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=level.isolated,
+        )
+    except OSError as error:
+        raise RehearsalError(f"{conditions.python} does not start: {error}", "crash", "start") from None
+    try:
+        listener = threading.Thread(target=said.listen, args=(process.stderr,), daemon=True)
+        speaker = threading.Thread(target=talk.hold, args=(process, images, setup), daemon=True)
+        listener.start()
+        speaker.start()
+        family = psutil.Process(process.pid)
+        while not talk.over.wait(LOOK) and process.poll() is None:
+            held, count = _memory(family)
+            peak = max(peak, held)
+            if peak > conditions.memory:
+                line = f"it takes more than the {conditions.memory / 1e6:.0f} MB of memory that are allowed"
+                ended = RehearsalError(line, "memory", talk.stage, talk.job)
+            elif count > MOST_PROCESSES:
+                line = f"it starts processes, {count} at once, which a scorer may not allow"
+                ended = RehearsalError(line, "process", talk.stage, talk.job)
+            elif time.perf_counter() - start > conditions.seconds:
+                line = f"it takes longer than the {conditions.seconds:g} s that are allowed"
+                ended = RehearsalError(line, "time", talk.stage, talk.job)
+            if ended:
+                break
+        talk.over.wait(0 if ended else GRACE)  # what an ended process had still written
+        seconds = time.perf_counter() - start
+        if talk.done and process.poll() is None:
+            peak = max(peak, _peak(family))
+        elif not ended and not talk.ended:
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:  # its pipe is closed, and it goes on
+                pass
+    finally:
+        _end(process)
+    listener.join(GRACE)
+    if not ended and not talk.done:
+        code = process.returncode
+        code = 128 - code if level.isolated and code > 128 else code
+        ended = talk.ended or RehearsalError(
+            f"it fails in a fresh process: it ends by itself (exit code {code}): {said.last()}",
+            "crash",
+            talk.stage,
+            talk.job,
+        )
+    return seconds, peak, ended
+
+
+class Said:
+    """What a process prints: its beginning and its end, however much it is."""
+
+    def __init__(self) -> None:
+        self.head, self.tail = b"", b""
+
+    def listen(self, stream):
         try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder / "home",
-                env=kept | quiet | home,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-            )
-        except OSError as error:
-            raise RehearsalError(f"{conditions.python} does not start: {error}", "crash", "start") from None
-        try:
-            family = psutil.Process(process.pid)
-            while process.poll() is None:
-                peak = max(peak, _memory(family))
-                if peak > conditions.memory:
-                    ended = RehearsalError(
-                        f"it takes more than the {conditions.memory / 1e6:.0f} MB of memory that are allowed", "memory"
-                    )
-                elif time.perf_counter() - start > conditions.seconds:
-                    ended = RehearsalError(
-                        f"it takes longer than the {conditions.seconds:g} s that are allowed", "time"
-                    )
-                if ended:
-                    break
-                time.sleep(LOOK)
-            seconds = time.perf_counter() - start
-        finally:
-            _end(process)
-    lines = (folder / "said").read_text("utf-8", errors="replace").splitlines()
-    last = ([line for line in lines if line.strip()] or ["no message"])[-1]
-    return seconds, peak, ended, f"it ends by itself (exit code {process.returncode}): {last}"
+            while part := stream.read1(1 << 16):
+                kept = part[: MOST_SAID - len(self.head)]
+                self.head += kept
+                self.tail = (self.tail + part[len(kept) :])[-MOST_SAID:]
+        except (OSError, ValueError):  # the pipe is closed
+            pass
+
+    def last(self):
+        """Its last line that is not empty."""
+        lines = (self.head + self.tail).decode("utf-8", "replace").splitlines()
+        return show(([line for line in lines if line.strip()] or ["no message"])[-1], LONGEST_LINE)
+
+
+def _limits(level, conditions):
+    """Limits that the system keeps, as a backstop to what is watched: {name of them in `resource`: most}."""
+    seconds = int(conditions.seconds * (os.cpu_count() or 1)) + 60
+    found = {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_CPU": seconds,
+        "RLIMIT_FSIZE": ROOM,
+        "RLIMIT_NOFILE": 4096,
+        "RLIMIT_DATA": int(conditions.memory) + SLACK,
+    }
+    return found | ({"RLIMIT_NPROC": MOST_THREADS} if level.isolated else {})  # else it counts all of the user's
 
 
 def _memory(process):
-    """Bytes that a psutil.Process and its children have in memory; 0 when they are gone."""
+    """(bytes that a psutil.Process and its children have in memory, how many they are); 0 when they are gone."""
     import psutil
 
-    total = 0
+    total = count = 0
     try:
         for one in (process, *process.children(recursive=True)):
             total += one.memory_info().rss
+            count += 1
     except psutil.Error:
         pass
-    return total
+    return total, count
+
+
+def _peak(process):
+    """The most bytes that one of a family had in memory at once, as Linux tells; 0 elsewhere."""
+    import psutil
+
+    found = [0]
+    try:
+        for one in (process, *process.children(recursive=True)):
+            with open(f"/proc/{one.pid}/status", encoding="utf-8", errors="replace") as file:
+                found += [int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")]
+    except (OSError, ValueError, psutil.Error):
+        pass
+    return max(found)
 
 
 def _end(process):
@@ -443,6 +626,7 @@ def _end(process):
         except psutil.Error:
             pass
     process.wait()
+    psutil.wait_procs(family, GRACE)
 
 
 @functools.cache
@@ -466,27 +650,41 @@ def _list_files(folder):
     }
 
 
-def _judge(found, before, after):
-    """Raise the RehearsalError that a process' `found.json` calls for, and the files before and after it; or none."""
-    where = found["stage"], found["job"], found["error"]
-    tried = {kind: what for kind, what in reversed(found["tried"])}  # the first of each kind
+def _judge(talk, before, after, python):
+    """Raise the RehearsalError that calls for what the process said it tried, or for files that changed."""
+    tried = {}  # the first of each kind
+    for kind, what in talk.tried:
+        what = show(what.replace("\n", " "), LONGEST_LINE)
+        if kind == "missing" and os.path.isfile(what) and not is_seen(python, what):
+            kind = "read"  # it was not there, and would have been without the sandbox
+        tried.setdefault(kind, what)
     changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
     if changed:
         tried.setdefault("write", min(changed))
     for kind, line in FORBIDDEN.items():
         if kind in tried:
-            raise RehearsalError(line(tried[kind]), kind, *where)
-    if error := found["error"]:
-        text = (error["text"].strip().splitlines() or [""])[0]
-        doing = {
-            "import": "importing model.py",
-            "load": "making its object",
-            "predict": "predicting",
-            "predict_proba": "predicting probabilities",
-        }.get(found["stage"])
-        raise RehearsalError(
-            f"it fails in a fresh process{f', {doing}' * bool(doing)}: {error['type']}: {text}", "error", *where
-        )
+            error = talk.ended.error if talk.ended else None
+            raise RehearsalError(line(tried[kind]), kind, talk.stage, talk.job, error)
+
+
+def _name_path(error, folder, python):
+    """Add to an error which path of this machine the zip's code names, where the text does not say it."""
+
+    def is_here(path):
+        return len(path) > 1 and os.path.exists(path) and not is_seen(python, path)
+
+    assert error.error is not None
+    text = error.error["text"]
+    if any(is_here(path.rstrip("/.,;:")) for path in PATH.findall(text)):
+        return
+    for file in sorted(folder.rglob("*.py")):
+        for path in QUOTED.findall(file.read_text("utf-8", "replace")):
+            if is_here(path):
+                named = f" ({file.relative_to(folder).as_posix()} names {show(path, 200)}, which the scorer does not have)"
+                first, end, rest = text.partition("\n")
+                error.error["text"] = first + named + end + rest
+                error.args = (f"{error}{named}",)
+                return
 
 
 def _clear(expected):

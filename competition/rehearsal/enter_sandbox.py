@@ -129,10 +129,16 @@ def build(plan):
     base = plan["base"]
     mount(None, "/", None, RECURSIVE | PRIVATE)
     mount("tmpfs", base, "tmpfs", NO_SUID | NO_DEV, "mode=0755,size=16m")
+    for path, size in plan["rooms"]:
+        place(base + path, True)
+        mount("tmpfs", base + path, "tmpfs", NO_SUID | NO_DEV, f"mode=1777,size={size},nr_inodes=100000")
+    rooms = [base + path for path, _ in plan["rooms"]]  # first, as an environment may lie in /tmp
     for source, target in plan["binds"]:
         place(base + target, os.path.isdir(source))
         mount(source, base + target, None, BIND | RECURSIVE)
     for point, options in mounts_below(base):
+        if point in rooms:
+            continue
         kept = sum(flag for name, flag in KEPT.items() if name in options)
         mount(None, point, None, REMOUNT | BIND | READ_ONLY | NO_SUID | NO_DEV | kept)
     for device in plan["devices"]:
@@ -142,9 +148,6 @@ def build(plan):
     for text, path in plan["links"]:
         os.makedirs(os.path.dirname(base + path), exist_ok=True)
         os.symlink(text, base + path)
-    for path, size in plan["rooms"]:
-        place(base + path, True)
-        mount("tmpfs", base + path, "tmpfs", NO_SUID | NO_DEV, f"mode=1777,size={size},nr_inodes=100000")
     place(base + "/proc", True)
     mount("proc", base + "/proc", "proc", NO_SUID | NO_DEV | NO_EXEC)
     with open(base + "/proc/sys/user/max_user_namespaces", "w", encoding="ascii") as file:

@@ -58,7 +58,7 @@ class Plan:
 
     binds: tuple[tuple[str, str], ...]  # (what is seen, where), read-only
     links: tuple[tuple[str, str], ...]  # (text, path)
-    rooms: tuple[tuple[str, int], ...]  # (path, bytes) of folders in memory that may be written
+    rooms: tuple[tuple[str, int], ...]  # (path, bytes) of folders in memory that may be written; binds may lie in them
     base: str  # an empty folder
     environment: dict[str, str]
 
@@ -112,15 +112,15 @@ def _bubblewrap(plan, command):
     words = [program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     words += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     words += ["--uid", user, "--gid", user, "--hostname", "scorer", "--clearenv"]
+    can = _bubblewrap_can(program)
+    for path, size in plan.rooms:
+        words += ["--size", str(size)] * ("--size" in can) + ["--tmpfs", path]
     for source, target in plan.binds:
         words += ["--ro-bind", source, target]
     for text, path in plan.links:
         words += ["--symlink", text, path]
     for device in filter(os.path.exists, DEVICES):
         words += ["--dev-bind", device, device, "--remount-ro", device]
-    can = _bubblewrap_can(program)
-    for path, size in plan.rooms:
-        words += ["--size", str(size)] * ("--size" in can) + ["--tmpfs", path]
     words += ["--proc", "/proc", "--remount-ro", "/", "--chdir", HOME]
     words += ["--disable-userns"] * ("--disable-userns" in can)
     for name, value in plan.environment.items():

@@ -1,7 +1,7 @@
 """Run a zip as a scorer would, in a fresh and isolated process, and compare its answers with those expected.
 
-`run_isolated` is the scorer: it unpacks a zip and runs scorer_process.py on it under Conditions. `rehearse` is what
-`make submission` asks of a zip of its own.
+`run_isolated` is the scorer: it unpacks a zip and runs scorer_process.py on it under Conditions, in a sandbox
+(sandbox.py). `rehearse` is what `make submission` asks of a zip of its own.
 """
 
 import dataclasses
@@ -176,7 +176,8 @@ def run_isolated(
     images is uint8 [n, h, w, 3], or float for what a scorer never sends, as check_zip.py does. The process starts in an
     empty folder, which is HOME as well; a socket, a process that the zip's code starts, a change below the zip's folder
     or reading a file of this machine fails, and so does the rehearsal, even where the code goes on. Where this machine
-    allows it (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
+    allows it (sandbox.py) the process sees nothing else of it. Clocks, limits and the verdict are on this side of the
+    pipe; all that the process says is read as data. Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
     try:
@@ -261,6 +262,7 @@ def rehearse(
         error.second = True
         raise
     speed = len(images) / answers.seconds[SPEED]
+    level = find_level(conditions.python)
     return {
         "images": len(images),
         "near_ties": int((~_clear(expected)).sum()),
@@ -279,8 +281,9 @@ def rehearse(
         "total_seconds": answers.total_seconds,
         "peak_bytes": answers.peak_bytes,
         "no_network": "none at all"
-        if _without_network()
+        if level.isolated or _without_network()
         else "Python's sockets are refused; those of native code would not be seen, as this system cuts no network off",
+        "isolated": level.words,
         "versions": answers.versions,
     }
 
@@ -434,7 +437,9 @@ class Talk:
                 self.stage = what
                 for turn in range(job.times):
                     start = time.perf_counter()
-                    described, kept[self.job][turn] = self._ask({"do": what, "new": what == "predict" and not turn} | batch)
+                    described, kept[self.job][turn] = self._ask(
+                        {"do": what, "new": what == "predict" and not turn} | batch
+                    )
                     seconds = time.perf_counter() - start
                     if what == "predict":
                         self.returned[self.job], self.seconds[self.job] = described, seconds
@@ -680,7 +685,9 @@ def _name_path(error, folder, python):
     for file in sorted(folder.rglob("*.py")):
         for path in QUOTED.findall(file.read_text("utf-8", "replace")):
             if is_here(path):
-                named = f" ({file.relative_to(folder).as_posix()} names {show(path, 200)}, which the scorer does not have)"
+                named = (
+                    f" ({file.relative_to(folder).as_posix()} names {show(path, 200)}, which the scorer does not have)"
+                )
                 first, end, rest = text.partition("\n")
                 error.error["text"] = first + named + end + rest
                 error.args = (f"{error}{named}",)

@@ -90,19 +90,14 @@ def leave(status):
 
 def unshare(plan):
     """Enter new namespaces. Their numbers of users are written by a process that stays outside."""
-    mine = os.getpid()
-    if plan["mapped"]:
-        maps = {name: open(f"/proc/self/{name}", encoding="ascii").read().split() for name in ("uid_map", "gid_map")}
-        maps = {
-            name: "".join(f"{words[i]} {words[i]} {words[i + 2]}\n" for i in range(0, len(words), 3))
-            for name, words in maps.items()
-        }
-    else:
-        maps = {
-            "setgroups": "deny",
-            "uid_map": f"{plan['uid']} {os.geteuid()} 1\n",
-            "gid_map": f"{plan['gid']} {os.getegid()} 1\n",
-        }
+    mine, maps = os.getpid(), {}
+    for name, number, own in (("uid_map", plan["uid"], os.geteuid()), ("gid_map", plan["gid"], os.getegid())):
+        if plan["mapped"]:
+            with open(f"/proc/self/{name}", encoding="ascii") as file:
+                known = [line.split() for line in file]
+            maps[name] = "".join(f"{first} {first} {count}\n" for first, _, count in known)
+        else:
+            maps |= {"setgroups": "deny", name: f"{number} {own} 1\n"}
     told, tell = os.pipe()
     helper = os.fork()
     if not helper:

@@ -195,14 +195,14 @@ def _ask(python):
 
 def enclose(
     level: Level, python: str, folder: Path, arguments: list[str], environment: dict[str, str], room: int
-) -> tuple[list[str] | None, dict[str, str]]:
+) -> tuple[list[str], dict[str, str]]:
     """The command that runs `python` with arguments in a sandbox, and the environment of that command.
 
     folder       which is seen as FOLDER: what lies in it is read-only. Its folder `root`, empty, is the sandbox's own
     environment  of the Python, beside the folders that the sandbox has
     room         bytes that may be written, in all
 
-    The command is None where this machine has no such Level.
+    The command is [] where this machine has no such Level.
     """
     binds, links = _find_parts(python)
     (folder / "etc").mkdir(exist_ok=True)
@@ -218,7 +218,7 @@ def enclose(
     environment = environment | {"HOME": HOME, "TMPDIR": TEMPORARY, "PATH": os.pathsep.join(path)}
     plan = Plan(binds, links + LINKS, rooms, str(folder / "root"), environment)
     command = level.wrap(plan, [executable, *arguments]) if level.wrap else None
-    return command, {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    return command or [], {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
 
 
 def _find_parts(python):

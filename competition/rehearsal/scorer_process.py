@@ -190,8 +190,9 @@ def plain(value, np):
     return array, described
 
 
-def pack(array, described, np):
-    """An answer as it goes through the pipe."""
+def pack(answer, np):
+    """What `plain` says, as it goes through the pipe."""
+    array, described = answer
     if array.dtype.kind == "U":
         signs = min(max(array.dtype.itemsize // 4, 1), MOST_SIGNS)
         array, code = array.astype("<U%d" % signs), TEXT
@@ -217,7 +218,7 @@ class Pipes:
     """The two pipes, taken from the standard input and output, which the zip's code gets empty."""
 
     def __init__(self):
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             for number in (0, 1):
@@ -270,7 +271,7 @@ def serve(pipes, job, images, tried):
     while True:
         asked = pipes.read()
         if asked["do"] == "import":
-            import model
+            model = __import__("model")
         elif asked["do"] == "load":
             network = getattr(model, entry["class_name"])(*[folder] * entry["with_path"])
         elif asked["do"] == "end":
@@ -281,7 +282,7 @@ def serve(pipes, job, images, tried):
             if asked["new"]:
                 batch = make_batch(images, asked, np)
             value = getattr(network, asked["do"])(batch)
-            pipes.reply("answer", pack(*plain(value, np), np), tried)
+            pipes.reply("answer", pack(plain(value, np), np), tried)
             continue
         pipes.reply("done", b"", tried)
 

@@ -102,7 +102,7 @@ def read_answer(content: bytes) -> tuple[str, np.ndarray]:
         described = show(content[2 : 2 + length].decode("utf-8", "replace"), 100).replace("\n", " ")
         code, ndim, chars = struct.unpack_from("<BBI", content, 2 + length)
         at = 2 + length + 6
-        if code not in DTYPES or ndim > 8:
+        if code not in (TEXT, *DTYPES) or ndim > 8:
             raise WireError("it sends an array of a type that nobody asked for")
         shape = struct.unpack_from(f"<{ndim}Q", content, at)
     except struct.error:
@@ -117,7 +117,7 @@ def read_answer(content: bytes) -> tuple[str, np.ndarray]:
         raise WireError("it does not say what its answer was")
     if code == TEXT and np.any(np.frombuffer(content, "<u4", offset=at) > 0x10FFFF):
         raise WireError("it sends a text of signs that are none")
-    if dtype == bool:
+    if dtype.kind == "b":
         return described, (np.frombuffer(content, np.uint8, offset=at) != 0).reshape(shape)
     if 0 in shape:
         return described, np.zeros(shape, dtype)

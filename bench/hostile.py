@@ -42,6 +42,9 @@ import numpy as np
 
 ARENA, PORT, PID, MARK = {arena!r}, {port}, {pid}, {mark!r}
 SECRET, VICTIM, LIBC = ARENA + "/secret.txt", ARENA + "/victim.txt", ctypes.CDLL(None, use_errno=True)
+INSIDE = os.uname().nodename == "scorer"  # of a sandbox: these would harm without
+if {disarm}:
+    sys.modules["__main__"].WATCHED = ()  # what watches in this process is no wall
 
 
 def send(kind, size, content=b""):
@@ -77,7 +80,8 @@ class World:
 
     def harmed(self) -> list[str]:
         """What the attack has reached or changed, in words."""
-        found = [] if (self.arena / "victim.txt").read_bytes() == b"whole" else ["changed a file"]
+        victim = self.arena / "victim.txt"
+        found = [] if victim.is_file() and victim.read_bytes() == b"whole" else ["changed a file"]
         new = sorted({path.name for path in self.arena.iterdir()} - {"secret.txt", "victim.txt", "a.zip"})
         found += [f"wrote {name}" for name in new]
         if self.decoy.poll() is not None or self.decoy_status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
@@ -111,9 +115,10 @@ class Attack:
     name: str
     load: str = "pass"
     predict: str = "pass"
-    quiet: bool = True  # it hides what went wrong
+    quiet: bool = True  # it hides what went wrong, and disarms the audit hook
     passes: bool = False  # whether it may pass: what it tries fails, and nobody is told
     also: Callable[[Answers | None, RehearsalError | None], bool] = lambda answers, error: True
+    honest: bool = False  # it only hides what went wrong
     short: bool = False  # part of the test
     needs: str = ""  # a module of the interpreter
 
@@ -136,7 +141,7 @@ ATTACKS = (
     # honest mistakes
     Attack("open an absolute path", READ.format("SECRET"), quiet=False, short=True),
     Attack("np.memmap of an absolute path", "self.loot = bytes(np.memmap(SECRET))", quiet=False),
-    Attack("np.fromfile, caught", "self.loot = np.fromfile(SECRET, 'u1').tobytes()", short=True),
+    Attack("np.fromfile, caught", "self.loot = np.fromfile(SECRET, 'u1').tobytes()", honest=True),
     Attack("native code reads a file", NATIVE_READ.format("SECRET"), passes=True, short=True),
     Attack("h5py.File", "import h5py; h5py.File(SECRET)", quiet=False, needs="h5py"),
     Attack(
@@ -157,13 +162,13 @@ ATTACKS = (
     Attack("native unlink", "LIBC.unlink(VICTIM.encode())", passes=True, short=True),
     Attack("rename", "os.rename(VICTIM, ARENA + '/moved')", passes=True),
     Attack("/proc/self/root", NATIVE_READ.format("('/proc/self/root' + SECRET)"), passes=True),
-    Attack("/proc/1/root", NATIVE_READ.format("('/proc/1/root' + SECRET)"), passes=True, short=True),
+    Attack("/proc/1/root", NATIVE_READ.format("('/proc/1/root' + SECRET)"), passes=True),
     Attack("/proc/PID/root", NATIVE_READ.format("(f'/proc/{PID}/root' + SECRET)"), passes=True),
     Attack("/proc/PID/cwd", NATIVE_READ.format("f'/proc/{PID}/cwd/secret.txt'"), passes=True),
     Attack("symbolic link", "os.symlink(SECRET, 'link'); " + NATIVE_READ.format("'link'"), passes=True),
     Attack("hard link", "os.link(SECRET, 'link'); " + READ.format("'link'"), passes=True),
     Attack("climb by ..", NATIVE_READ.format("('../' * 30 + SECRET)"), passes=True),
-    Attack("its own zip folder", "LIBC.chmod(self.path.encode(), 0o777); open(self.path + '/new', 'w')"),
+    Attack("its own zip folder", "LIBC.chmod(self.path.encode(), 0o777); open(self.path + '/new', 'w')", passes=True),
     Attack("a device's mode", "LIBC.chmod(b'/dev/null', 0o666) or setattr(self, 'loot', b'changed')", passes=True),
     Attack(
         "write to /proc/sys",
@@ -182,7 +187,7 @@ ATTACKS = (
     ),
     Attack("ptrace", "LIBC.ptrace(16, PID, 0, 0) == 0 and (LIBC.waitpid(PID, 0, 0), time.sleep(1))", passes=True),
     Attack("kill a process", "LIBC.kill(PID, 9)", passes=True, short=True),
-    Attack("kill who started it", "LIBC.kill(1, 9); LIBC.kill(1, 15)", passes=True),
+    Attack("kill who started it", "INSIDE and (LIBC.kill(1, 9), LIBC.kill(1, 15))", passes=True),
     Attack(
         "exec in a child",
         "LIBC.fork() or LIBC.execl(b'/bin/sh', b'sh', b'-c', f'cat {SECRET} > {ARENA}/new; echo {ARENA} | sleep 3'"
@@ -190,8 +195,12 @@ ATTACKS = (
         passes=True,
         short=True,
     ),
-    Attack("exec itself", "LIBC.execl(b'/bin/sh', b'sh', b'-c', b'exit 0', None)", short=True),
-    Attack("posix_spawn", "os.posix_spawn('/bin/sh', ['sh', '-c', f'echo > {ARENA}/new'], {}); time.sleep(0.3)"),
+    Attack("exec itself", "LIBC.execl(b'/bin/sh', b'sh', b'-c', b'exit 0', None)"),
+    Attack(
+        "posix_spawn",
+        "os.posix_spawn('/bin/sh', ['sh', '-c', f'echo > {ARENA}/new'], {}); time.sleep(0.3)",
+        honest=True,
+    ),
     Attack(
         "a daemon by two forks",
         "LIBC.fork() or (LIBC.setsid(), LIBC.fork() and os._exit(0), time.sleep(1.5), open(ARENA + '/new', 'w'), "
@@ -207,10 +216,14 @@ ATTACKS = (
         passes=True,
         short=True,
     ),
-    Attack("mount", "self.loot = b'changed' if LIBC.mount(b'x', b'/tmp', b'tmpfs', 0, 0) == 0 else b''", passes=True),
+    Attack(
+        "mount",
+        "self.loot = b'changed' if INSIDE and LIBC.mount(b'x', b'/tmp', b'tmpfs', 0, 0) == 0 else b''",
+        passes=True,
+    ),
     Attack("become root", "self.loot = b'changed' if os.getuid() and LIBC.setuid(0) == 0 else b''", passes=True),
     # network
-    Attack("socket", "socket.create_connection(('127.0.0.1', PORT), 2)", short=True),
+    Attack("socket", "socket.create_connection(('127.0.0.1', PORT), 2)", honest=True),
     Attack(
         "native socket",
         "s = LIBC.syscall(41, 2, 1, 0); LIBC.syscall(42, s, struct.pack('<HH4s8x', 2, "
@@ -219,7 +232,7 @@ ATTACKS = (
     ),
     Attack("abstract socket", "socket.socket(socket.AF_UNIX).connect(chr(0) + MARK)", passes=True),
     # the verdict
-    Attack("os._exit(0)", "os._exit(0)", short=True),
+    Attack("os._exit(0)", "os._exit(0)"),
     Attack("os._exit(0) in predict", predict="os._exit(0)"),
     Attack("forged answers", "[send(1, 0) for _ in range(9)]; os._exit(0)", short=True),
     Attack("noise in the pipe", "send(200, 0, os.urandom(4096))"),
@@ -312,13 +325,14 @@ def try_attack(attack: Attack) -> dict[str, str]:
             port=world.listener.getsockname()[1],
             pid=world.decoy.pid,
             mark=world.arena.name,
+            disarm=attack.quiet and not attack.honest,
             **{key: f"        {line}" for key, line in lines.items()},
         )
         with zipfile.ZipFile(world.arena / "a.zip", "w") as archive:
             archive.writestr("model.py", code)
         answers = error = None
         seconds = 4 if "for ever" in attack.name or "itself" in attack.name or "ignores" in attack.name else SECONDS
-        conditions = Conditions(memory=MEMORY, seconds=seconds)
+        conditions = Conditions(memory=MEMORY * (4 if attack.needs else 1), seconds=seconds)
         start = time.perf_counter()
         try:
             answers = run_isolated(world.arena / "a.zip", IMAGES, JOBS, Entry(returns="array"), conditions)

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from competition.rehearsal import rehearsal, sandbox
+from competition.rehearsal import judged, rehearsal, sandbox
 from competition.rehearsal.rehearsal import Answers, Conditions, Entry, Job, RehearsalError, check_answers, run_isolated
 from competition.rehearsal.sandbox import find_level
 
@@ -128,6 +128,54 @@ def test_changes_by_native_code(run, load, changed, not_isolated):
     with pytest.raises(RehearsalError, match=f"writes to {changed}") as caught:
         run(load)
     assert caught.value.broke == "write"
+
+
+def test_a_path_of_this_machine_is_named(run, tmp_path):
+    """Where a file outside the zip is missing inside, the line says which, though the error does not."""
+    if not find_level(sys.executable).isolated:
+        pytest.skip("this machine has no sandbox")
+    mine = tmp_path / "mine.txt"
+    mine.write_text("1")
+    with pytest.raises(RehearsalError, match=f"TypeError: .* names {mine}, which the scorer does not have") as caught:
+        run(load=f"x = None if not os.path.exists({str(mine)!r}) else 1; x + 1")
+    assert caught.value.broke == "error" and str(mine) in caught.value.error["text"]
+    with pytest.raises(RehearsalError, match=f"it reads {mine}, which the scorer") as caught:
+        run(load=f"\n        try: open({str(mine)!r})\n        except OSError: pass")
+    assert caught.value.broke == "read"
+    with pytest.raises(RehearsalError, match=f"FileNotFoundError.*{mine}'$"):
+        run(load=f"os.stat({str(mine)!r})")
+
+
+def test_limits_are_kept_while_it_runs(run, monkeypatch):
+    with pytest.raises(RehearsalError, match="more than the 200 MB") as caught:
+        run(load="self.x = [np.ones(10**7) for _ in range(12)]; time.sleep(60)", memory=200e6)
+    assert (caught.value.broke, caught.value.stage) == ("memory", "load")
+    monkeypatch.setattr(judged, "MOST_PROCESSES", 8)
+    with pytest.raises(RehearsalError, match="starts processes") as caught:
+        run(
+            load="sys.modules['__main__'].WATCHED = ()\n"
+            "        [os._exit(time.sleep(9) or 0) for _ in range(20) if os.fork() == 0]; time.sleep(9)"
+        )
+    assert caught.value.broke == "process"
+
+
+def test_the_clock_is_not_that_of_the_zip(run):
+    found = run(load="time.perf_counter = time.time = lambda: 0.0", predict="time.sleep(0.5)")
+    assert found.seconds[0] >= 0.5
+
+
+def test_what_it_prints_is_kept_in_part(run):
+    loud = "print('begin'); [print('x' * 10**6) for _ in range(20)]; print('\\x1b[2Jend', flush=True); "
+    run(load=loud)
+    with pytest.raises(RehearsalError, match=r"exit code 3\): \\x1b\[2Jend$"):
+        run(load=loud + "os._exit(3)")
+
+
+def test_a_zip_that_is_too_large_unpacked(run, monkeypatch):
+    monkeypatch.setattr(rehearsal, "MOST_UNPACKED", 10)
+    with pytest.raises(RehearsalError, match="cannot be unpacked: unpacked it has 0 MB, more than") as caught:
+        run()
+    assert caught.value.broke == "zip"
 
 
 def test_what_libraries_and_the_interpreter_do_is_no_failure(run):

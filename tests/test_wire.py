@@ -102,5 +102,7 @@ def test_texts_are_shown_and_not_obeyed():
 
 
 def test_what_was_tried_comes_before_the_answer():
-    reader = Reader(io.BytesIO(frame("tried", scorer_process.pack_texts(["network", "1.2.3.4:80"])) + frame("done", b"")))
+    reader = Reader(
+        io.BytesIO(frame("tried", scorer_process.pack_texts(["network", "1.2.3.4:80"])) + frame("done", b""))
+    )
     assert reader.read(TOKEN) == ("done", []) and reader.tried == [("network", "1.2.3.4:80")]

@@ -33,6 +33,7 @@ from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
 from competition.formats import codabench, codalab
 from competition.rehearsal.rehearsal import Conditions, Job, RehearsalError, run_isolated
+from competition.rehearsal.sandbox import NONE, find_level
 from competition.rehearsal.scorer_environments import find_python, read_releases
 from competition.submission.limits import Cost, Limits, read_limits
 
@@ -148,13 +149,14 @@ def print_check(
     max_mb=None,
     max_seconds=None,
     max_memory=None,
+    trust=False,
     workspace=Workspace(),
 ):
     """Print what check_zip reports of a zip, with a remedy for whatever is wrong.
 
     Parameters
     ----------
-    zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace
+    zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, trust, workspace
         As of `check_zip`.
 
     Returns
@@ -166,7 +168,9 @@ def print_check(
     InputError
         Checks failed, which the line names, or as of `check_zip`.
     """
-    report = check_zip(zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace)
+    report = check_zip(
+        zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, trust, workspace
+    )
     print(f"{report}\n", flush=True)
     if failed := report.failed:
         raise InputError(
@@ -185,6 +189,7 @@ def check_zip(
     max_mb: float | str | None = None,
     max_seconds: float | str | None = None,
     max_memory: str | None = None,
+    trust: bool = False,
     workspace: Workspace | None = None,
 ) -> ZipReport:
     """Find what is wrong with a submission's zip, whoever made it; nothing is printed of it.
@@ -213,7 +218,9 @@ def check_zip(
     max_mb, max_seconds : float, optional
         Limits of the competition: size of the zip in MB (10^6 bytes), seconds for the whole hidden test.
     max_memory : str, optional
-        Limit of its memory, such as "512M" or "4G".
+        Limit of its memory, such as "512M" or "4G". A zip that takes more is stopped.
+    trust : bool, default False
+        Run a zip that this toolkit did not make even where this machine cannot keep its code apart.
     workspace : Workspace, optional
         Where the fold table and the scorers' environments lie: the attribute `workspace` of a Competition. By default no
         fold table is looked for, and environments are built in the current folder.
@@ -226,7 +233,7 @@ def check_zip(
     Raises
     ------
     InputError
-        The zip does not exist, or an argument cannot be used. What is wrong inside the zip is a finding.
+        The zip does not exist, an argument cannot be used, or `trust` is asked for. What is wrong inside the zip is a finding.
 
     Examples
     --------
@@ -261,10 +268,36 @@ def check_zip(
     if read.stopped:
         read.add("run", SKIPPED, "not run: it could not, as it is")
     else:
+        level = _find_sandbox(python)
+        if not (level.isolated or record or trust):
+            raise InputError(
+                f"ZIP={path}: not run, as this machine cannot keep its code apart and this toolkit did not make it; "
+                "expected TRUST=1 where you trust whoever did"
+            )
+        findings.append(_describe_sandbox(level))
         findings += _run(path, read, sample, python, count, limits)
     by = scorer or "the project's own Python"
     title = f"{path}: checked as FORMAT={read.format} ({read.why}), by {by}, on {sample.where}"
     return ZipReport(path, title, findings, record)
+
+
+def _find_sandbox(python):
+    try:
+        return find_level(python)
+    except OSError:  # it does not start, which the run tells
+        return NONE
+
+
+def _describe_sandbox(level):
+    if level.isolated:
+        return Finding("isolation", OK, f"{level.words}: it sees no file, process or network of this machine")
+    return Finding(
+        "isolation",
+        WARNING,
+        "NOT isolated: its code can read and change what you can",
+        "What its Python code does is watched, what native code does is not. Linux with bubblewrap (`bwrap`), or with "
+        "user namespaces allowed, keeps it apart.",
+    )
 
 
 def _read_record(path):
@@ -370,7 +403,8 @@ def _run(path, read, sample, python, count, limits):
         if read.prefix:
             path = _unwrap(path, read.prefix, folder / "unwrapped.zip")
         wall = SECONDS if limits.seconds is None else min(SECONDS, 60 + 10 * limits.seconds * max(1, MOST / count))
-        conditions = Conditions(python=python, seconds=wall)
+        memory = int(min(limits.memory or Conditions.memory, Conditions.memory))
+        conditions = Conditions(python, memory, wall)
         try:
             answers, calls, findings = _ask(path, read, sample, conditions)
         except RehearsalError as error:

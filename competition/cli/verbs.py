@@ -403,6 +403,7 @@ VERBS = (
             MAX_MB,
             MAX_SECONDS,
             MAX_MEMORY,
+            Option("trust", "run a zip of others even where its code cannot be kept apart", False, kind="switch"),
         ),
     ),
     Verb(

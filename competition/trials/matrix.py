@@ -29,7 +29,8 @@ from competition.data.sources import open_reader
 from competition.data.table import choose_sample
 from competition.formats import codabench, codalab, make
 from competition.rehearsal.content import check_package
-from competition.rehearsal.rehearsal import KEPT, TOLERANCE, Conditions, RehearsalError, rehearse
+from competition.rehearsal.judged import KEPT
+from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
 from competition.rehearsal.scorer_environments import find_python, is_path
 from competition.submission.ensemble import read_ensemble
 from competition.submission.expected_answers import average_by_hand, average_halved

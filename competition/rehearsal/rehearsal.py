@@ -8,7 +8,6 @@ import dataclasses
 import os
 import re
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from competition.base.files import InputError
+from competition.base.files import InputError, scratch
 from competition.rehearsal.judged import LONGEST_LINE, Talk, watch, without_network
 from competition.rehearsal.sandbox import find_level, is_seen
 from competition.rehearsal.terms import Answers, Conditions, Entry, Job, RehearsalError
@@ -77,9 +76,8 @@ def run_isolated(
         level = find_level(conditions.python)
     except OSError as error:
         raise RehearsalError(f"{conditions.python} does not start: {error}", "crash", "start") from None
-    # on Windows what a process had open may not be let go at once when it is ended
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=os.name == "nt") as folder:
-        folder = Path(folder).resolve()
+    with scratch(what="the rehearsal of a zip") as folder:
+        folder = folder.resolve()
         for part in ("zip", "root") if level.isolated else ("zip", "home", "tmp"):
             (folder / part).mkdir()
         _unpack(zip_path, folder / "zip")

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from competition.base.files import scratch
+
 ENTER = Path(__file__).with_name("enter_sandbox.py")
 FOLDER = "/scorer"  # what the job's folder is called inside
 HOME, TEMPORARY, SHARED = FOLDER + "/home", "/tmp", "/dev/shm"  # the folders that may be written
@@ -153,10 +155,10 @@ def find_level(python: str) -> Level:
 def _try_levels(python, levels):
     asked = _ask(python)
     for level in levels:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch(what="a trial of the sandbox") as folder:
             for part in ("zip", "root"):
-                os.mkdir(os.path.join(folder, part))
-            command, environment = enclose(level, python, Path(folder), ["-I", "-c", ASK], {}, 1 << 20)
+                (folder / part).mkdir()
+            command, environment = enclose(level, python, folder, ["-I", "-c", ASK], {}, 1 << 20)
             if command and _run(command, environment) == asked:
                 return level
     return NONE

@@ -36,6 +36,8 @@ def hold(path: str | Path, wait: bool, remove: bool = False) -> Iterator[None]:
         reason = f"{path}: cannot be locked ({error.strerror or error})"
         if error.errno in NO_LOCKS:
             reason += ": its disk has no locks, which keep two commands apart; take a folder on another disk"
+        else:
+            reason += "; make its folder one that you may write into, and run the same command again"
         raise InputError(reason) from None
     try:
         yield

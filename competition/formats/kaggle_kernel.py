@@ -229,30 +229,33 @@ def fetch_wheels(workspace=Workspace()):
     wanted = {name: metadata.version(name) for name in WHEELS}
 
     def there(name):
-        return sorted(folder.glob(f"{name}-{wanted[name]}-*.whl"))
+        return [path for path in sorted(folder.glob(f"{name}-{wanted[name]}-*.whl")) if _is_whole(path)]
 
     if missing := [name for name in wanted if not there(name)]:
         folder.mkdir(parents=True, exist_ok=True)
-        found = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "-q",
-                "--disable-pip-version-check",
-                "--retries=1",
-                "--timeout=10",
-                "--no-deps",
-                "--only-binary=:all:",
-                "-d",
-                folder,
-                *(f"{name}=={wanted[name]}" for name in missing),
-            ],
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        with partial_folder(folder) as temporary:
+            found = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "-q",
+                    "--disable-pip-version-check",
+                    "--retries=1",
+                    "--timeout=10",
+                    "--no-deps",
+                    "--only-binary=:all:",
+                    "-d",
+                    temporary,
+                    *(f"{name}=={wanted[name]}" for name in missing),
+                ],
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+            for path in temporary.iterdir():
+                os.replace(path, folder / path.name)
         if found.returncode:
             reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
             files.warn(
@@ -260,6 +263,15 @@ def fetch_wheels(workspace=Workspace()):
                 "will use what Kaggle has of them. The same command with a network adds them"
             )
     return [path for name in wanted for path in there(name)[:1]]
+
+
+def _is_whole(path):
+    """Whether a wheel is there as a whole: every part of it has its checksum."""
+    try:
+        with zipfile.ZipFile(files.plain_file(path)) as wheel:
+            return wheel.testzip() is None
+    except files.BROKEN:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

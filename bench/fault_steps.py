@@ -21,16 +21,22 @@ GAN = "side=16 width=4 noise=4 batch_size=16 epochs=3 rate=2e-3 ema=0.9 features
 
 @dataclass(frozen=True)
 class Step:
-    """One command. trials: how often it is broken, beside the others; words: what stands after `python -m competition`"""
+    """One command.
+
+    words   what stands after `python -m competition`
+    trials  how often it is broken, beside the others
+    light   whether it needs no TensorFlow
+    """
 
     name: str
     words: str
     trials: int = 4
+    light: bool = False
 
 
 STEPS = (
-    Step("folds", "folds --data ../data --name toy --folds 2", 6),
-    Step("look", "look", 2),
+    Step("folds", "folds --data ../data --name toy --folds 2", 6, light=True),
+    Step("look", "look", 2, light=True),
     Step("sanity", "sanity", 3),
     Step("train-frozen", f"train --model {TINY} --weights ../tiny.weights.h5 --run heads --set {FROZEN}", 8),
     Step(

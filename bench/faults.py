@@ -125,11 +125,12 @@ class Bench:
             return
         self.now.mkdir()
         fault_steps.draw(self.now)
-        pid = os.fork()
-        if not pid:
-            fault_steps.save_weights(self.now / "tiny.weights.h5")
-            os._exit(0)
-        os.waitpid(pid, 0)
+        if not all(step.light for step in self.steps):
+            pid = os.fork()
+            if not pid:
+                fault_steps.save_weights(self.now / "tiny.weights.h5")
+                os._exit(0)
+            os.waitpid(pid, 0)
         for step in self.steps:
             fault_steps.prepare(step.name, self.now)
             shutil.copytree(self.now, self.before(step))
@@ -469,10 +470,11 @@ def main(arguments=None):
         print("bench.faults needs Linux", file=sys.stderr)
         return 2
     began = time.monotonic()
-    import_everything()
     become_reaper()
     names = options.steps.split(",") if options.steps else QUICK_STEPS if options.quick else BY_NAME
     steps = [step for step in STEPS if step.name in names]
+    if not all(step.light for step in steps):
+        import_everything()
     # no TemporaryDirectory, which removes itself at the end of every fork too
     place = Path(options.keep or tempfile.mkdtemp(prefix="faults-")).resolve()
     place.mkdir(exist_ok=True)

@@ -261,3 +261,21 @@ def test_what_is_durable_is_on_the_disk_before_it_has_its_name_and_with_it(tmp_p
     done.clear()
     files.write_json(tmp_path / "x.json", {}, durable=True)
     assert done == [(tmp_path / "x.json").stat().st_ino, "named", tmp_path.stat().st_ino]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.parametrize("read", [files.read_json, files.read_csv, files.sha256_file, files.plain_file])
+def test_a_fifo_is_no_file_to_wait_for(tmp_path, read):
+    path = tmp_path / "run.json"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"run\.json: expected a file, found a FIFO, socket or device; remove it"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"run"'])
+def test_a_record_is_an_object(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(
+        InputError, match=r"run\.json: expected a record written by this toolkit, found .*; bring it back"
+    ):
+        files.read_json(tmp_path / "run.json")

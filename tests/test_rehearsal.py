@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -353,3 +354,11 @@ def test_array_formats():
     found = dataclasses.replace(answers_as_expected(), returned=["int32 array"] * len(rehearsal.JOBS))
     assert check_answers(found, rehearsal.JOBS, EXPECTED, Entry(returns="array")) == 0
     assert sys.executable == Conditions().python
+
+
+def test_what_a_killed_rehearsal_left_is_swept_by_the_next(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "there"))
+    left = tmp_path / "there" / "competition-partial-abcdefgh"
+    (left / "zip").mkdir(parents=True)
+    run()
+    assert list((tmp_path / "there").iterdir()) == []

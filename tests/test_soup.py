@@ -1,6 +1,7 @@
 """Soups: that they are the mean of their members' weights, fold by fold, and runs like any other."""
 
 import contextlib
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -180,3 +181,14 @@ def test_weights_of_other_shapes_are_no_average():
 def test_runs_are_needed():
     with pytest.raises(InputError, match="RUNS= is missing"):
         soup.soup()
+
+
+def test_stopped_between_folds_it_ends_with_the_same_files(place, tmp_path, monkeypatch):
+    """Their layers are called alike, whichever fold a call begins with."""
+    shutil.copytree(place, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    weights = RUNS / "both/fold_1/model.weights.h5"
+    before = weights.read_bytes()
+    shutil.rmtree(weights.parent)
+    assert main(["soup", "--runs", "two,one", "--run", "both"]) == 0
+    assert weights.read_bytes() == before

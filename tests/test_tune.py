@@ -537,3 +537,19 @@ def test_a_trial_of_an_architecture_says_it_in_its_model():
     )
     assert study.options({"rate": 0.01}) == ("hyperresnet", ["epochs=3", "rate=0.01"])
     assert isinstance(study.settings, Recipe)
+
+
+def test_a_full_disk_ends_the_search(fake_train, monkeypatch):
+    """No other trial would find room; the one that it was goes on later."""
+    fake_train({})
+
+    def full(*_, **__):
+        raise files.NoRoom("a.npz: not written, No space left on device")
+
+    options = {"recipe": "tiny.toml", "run": "full", "folds_used": "1"}
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "train", full)
+        with pytest.raises(InputError, match="No space left"):
+            tune("baseline", "batch_size=8,4", **options)
+    assert [trial["state"] for trial in record("full")] == ["running"]
+    assert tune("baseline", "batch_size=8,4", **options)["state"].tolist() == ["done", "done"]

@@ -316,7 +316,7 @@ def folders(bench, rng, step, trial):
         trial.check_ended(outcome)
     else:
         trial.ended = "refused in a line"
-        trial.check_refused(outcome, place.name)
+        trial.check_refused(outcome, "/" if place == work else place.name)
     trial.check_ended(play(step, bench.now, user=user))
     bench.compare(trial, step)
 

@@ -1,9 +1,11 @@
 import ast
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -279,3 +281,28 @@ def test_a_record_is_an_object(tmp_path, text):
         InputError, match=r"run\.json: expected a record written by this toolkit, found .*; bring it back"
     ):
         files.read_json(tmp_path / "run.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a user without rights")
+def test_a_temporary_folder_goes_with_what_is_read_only_in_it(tmp_path):
+    """As the folder of a zip that is rehearsed; root may remove it anyway, so it is another user who tries."""
+    top = Path(tempfile.mkdtemp())  # below a folder that others may enter
+    top.chmod(0o777)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            with contextlib.suppress(OSError):
+                os.setuid(65534)
+            with files.partial_folder(top) as folder:
+                (folder / "zip/deep").mkdir(parents=True)
+                (folder / "zip/deep/model.py").write_text("")
+                for place in (folder / "zip/deep", folder / "zip"):
+                    place.chmod(0o555)
+            code = 0
+        finally:
+            os._exit(code)
+    try:
+        assert os.waitpid(pid, 0)[1] == 0 and list(top.iterdir()) == []
+    finally:
+        shutil.rmtree(top)

@@ -121,7 +121,10 @@ def write_with(path: str | Path, write: Callable[[str], Any], durable: bool = Fa
         if is_full(error):
             raise_full(path, error, needed, written)
         if isinstance(error, OSError) and error.errno in UNWRITABLE and _leads_to(error.filename, path):
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}); make its folder one that you may write into, and run "
+                "the same command again"
+            ) from None
         raise
 
 

@@ -53,7 +53,8 @@ def partial_folder(folder: str | Path, prefix: str = PARTIAL) -> Iterator[Path]:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                _remove_tree(path)
 
 
 def sweep(folder: str | Path, deep: bool = False, prefix: str = PARTIAL) -> None:
@@ -109,10 +110,19 @@ def _remove_if_left(path: Path) -> None:
     handle = _open(path)
     try:
         if _is_left(path, handle):
-            shutil.rmtree(path) if stat.S_ISDIR(mode) else path.unlink(missing_ok=True)
+            _remove_tree(path) if stat.S_ISDIR(mode) else path.unlink(missing_ok=True)
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it; those that are read-only too, as the folder of a zip that is rehearsed."""
+    for place, folders, _ in os.walk(folder):
+        for path in (os.path.join(place, name) for name in (".", *folders)):
+            if not os.path.islink(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                os.chmod(path, 0o700)
+    shutil.rmtree(folder)
 
 
 def _is_left(path: Path, handle: int | None) -> bool:

@@ -258,15 +258,15 @@ def read_csv(path: Any, **options: Any) -> Any:
     return pd.read_csv(path, **options)
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; InputError when it is missing or broken."""
+def read_json(path: str | Path, remedy: str = "") -> Any:
+    """The content of a JSON file; InputError when it is missing, or broken: then with the remedy, "; what to do"."""
     path = Path(path)
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}") from None
+        raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}{remedy}") from None
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -104,7 +104,7 @@ def open_run_record(folder: Path, table: FoldTable, config: Mapping[str, Any], s
 def read_run_record(run_dir: str | Path) -> dict[str, Any]:
     """The content of `run.json`, a dict; InputError when it is missing or something else."""
     path = Path(run_dir) / RUN_JSON
-    record = read_json(path)
+    record = read_json(path, f"; bring it back, or `rm -r {path.parent}` and train it again")
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a run's record, found {type(record).__name__}")
     return record

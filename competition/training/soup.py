@@ -97,10 +97,12 @@ def _read_members(table, runs):
 
 def _average_folds(folder, table, members, settings, images):
     """Make the fold models that are missing, and what a finished fold leaves."""
+    todo = [fold for fold in range(table.k) if not is_done(folder, fold, settings)]
+    weights = [fold_dir(members[0].dir, fold) / MODEL_FILE for fold in todo]
+    needed = sum(path.stat().st_size for path in weights if path.exists())
+    files.check_room(folder, needed, f"a soup of {len(todo)} folds")
     start_keras(settings.seed)
-    for fold in range(table.k):
-        if is_done(folder, fold, settings):
-            continue
+    for fold in todo:
         begin_folds(folder, [fold])
         models = [member.build_logits(table, fold) for member in members]
         model = models[0]

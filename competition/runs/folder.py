@@ -143,22 +143,26 @@ def say_remedy(path):
         return f"bring it back, or `rm -r {shlex.quote(str(path.parent))}` and train it again"
     if (path.parent / BLEND_JSON).exists():
         return f"`make blend NAME={path.parents[1].name}` makes it anew"
-    runs = [place for place in path.parents if (place / RUN_JSON).exists()]
+    command = say_command(path)
+    if command is None:
+        return "it was not made here: bring it back from where it is from"
+    return f"{remove} and the command that made it again, {command}, make it anew"
+
+
+def say_command(path):
+    """The command that made a file in a run's folder or below, with what its record tells of it; None where that is none."""
+    runs = [place for place in Path(path).parents if (place / RUN_JSON).exists()]
     if not runs:
-        return f"{remove}; the command that wrote it makes it anew"
+        return None
     folder = runs[-1]  # a node of a double run lies in that
     try:
         config = read_json(folder / RUN_JSON)["config"]
         verb, model = ("double" if "splits" in config else "train"), config["model"]
     except (InputError, KeyError, TypeError):
-        return "its run was not trained here: bring it back from where it is from"
+        return None
+    name = folder.parent.name
     if "soup" in config:
-        words = f"make soup RUNS={','.join(config['soup'])} RUN={folder.name}"
-    elif folder.parent.parent.name == "tune":
-        return f"{remove} and the same `make tune` again make it anew"
-    else:
-        words = f"make {verb} MODEL={model} RUN={folder.name}"
-    return (
-        f"{remove} and the command of this run again, `{words} NAME={folder.parent.name}` and its other options, "
-        "make it anew"
-    )
+        return f"`make soup RUNS={','.join(config['soup'])} RUN={folder.name} NAME={name}`"
+    if folder.parent.parent.name == "tune":
+        return f"`make tune NAME={folder.parent.parent.parent.name}` with its other options"
+    return f"`make {verb} MODEL={model} RUN={folder.name} NAME={name}` with its other options"

@@ -60,7 +60,7 @@ COUNTS = {"kills": 200, "damage": 150, "full": 20, "folders": 20, "pairs": 12}
 QUICK = {"kills": 12, "damage": 12, "full": 3, "folders": 3, "pairs": 2}
 QUICK_STEPS = ("folds", "train-frozen", "train-full", "blend", "predict")
 DAMAGES = ("bit", "cut", "empty", "other", "type", "read-only", "folder", "fifo", "dangling")
-REMEDY = re.compile(r"make |remove|take another|RUN|again|anew|restore|give|chmod|free |expected")
+REMEDY = re.compile(r"make |remove|take |[A-Z]+=|again|anew|restore|bring|chmod|rerun|mend|outside")
 FULL_DISK = re.compile(r"[Nn]o space|full|too large|free")
 
 

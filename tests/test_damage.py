@@ -95,7 +95,8 @@ READERS = {  # what reads a file of the run: a function of the fold table
 def test_one_flipped_bit_is_refused_with_the_remedy(path, table, damage):
     READERS[path](table)
     damage(path)
-    with pytest.raises(InputError, match=f"{path}: damaged or changed: its sha256 is .*`rm {path}`.*{REMEDY}") as error:
+    removed = f"`rm {path}`" if path.name not in (HISTORY_CSV, "001.npz") else f"`rm -r {fold_dir(RUN, 0)}`"
+    with pytest.raises(InputError, match=f"{path}: .*damaged or changed: its sha256 is .*{removed}.*{REMEDY}") as error:
         READERS[path](table)
     assert "\n" not in str(error.value)
 
@@ -127,6 +128,23 @@ def test_a_run_of_a_version_without_hashes_is_read_unchecked(path, table, monkey
 KEPT: dict[Path, str] = {}
 
 
+@pytest.mark.parametrize("content", ["", "{", "\0" * 100])
+def test_a_broken_record_is_refused_with_its_remedy(table, capsys, content):
+    for path, words in (
+        (fold_file(FOLD_JSON), [f"`rm {fold_file(FOLD_JSON)}`", REMEDY]),
+        (RUN / RUN_JSON, [f"`rm -r {RUN}` and train it again"]),
+        (Path("folds/arten.json"), ["run `make folds` again"]),
+    ):
+        kept = path.read_bytes()
+        path.write_text(content, "utf-8")
+        try:
+            assert main(["blend"]) == 2
+        finally:
+            path.write_bytes(kept)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path}: ") and all(word in line for word in words), line
+
+
 def test_the_remedy_is_one(table, damage, capsys):
     """What was removed comes back, with another hash where the file has times in it."""
     before = oof.read_oof(RUN, table).probs
@@ -135,6 +153,9 @@ def test_the_remedy_is_one(table, damage, capsys):
         damage(fold_file(MODEL_FILE))
         assert main([*TRAIN, "RUN=a"]) == 0  # needs no weights, and notices nothing
         fold_file(MODEL_FILE).unlink()
+        assert main([*TRAIN, "RUN=a"]) == 0
+        shutil.rmtree(fold_dir(RUN, 1))
+        (RUN / OOF_NPZ).unlink()
         assert main([*TRAIN, "RUN=a"]) == 0
         read_ensemble(table, "a")
         np.testing.assert_array_equal(oof.read_oof(RUN, table).probs, before)

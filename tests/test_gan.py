@@ -229,7 +229,9 @@ def test_a_damaged_generator_is_refused(record, table):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
     try:
-        with pytest.raises(InputError, match=f"{path}: damaged or changed.*`rm -r {path.parent}` and `make gan NAME="):
+        with pytest.raises(
+            InputError, match=f"{path}: .*damaged or changed.*`rm -r {path.parent}` and `make gan NAME="
+        ):
             gan.read_synthetic(table, 0, 1)
     finally:
         path.write_bytes(data)

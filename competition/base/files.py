@@ -50,7 +50,7 @@ SCRATCH = (
     "competition-partial-"  # how the names of folders for temporary files begin, in the system's own folder for such
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that a spreadsheet takes for formulas
-MEND = "bring it back from a copy, or remove it and make it again"
+MEND = "; bring it back from a copy, or remove it and make it again"
 VERSIONED = (
     "tensorflow",
     "tensorflow-cpu",
@@ -292,8 +292,9 @@ def read_csv(path: Any, **options: Any) -> Any:
     return pd.read_csv(plain_file(path) if isinstance(path, (str, Path)) else path, **options)
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a record, a dict; InputError when it is missing, broken or anything else."""
+def read_json(path: str | Path, remedy: str = "") -> Any:
+    """The content of a record, a dict; InputError when it is missing, or anything else: then with the remedy,
+    "; what to do"."""
     path = Path(path)
     try:
         content = json.loads(plain_file(path).read_text("utf-8"))
@@ -302,9 +303,13 @@ def read_json(path: str | Path) -> Any:
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}; {MEND}") from None
+        raise InputError(
+            f"{path}: expected a JSON file written by this toolkit, found {error}{remedy or MEND}"
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a record written by this toolkit, found {type(content).__name__}; {MEND}")
+        raise InputError(
+            f"{path}: expected a record written by this toolkit, found {type(content).__name__}{remedy or MEND}"
+        )
     return content
 
 

@@ -44,13 +44,13 @@ def read_or_none(path: str | Path) -> Any:
         return None
 
 
-def check_sum(path: str | Path, record_path: str | Path, remedy: str) -> None:
-    """InputError with the remedy where a file, below the folder of that record, is not the one that was recorded.
+def find_damage_beside(path: str | Path, record_path: str | Path) -> str | None:
+    """The same by the path of the record, which lies beside the file or above it; None where either is not there.
 
-    Where the file or the record is not there nothing is checked.
+    InputError for a record that cannot be read.
     """
     path, record_path = Path(path), Path(record_path)
     if not (path.exists() and record_path.exists()):
-        return
-    if damage := find_damage(path, read_json(record_path), path.relative_to(record_path.parent).as_posix()):
-        raise InputError(f"{path}: {damage} as in {record_path}; {remedy}")
+        return None
+    damage = find_damage(path, read_json(record_path), path.relative_to(record_path.parent).as_posix())
+    return damage and f"{damage} as in {record_path}"

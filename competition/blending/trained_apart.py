@@ -13,13 +13,13 @@ from competition.base.bars import tqdm
 from competition.base.files import BROKEN, plain_file, read_json, sha256_file, warn, write_npz
 from competition.base.metrics import chosen_by
 from competition.base.text import one_line
-from competition.base.workspace import HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
+from competition.base.workspace import BACKBONE_FILE, HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
 from competition.data.folds import assign_folds
 from competition.features import heads
 from competition.features.extract import is_usable
 from competition.features.frozen import features_key, find_features
 from competition.runs import oof
-from competition.runs.folder import is_predicted
+from competition.runs.folder import is_predicted, say_command
 from competition.runs.seeds import plain_heads, seedless
 
 
@@ -182,7 +182,7 @@ def _plain_heads(run_dir, table):
     """Recipe and {view: features} of a run of plain heads on frozen features; None twice where it is anything else."""
     record = read_json(run_dir / RUN_JSON)
     settings = plain_heads(record)
-    features = _read_features(record, settings, table) if settings else None
+    features = _read_features(run_dir, record, settings, table) if settings else None
     return (settings, features) if features else (None, None)
 
 
@@ -196,12 +196,13 @@ def _train_heads(settings, features, rows, table, fold, metric):
     return [layer.best[0] for layer in state.layers]
 
 
-def _read_features(record, settings, table):
+def _read_features(run_dir, record, settings, table):
     """{view: float32 [n, d]} of a frozen run's backbone, as it keeps them; None where any is gone."""
-    config, found = record["config"], {}
+    config, found, backbone = record["config"], {}, run_dir / BACKBONE_FILE
+    remedy = f"`rm {backbone}` and the command of this run again ({say_command(backbone)}) make both anew"
     key = features_key(table, settings, config["model"], config["weights"])
     for view in settings.views:
-        kept = next((path for _, path in reversed(find_features(table, view, key)) if is_usable(path)), None)
+        kept = next((path for _, path in reversed(find_features(table, view, key)) if is_usable(path, remedy)), None)
         if kept is None:
             return None
         found[view] = np.load(plain_file(kept), mmap_mode="r")

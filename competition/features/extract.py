@@ -207,10 +207,10 @@ def _compute(backbone, images, jobs, shelf, room):
     return [room.open(path) for path in paths]
 
 
-def is_usable(path):
+def is_usable(path, remedy="the next `make train` or `make rank` that needs it makes it anew"):
     """Whether an .npy of features is whole, by the sha256 in its record; a warning, with the remedy, where it is not."""
     if damage := find_flaw(path) or find_damage(path, read_or_none(path.with_suffix(".json"))):
-        warn(f"{path}: {damage}; it counts as gone: the next `make train` or `make rank` that needs it makes it anew")
+        warn(f"{path}: {damage}; it counts as gone: {remedy}")
     return not damage
 
 

@@ -9,7 +9,7 @@ from competition.base.sums import SUMS
 from competition.base.workspace import FOLD_JSON, RUN_JSON, STATE_NPZ, fold_dir
 from competition.features.extract import MS
 from competition.runs import oof
-from competition.runs.folder import seal_fold, seal_run
+from competition.runs.folder import read_end, seal_fold, seal_run
 
 
 def save_fold(directory, table, fold, progress, views, took=None):
@@ -65,7 +65,7 @@ def print_folds(folder, table, done):
     metric, rows, by_class = find_metric(table.metric), [], []
     for fold in done:
         probs, labels = oof.read_fold(fold_dir(folder, fold), table, fold)["identity"], table.labels[table.fold == fold]
-        end = files.read_json(fold_dir(folder, fold) / FOLD_JSON)
+        end = read_end(fold_dir(folder, fold))
         end.pop(SUMS, None)
         rows.append({"fold": fold} | end | metric.beside(probs, labels))
         by_class.append([fold, *per_class_accuracy(probs, labels)])

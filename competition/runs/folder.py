@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from competition.base.files import InputError, read_json
-from competition.base.sums import SUMS, check_sum, find_damage, seal
+from competition.base.sums import SUMS, find_damage, find_damage_beside, seal
 from competition.base.workspace import (
     BACKBONE_FILE,
     BLEND_JSON,
@@ -62,15 +62,13 @@ def read_weights(read, path, whose="that this run wrote", record=None, remedy=No
     record   the path of the record that has its sha256; default: that of the fold or run (SEALED)
     remedy   what to do, for that line; default: say_remedy
     """
-    if record:
-        check_sum(path, record, remedy)
-    else:
-        check_file(path)
-    try:
-        return read(path)
-    except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not the weights {whose} ({reason}); {remedy or say_remedy(path)}") from None
+    reason = find_damage_beside(path, record) if record else _find_damage(path)
+    if not reason:
+        try:
+            return read(path)
+        except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
+            reason = " ".join(str(error).split())[:200]
+    raise InputError(f"{path}: not the weights {whose} ({reason}); {remedy or say_remedy(path)}")
 
 
 def seal_fold(directory):
@@ -107,37 +105,64 @@ def remove_states(folder, folds):
 
 def check_file(path):
     """InputError, with the remedy, where a file in a run's folder or below is not the one that its record has."""
+    if damage := _find_damage(path):
+        raise InputError(f"{path}: {damage}; {say_remedy(path)}")
+
+
+def read_end(directory):
+    """The content of a finished fold's FOLD_JSON; InputError, with the remedy, where it is missing or broken."""
+    return _with_remedy(read_json, directory / FOLD_JSON)
+
+
+def _with_remedy(function, *paths):
+    """function(*paths); the InputError that it raises about the last, a record, with the remedy added."""
+    try:
+        return function(*paths)
+    except InputError as error:
+        raise InputError(f"{error}; {say_remedy(paths[-1])}") from None
+
+
+def _find_damage(path):
+    """What is wrong with a file in a run's folder or the blend's, or below, by its record; else None."""
     path = Path(path)
-    inside = path.parent.name == EPOCHS
-    names = [FOLD_JSON] if inside else [name for name, files in SEALED.items() if path.name in files]
-    for name in [*names, *([BLEND_JSON] if path.name in (OOF_NPZ, OOF_CSV) else [])]:
-        record = (path.parent.parent if inside else path.parent) / name
-        if record.exists():
-            check_sum(path, record, say_remedy(path))
+    if path.parent.name == EPOCHS:
+        return _with_remedy(find_damage_beside, path, path.parents[1] / FOLD_JSON)
+    names = [name for name, files in SEALED.items() if path.name in files]
+    found = (_with_remedy(find_damage_beside, path, path.with_name(name)) for name in (*names, BLEND_JSON))
+    return next(filter(None, found), None)
 
 
 def say_remedy(path):
     """How a damaged file in a run's folder, or the blend's, is made anew, in words: the commands to type."""
     path = Path(path)
     remove = f"`rm {shlex.quote(str(path))}`"
+    if path.parent.name == EPOCHS or path.name in (HISTORY_CSV, TEACHER_NPZ):  # they come of a training of the fold
+        fold = path.parents[1] if path.parent.name == EPOCHS else path.parent
+        remove = f"`rm -r {shlex.quote(str(fold))}`"
+    if path.name == RUN_JSON:
+        return f"bring it back, or `rm -r {shlex.quote(str(path.parent))}` and train it again"
     if (path.parent / BLEND_JSON).exists():
         return f"`make blend NAME={path.parents[1].name}` makes it anew"
-    runs = [place for place in path.parents if (place / RUN_JSON).exists()]
+    command = say_command(path)
+    if command is None:
+        return "it was not made here: bring it back from where it is from"
+    return f"{remove} and the command that made it again, {command}, make it anew"
+
+
+def say_command(path):
+    """The command that made a file in a run's folder or below, with what its record tells of it; None where that is none."""
+    runs = [place for place in Path(path).parents if (place / RUN_JSON).exists()]
     if not runs:
-        return f"{remove}; the command that wrote it makes it anew"
+        return None
     folder = runs[-1]  # a node of a double run lies in that
     try:
         config = read_json(folder / RUN_JSON)["config"]
         verb, model = ("double" if "splits" in config else "train"), config["model"]
     except (InputError, KeyError, TypeError):
-        return "its run was not trained here: bring it back from where it is from"
+        return None
+    name = folder.parent.name
     if "soup" in config:
-        words = f"make soup RUNS={','.join(config['soup'])} RUN={folder.name}"
-    elif folder.parent.parent.name == "tune":
-        return f"{remove} and the same `make tune` again make it anew"
-    else:
-        words = f"make {verb} MODEL={model} RUN={folder.name}"
-    return (
-        f"{remove} and the command of this run again, `{words} NAME={folder.parent.name}` and its other options, "
-        "make it anew"
-    )
+        return f"`make soup RUNS={','.join(config['soup'])} RUN={folder.name} NAME={name}`"
+    if folder.parent.parent.name == "tune":
+        return f"`make tune NAME={folder.parent.parent.parent.name}` with its other options"
+    return f"`make {verb} MODEL={model} RUN={folder.name} NAME={name}` with its other options"

@@ -103,7 +103,8 @@ def open_run_record(folder: Path, table: FoldTable, config: Mapping[str, Any], s
 
 def read_run_record(run_dir: str | Path) -> dict[str, Any]:
     """The content of `run.json`, a dict; InputError when it is missing or something else."""
-    return read_json(Path(run_dir) / RUN_JSON)
+    path = Path(run_dir) / RUN_JSON
+    return read_json(path, f"; bring it back, or `rm -r {path.parent}` and train it again")
 
 
 def read_settings(path: str | Path, config: Mapping[str, Any]) -> Recipe:

@@ -267,6 +267,12 @@ ATTACKS = (
         "[os._exit((np.ones(15 * 10**6), time.sleep(5)) and 0) for _ in range(5) if LIBC.fork() == 0]; time.sleep(4)",
     ),
     Attack(
+        "memory that is no process'",
+        "f = os.memfd_create('x'); [os.write(f, bytes(1 << 20)) for _ in range(60)]; self.loot = b'changed'",
+        passes=True,
+        short=True,
+    ),
+    Attack(
         "a full disk",
         "f = open('big', 'wb'); n = sum(f.write(bytes(1 << 20)) for _ in range(200)); self.loot = b'changed'",
         passes=True,

@@ -5,6 +5,7 @@ from another (wire.py). What the process prints is kept in part, what it says of
 lacks an answer has failed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 from competition.rehearsal.sandbox import FOLDER, enclose
+from competition.rehearsal.scorer_process import LIBRARIES
 from competition.rehearsal.terms import Entry, Job, RehearsalError
 from competition.rehearsal.wire import Reader, WireError, show, write_request
 
@@ -73,7 +75,8 @@ class Talk:
             self._ask_jobs(images)
             self.stage = "end"
             texts = self._ask({"do": "end"})
-            self.versions = dict(zip(texts[::2], texts[1::2]))
+            said = zip(texts[::2], texts[1::2])
+            self.versions = {name: version[:50] for name, version in said if name in ("python", *LIBRARIES)}
             self.done = True
         except RehearsalError as error:
             self.ended = error
@@ -140,12 +143,13 @@ def watch(folder, level, talk, images, conditions):
     """
     import psutil
 
+    room = int(min(ROOM, conditions.memory))  # files in memory are no process', so that the memory is looked at without
     quiet = {"CUDA_VISIBLE_DEVICES": CPU, "TF_CPP_MIN_LOG_LEVEL": "3"}
     shutil.copy(SCORER, folder / SCORER.name)
     inside = FOLDER if level.isolated else str(folder)
     arguments = ["-I", "-B", os.path.join(inside, SCORER.name)]
     if level.isolated:
-        command, environment = enclose(level, conditions.python, folder, arguments, quiet, ROOM)
+        command, environment = enclose(level, conditions.python, folder, arguments, quiet, room)
     else:
         kept = {key: os.environ[key] for key in KEPT if key in os.environ}
         home = dict.fromkeys(HOMES, str(folder / "home")) | dict.fromkeys(TEMPORARY, str(folder / "tmp"))
@@ -256,26 +260,29 @@ def _memory(process):
     import psutil
 
     total = count = 0
-    try:
-        for one in (process, *process.children(recursive=True)):
+    for one in _family(process):
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
             total += one.memory_info().rss
             count += 1
-    except psutil.Error:
-        pass
     return total, count
+
+
+def _family(process):
+    import psutil
+
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return [process]
 
 
 def _peak(process):
     """The most bytes that one of a family had in memory at once, as Linux tells; 0 elsewhere."""
-    import psutil
-
     found = [0]
-    try:
-        for one in (process, *process.children(recursive=True)):
+    for one in _family(process):
+        with contextlib.suppress(OSError, ValueError):
             with open(f"/proc/{one.pid}/status", encoding="utf-8", errors="replace") as file:
                 found += [int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")]
-    except (OSError, ValueError, psutil.Error):
-        pass
     return max(found)
 
 

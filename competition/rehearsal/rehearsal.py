@@ -28,6 +28,7 @@ MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is st
 MOST_REHEARSED = 64  # images that a zip is rehearsed on
 BUDGET = 60  # seconds that the batch of 300 may take, which shows what smaller ones do as well
 MOST_UNPACKED = 16 * 10**9  # bytes
+MOST_CODE = 10**6  # bytes of a file that is searched for paths
 PATH = re.compile(r"/[^\s'\"<>{}|]+")  # in the text of an error
 QUOTED = re.compile(r"""["'](/[^"'\n]+)["']""")  # in code
 
@@ -310,7 +311,7 @@ def _name_path(error, folder, python):
     text = error.error["text"]
     if any(is_here(path.rstrip("/.,;:")) for path in PATH.findall(text)):
         return
-    for file in sorted(folder.rglob("*.py")):
+    for file in sorted(file for file in folder.rglob("*.py") if file.stat().st_size <= MOST_CODE):
         for path in QUOTED.findall(file.read_text("utf-8", "replace")):
             if is_here(path):
                 named = (

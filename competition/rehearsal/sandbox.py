@@ -217,10 +217,11 @@ def enclose(
     rooms = ((TEMPORARY, room // 2), (HOME, room // 4), (SHARED, room // 4))
     executable = _ask(python)["executable"]
     path = dict.fromkeys([os.path.dirname(executable), "/usr/local/bin", "/usr/bin", "/bin"])
-    environment = environment | {"HOME": HOME, "TMPDIR": TEMPORARY, "PATH": os.pathsep.join(path)}
+    kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    environment = kept | environment | {"HOME": HOME, "TMPDIR": TEMPORARY, "PATH": os.pathsep.join(path)}
     plan = Plan(binds, links + LINKS, rooms, str(folder / "root"), environment)
     command = level.wrap(plan, [executable, *arguments]) if level.wrap else None
-    return command or [], {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    return command or [], kept
 
 
 def _find_parts(python):

@@ -546,3 +546,17 @@ def test_members_are_what_was_packed(method, size, tmp_path):
             entry = archive.getinfo(name)
             assert archives.read_member(archive, entry) == expected
             assert b"".join(archives.member_pieces(archive, entry)) == expected
+
+
+def test_large_pictures_ask_for_memory_first(monkeypatch):
+    monkeypatch.setattr(decode, "read_memory", lambda: Memory(1000, "a test"))
+    deep = encode(decode.Image.fromarray(np.zeros((20, 30), np.uint16)))
+    plain = encode(smooth(0, 20, 30))
+    assert decode.decode(deep, "x.png").shape == decode.decode(plain, "x.png").shape
+    monkeypatch.setattr(decode, "DEEP_AND_LARGE", 500)
+    with pytest.raises(InputError, match=r"x\.png: 30x20 pixels take 0 MB, expected at most 0 MB, the memory that is"):
+        decode.decode(deep, "x.png")
+    monkeypatch.setattr(decode, "LARGE", 500)
+    with pytest.raises(InputError, match=r"x\.png: 30x20 pixels take 0 MB"):
+        decode.decode(plain, "x.png")
+    assert decode.decode(encode(smooth(0, 20, 30), "JPEG"), "x.jpg").shape[2] == 3

@@ -65,6 +65,8 @@ SIDEWAYS = (5, 6, 7, 8)
 LARGE = 178_956_970  # pixels: more Pillow refuses (twice its MAX_IMAGE_PIXELS), and they are decoded reduced
 REDUCED = LARGE // 4  # pixels, that a large picture has at most
 LARGEST = 2**30  # pixels: what is larger does not fit into memory
+REDUCING = ("JPEG", "MPO", "JPEG2000")  # whose decoders reduce large pictures themselves
+DEEP_AND_LARGE = 2**25  # pixels from which on those of more than 8 bits, which take many copies, ask for memory first
 JPEG_SCALES = 8  # the most that libjpeg reduces a picture by while it decodes
 PIXELS = 32 * 32  # that an image is shrunk to: as good for a linear model as all of them, and the time does not grow
 
@@ -149,16 +151,17 @@ def _decode(data, name, draft=0, ranges=None):
     if image.width * image.height > LARGE:
         if image.width * image.height > LARGEST:
             raise InputError(f"{name}: {image.width}x{image.height} pixels, expected {LARGEST:,} or fewer")
-        _check_room(image, name)
+        if image.format not in REDUCING:
+            _check_room(image, name, 4)
         with _large_ones():
             return _load(image, data, name, draft, ranges)
     return _load(image, data, name, draft, ranges)
 
 
-def _check_room(image, name):
-    """InputError for a picture that takes more memory than is available, unless its decoder reduces it."""
-    needed, memory = image.width * image.height * 4, read_memory()
-    if needed > 2 * memory.total and image.format not in ("JPEG", "MPO", "JPEG2000"):
+def _check_room(image, name, each):
+    """InputError for a picture that takes more memory than is available, `each` bytes a pixel."""
+    needed, memory = image.width * image.height * each, read_memory()
+    if needed > 2 * memory.total:
         raise InputError(
             f"{name}: {image.width}x{image.height} pixels take {gigabytes(needed)}, expected at most "
             f"{gigabytes(2 * memory.total)}, the memory that is available"
@@ -170,6 +173,8 @@ def _load(image, data, name, draft, ranges):
     full, factor, picture = image.size, _factor(image.size), image.format
     try:
         kind = _deep_kind(image)
+        if kind and image.width * image.height > DEEP_AND_LARGE:
+            _check_room(image, name, 32)
         if factor > 1:
             _reduce_early(image, factor)
         elif draft:
@@ -186,6 +191,8 @@ def _load(image, data, name, draft, ranges):
         if left > 1:
             rgb = rgb.reduce(left)
         pixels = np.asarray(_upright(rgb, orientation))
+    except InputError:
+        raise
     except Exception as error:
         if isinstance(error, ValueError) and data.startswith(PNG_START):  # a long text behind the pixels
             if len(shorter := _without_texts(data)) < len(data):

@@ -560,3 +560,11 @@ def test_large_pictures_ask_for_memory_first(monkeypatch):
     with pytest.raises(InputError, match=r"x\.png: 30x20 pixels take 0 MB"):
         decode.decode(plain, "x.png")
     assert decode.decode(encode(smooth(0, 20, 30), "JPEG"), "x.jpg").shape[2] == 3
+
+
+def test_large_grey_pictures_are_reduced_before_they_are_coloured(monkeypatch):
+    grey = decode.Image.fromarray(smooth(0, 200, 300)[..., 0])
+    expected = np.asarray(grey.convert("RGB").reduce(4))
+    monkeypatch.setattr(decode, "LARGE", 10_000)
+    monkeypatch.setattr(decode, "REDUCED", 6000)
+    assert np.array_equal(decode.decode(encode(grey), "x.png"), expected)

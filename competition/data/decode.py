@@ -152,7 +152,7 @@ def _decode(data, name, draft=0, ranges=None):
         if image.width * image.height > LARGEST:
             raise InputError(f"{name}: {image.width}x{image.height} pixels, expected {LARGEST:,} or fewer")
         if image.format not in REDUCING:
-            _check_room(image, name, 4)
+            _check_room(image, name, 5)  # four of RGB, and one of what that is made of
         with _large_ones():
             return _load(image, data, name, draft, ranges)
     return _load(image, data, name, draft, ranges)
@@ -185,12 +185,15 @@ def _load(image, data, name, draft, ranges):
         orientation = _orientation(image)
         values = None if kind is None else see_values(kind, np.asarray(image), image.mode)
         all_bits = _deep_colours(data, ranges[kind]) if kind == DEEP_COLOURS and kind in (ranges or {}) else None
-        rgb = _rgb(all_bits or image, kind, ranges)
+        grey = (
+            image.mode == "L" and not image.has_transparency_data
+        )  # is reduced first: the same, in a quarter of the memory
+        rgb = image if grey else _rgb(all_bits or image, kind, ranges)
         left = max(1, round(rgb.width * factor / full[0]))  # of the factor, after what the decoder did
         reduced = left > 1 or image.size != full
         if left > 1:
             rgb = rgb.reduce(left)
-        pixels = np.asarray(_upright(rgb, orientation))
+        pixels = np.asarray(_upright(_rgb(rgb, kind, ranges) if grey else rgb, orientation))
     except InputError:
         raise
     except Exception as error:

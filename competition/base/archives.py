@@ -1,7 +1,12 @@
 """Members of archives, read within limits: what an archive says of their sizes may be wrong, and a few bytes may unpack
 to any number."""
 
+import bz2
+import copy
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -13,7 +18,6 @@ LARGEST = 2**29  # bytes of a file that is read as a whole, a picture say
 BOMB, RATIO = 2**30, 200  # bytes from which on an archive may unpack to at most so many times its own size
 LONGEST, DEEPEST = 2048, 100  # signs and folders of a path
 PIECE = 2**20  # bytes that are read at a time
-PACKED = 4096  # bytes of those packed by bzip2 or LZMA, which Python unpacks in one go whatever that gives
 
 
 def check_sizes(path: Path | str, entries: Sequence[zipfile.ZipInfo], packed: int) -> None:
@@ -61,10 +65,51 @@ def read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int = LA
 
 def member_pieces(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
     """The bytes of a zip's entry piece by piece, no more than it says that it has; raises as `read_member`."""
-    piece = PIECE if entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else PACKED
+    if entry.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        yield from _unpack(archive, entry)
+        return
     with archive.open(entry) as file:
-        while data := file.read(piece):
+        while data := file.read(PIECE):
             yield data
+
+
+def _unpack(archive, entry):
+    """The same of what is packed by bzip2 or LZMA, of which Python's zipfile unpacks as much as there is in one go."""
+    packed = copy.copy(entry)
+    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, entry.compress_size
+    del packed.CRC
+    left, checksum = entry.file_size, 0
+    with archive.open(packed) as file:
+        unpacking = bz2.BZ2Decompressor() if entry.compress_type == zipfile.ZIP_BZIP2 else _lzma(file)
+        while left and not unpacking.eof:
+            data = unpacking.decompress(file.read(PIECE) if unpacking.needs_input else b"", min(PIECE, left))
+            if not data and unpacking.needs_input and file.tell() >= entry.compress_size:
+                raise EOFError("the archive ends within the file")
+            left -= len(data)
+            checksum = zlib.crc32(data, checksum)
+            yield data
+    if checksum != entry.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {entry.filename!r}")
+
+
+def _lzma(file):
+    """What unpacks LZMA in a zip, of which the head is read (APPNOTE.TXT, 5.8.8)."""
+    _, size = struct.unpack("<HH", _exactly(file, 4))
+    properties, dictionary = struct.unpack("<BI", _exactly(file, size)[:5].ljust(5, b"\0"))
+    if dictionary > LARGEST:
+        raise zipfile.BadZipFile(
+            f"LZMA with a dictionary of {gigabytes(dictionary)}, expected {gigabytes(LARGEST)} at most"
+        )
+    lc, lp, pb = properties % 9, properties // 9 % 5, properties // 45
+    how = {"id": lzma.FILTER_LZMA1, "dict_size": dictionary, "lc": lc, "lp": lp, "pb": pb}
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[how])
+
+
+def _exactly(file, count):
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError("the archive ends within the file")
+    return data
 
 
 def copy_pieces(path: Path | str, pieces: Iterable[bytes], target: IO[bytes], packed: int) -> None:

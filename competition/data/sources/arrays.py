@@ -197,7 +197,11 @@ def _claimed(file):
 
 def _member(path, file, name):
     try:
-        return file[name]
+        if isinstance(array := file[name], np.ndarray):
+            return array
+        raise InputError(f"{path}: {name!r} is no array")
+    except InputError:
+        raise
     except ValueError as error:
         if "pickle" not in str(error).lower() and "object" not in str(error).lower():
             raise

@@ -43,7 +43,8 @@ def check_bytes(name: str, size: int) -> None:
         raise InputError(f"{name}: a table of {size / 2**20:.0f} MB, expected {LARGEST / 2**20:.0f} MB at most")
 
 
-def _check_cells(name, count):
+def check_cells(name: str, count: int) -> None:
+    """InputError for a table of more cells than memory has room for."""
     if count > MOST_CELLS:
         raise InputError(f"{name}: a table of {count:,} cells, expected {MOST_CELLS:,} at most")
 
@@ -62,7 +63,7 @@ def _read_csv(name, data):
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")
     counts = {separator: len(_split(first, separator)) for separator in SEPARATORS}
     separator = max(counts, key=lambda each: counts[each])  # the first of them where several are as good
-    _check_cells(name, text.count(separator) + 3 * (text.count("\n") + text.count("\r")))
+    check_cells(name, text.count(separator) + 3 * (text.count("\n") + text.count("\r")))
     header = _split(first, separator)
     padded = any(cell.startswith(" ") for cell in header[1:])  # blanks behind the separators
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=padded)
@@ -115,7 +116,7 @@ def _read_json_lines(name, data):
         records.append(record)
         lines.append(line)
     columns = list(dict.fromkeys(key for record in records for key in record))
-    _check_cells(name, (len(columns) + 3) * len(records))
+    check_cells(name, (len(columns) + 3) * len(records))
     rows = [[text_of(record.get(column)) for column in columns] for record in records]
     return Table(name, columns, rows, lines, "JSON lines")
 
@@ -125,7 +126,7 @@ def _read_parquet(name, data):
 
     try:
         about = parquet.read_metadata(io.BytesIO(data))
-        _check_cells(name, about.num_rows * (about.num_columns + 3))
+        check_cells(name, about.num_rows * (about.num_columns + 3))
         table = parquet.read_table(io.BytesIO(data))
     except (ArrowException, OSError) as error:
         raise InputError(f"{name}: not a Parquet file that can be read: {error}") from None

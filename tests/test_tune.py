@@ -79,7 +79,7 @@ def fake_train(monkeypatch):
             if rows and told_again:
                 tell(callbacks)
             while len(rows) < 4:
-                rows.append({"phase": "full", "val_accuracy": accuracies.get(run, 0.5)})
+                rows.append({"phase": "full", "epoch": len(rows) + 1, "val_accuracy": accuracies.get(run, 0.5)})
                 files.write_bytes(path, files.csv_bytes(pd.DataFrame(rows)))
                 tell(callbacks)
             probs = np.full(((table.fold == int(only_fold)).sum(), 3), 1 / 3, np.float32)

@@ -21,6 +21,7 @@ from competition.checking.check_zip import check_zip, print_check
 from competition.checking.finding import Reading
 from competition.checking.remedies import explain_error
 from competition.data.folds import make_folds
+from competition.rehearsal import sandbox
 from competition.rehearsal.rehearsal import RehearsalError
 
 CLASSES = ["oak", "ash", "yew", "elm"]  # not in alphabetical order
@@ -442,6 +443,25 @@ def test_all_that_is_wrong_is_listed(inside, said):
     assert all(
         words in line for words in ("inside a folder", "metadata is missing", "found class Model", "argmax is missing")
     )
+
+
+def test_a_zip_of_others_is_asked_for_where_it_cannot_be_kept_apart(inside, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "LEVELS", ())
+    line, out, _ = said()
+    assert line.startswith(f"ZIP={tmp_path / 'mine.zip'}: not run") and "expected TRUST=1" in line and out == ""
+    line, out, findings = said(trust=True)
+    found = {finding.check: finding for finding in findings}
+    assert line == "" and found["isolation"].result == "warning" and "NOT isolated" in out
+    path = tmp_path / "mine.zip"
+    files.write_json(path.with_suffix(".json"), {"sha256": files.sha256_file(path), "format": "codalab"})
+    assert said(path=path)[0] == "", "the toolkit's own zips are no others'"
+    files.write_json(path.with_suffix(".json"), {"sha256": "0", "format": "codalab"})
+    assert "TRUST=1" in said(path=path)[0]
+
+
+def test_max_memory_stops_it(inside, said):
+    line, _, _ = said({}, [("self.centres =", "self.x = np.ones(10**8)\n        self.centres =")], max_memory="300M")
+    assert "more than the 315 MB" in line or "more than the 300 MB" in line
 
 
 def test_few_images_and_a_slow_zip(inside, said, monkeypatch):

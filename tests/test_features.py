@@ -8,7 +8,8 @@ import pytest
 
 from competition.base.arrays import Room, Rows, Stored, build_array
 from competition.base.files import sha256_bytes
-from competition.features.extract import BATCH, MS, Shelf, copy_features, predict, read_ms, view_features
+from competition.base.sums import SUMS
+from competition.features.extract import BATCH, MS, Shelf, copy_features, is_usable, predict, read_ms, view_features
 from competition.features.views import VIEWS
 
 N = 2 * BATCH + 22
@@ -202,3 +203,60 @@ def test_what_an_image_takes_is_kept_and_no_part_of_the_key(backbone, calls, tmp
     view_features(backbone, IMAGES, ["identity"], shelf(tmp_path / "b", others=(tmp_path / "a",)))
     assert len(calls[0]) == before, "taken over, whatever it took"
     assert read_ms(shelf(tmp_path / "b")) in took
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+def garble(path):
+    path.write_bytes(b"\x93NUMPY" + bytes(200))
+
+
+@pytest.mark.parametrize("harm", [cut, flip, garble])
+def test_damaged_features_are_made_anew_with_a_warning(backbone, tmp_path, calls, capsys, harm):
+    (whole,) = view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path))
+    (path,) = tmp_path.glob("*.npy")
+    assert is_usable(path)
+    harm(path)
+    assert not is_usable(path) and f"warning: {path}: " in capsys.readouterr().err
+    calls[0].clear()
+    (again,) = view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path))
+    np.testing.assert_array_equal(again, whole)
+    error = capsys.readouterr().err
+    assert len(calls[0]) == 3 and error.startswith(f"warning: {path}: ") and "it is made anew" in error
+    view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path))
+    assert len(calls[0]) == 3 and capsys.readouterr().err == "", "and then they are whole"
+
+
+def test_damaged_features_are_not_taken_over(backbone, tmp_path, calls, capsys):
+    view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path / "a"))
+    (path,) = (tmp_path / "a").glob("*.npy")
+    flip(path)
+    calls[0].clear()
+    (found,) = view_features(backbone, IMAGES[:-1], ["hflip"], shelf(tmp_path / "b", NAMES[:-1], (tmp_path / "a",)))
+    np.testing.assert_array_equal(found, predict(backbone, IMAGES[:-1, :, ::-1]))
+    assert f"warning: {path}: damaged or changed" in capsys.readouterr().err and path.exists()
+
+
+def test_features_of_a_version_without_hashes_are_read_and_a_broken_record_is_written_anew(backbone, tmp_path, calls):
+    view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path))
+    (record,) = tmp_path.glob("*.json")
+    (names,) = tmp_path.glob("*.txt")
+    content = json.loads(record.read_text("utf-8"))
+    older = {key: value for key, value in content.items() if key != SUMS}
+    record.write_text(json.dumps(older), "utf-8")
+    calls[0].clear()
+    view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path))
+    assert calls[0] == [] and json.loads(record.read_text("utf-8")) == older
+    record.write_text("{", "utf-8")
+    names.write_text("of others", "utf-8")
+    view_features(backbone, IMAGES, ["hflip"], shelf(tmp_path))
+    assert calls[0] == [] and json.loads(record.read_text("utf-8"))[SUMS] == content[SUMS]
+    assert names.read_text("utf-8").split() == shelf(tmp_path).names

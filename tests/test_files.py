@@ -1,12 +1,16 @@
 import ast
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -170,3 +174,135 @@ def test_an_input_error_is_a_value_error_and_no_block_takes_it_for_another():
     assert swallows_input_errors(block.format("except InputError:\n    raise\n")) == []
     for path in [*ROOT.glob("competition/**/*.py"), *ROOT.glob("bench/**/*.py")]:
         assert swallows_input_errors(path.read_text("utf-8")) == [], path
+
+
+FULL_DISK = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_with_path_need_and_room(tmp_path, monkeypatch, number):
+    files.write_text(tmp_path / "x.json", "old")
+    monkeypatch.setattr(Path, "write_bytes", fail_with(OSError(number, os.strerror(number))))
+    with pytest.raises(InputError) as error:
+        files.write_bytes(tmp_path / "x.json", bytes(3 * 2**20))
+    assert "\n" not in str(error.value)
+    for word in (f"{tmp_path / 'x.json'}: not written", os.strerror(number), "needs 3.0 MB", "free", "same command"):
+        assert word in str(error.value), word
+    assert (tmp_path / "x.json").read_text() == "old" and names(tmp_path) == ["x.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_a_file_larger_than_the_system_lets_it_be(tmp_path):
+    """The real thing: the system refuses the rest of the file."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        with pytest.raises(InputError, match="x.npz: not written, File too large: it needs 7.6 MB.*ulimit -f"):
+            files.write_npz(tmp_path / "x.npz", x=np.zeros(10**6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
+
+
+def test_what_a_library_says_of_a_full_disk_is_known_too(tmp_path):
+    error = RuntimeError("UNKNOWN: /tmp/x/variables; No space left on device")
+    with pytest.raises(InputError, match="x.zip: not written, No space left on device: it needs more than 4 bytes"):
+
+        def half(temporary):
+            Path(temporary).write_text("half")
+            raise error
+
+        files.write_with(tmp_path / "x.zip", half)
+    with pytest.raises(InputError, match="no space left on its disk.*the zip needs 10.0 KB or more.*TMPDIR="):
+        with files.scratch(10240, "the zip"):
+            raise error
+    with pytest.raises(RuntimeError, match="something else"), files.scratch():
+        raise RuntimeError("something else")
+
+
+def test_where_temporary_files_find_no_place_it_is_said_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with files.scratch(1) as folder:
+        (folder / "x").write_text("")
+        assert folder.parent == tmp_path
+    assert names(tmp_path) == []
+    with pytest.raises(InputError, match=f"{tmp_path}: its disk has .* free, the zip needs 1048576.0 GB.*TMPDIR="):
+        with files.scratch(2**50, "the zip"):
+            pytest.fail("there is no room")
+    monkeypatch.setattr(tempfile, "gettempdir", fail_with(FileNotFoundError(errno.ENOENT, "No usable temporary")))
+    with pytest.raises(InputError, match="No usable temporary.*TMPDIR="), files.scratch():
+        pytest.fail("there is no folder")
+    with pytest.raises(InputError, match=r"new/x: its disk has .* free, the training needs 1048576.0 GB; make room"):
+        files.check_room(tmp_path / "new" / "x", 2**50, "the training")
+    files.check_room(tmp_path / "new" / "x", 1, "the training")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch, number):
+    error = OSError(number, os.strerror(number), str(tmp_path / "x"))
+    monkeypatch.setattr(tempfile, "mkstemp", fail_with(error))
+    with pytest.raises(InputError, match=rf"x.json: cannot be written \({os.strerror(number)}\)"):
+        files.write_json(tmp_path / "x.json", {})
+
+
+def test_what_is_durable_is_on_the_disk_before_it_has_its_name_and_with_it(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.fstat(handle).st_ino) or fsync(handle))
+    monkeypatch.setattr(os, "replace", lambda old, new: done.append("named") or replace(old, new))
+    files.write_json(tmp_path / "x.json", {})
+    assert done == ["named"]
+    done.clear()
+    files.write_json(tmp_path / "x.json", {}, durable=True)
+    assert done == [(tmp_path / "x.json").stat().st_ino, "named", tmp_path.stat().st_ino]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.parametrize("read", [files.read_json, files.read_csv, files.sha256_file, files.plain_file])
+def test_a_fifo_is_no_file_to_wait_for(tmp_path, read):
+    path = tmp_path / "run.json"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"run\.json: expected a file, found a FIFO, socket or device; remove it"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"run"'])
+def test_a_record_is_an_object(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(
+        InputError, match=r"run\.json: expected a record written by this toolkit, found .*; bring it back"
+    ):
+        files.read_json(tmp_path / "run.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a user without rights")
+def test_a_temporary_folder_goes_with_what_is_read_only_in_it(tmp_path):
+    """As the folder of a zip that is rehearsed; root may remove it anyway, so it is another user who tries."""
+    top = Path(tempfile.mkdtemp())  # below a folder that others may enter
+    top.chmod(0o777)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            with contextlib.suppress(OSError):
+                os.setuid(65534)
+            with files.partial_folder(top) as folder:
+                (folder / "zip/deep").mkdir(parents=True)
+                (folder / "zip/deep/model.py").write_text("")
+                for place in (folder / "zip/deep", folder / "zip"):
+                    place.chmod(0o555)
+            code = 0
+        finally:
+            os._exit(code)
+    try:
+        assert os.waitpid(pid, 0)[1] == 0 and list(top.iterdir()) == []
+    finally:
+        shutil.rmtree(top)

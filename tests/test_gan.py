@@ -57,11 +57,16 @@ def place(tmp_path_factory):
     seen.npy: what its training was given.
     """
     place = tmp_path_factory.mktemp("place")
-    seen, train_epoch = [], networks.train_epoch
+    seen, train_epoch, write_state = [], networks.train_epoch, gan.write_state
 
     def noted(pair, images, *arguments):
         seen.append(images)
         return train_epoch(pair, images, *arguments)
+
+    def sheet_first(directory, name, history, **groups):
+        epoch = len(history)
+        assert epoch % 5 or (directory / f"samples/{epoch:04d}.png").exists(), "a kill after the state would lose it"
+        write_state(directory, name, history, **groups)
 
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
         data = plain_colours(place / "Zwei Farben")
@@ -69,6 +74,7 @@ def place(tmp_path_factory):
             make_folds(data, name=name, folds=3)
         patch.setattr(gan, "train_epoch", noted)
         patch.setattr(networks, "train_epoch", noted)
+        patch.setattr(gan, "write_state", sheet_first)
         gan.gan("farben", 0, TINY)
         np.save("seen.npy", np.concatenate([images[None] for images in seen]))
     return place
@@ -214,6 +220,21 @@ def test_killed_and_run_again_it_ends_with_the_same_weights():
     once, twice = weights("farben"), weights("again")
     assert once.keys() == twice.keys()
     assert all(np.array_equal(once[key], twice[key]) for key in once)
+
+
+def test_a_damaged_generator_is_refused(record, table):
+    files.write_json(record, files.read_json(record) | {"verdict": "good"})
+    gan.read_synthetic(table, 0, 1)
+    path = record.with_name("generator.weights.h5")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    try:
+        with pytest.raises(
+            InputError, match=f"{path}: .*damaged or changed.*`rm -r {path.parent}` and `make gan NAME="
+        ):
+            gan.read_synthetic(table, 0, 1)
+    finally:
+        path.write_bytes(data)
 
 
 def test_another_config_table_or_version_is_refused(record, table):

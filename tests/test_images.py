@@ -798,8 +798,8 @@ SMALL = Memory(1000, "MEMORY=1000")  # a picture of 24x32 takes 2304 bytes
 
 
 def decoded():
-    """The files of decoded images below the current directory."""
-    return sorted(path.name for path in Path("runs/n/images").iterdir())
+    """The files of decoded images below the current directory; not their records."""
+    return sorted(path.name for path in Path("runs/n/images").iterdir() if path.suffix != ".json")
 
 
 def test_images_that_came_after_the_table_are_named(tmp_path, monkeypatch, capsys):
@@ -855,6 +855,19 @@ def test_images_that_do_not_fit_into_memory(tmp_path, workdir, monkeypatch, caps
     monkeypatch.setattr(images_module, "decode", lambda *_: pytest.fail("decoded again"))
     assert (load_images(table, SMALL)[:] == expected).all()
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_damaged_decoded_images_are_made_anew_with_a_warning(tmp_path, workdir, capsys, harm):
+    table = table_of(open_source(class_folders(tmp_path / "data", {"a": 2, "b": 2})), (24, 32))
+    load_images(table, SMALL)
+    (path,) = (Path("runs/n/images", name) for name in decoded())
+    path.write_bytes(harm(path.read_bytes()))
+    capsys.readouterr()
+    assert (load_images(table, SMALL)[:] == load_images(table)).all()
+    assert f"warning: {path}: " in capsys.readouterr().err
+    load_images(table, SMALL)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("change", ["size", "pictures", "order"])

@@ -353,3 +353,22 @@ def test_a_table_on_kaggle_has_no_path_of_this_machine(tmp_path, workdir):
     there.folds.mkdir(parents=True)
     kaggle_kernel._copy_table(table, there)
     assert str(tmp_path) not in there.competition("labels").json.read_text()
+
+
+def test_half_a_wheel_is_fetched_again(workdir, monkeypatch):
+    """As a kill leaves one; what is fetched comes to lie there as a whole."""
+    monkeypatch.setattr(kaggle_kernel.metadata, "version", lambda name: "1.0")
+    monkeypatch.setattr(kaggle_kernel, "WHEELS", ("greeting",))
+    write_wheel(KERNELS / "wheels", "greeting", "")
+    (path,) = (KERNELS / "wheels").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+
+    def fetch(command, **_):
+        folder = Path(command[command.index("-d") + 1])
+        (folder / path.name).write_bytes(whole)
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(kaggle_kernel.subprocess, "run", fetch)
+    assert fetch_wheels() == [path] and path.read_bytes() == whole
+    assert [one.name for one in path.parent.iterdir()] == [path.name]

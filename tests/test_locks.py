@@ -80,7 +80,7 @@ def test_a_disk_without_locks_is_not_called_another_process(tmp_path, monkeypatc
 
     monkeypatch.setattr(fcntl, "flock", fail)
     for wait in (False, True):
-        with pytest.raises(InputError, match=rf"a.lock: cannot be locked \({os.strerror(number)}\)"):
+        with pytest.raises(InputError, match=rf"a.lock: cannot be locked \({os.strerror(number)}\): its disk has no"):
             with hold(tmp_path / "a.lock", wait):
                 pytest.fail("it is not held")
 

@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import psutil
 import pytest
 
-from competition.rehearsal import rehearsal
+from competition.rehearsal import judged, rehearsal, sandbox
 from competition.rehearsal.rehearsal import Answers, Conditions, Entry, Job, RehearsalError, check_answers, run_isolated
+from competition.rehearsal.sandbox import find_level
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), np.uint8)
 PLAIN = Job(None, "uint8", probabilities=False)
@@ -40,6 +42,12 @@ def run(tmp_path):
         return run_isolated(path, IMAGES, jobs, conditions=Conditions(**conditions))
 
     return run
+
+
+@pytest.fixture
+def not_isolated(monkeypatch):
+    """Call it, and this machine has no sandbox."""
+    return lambda: monkeypatch.setattr(sandbox, "LEVELS", ())
 
 
 def test_answers(run):
@@ -78,16 +86,7 @@ def test_answers(run):
         ({"load": "\n        try: socket.socket()\n        except OSError: pass"}, "network", "opens a socket, where"),
         ({"load": "open(path + '/log.txt', 'w')"}, "write", "writes to log.txt in its own folder"),
         ({"load": "os.remove(path + '/weights/one.txt')"}, "write", "writes to weights/one.txt"),
-        (
-            {"load": "os.chmod(path + '/weights', 0o777);ctypes.CDLL(None).unlink(f'{path}/weights/one.txt'.encode())"},
-            "write",
-            "writes to weights/one.txt",
-        ),
-        (
-            {"load": "os.chmod(path, 0o777); ctypes.CDLL(None).mkdir(f'{path}/new'.encode(), 0o777)"},
-            "write",
-            "writes to new",
-        ),
+        ({"load": "os.chmod(path + '/weights', 0o777)"}, "write", "writes to weights in"),
         ({"load": "ctypes.CDLL(None).socket(2, 1, 0)"}, "network", r"opens a socket \(socket\)"),
         (
             {"load": "import urllib3.util.connection as c; c.create_connection(('10.1.2.3', 80))"},
@@ -114,6 +113,72 @@ def test_what_breaks_is_named(run, what, broke, message):
     assert caught.value.broke == broke and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "load, changed",
+    [
+        ("c.chmod(at + b'/weights', 0o777); c.unlink(at + b'/weights/one.txt')", "weights/one.txt"),
+        ("c.chmod(at, 0o777); c.mkdir(at + b'/new', 0o777)", "new"),
+    ],
+)
+def test_changes_by_native_code(run, load, changed, not_isolated):
+    """Where nothing keeps the zip's code apart they are seen; in a sandbox they do not happen."""
+    load = f"c, at = ctypes.CDLL(None), path.encode(); {load}"
+    if find_level(sys.executable).isolated:
+        run(load)
+    not_isolated()
+    with pytest.raises(RehearsalError, match=f"writes to {changed}") as caught:
+        run(load)
+    assert caught.value.broke == "write"
+
+
+def test_a_path_of_this_machine_is_named(run, tmp_path):
+    """Where a file outside the zip is missing inside, the line says which, though the error does not."""
+    if not find_level(sys.executable).isolated:
+        pytest.skip("this machine has no sandbox")
+    mine = tmp_path / "mine.txt"
+    mine.write_text("1")
+    with pytest.raises(RehearsalError, match=f"TypeError: .* names {mine}, which the scorer does not have") as caught:
+        run(load=f"x = None if not os.path.exists({str(mine)!r}) else 1; x + 1")
+    assert caught.value.broke == "error" and str(mine) in caught.value.error["text"]
+    with pytest.raises(RehearsalError, match=f"it reads {mine}, which the scorer") as caught:
+        run(load=f"\n        try: open({str(mine)!r})\n        except OSError: pass")
+    assert caught.value.broke == "read"
+    with pytest.raises(RehearsalError, match=f"FileNotFoundError.*{mine}'$"):
+        run(load=f"os.stat({str(mine)!r})")
+
+
+def test_limits_are_kept_while_it_runs(run, monkeypatch):
+    with pytest.raises(RehearsalError, match="more than the 200 MB") as caught:
+        run(load="self.x = [np.ones(10**7) for _ in range(12)]; time.sleep(60)", memory=200e6)
+    assert (caught.value.broke, caught.value.stage) == ("memory", "load")
+    monkeypatch.setattr(judged, "MOST_PROCESSES", 8)
+    with pytest.raises(RehearsalError, match="starts processes") as caught:
+        run(
+            load="sys.modules['__main__'].WATCHED = ()\n"
+            "        [os._exit(time.sleep(9) or 0) for _ in range(20) if os.fork() == 0]; time.sleep(9)"
+        )
+    assert caught.value.broke == "process"
+
+
+def test_the_clock_is_not_that_of_the_zip(run):
+    found = run(load="time.perf_counter = time.time = lambda: 0.0", predict="time.sleep(0.5)")
+    assert found.seconds[0] >= 0.5
+
+
+def test_what_it_prints_is_kept_in_part(run):
+    loud = "print('begin'); [print('x' * 10**6) for _ in range(20)]; print('\\x1b[2Jend', flush=True); "
+    run(load=loud)
+    with pytest.raises(RehearsalError, match=r"exit code 3\): \\x1b\[2Jend$"):
+        run(load=loud + "os._exit(3)")
+
+
+def test_a_zip_that_is_too_large_unpacked(run, monkeypatch):
+    monkeypatch.setattr(rehearsal, "MOST_UNPACKED", 10)
+    with pytest.raises(RehearsalError, match="cannot be unpacked: unpacked it has 0 MB, more than") as caught:
+        run()
+    assert caught.value.broke == "zip"
+
+
 def test_what_libraries_and_the_interpreter_do_is_no_failure(run):
     """urllib3's probe for IPv6, `uname` by platform, reading what is installed, what is not there or in HOME and TMPDIR."""
     run(
@@ -134,20 +199,19 @@ def test_the_scorer_is_bare(run, monkeypatch):
         run(load="import competition")
 
 
-def test_it_ends_with_who_started_it(tmp_path):
+@pytest.mark.parametrize("levels", ["sandbox.LEVELS", "()"])
+def test_it_ends_with_who_started_it(tmp_path, levels):
     """A rehearsal that is killed leaves no scorer at work."""
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "import numpy as np\nfrom competition.rehearsal.rehearsal import *\n"
+        "import numpy as np\nfrom competition.rehearsal.rehearsal import *\nfrom competition.rehearsal import sandbox\n"
+        f"sandbox.LEVELS = {levels}\n"
         "run_isolated('a.zip', np.zeros((1, 8, 8, 3), np.uint8), [Job(1, 'uint8')])"
     )
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(
             "model.py",
-            CLASS.format(
-                load=f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + '!'); time.sleep(60)",
-                predict="pass",
-            ),
+            CLASS.format(load="time.sleep(60)", predict="pass"),
         )
     started = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
 
@@ -157,11 +221,17 @@ def test_it_ends_with_who_started_it(tmp_path):
             time.sleep(0.05)
         return found()
 
-    assert wait(lambda: (tmp_path / "pid").exists() and "!" in (tmp_path / "pid").read_text())
+    def judged():
+        family = psutil.Process(started.pid).children(recursive=True)
+        return [one for one in family if any("scorer_process.py" in word for word in one.cmdline()[-1:])]
+
+    assert wait(judged)
+    time.sleep(0.5)
+    family = psutil.Process(started.pid).children(recursive=True)
+    assert judged()
     started.kill()
     started.wait()
-    pid = int((tmp_path / "pid").read_text()[:-1])
-    assert wait(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    assert wait(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
 
 
 def test_no_zip(tmp_path):
@@ -284,3 +354,11 @@ def test_array_formats():
     found = dataclasses.replace(answers_as_expected(), returned=["int32 array"] * len(rehearsal.JOBS))
     assert check_answers(found, rehearsal.JOBS, EXPECTED, Entry(returns="array")) == 0
     assert sys.executable == Conditions().python
+
+
+def test_what_a_killed_rehearsal_left_is_swept_by_the_next(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "there"))
+    left = tmp_path / "there" / "competition-partial-abcdefgh"
+    (left / "zip").mkdir(parents=True)
+    run()
+    assert list((tmp_path / "there").iterdir()) == []

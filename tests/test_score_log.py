@@ -96,3 +96,12 @@ def test_what_may_have_been_handed_in_is_kept(workdir, capsys, name, record_name
     with pytest.raises(InputError, match="ZIP=6b86b274: no such file"):
         log_score("6b86b274", "private", 0.25)
     keep_older(path, record, fresh)  # there is none
+
+
+def test_a_score_that_is_told_again_is_written_once(workdir):
+    """As after a kill, when nobody knows whether it was written."""
+    path = make_zip("a.zip", b"1")
+    for phase, value in (("public", 0.5), ("public", "0.5"), ("final", 0.5), ("public", 0.6), ("public", 0.5)):
+        log_score(str(path), phase, value)
+    told = [(row["phase"], row["value"]) for row in read_log() if row["value"]]
+    assert told == [("public", "0.5"), ("final", "0.5"), ("public", "0.6"), ("public", "0.5")]

@@ -132,3 +132,11 @@ def test_features_of_a_run_are_a_pool(tmp_path, monkeypatch):
     pool = simulate.read_pool("toy")
     assert list(pool.features) == ["m a"] and np.array_equal(pool.labels, table.labels)
     assert pool.features["m a"].shape == (60, 8) and (pool.features["m a"] ** 2).mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "key,seed\nx,y\n", '"'])
+def test_rounds_that_cannot_be_read_are_played_anew(tmp_path, capsys, content):
+    path = tmp_path / "digits-random.csv"
+    path.write_text(content)
+    assert simulate._read_rounds(path) == {}
+    assert "digits-random.csv: cannot be read" in capsys.readouterr().err

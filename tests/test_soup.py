@@ -1,6 +1,7 @@
 """Soups: that they are the mean of their members' weights, fold by fold, and runs like any other."""
 
 import contextlib
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -99,7 +100,8 @@ def test_twice_it_says_so_and_a_lost_fold_comes_back(capsys):
     assert main(arguments) == 0
     assert "nothing to do" not in capsys.readouterr().out
     after = {path: path.read_bytes() for path in before}
-    assert {path.name for path in before if before[path] != after[path]} <= {"model.weights.h5"}  # has times in it
+    assert {path.name for path in before if before[path] != after[path]} <= {"model.weights.h5", "fold.json"}
+    # the first has times in it, the second its sha256
     assert main(["soup", "--runs", "one,two,flat", "--run", "both"]) == 2
 
 
@@ -179,3 +181,14 @@ def test_weights_of_other_shapes_are_no_average():
 def test_runs_are_needed():
     with pytest.raises(InputError, match="RUNS= is missing"):
         soup.soup()
+
+
+def test_stopped_between_folds_it_ends_with_the_same_files(place, tmp_path, monkeypatch):
+    """Their layers are called alike, whichever fold a call begins with."""
+    shutil.copytree(place, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    weights = RUNS / "both/fold_1/model.weights.h5"
+    before = weights.read_bytes()
+    shutil.rmtree(weights.parent)
+    assert main(["soup", "--runs", "two,one", "--run", "both"]) == 0
+    assert weights.read_bytes() == before

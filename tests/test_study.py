@@ -602,3 +602,13 @@ def test_the_sample_is_played_where_it_is_asked_for_or_where_there_is_nothing_el
     assert asked == [("sample", Path("sample/runs")), ("other", Path("runs"))]
     files.write_text("folds/sample.json", "{}")
     assert not wants_sample("sample") and not wants_sample(None)
+
+
+def test_a_full_disk_ends_the_study(monkeypatch):
+    def full(*_):
+        raise files.NoRoom("a.npz: not written, No space left on device")
+
+    monkeypatch.setattr(studying, "find_weights_at_hand", lambda *_: ["efficientnet_lite0"])
+    monkeypatch.setitem(HOW, "zeros", full)
+    with pytest.raises(InputError, match="No space left"):
+        studying.study("arten", commands=commands())

@@ -79,7 +79,7 @@ def fake_train(monkeypatch):
             if rows and told_again:
                 tell(callbacks)
             while len(rows) < 4:
-                rows.append({"phase": "full", "val_accuracy": accuracies.get(run, 0.5)})
+                rows.append({"phase": "full", "epoch": len(rows) + 1, "val_accuracy": accuracies.get(run, 0.5)})
                 files.write_bytes(path, files.csv_bytes(pd.DataFrame(rows)))
                 tell(callbacks)
             probs = np.full(((table.fold == int(only_fold)).sum(), 3), 1 / 3, np.float32)
@@ -537,3 +537,19 @@ def test_a_trial_of_an_architecture_says_it_in_its_model():
     )
     assert study.options({"rate": 0.01}) == ("hyperresnet", ["epochs=3", "rate=0.01"])
     assert isinstance(study.settings, Recipe)
+
+
+def test_a_full_disk_ends_the_search(fake_train, monkeypatch):
+    """No other trial would find room; the one that it was goes on later."""
+    fake_train({})
+
+    def full(*_, **__):
+        raise files.NoRoom("a.npz: not written, No space left on device")
+
+    options = {"recipe": "tiny.toml", "run": "full", "folds_used": "1"}
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "train", full)
+        with pytest.raises(InputError, match="No space left"):
+            tune("baseline", "batch_size=8,4", **options)
+    assert [trial["state"] for trial in record("full")] == ["running"]
+    assert tune("baseline", "batch_size=8,4", **options)["state"].tolist() == ["done", "done"]

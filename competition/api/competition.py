@@ -899,6 +899,7 @@ class Competition:
         max_mb: float | str | None = None,
         max_seconds: float | str | None = None,
         max_memory: str | None = None,
+        trust: bool = False,
     ) -> ZipReport:
         """Say what is wrong with a submission's zip, whoever made it, and how to mend it.
 
@@ -914,6 +915,8 @@ class Competition:
             The competition whose training images the zip must classify; default: the only one, or images of noise.
         size : int or "HEIGHTxWIDTH", optional
             Of the images; default: the competition's, or 96.
+        trust : bool, default False
+            Run a zip of others even where its code cannot be kept apart from this machine.
 
         Raises
         ------
@@ -931,6 +934,7 @@ class Competition:
             max_mb=max_mb,
             max_seconds=max_seconds,
             max_memory=max_memory,
+            trust=trust,
             **self._place(name),
         )
 

@@ -7,6 +7,7 @@ import numpy as np
 from competition.base.files import hash_json, read_json
 from competition.base.workspace import FOLD_JSON, RUN_JSON, fold_files
 from competition.features.extract import MS
+from competition.runs.folder import read_end
 from competition.runs.kinds import kind_of
 
 
@@ -24,7 +25,7 @@ def read_networks(run_dir, k):
     record = read_json(run_dir / RUN_JSON)
     config, frozen = record.get("config") or {}, bool(record.get("frozen"))
     passes = kind_of(config).passes(record, k)
-    ends = [read_json(path) for path in fold_files(run_dir, FOLD_JSON)]
+    ends = [read_end(path.parent) for path in fold_files(run_dir, FOLD_JSON)]
     ms = min((end[MS] for end in ends if MS in end), default=None)
     if frozen:
         recipe = config["recipe"]

@@ -13,7 +13,7 @@ def read_blend(table):
     path = table.paths.blend_json
     if not path.exists():
         raise InputError(f"{path}: no such file, `make blend NAME={table.name}` makes it")
-    record = read_json(path)
+    record = read_json(path, "; run `make blend` again")
     try:
         check_hashes(path, table, record, record["classes"])
         if record["metric"] != table.metric or record.get("format") != FORMAT:

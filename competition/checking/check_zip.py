@@ -7,7 +7,6 @@ Everything that can be found is listed, not only the first; a zip that cannot ru
 
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from competition.base import files, page
+from competition.base.archives import member_pieces
+from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError, sha256_file
 from competition.base.option_values import parse_size, whole_number
 from competition.base.text import text_table
@@ -32,6 +33,7 @@ from competition.data.images import load_images
 from competition.data.table import choose_sample, read_folds
 from competition.formats import codabench, codalab
 from competition.rehearsal.rehearsal import Conditions, Job, RehearsalError, run_isolated
+from competition.rehearsal.sandbox import NONE, find_level
 from competition.rehearsal.scorer_environments import find_python, read_releases
 from competition.submission.limits import Cost, Limits, read_limits
 
@@ -147,13 +149,14 @@ def print_check(
     max_mb=None,
     max_seconds=None,
     max_memory=None,
+    trust=False,
     workspace=Workspace(),
 ):
     """Print what check_zip reports of a zip, with a remedy for whatever is wrong.
 
     Parameters
     ----------
-    zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace
+    zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, trust, workspace
         As of `check_zip`.
 
     Returns
@@ -165,7 +168,9 @@ def print_check(
     InputError
         Checks failed, which the line names, or as of `check_zip`.
     """
-    report = check_zip(zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, workspace)
+    report = check_zip(
+        zip_path, format, name, scorer, size, hidden_n, max_mb, max_seconds, max_memory, trust, workspace
+    )
     print(f"{report}\n", flush=True)
     if failed := report.failed:
         raise InputError(
@@ -184,6 +189,7 @@ def check_zip(
     max_mb: float | str | None = None,
     max_seconds: float | str | None = None,
     max_memory: str | None = None,
+    trust: bool = False,
     workspace: Workspace | None = None,
 ) -> ZipReport:
     """Find what is wrong with a submission's zip, whoever made it; nothing is printed of it.
@@ -212,7 +218,9 @@ def check_zip(
     max_mb, max_seconds : float, optional
         Limits of the competition: size of the zip in MB (10^6 bytes), seconds for the whole hidden test.
     max_memory : str, optional
-        Limit of its memory, such as "512M" or "4G".
+        Limit of its memory, such as "512M" or "4G". A zip that takes more is stopped.
+    trust : bool, default False
+        Run a zip that this toolkit did not make even where this machine cannot keep its code apart.
     workspace : Workspace, optional
         Where the fold table and the scorers' environments lie: the attribute `workspace` of a Competition. By default no
         fold table is looked for, and environments are built in the current folder.
@@ -225,7 +233,7 @@ def check_zip(
     Raises
     ------
     InputError
-        The zip does not exist, or an argument cannot be used. What is wrong inside the zip is a finding.
+        The zip does not exist, an argument cannot be used, or `trust` is asked for. What is wrong inside the zip is a finding.
 
     Examples
     --------
@@ -260,10 +268,36 @@ def check_zip(
     if read.stopped:
         read.add("run", SKIPPED, "not run: it could not, as it is")
     else:
+        level = _find_sandbox(python)
+        if not (level.isolated or record or trust):
+            raise InputError(
+                f"ZIP={path}: not run, as this machine cannot keep its code apart and this toolkit did not make it; "
+                "expected TRUST=1 where you trust whoever did"
+            )
+        findings.append(_describe_sandbox(level))
         findings += _run(path, read, sample, python, count, limits)
     by = scorer or "the project's own Python"
     title = f"{path}: checked as FORMAT={read.format} ({read.why}), by {by}, on {sample.where}"
     return ZipReport(path, title, findings, record)
+
+
+def _find_sandbox(python):
+    try:
+        return find_level(python)
+    except OSError:  # it does not start, which the run tells
+        return NONE
+
+
+def _describe_sandbox(level):
+    if level.isolated:
+        return Finding("isolation", OK, f"{level.words}: it sees no file, process or network of this machine")
+    return Finding(
+        "isolation",
+        WARNING,
+        "NOT isolated: its code can read and change what you can",
+        "What its Python code does is watched, what native code does is not. Linux with bubblewrap (`bwrap`), or with "
+        "user namespaces allowed, keeps it apart.",
+    )
 
 
 def _read_record(path):
@@ -273,13 +307,26 @@ def _read_record(path):
     except InputError:
         return {}
     fits = isinstance(record, dict) and record.get("sha256") == sha256_file(path)
-    return record if fits and record.get("format") in LAYOUTS else {}
+    return record if fits and record.get("format") in tuple(LAYOUTS) and _is_forecast(record) else {}
+
+
+def _is_forecast(record):
+    """Whether the forecast of a record, if it has one, is what the toolkit writes."""
+    forecast = record.get("forecast")
+    if not forecast:
+        return True
+    numbers = (
+        [forecast.get(key) for key in ("expected", "low", "high", "hidden_n")] if isinstance(forecast, dict) else [""]
+    )
+    texts = record.get("source"), record.get("metric")
+    return all(isinstance(one, (int, float)) for one in numbers) and all(isinstance(one, str) for one in texts)
 
 
 def take_sample(name=None, size=None, workspace=Workspace()):
     """The Sample of a fold table's images, or of noise where there is no table or Workspace; InputError as read_folds."""
     if not name and not (workspace and workspace.names()):
         size = parse_size(size) or SIZE
+        _check_room(NOISE, size)
         noise = np.random.default_rng(0).integers(0, 256, (NOISE, *size, 3), np.uint8)
         return Sample(noise, None, None, f"{NOISE} images of noise, {size[0]}x{size[1]}, as there is no fold table")
     table = read_folds(name, workspace)
@@ -288,6 +335,7 @@ def take_sample(name=None, size=None, workspace=Workspace()):
     turn = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     rows = rows[np.argsort(turn, kind="stable")]  # any number of the first ones has all classes
     part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=parse_size(size) or table.size)
+    _check_room(len(rows), part.size)
     return Sample(
         load_images(part),
         part.labels,
@@ -295,6 +343,17 @@ def take_sample(name=None, size=None, workspace=Workspace()):
         f"{len(rows)} training images of {table.name}",
         len(table.labels) // table.k,
     )
+
+
+def _check_room(count, size):
+    """InputError where so many images, and another version of them, do not fit into memory."""
+    height, width = size
+    needed, memory = 2 * count * height * width * 3, read_memory()
+    if needed > memory.total:
+        raise InputError(
+            f"SIZE={height}x{width}: {count} images of it and their versions take {gigabytes(needed)}, expected at most "
+            f"{gigabytes(memory.total)}, half of the memory that is available"
+        )
 
 
 def _hidden_n(record, sample):
@@ -340,11 +399,12 @@ def _over(limits, cost, check, found):
 
 def _run(path, read, sample, python, count, limits):
     """Findings of running the zip; it stops at the first thing that breaks it, but for single kinds of calls."""
-    with tempfile.TemporaryDirectory() as folder:
+    with files.scratch() as folder:
         if read.prefix:
-            path = _unwrap(path, read.prefix, Path(folder) / "unwrapped.zip")
+            path = _unwrap(path, read.prefix, folder / "unwrapped.zip")
         wall = SECONDS if limits.seconds is None else min(SECONDS, 60 + 10 * limits.seconds * max(1, MOST / count))
-        conditions = Conditions(python=python, seconds=wall)
+        memory = int(min(limits.memory or Conditions.memory, Conditions.memory))
+        conditions = Conditions(python, memory, wall)
         try:
             answers, calls, findings = _ask(path, read, sample, conditions)
         except RehearsalError as error:
@@ -383,7 +443,8 @@ def _unwrap(path, prefix, target):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as unwrapped:
         for info in source.infolist():
             if info.filename.startswith(prefix) and not info.is_dir():
-                unwrapped.writestr(info.filename[len(prefix) :], source.read(info))
+                with unwrapped.open(info.filename[len(prefix) :], "w", force_zip64=True) as file:
+                    file.writelines(member_pieces(source, info))
     return target
 
 

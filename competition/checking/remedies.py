@@ -30,6 +30,11 @@ BROKEN = {  # what RehearsalError.broke says: the check's name and how to mend i
 }
 _SAVED_MODEL = 'Save it as a SavedModel, `model.export("SubmissionModel")`, and load that with `tf.saved_model.load`'
 ERRORS = (  # (what the text of an error says, what that means, how to mend it); the first that fits
+    (
+        r"\(\S+ names ([^()]+), which the scorer does not have\)",
+        "it needs {0}, a path of this computer",
+        "Pack the file beside model.py, and open it by `os.path.join(path, ...)`.",
+    ),
     (r"No module named '([\w.]+)'", "the scorer lacks {0}", "Do without it, or pack it; a scorer installs nothing."),
     (
         r"safe_mode|deserialization of a `Lambda`",
@@ -99,7 +104,13 @@ ERRORS = (  # (what the text of an error says, what that means, how to mend it);
     ),
     (r"name '(\w+)' is not defined", "{0} is used and defined nowhere", "Import or define it in model.py."),
 )
-PATHS = (r"filepath=(\S+?)\.?(?:\s|$)", r"name = '([^']+)'", r"at: (\S+?)/?\{", r"'([^'\n]+)'")  # in such a text
+PATHS = (
+    r"filepath=(\S+?)\.?(?:\s|$)",
+    r"name = '([^']+)'",
+    r"at: (\S+?)/?\{",
+    r"(/\S+); No such file",
+    r"'([^'\n]+)'",
+)  # in such a text
 MISSING = re.compile(r"No such file|not found|does not exist|[Uu]nable to (synchronously )?open|cannot find", re.S)
 
 

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from competition.api.competition import Competition
-from competition.base.files import InputError
+from competition.base.files import UNWRITABLE, InputError, is_full
+from competition.base.output import shown
 from competition.base.workspace import Workspace
 from competition.cli.parser import parse
 
@@ -18,6 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a class name must not break what is printed
+    with shown():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         verb, options = parse(sys.argv[1:] if arguments is None else arguments)
         here = Competition(Workspace(), verbose=True)  # relative, so that messages show paths as one types them
@@ -32,8 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: this Python has no {package}, expected the packages of requirements.txt", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if not is_full(error) and error.errno not in UNWRITABLE:
+            raise
+        where = error.filename or "a file of this command"
+        print(f"error: {where}: {error.strerror or error}; mend that and run the same command again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; nothing is lost, the same command goes on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1

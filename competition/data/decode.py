@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError
 from competition.data.ranges import ASSUMED, DEEP_COLOURS, FLOATS, INTEGERS, SIXTEEN_BITS, Values, scale, see_values
 
@@ -64,6 +65,8 @@ SIDEWAYS = (5, 6, 7, 8)
 LARGE = 178_956_970  # pixels: more Pillow refuses (twice its MAX_IMAGE_PIXELS), and they are decoded reduced
 REDUCED = LARGE // 4  # pixels, that a large picture has at most
 LARGEST = 2**30  # pixels: what is larger does not fit into memory
+REDUCING = ("JPEG", "MPO", "JPEG2000")  # whose decoders reduce large pictures themselves
+DEEP_AND_LARGE = 2**25  # pixels from which on those of more than 8 bits, which take many copies, ask for memory first
 JPEG_SCALES = 8  # the most that libjpeg reduces a picture by while it decodes
 PIXELS = 32 * 32  # that an image is shrunk to: as good for a linear model as all of them, and the time does not grow
 
@@ -148,9 +151,21 @@ def _decode(data, name, draft=0, ranges=None):
     if image.width * image.height > LARGE:
         if image.width * image.height > LARGEST:
             raise InputError(f"{name}: {image.width}x{image.height} pixels, expected {LARGEST:,} or fewer")
+        if image.format not in REDUCING:
+            _check_room(image, name, 5)  # four of RGB, and one of what that is made of
         with _large_ones():
             return _load(image, data, name, draft, ranges)
     return _load(image, data, name, draft, ranges)
+
+
+def _check_room(image, name, each):
+    """InputError for a picture that takes more memory than is available, `each` bytes a pixel."""
+    needed, memory = image.width * image.height * each, read_memory()
+    if needed > 2 * memory.total:
+        raise InputError(
+            f"{name}: {image.width}x{image.height} pixels take {gigabytes(needed)}, expected at most "
+            f"{gigabytes(2 * memory.total)}, the memory that is available"
+        )
 
 
 def _load(image, data, name, draft, ranges):
@@ -158,6 +173,8 @@ def _load(image, data, name, draft, ranges):
     full, factor, picture = image.size, _factor(image.size), image.format
     try:
         kind = _deep_kind(image)
+        if kind and image.width * image.height > DEEP_AND_LARGE:
+            _check_room(image, name, 32)
         if factor > 1:
             _reduce_early(image, factor)
         elif draft:
@@ -168,12 +185,17 @@ def _load(image, data, name, draft, ranges):
         orientation = _orientation(image)
         values = None if kind is None else see_values(kind, np.asarray(image), image.mode)
         all_bits = _deep_colours(data, ranges[kind]) if kind == DEEP_COLOURS and kind in (ranges or {}) else None
-        rgb = _rgb(all_bits or image, kind, ranges)
+        grey = (
+            image.mode == "L" and not image.has_transparency_data
+        )  # is reduced first: the same, in a quarter of the memory
+        rgb = image if grey else _rgb(all_bits or image, kind, ranges)
         left = max(1, round(rgb.width * factor / full[0]))  # of the factor, after what the decoder did
         reduced = left > 1 or image.size != full
         if left > 1:
             rgb = rgb.reduce(left)
-        pixels = np.asarray(_upright(rgb, orientation))
+        pixels = np.asarray(_upright(_rgb(rgb, kind, ranges) if grey else rgb, orientation))
+    except InputError:
+        raise
     except Exception as error:
         if isinstance(error, ValueError) and data.startswith(PNG_START):  # a long text behind the pixels
             if len(shorter := _without_texts(data)) < len(data):
@@ -261,7 +283,7 @@ def _open(data, name):
 
 
 def _begins(data, start):
-    return data.lstrip()[: len(start)].lower() == start.lower()
+    return data[:1000].lstrip()[: len(start)].lower() == start.lower()
 
 
 def _formats(data, name):

@@ -160,9 +160,9 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
     csv_path, json_path = paths.csv, paths.json
     if not json_path.exists():
         raise InputError(f"{json_path}: no such fold table, `make folds DATA=... NAME={name}` makes it")
-    record = files.read_json(json_path)
+    record = files.read_json(json_path, "; run `make folds` again")
     try:
-        content = csv_path.read_bytes()
+        content = files.plain_file(csv_path).read_bytes()
     except OSError as error:
         raise InputError(f"{csv_path}: cannot be read ({error.strerror}), run `make folds` again") from None
     try:

@@ -15,15 +15,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
 
 from competition.base import files
+from competition.base.archives import check_sizes
 from competition.base.arrays import gigabytes
 from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, sha256_file, versions, write_json, write_with
+from competition.base.partial import partial_folder
 from competition.base.text import shorten
 from competition.base.workspace import (
     BACKBONE_FILE,
@@ -38,6 +39,7 @@ from competition.base.workspace import (
 )
 from competition.blending.forecast_report import print_forecast
 from competition.data.sources import open_reader
+from competition.data.sources.source import UNREADABLE
 from competition.data.table import fold_numbers, read_folds
 from competition.formats import kernel_script
 from competition.recipes.settle import settle
@@ -229,30 +231,33 @@ def fetch_wheels(workspace=Workspace()):
     wanted = {name: metadata.version(name) for name in WHEELS}
 
     def there(name):
-        return sorted(folder.glob(f"{name}-{wanted[name]}-*.whl"))
+        return [path for path in sorted(folder.glob(f"{name}-{wanted[name]}-*.whl")) if _is_whole(path)]
 
     if missing := [name for name in wanted if not there(name)]:
         folder.mkdir(parents=True, exist_ok=True)
-        found = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "-q",
-                "--disable-pip-version-check",
-                "--retries=1",
-                "--timeout=10",
-                "--no-deps",
-                "--only-binary=:all:",
-                "-d",
-                folder,
-                *(f"{name}=={wanted[name]}" for name in missing),
-            ],
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        with partial_folder(folder) as temporary:
+            found = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "-q",
+                    "--disable-pip-version-check",
+                    "--retries=1",
+                    "--timeout=10",
+                    "--no-deps",
+                    "--only-binary=:all:",
+                    "-d",
+                    temporary,
+                    *(f"{name}=={wanted[name]}" for name in missing),
+                ],
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+            for path in temporary.iterdir():
+                os.replace(path, folder / path.name)
         if found.returncode:
             reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
             files.warn(
@@ -260,6 +265,15 @@ def fetch_wheels(workspace=Workspace()):
                 "will use what Kaggle has of them. The same command with a network adds them"
             )
     return [path for name in wanted for path in there(name)[:1]]
+
+
+def _is_whole(path):
+    """Whether a wheel is there as a whole: every part of it has its checksum."""
+    try:
+        with zipfile.ZipFile(files.plain_file(path)) as wheel:
+            return wheel.testzip() is None
+    except files.BROKEN:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,8 +292,7 @@ def _write(slug, table, job, stage, user, competition, dataset):
     sources = _check_names(user, competition, dataset)
     folder = table.workspace.kernels / slug
     payload = folder / "dataset" / kernel_script.PAYLOAD
-    with tempfile.TemporaryDirectory() as temporary:
-        temporary = Path(temporary)
+    with files.scratch() as temporary:
         (temporary / kernel_script.JOB).write_text(json.dumps(dataclasses.asdict(job), indent=2), "utf-8", newline="\n")
         _copy_table(table, Workspace(temporary / "work"))
         package = Path(__file__).parents[1]
@@ -380,6 +393,7 @@ def _copy_images(table, folder):
 def _take(path, workspace):
     try:
         with zipfile.ZipFile(path) as archive:
+            check_sizes(path, archive.infolist(), archive.start_dir)
             names = archive.namelist()
             tops = {tuple(name.split("/")[:3]) for name in names}
             if len(tops) != 1 or not re.fullmatch(r"runs/[^/]+/[^/]+/.+", names[0]) or ".." in Path(names[0]).parts:
@@ -388,13 +402,15 @@ def _take(path, workspace):
             table = read_folds(name, workspace.of(name))
             folder = table.paths.run(check_run_name(run))
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=files.PARTIAL) as temporary:
+            with partial_folder(folder.parent) as temporary:
                 archive.extractall(temporary)
                 brought = Path(temporary, *names[0].split("/")[:3])
                 _check(brought, path, table)
                 with locked(folder):
                     _merge(brought, folder, table)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except InputError:
+        raise
+    except (*UNREADABLE, ValueError) as error:
         raise InputError(f"{path}: not a whole zip ({error}), expected what a training kernel leaves") from None
     return folder
 

@@ -498,7 +498,8 @@ def _load(network, model, weights):
             network.load_weights(weights.path)
     except Exception as error:  # h5py and Keras raise about anything for a file that is none
         raise InputError(
-            f"{weights.path}: not weights of {model} without its top, as Keras saves them: {_line(error)}"
+            f"{weights.path}: not weights of {model} without its top, as Keras saves them: {_line(error)}; "
+            "WEIGHTS=<another file>"
         ) from None
 
 

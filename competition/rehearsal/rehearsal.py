@@ -1,123 +1,36 @@
 """Run a zip as a scorer would, in a fresh and isolated process, and compare its answers with those expected.
 
-`run_isolated` is the scorer: it unpacks a zip and runs scorer_process.py on it under Conditions. `rehearse` is what
-`make submission` asks of a zip of its own.
+`run_isolated` is the scorer: it unpacks a zip and runs scorer_process.py on it under Conditions, in a sandbox
+(sandbox.py). `rehearse` is what `make submission` asks of a zip of its own.
 """
 
 import dataclasses
-import functools
-import json
 import os
+import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from competition.base.files import InputError
+from competition.base.files import InputError, scratch
+from competition.rehearsal.judged import LONGEST_LINE, Talk, watch, without_network
+from competition.rehearsal.sandbox import find_level, is_seen
+from competition.rehearsal.terms import Answers, Conditions, Entry, Job, RehearsalError
+from competition.rehearsal.wire import show
 
 TOLERANCE = 1e-4  # of probabilities; labels may differ only where the first two classes are closer than that
-CPU = "-1"  # CUDA_VISIBLE_DEVICES of the rehearsal: the GPU's memory is this process'
-LOOK = 0.05  # seconds between two looks at how much memory the process has; each takes a millisecond from it
 START = 120  # seconds that a process may take to import TensorFlow, on a slow machine
 MARGIN = 10  # times a scorer's limits that a rehearsal may take before it is stopped
 MOST_REHEARSED = 64  # images that a zip is rehearsed on
 BUDGET = 60  # seconds that the batch of 300 may take, which shows what smaller ones do as well
-SCORER = Path(__file__).with_name("scorer_process.py")
-# What a process keeps of the environment, and by which names it gets the folder of its user and one for temporary files.
-KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # without the last no Python starts on Windows
-HOMES = ("HOME", "USERPROFILE") if os.name == "nt" else ("HOME",)
-TEMPORARY = ("TMPDIR", "TEMP", "TMP") if os.name == "nt" else ("TMPDIR",)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a scorer allows. Of network and files: nothing but reading what the zip holds."""
-
-    python: str = sys.executable  # the interpreter, of any environment that has numpy and what the zip needs
-    memory: int = 16 * 10**9  # bytes, of the process and its children
-    seconds: float = 3600  # wall time from the start of the interpreter to its end
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call of a zip's code, with `count` images from the one numbered `first` on, None for all of these; where there
-    are fewer, they repeat."""
-
-    count: int | None
-    dtype: str
-    tensor: bool = False
-    probabilities: bool = True  # ask for predict_proba as well
-    times: int = 1  # calls of predict, and of predict_proba, whose answers are to be the same
-    budget: float | None = None  # left out where the calls before say that it would take longer, in seconds
-    first: int = 0
-
-    def describe(self, n: int) -> str:
-        count = n - self.first if self.count is None else self.count
-        return f"{count} {self.dtype} {'tensor' if self.tensor else 'array'}"
-
-    def rows(self, n: int) -> np.ndarray:
-        """Which of n images it gets, int64."""
-        return np.resize(np.arange(self.first, n), n - self.first if self.count is None else self.count)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How a format's scorer makes the class in `model.py`, and what it wants of `predict`."""
-
-    class_name: str = "model"
-    with_path: bool = True  # made with the path of the folder that holds the zip's files, or without arguments
-    returns: str = "tensor"  # integers as a "tensor" or as a numpy "array"
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a zip's code said to a list of Jobs, and what it took. Of jobs that were left out, None each."""
-
-    labels: list  # what predict returned, as an array, of whatever type and shape
-    again: list  # [arrays] of the further calls of a job with `times`
-    returned: list  # what that was: "int64 tensor", "float32 array", "str list"
-    probabilities: list  # what predict_proba returned, as an array; None where it was not asked
-    seconds: list  # of (the last call of) predict
-    left_out: list  # the seconds that a job was forecast to take, where it was left out for that
-    load_seconds: float  # from the import of model.py to the object
-    total_seconds: float  # from the start of the interpreter to its end
-    peak_bytes: int  # the most memory of the process
-    probabilities_again: list = dataclasses.field(default_factory=list)  # [arrays] of the further calls, as `again`
-    versions: dict = dataclasses.field(default_factory=dict)  # of the Python and what the zip's code imported, by name
-
-
-class RehearsalError(Exception):
-    """A zip does not do what it must; one line.
-
-    broke  "zip" (cannot be unpacked), "network", "process" (it starts one), "write", "read" (a file of this machine),
-           "time", "memory", "crash" (the process dies), "error" (an exception), "answer" (what it returns is not what it
-           should be)
-    stage  "unpack", "start", "import" (of model.py), "load" (making the object), "predict", "predict_proba", "end"
-    job    number of the Job at work, or None
-    error  of "error": {"type": name of the exception, "text": its message, "trace": the traceback}
-    """
-
-    def __init__(
-        self,
-        line: str,
-        broke: str = "answer",
-        stage: str | None = None,
-        job: int | None = None,
-        error: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(line)
-        self.broke, self.stage, self.job, self.error = broke, stage, job, error
-        self.second = False  # whether it was in the second process of `rehearse`
-
+MOST_UNPACKED = 16 * 10**9  # bytes
+MOST_CODE = 10**6  # bytes of a file that is searched for paths
+PATH = re.compile(r"/[^\s'\"<>{}|]+")  # in the text of an error
+QUOTED = re.compile(r"""["'](/[^"'\n]+)["']""")  # in code
 
 # A zip is rehearsed on these calls. The last but one tells its speed; images beyond those at hand are these once more.
 JOBS = (
@@ -156,53 +69,42 @@ def run_isolated(
     images is uint8 [n, h, w, 3], or float for what a scorer never sends, as check_zip.py does. The process starts in an
     empty folder, which is HOME as well; a socket, a process that the zip's code starts, a change below the zip's folder
     or reading a file of this machine fails, and so does the rehearsal, even where the code goes on. Where this machine
-    allows it (`unshare`) the process has no network at all. Raises RehearsalError, which says what broke.
+    allows it (sandbox.py) the process sees nothing else of it. Clocks, limits and the verdict are on this side of the
+    pipe; all that the process says is read as data. Raises RehearsalError, which says what broke.
     """
     jobs = list(jobs)
-    # on Windows what a process had open may not be let go at once when it is ended
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=os.name == "nt") as folder:
-        folder = Path(folder).resolve()
-        for part in ("zip", "home", "out", "tmp"):
+    try:
+        level = find_level(conditions.python)
+    except OSError as error:
+        raise RehearsalError(f"{conditions.python} does not start: {error}", "crash", "start") from None
+    with scratch(what="the rehearsal of a zip") as folder:
+        folder = folder.resolve()
+        for part in ("zip", "root") if level.isolated else ("zip", "home", "tmp"):
             (folder / part).mkdir()
         _unpack(zip_path, folder / "zip")
-        before = _list_files(folder / "zip")
-        np.save(folder / "images.npy", images)
-        (folder / "job.json").write_text(
-            json.dumps(
-                {
-                    "folder": str(folder / "zip"),
-                    "images": str(folder / "images.npy"),
-                    "out": str(folder / "out"),
-                    "entry": dataclasses.asdict(entry),
-                    "jobs": [dataclasses.asdict(job) for job in jobs],
-                }
-            ),
-            "utf-8",
-        )
-        total_seconds, peak, ended, said = _watch(folder, conditions)
-        found = folder / "out" / "found.json"
-        if ended or not found.exists():
-            raise ended or RehearsalError(f"it fails in a fresh process: {said}", "crash")
-        found = json.loads(found.read_text("utf-8"))
-        _judge(found, before, _list_files(folder / "zip"))
-        with np.load(folder / "out" / "answers.npz") as saved:
-            saved = dict(saved)
-    labels, probabilities = (
-        [[saved.get(f"{what}{number}.{turn}") for turn in range(job.times)] for number, job in enumerate(jobs)]
-        for what in ("labels", "probabilities")
-    )
+        before = {} if level.isolated else _list_files(folder / "zip")
+        talk = Talk(jobs, entry)
+        total_seconds, peak, ended = watch(folder, level, talk, images, conditions)
+        after = {} if level.isolated else _list_files(folder / "zip")
+        if ended and ended.broke in ("time", "memory", "process"):
+            raise ended
+        _judge(talk, before, after, conditions.python)
+        if ended:
+            if ended.broke == "error" and level.isolated:
+                _name_path(ended, folder / "zip", conditions.python)
+            raise ended
     return Answers(
-        [call[0] for call in labels],
-        [call[1:] for call in labels],
-        found["returned"],
-        [call[0] for call in probabilities],
-        found["seconds"],
-        found["left_out"],
-        found["load_seconds"],
+        [call[0] for call in talk.labels],
+        [call[1:] for call in talk.labels],
+        talk.returned,
+        [call[0] for call in talk.probabilities],
+        talk.seconds,
+        talk.left_out,
+        talk.load_seconds,
         total_seconds,
-        max(peak, found["peak_bytes"]),
-        [call[1:] for call in probabilities],
-        found["versions"],
+        peak,
+        [call[1:] for call in talk.probabilities],
+        talk.versions,
     )
 
 
@@ -252,6 +154,7 @@ def rehearse(
         error.second = True
         raise
     speed = len(images) / answers.seconds[SPEED]
+    level = find_level(conditions.python)
     return {
         "images": len(images),
         "near_ties": int((~_clear(expected)).sum()),
@@ -270,8 +173,9 @@ def rehearse(
         "total_seconds": answers.total_seconds,
         "peak_bytes": answers.peak_bytes,
         "no_network": "none at all"
-        if _without_network()
+        if level.isolated or without_network()
         else "Python's sockets are refused; those of native code would not be seen, as this system cuts no network off",
+        "isolated": level.words,
         "versions": answers.versions,
     }
 
@@ -360,102 +264,16 @@ def predict_zip(zip_path: str | Path, images: np.ndarray, entry: Entry = Entry()
 def _unpack(zip_path, folder):
     try:
         with zipfile.ZipFile(zip_path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            room = min(MOST_UNPACKED, shutil.disk_usage(folder).free)
+            if size > room:
+                raise ValueError(f"unpacked it has {size / 1e6:.0f} MB, more than the {room / 1e6:.0f} MB there may be")
             archive.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
         raise RehearsalError(f"it cannot be unpacked: {error}", "zip", "unpack") from None
     for path in folder.rglob("*"):
         os.chmod(path, 0o555 if path.is_dir() else 0o444)
     os.chmod(folder, 0o555)
-
-
-def _watch(folder, conditions):
-    """Run the process to its end: seconds, the most bytes seen, a RehearsalError for a limit that it broke or None, and
-    how it ended in words."""
-    import psutil
-
-    kept = {key: os.environ[key] for key in KEPT if key in os.environ}
-    quiet = {"CUDA_VISIBLE_DEVICES": CPU, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    home = dict.fromkeys(HOMES, str(folder / "home")) | dict.fromkeys(TEMPORARY, str(folder / "tmp"))
-    command = [*_without_network(), conditions.python, "-I", "-B", str(SCORER), str(folder / "job.json")]
-    ended, peak = None, 0
-    with open(folder / "said", "wb") as said:
-        start = time.perf_counter()
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder / "home",
-                env=kept | quiet | home,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-            )
-        except OSError as error:
-            raise RehearsalError(f"{conditions.python} does not start: {error}", "crash", "start") from None
-        try:
-            family = psutil.Process(process.pid)
-            while process.poll() is None:
-                peak = max(peak, _memory(family))
-                if peak > conditions.memory:
-                    ended = RehearsalError(
-                        f"it takes more than the {conditions.memory / 1e6:.0f} MB of memory that are allowed", "memory"
-                    )
-                elif time.perf_counter() - start > conditions.seconds:
-                    ended = RehearsalError(
-                        f"it takes longer than the {conditions.seconds:g} s that are allowed", "time"
-                    )
-                if ended:
-                    break
-                time.sleep(LOOK)
-            seconds = time.perf_counter() - start
-        finally:
-            _end(process)
-    lines = (folder / "said").read_text("utf-8", errors="replace").splitlines()
-    last = ([line for line in lines if line.strip()] or ["no message"])[-1]
-    return seconds, peak, ended, f"it ends by itself (exit code {process.returncode}): {last}"
-
-
-def _memory(process):
-    """Bytes that a psutil.Process and its children have in memory; 0 when they are gone."""
-    import psutil
-
-    total = 0
-    try:
-        for one in (process, *process.children(recursive=True)):
-            total += one.memory_info().rss
-    except psutil.Error:
-        pass
-    return total
-
-
-def _end(process):
-    """End a process that we started, and its children, whatever they are doing."""
-    import psutil
-
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.Error:
-        family = []
-    if process.poll() is None:
-        process.kill()
-    for child in family:
-        try:
-            child.kill()
-        except psutil.Error:
-            pass
-    process.wait()
-
-
-@functools.cache
-def _without_network():
-    """What to put before a command so that it has no network; nothing where this machine does not allow that.
-
-    Only Linux does, and not in every container.
-    """
-    if sys.platform != "linux" or not shutil.which("unshare"):
-        return []
-    command = ["unshare", "-n"] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["unshare", "-rn"]
-    allowed = subprocess.run([*command, "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
-    return command if allowed else []
 
 
 def _list_files(folder):
@@ -466,27 +284,43 @@ def _list_files(folder):
     }
 
 
-def _judge(found, before, after):
-    """Raise the RehearsalError that a process' `found.json` calls for, and the files before and after it; or none."""
-    where = found["stage"], found["job"], found["error"]
-    tried = {kind: what for kind, what in reversed(found["tried"])}  # the first of each kind
+def _judge(talk, before, after, python):
+    """Raise the RehearsalError that calls for what the process said it tried, or for files that changed."""
+    tried = {}  # the first of each kind
+    for kind, what in talk.tried:
+        what = show(what.replace("\n", " "), LONGEST_LINE)
+        if kind == "missing" and os.path.isfile(what) and not is_seen(python, what):
+            kind = "read"  # it was not there, and would have been without the sandbox
+        tried.setdefault(kind, what)
     changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
     if changed:
         tried.setdefault("write", min(changed))
     for kind, line in FORBIDDEN.items():
         if kind in tried:
-            raise RehearsalError(line(tried[kind]), kind, *where)
-    if error := found["error"]:
-        text = (error["text"].strip().splitlines() or [""])[0]
-        doing = {
-            "import": "importing model.py",
-            "load": "making its object",
-            "predict": "predicting",
-            "predict_proba": "predicting probabilities",
-        }.get(found["stage"])
-        raise RehearsalError(
-            f"it fails in a fresh process{f', {doing}' * bool(doing)}: {error['type']}: {text}", "error", *where
-        )
+            error = talk.ended.error if talk.ended else None
+            raise RehearsalError(line(tried[kind]), kind, talk.stage, talk.job, error)
+
+
+def _name_path(error, folder, python):
+    """Add to an error which path of this machine the zip's code names, where the text does not say it."""
+
+    def is_here(path):
+        return len(path) > 1 and os.path.exists(path) and not is_seen(python, path)
+
+    assert error.error is not None
+    text = error.error["text"]
+    if any(is_here(path.rstrip("/.,;:")) for path in PATH.findall(text)):
+        return
+    for file in sorted(file for file in folder.rglob("*.py") if file.stat().st_size <= MOST_CODE):
+        for path in QUOTED.findall(file.read_text("utf-8", "replace")):
+            if is_here(path):
+                named = (
+                    f" ({file.relative_to(folder).as_posix()} names {show(path, 200)}, which the scorer does not have)"
+                )
+                first, end, rest = text.partition("\n")
+                error.error["text"] = first + named + end + rest
+                error.args = (f"{error}{named}",)
+                return
 
 
 def _clear(expected):

@@ -54,10 +54,10 @@ class Begun:
 
     def check_versions(self) -> None:
         """Warn where other versions are installed than those that it was begun with."""
-        if self.record["versions"] != (now := backend_versions()):
-            files.warn(
-                f"{self.path}: begun with {describe_difference(self.record['versions'], now)}; the rest may come out differently"
-            )
+        before = self.record.get("versions")
+        if before != (now := backend_versions()):
+            difference = describe_difference(before if isinstance(before, dict) else None, now)
+            files.warn(f"{self.path}: begun with {difference}; the rest may come out differently")
 
     def refuse(self, found: str, how: str = "with") -> NoReturn:
         """Raise the InputError that says what it was begun with."""
@@ -104,10 +104,7 @@ def open_run_record(folder: Path, table: FoldTable, config: Mapping[str, Any], s
 def read_run_record(run_dir: str | Path) -> dict[str, Any]:
     """The content of `run.json`, a dict; InputError when it is missing or something else."""
     path = Path(run_dir) / RUN_JSON
-    record = read_json(path)
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: expected a run's record, found {type(record).__name__}")
-    return record
+    return read_json(path, f"; bring it back, or `rm -r {path.parent}` and train it again")
 
 
 def read_settings(path: str | Path, config: Mapping[str, Any]) -> Recipe:
@@ -146,13 +143,17 @@ def check_hashes(
 
 def _go_on(path, table, config):
     record = read_run_record(path.parent)
+    if not isinstance(record.get("config"), dict):
+        raise InputError(
+            f"{path}: not a run's record, it has no config; take another name (RUN=), or remove {path.parent}"
+        )
     record["config"]["recipe"] = asdict(read_settings(path, record["config"]))
     begun = Begun(path, record, "run", f"take another name (RUN=), or remove {path.parent}")
     for key, now, what in (("data", table.data_hash, "set of images"), ("table", table.hash, "fold table")):
         if record.get(key) != now:
             begun.refuse(f"another {what}")
     begun.check_config(config)
-    if not record["finished"]:
+    if not record.get("finished"):
         if record.get("format") != TRAIN_FORMAT:
             begun.refuse(OTHERWISE, "by")
         begun.check_versions()

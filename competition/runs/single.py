@@ -77,7 +77,7 @@ def read_head(run_dir, fold):
     """A fold's head as write_head got it."""
 
     def read(path):
-        with np.load(path) as saved:
+        with np.load(files.plain_file(path)) as saved:
             hidden = [saved[f"hidden_{i}"] for i in range(sum(name.startswith("hidden_") for name in saved.files))]
             return [*hidden, np.concatenate([saved["kernel"], saved["bias"][None]])]
 

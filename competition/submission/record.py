@@ -7,6 +7,7 @@ from competition.base.metrics import accuracy, log_loss
 from competition.base.text import text_table
 from competition.base.workspace import OOF_NPZ, RUN_JSON
 from competition.blending.forecast_report import print_forecast
+from competition.rehearsal.sandbox import NONE
 
 
 def record_of(path, ensemble, table, format):
@@ -68,6 +69,13 @@ def print_record(path, record):
         print_forecast(record["forecast"], list(record["classes"].values()))
 
 
+def describe_isolation(level):
+    """How a zip's code was kept apart from this machine, in words."""
+    if level == NONE.words:
+        return f"{NONE.words}: native code could have reached what you can"
+    return f"by {level}: it saw no file, process or network of this machine"
+
+
 def describe_rehearsal(record):
     """What the rehearsal of a zip found, in words: {what was looked at: what was found}."""
     found = record["rehearsal"]
@@ -76,6 +84,7 @@ def describe_rehearsal(record):
         f"{found['scorer']} ({', '.join(f'{key} {value}' for key, value in found['versions'].items())})",
         "denied": f"network ({found['no_network']}), writing to its folder, this project, files elsewhere, processes: "
         "its Python code asked for none, and its files are as they were",
+        **({"kept apart": describe_isolation(found["isolated"])} if "isolated" in found else {}),
         "calls": ", ".join(found["calls"]) + "".join(f"; left out: {what}" for what in found["left_out"]),
         "repeated": "a second call and a second fresh process give the same labels and probabilities (to "
         f"{found['processes_differ']:.1g})",

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import os
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.text import is_integer, shorten
+from competition.data.sources.tables import check_bytes, check_cells
 from competition.submission.sample_ids import count_named, match_ids
 
 OF_PROBABILITIES = ("auc", "log_loss")  # metrics that labels would spoil
@@ -179,15 +181,19 @@ def check_csv(path, wanted, classes):
 def _read_cells(path, separator=None):
     """The cells of a CSV, all text, a list a line, and what parts them; None: what parts its first line into most."""
     try:
+        check_bytes(str(path), os.path.getsize(path))
         data = Path(path).read_bytes()
         if data.startswith(b"PK\3\4"):
             raise ValueError("a zip, expected the CSV that is in it")
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if wide else "utf-8-sig")
+        check_cells(str(path), 3 * text.count("\n") + max(map(text.count, SEPARATORS)))
         first = next((line for line in text.splitlines() if line.strip()), "")
         separator = separator or max(SEPARATORS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
         options = {"dtype": str, "keep_default_na": False, "na_filter": False, "sep": separator}
         frame = pd.read_csv(io.StringIO(text, newline=""), header=None, **options)
+    except InputError:
+        raise
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV that can be read: {' '.join(str(error).split())}") from None
     return frame.fillna("").to_numpy().tolist(), separator

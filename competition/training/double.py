@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.base import files, metrics
+from competition.base import metrics
 from competition.base.arrays import Room, read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.metrics import find_metric, per_class_accuracy
@@ -33,7 +33,7 @@ from competition.models.fuse import fuse_batchnorm
 from competition.recipes.settle import settle
 from competition.runs import oof
 from competition.runs.finish_run import finish_run, print_folds, write_fold_end
-from competition.runs.folder import has_oof, is_predicted
+from competition.runs.folder import has_oof, is_predicted, read_end
 from competition.runs.kinds import read_run
 from competition.runs.predict import held_out_folds
 from competition.runs.record import locked, open_run_record
@@ -150,7 +150,7 @@ def _merge_folds(job):
 
 def _save_fold(run, table, fold, views):
     """Write what a fold of a double run leaves: its validation predictions a view, and fold.json, its end."""
-    nodes = [files.read_json(fold_dir(node, fold) / FOLD_JSON) for node in run.node_dirs]
+    nodes = [read_end(fold_dir(node, fold)) for node in run.node_dirs]
     epochs, seconds = {"epochs": sum(node["epochs"] for node in nodes)}, sum(node["seconds"] for node in nodes)
     write_fold_end(fold_dir(run.dir, fold), table, fold, views, epochs, seconds, _took(run, nodes))
 

@@ -75,7 +75,7 @@ def read_head_progress(run_dir, fold):
     """The Progress that a fold has made when its head is trained."""
 
     def read(path):
-        with np.load(path) as saved:
+        with np.load(files.plain_file(path)) as saved:
             history = tuple(json.loads(str(saved["history"])))
             return Progress(epoch=len(history), best_epoch=int(saved["best_epoch"]), history=history)
 

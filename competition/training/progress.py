@@ -84,7 +84,7 @@ def read_or_anew(path, read, what):
     if not path.exists():
         return None
     try:
-        with np.load(path) as saved:
+        with np.load(files.plain_file(path)) as saved:
             return read(saved)
     except files.BROKEN as error:
         files.warn(f"{path}: cannot be read ({error}), {what} starts anew")

@@ -15,10 +15,10 @@ import numpy as np
 
 from competition.base import files
 from competition.base.arrays import read_memory
-from competition.base.backend import start_keras
-from competition.base.files import InputError, read_json
+from competition.base.backend import start_keras, write_weights
+from competition.base.files import InputError
 from competition.base.metrics import find_metric
-from competition.base.workspace import FOLD_JSON, MODEL_FILE, OOF_NPZ, RUN_JSON, Workspace, check_run_name, fold_dir
+from competition.base.workspace import MODEL_FILE, OOF_NPZ, RUN_JSON, Workspace, check_run_name, fold_dir
 from competition.blending.gains import score_gain
 from competition.data.images import load_images
 from competition.data.table import group_ids, read_folds
@@ -27,7 +27,7 @@ from competition.features.heads import softmax_and_log
 from competition.runs import oof
 from competition.runs.choose_runs import choose_runs
 from competition.runs.finish_run import finish_run, print_folds, save_fold
-from competition.runs.folder import is_done, is_whole
+from competition.runs.folder import begin_folds, is_done, is_whole, read_end
 from competition.runs.kinds import read_run
 from competition.runs.predict import predict_held_out
 from competition.runs.record import locked, open_run_record
@@ -97,17 +97,20 @@ def _read_members(table, runs):
 
 def _average_folds(folder, table, members, settings, images):
     """Make the fold models that are missing, and what a finished fold leaves."""
-    start_keras(settings.seed)
-    for fold in range(table.k):
-        if is_done(folder, fold, settings):
-            continue
+    todo = [fold for fold in range(table.k) if not is_done(folder, fold, settings)]
+    weights = [fold_dir(members[0].dir, fold) / MODEL_FILE for fold in todo]
+    needed = sum(path.stat().st_size for path in weights if path.exists())
+    files.check_room(folder, needed, f"a soup of {len(todo)} folds")
+    for fold in todo:
+        start_keras(settings.seed)  # layers of each fold are called alike, wherever a call goes on
+        begin_folds(folder, [fold])
         models = [member.build_logits(table, fold) for member in members]
         model = models[0]
         model.set_weights(average_weights([model.get_weights() for model in models]))
         logits = predict_held_out(model, table, fold, settings.views, images)
         views = {view: softmax_and_log(each)[0] for view, each in logits.items()}
-        files.write_with(fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
-        took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / FOLD_JSON).get(MS))]
+        write_weights(fold_dir(folder, fold) / MODEL_FILE, model)
+        took = [ms for member in members if (ms := read_end(fold_dir(member.dir, fold)).get(MS))]
         save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
 
 

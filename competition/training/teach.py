@@ -107,7 +107,7 @@ class Teaching:
             files.write_npz(paths[fold], image=np.array(names), probs=probs)
 
         def read(path):
-            with np.load(path) as saved:
+            with np.load(files.plain_file(path)) as saved:
                 if saved["image"].tolist() != names:
                     raise ValueError("other images")
                 return saved["probs"]

@@ -64,6 +64,12 @@ def train(
     other images.
     """
     callbacks, memory = check_callbacks(callbacks), read_memory(memory)
+    for variable, value, expected in (
+        ("TEACHER", teacher, "blend, or finished runs: a,b"),
+        ("PSEUDO", pseudo, "a folder or zip of images"),
+    ):
+        if value is not None and not str(value).strip():
+            raise InputError(f"{variable}= is empty, expected {expected}")
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
@@ -125,6 +131,8 @@ def train_seeds(
         try:
             folders.append(train_seed(1, only_fold=0))
             print(f"{folders[0]} is whole, and the forecast needs no other fold of {folders[1]}")
+        except files.NoRoom:
+            raise
         except InputError as error:
             files.warn(f"{error}. {folders[0]} is whole without it; AGAIN=0 leaves it out")
     return folders

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,8 @@ from competition.data.sources import open_reader
 from competition.data.table import choose_sample
 from competition.formats import codabench, codalab, make
 from competition.rehearsal.content import check_package
-from competition.rehearsal.rehearsal import KEPT, TOLERANCE, Conditions, RehearsalError, rehearse
+from competition.rehearsal.judged import KEPT
+from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
 from competition.rehearsal.scorer_environments import find_python, is_path
 from competition.submission.ensemble import read_ensemble
 from competition.submission.expected_answers import average_by_hand, average_halved
@@ -110,12 +110,12 @@ def rehearse_matrix(scorers=None, families=None, folder=None, formats=None, work
     table = make_folds(workspace.sample_train, name="matrix", folds=2, size=SIDE, workspace=workspace)
     kept = workspace.root / RESULTS_CSV
     for family in families:
-        with tempfile.TemporaryDirectory() as work:
-            packed = _pack(family, table, Path(work))
+        with files.scratch() as work:
+            packed = _pack(family, table, work)
             rows.append(_try(family, packed, pythons, broken, kept))
     for format in formats if "current" in pythons else ():
-        with tempfile.TemporaryDirectory() as work:
-            rows.append(_try_format(format, families[0], table, Path(work), pythons["current"], broken, kept))
+        with files.scratch() as work:
+            rows.append(_try_format(format, families[0], table, work, pythons["current"], broken, kept))
     frame = pd.DataFrame(rows).fillna("-")
     lines = [
         "",

@@ -66,7 +66,7 @@ def rank(name=None, models=None, recipe="quick", weights="imagenet", grid="", me
             try:
                 rows += _measure(table, images, model, found, settings, memory)
             except InputError as error:
-                if models:
+                if models or isinstance(error, files.NoRoom):
                     raise
                 files.warn(f"{model} is left out: {error}")
     if not rows:

@@ -15,16 +15,17 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from competition.base.bars import tqdm
-from competition.base.files import csv_bytes, hash_json, read_csv, sha256_bytes, write_bytes
+from competition.base.files import BROKEN, csv_bytes, hash_json, plain_file, read_csv, sha256_bytes, warn, write_bytes
 from competition.base.metrics import METRICS
 from competition.base.option_values import whole_number
-from competition.base.text import text_table
+from competition.base.text import one_line, text_table
 from competition.base.workspace import Workspace
 from competition.blending.chooser import Chooser
 from competition.blending.forecast import WIDE, check_hidden, make_forecast
 from competition.blending.gains import averaging_gain, scenes_gain
 from competition.data.folds import assign_folds, make_folds
 from competition.data.table import default_name, group_ids, read_folds
+from competition.features.extract import is_usable
 from competition.features.frozen import find_features
 from competition.features.heads import softmax_and_log
 from competition.trials.rank import rank
@@ -121,8 +122,7 @@ def _play_all(pool, count, hidden, seed, folder):
         pool = _in_scenes(pool)
     scenes = _in_scenes(pool) if hidden == "random" else pool
     path = folder / f"{pool.name}-{hidden}.csv"
-    known = read_csv(path).to_dict("records") if path.exists() else []
-    known = {(row["key"], row["seed"]): row for row in known}
+    known = _read_rounds(path)
     fingerprint = pool.fingerprint
     wanted = [
         (label, hash_json([FORMAT, fingerprint, asdict(condition)])[:16], seed + i)
@@ -140,6 +140,16 @@ def _play_all(pool, count, hidden, seed, folder):
         if done % WRITTEN == 0 or done == len(missing):
             write_bytes(path, csv_bytes(pd.DataFrame(known.values())))
     return pd.DataFrame([known[key, number] | {"condition": label} for label, key, number in wanted])
+
+
+def _read_rounds(path):
+    """{(key, seed): row} of the rounds in a file; none, with a warning, where it cannot be read."""
+    try:
+        rows = read_csv(path).to_dict("records") if path.exists() else []
+        return {(row["key"], int(row["seed"])): row for row in rows}
+    except BROKEN as error:
+        warn(f"{path}: cannot be read ({one_line(error)}), its rounds are played anew")
+        return {}
 
 
 def summarise(rounds):
@@ -317,7 +327,8 @@ def read_pool(name, workspace=Workspace()):
 
 
 def _read_features(table):
-    return {f"{key['model']} {path.stem}": _reduce(np.load(path)) for key, path in find_features(table, "identity")}
+    found = [(key, path) for key, path in find_features(table, "identity") if is_usable(path)]
+    return {f"{key['model']} {path.stem}": _reduce(np.load(plain_file(path))) for key, path in found}
 
 
 def _reduce(features):

@@ -141,6 +141,8 @@ def _climb(plan):
             run, taken = plan.run(rung), round(time.time() - start, 1)
             if taken > 1 or run in seconds:  # a GAN, say, that is of no use
                 result.seconds = seconds[run] = max(taken, seconds.get(run, 0))
+        except files.NoRoom:
+            raise
         except Exception as error:  # what one rung cannot do, another may: memory, a GAN that is not good, ...
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             said = " ".join(str(error).split()).replace("take another name (RUN=), or remove", "to begin anew remove")

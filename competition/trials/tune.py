@@ -325,6 +325,8 @@ def _run_trial(study, trial, sweep, seconds, clock):
     except _Pruned:
         trial.state = "pruned"
         outcome = f"pruned after {len(trial.steps)} epochs, {metric.name} {trial.steps[-1][1]:.4f}"
+    except files.NoRoom:
+        raise
     except Exception as error:  # what one trial cannot do, another may: combinations of values, memory
         if not isinstance(error, InputError) and "exhausted" not in f"{type(error).__name__} {error}".lower():
             raise
@@ -344,7 +346,7 @@ def _steps(folder, folds, epochs, score_epochs):
     steps, ends = [], []
     for place, fold in enumerate(folds):
         path = fold_dir(folder, fold) / HISTORY_CSV
-        history = files.read_csv(path) if path.exists() else pd.DataFrame({"phase": [], "val_accuracy": []})
+        history = oof.read_history(path) if path.exists() else pd.DataFrame({"phase": [], "val_accuracy": []})
         scores = score_epochs(path.parent, history[history["phase"] == "full"]).tolist()
         steps += [[place * epochs + epoch, float(np.mean([*ends, value]))] for epoch, value in enumerate(scores, 1)]
         ends += scores[-1:]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from competition.base.files import InputError
 
+LARGEST = 2**28  # bytes of a table
+MOST_CELLS = 30_000_000  # of all columns, a row counted as three more
+BEGINNING = 2**20  # signs that hold a table's first line
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -29,8 +32,21 @@ def read_table(name: str, data: bytes) -> Table:
 
     Raises InputError for what is no such table, naming the line.
     """
+    check_bytes(name, len(data))
     ending = "." + name.rsplit(".", 1)[-1].lower()
     return READERS[ending](name, data)
+
+
+def check_bytes(name: str, size: int) -> None:
+    """InputError for a table that is too large to be read."""
+    if size > LARGEST:
+        raise InputError(f"{name}: a table of {size / 2**20:.0f} MB, expected {LARGEST / 2**20:.0f} MB at most")
+
+
+def check_cells(name: str, count: int) -> None:
+    """InputError for a table of more cells than memory has room for."""
+    if count > MOST_CELLS:
+        raise InputError(f"{name}: a table of {count:,} cells, expected {MOST_CELLS:,} at most")
 
 
 def without_header(table: Table) -> Table:
@@ -41,12 +57,14 @@ def without_header(table: Table) -> Table:
 
 def _read_csv(name, data):
     text = re.sub(r"\Asep=.\r?\n", "", _decode(name, data))  # a first line that some spreadsheets write
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    lines_of = (line for part in (text[:BEGINNING], text) for line in part.splitlines() if line.strip())
+    first = next(lines_of, "")
     if not first:
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")
-    counts = {separator: len(next(csv.reader([first], delimiter=separator), [])) for separator in SEPARATORS}
+    counts = {separator: len(_split(first, separator)) for separator in SEPARATORS}
     separator = max(counts, key=lambda each: counts[each])  # the first of them where several are as good
-    header = next(csv.reader([first], delimiter=separator), [])
+    check_cells(name, text.count(separator) + 3 * (text.count("\n") + text.count("\r")))
+    header = _split(first, separator)
     padded = any(cell.startswith(" ") for cell in header[1:])  # blanks behind the separators
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=padded)
     rows, lines = [], []
@@ -62,6 +80,14 @@ def _read_csv(name, data):
         if len(row) != len(columns):
             raise InputError(f"{name}, line {line}: other number of fields than the header has")
     return Table(name, columns, rows[1:], lines[1:], f"separated by {SEPARATORS[separator]}")
+
+
+def _split(line, separator):
+    """The cells of a line; none where one is longer than csv reads."""
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return []
 
 
 def _decode(name, data):
@@ -81,6 +107,8 @@ def _read_json_lines(name, data):
             continue
         try:
             record = json.loads(text)
+        except RecursionError:
+            raise InputError(f"{name}, line {line}: nests too deep, expected an object with a key a column") from None
         except ValueError as error:
             raise InputError(f"{name}, line {line}: not JSON: {error}") from None
         if not isinstance(record, dict):
@@ -88,6 +116,7 @@ def _read_json_lines(name, data):
         records.append(record)
         lines.append(line)
     columns = list(dict.fromkeys(key for record in records for key in record))
+    check_cells(name, (len(columns) + 3) * len(records))
     rows = [[text_of(record.get(column)) for column in columns] for record in records]
     return Table(name, columns, rows, lines, "JSON lines")
 
@@ -96,6 +125,8 @@ def _read_parquet(name, data):
     from pyarrow import ArrowException, parquet
 
     try:
+        about = parquet.read_metadata(io.BytesIO(data))
+        check_cells(name, about.num_rows * (about.num_columns + 3))
         table = parquet.read_table(io.BytesIO(data))
     except (ArrowException, OSError) as error:
         raise InputError(f"{name}: not a Parquet file that can be read: {error}") from None

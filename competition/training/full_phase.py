@@ -98,17 +98,29 @@ def train_whole(job, images, taught, start, tell, bar):
 
     tell   called with a fold and the row of each epoch of its history, when all of that epoch is on disk
     """
-    table, settings = job.table, job.recipe
-    phase = _build_phase(job, images, taught, start)
-    scored = _build_scored(job, phase)
+    phase = WholePhase(job, images, taught, start)
     for fold in job.folds:
-        directory = fold_dir(job.folder, fold)
-        progress = _train_fold(job, taught[fold], phase, fold, tell, bar)
+        phase.train(job, fold, tell, bar)
+
+
+class WholePhase:
+    """A Phase with all that its folds share, one of which it trains at a time; parameters as of train_whole."""
+
+    def __init__(self, job, images, taught, start):
+        self.images, self.taught = images, taught
+        self.phase = _build_phase(job, images, taught, start)
+        self.scored = _build_scored(job, self.phase)
+
+    def train(self, job, fold, tell, bar):
+        """Train a fold of the Job and write what it leaves."""
+        table, phase, directory = job.table, self.phase, fold_dir(job.folder, fold)
+        progress = _train_fold(job, self.taught[fold], phase, fold, tell, bar)
         held_out, taken = np.flatnonzero(table.fold == fold), []
-        if scored is not phase.model:
-            scored.set_weights(phase.model.get_weights())
+        if self.scored is not phase.model:
+            self.scored.set_weights(phase.model.get_weights())
         views = {
-            view: predict_probabilities(scored, Rows(images, held_out, VIEWS[view]), taken) for view in settings.views
+            view: predict_probabilities(self.scored, Rows(self.images, held_out, VIEWS[view]), taken)
+            for view in job.recipe.views
         }
         files.write_with(directory / MODEL_FILE, phase.model.save_weights)
         save_fold(directory, table, fold, progress, views, min(taken))

@@ -19,6 +19,7 @@ from competition.base.arrays import read_memory
 from competition.base.backend import make_repeatable
 from competition.base.files import InputError
 from competition.base.option_values import whole_number
+from competition.base.workers import read_workers
 from competition.base.workspace import RUN_JSON, STUDY_RUN, Workspace
 from competition.data.table import read_folds
 from competition.recipes.recipe import read_recipe
@@ -43,6 +44,8 @@ def train(
     callbacks: Sequence[Callback] = (),
     teacher: str | None = None,
     pseudo: str | None = None,
+    workers: int | str | None = None,
+    cluster: str | None = None,
     workspace: Workspace = Workspace(),
 ) -> Path:
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
@@ -56,6 +59,8 @@ def train(
     teacher    "blend", or finished runs ("a,b"), whose fold models say what to learn of the images that they saw as well
     pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
                models (default: of the blend) give; see teach.py for both
+    workers    so many processes train folds side by side in the second phase; default: this process does all
+    cluster    "auto", or the address of a Ray cluster that these processes run on; default: this machine
     workspace  where the table lies and the run is written; default: the current folder
     callbacks  objects that are told of each epoch of each fold (callbacks.Callback); what one raises ends the training
                there, and the same call goes on with it
@@ -63,13 +68,13 @@ def train(
     Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
     other images.
     """
-    callbacks, memory = check_callbacks(callbacks), read_memory(memory)
+    callbacks, memory, workers = check_callbacks(callbacks), read_memory(memory), read_workers(workers, cluster)
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
     job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}{kind}", memory)
-    job = replace(job, callbacks=callbacks)
+    job = replace(job, callbacks=callbacks, workers=workers)
     if kind:
         job = replace(job, teaching=read_teaching(table, teacher, pseudo))
         if not teacher:

@@ -22,6 +22,7 @@ from competition.training.frozen_phase import save_heads, train_heads
 from competition.training.full_phase import train_whole
 from competition.training.gan.gan import check_synthetic
 from competition.training.lessons import deal_lessons, prepare_lessons
+from competition.training.side_by_side import train_side_by_side
 
 
 def train_table(job):
@@ -79,6 +80,7 @@ def _train_folds(job, run):
                 train_heads(some, lesson, tell, bar)
                 del lesson  # whose features make room for those of the next
         if settings.epochs:
-            train_whole(job, images, taught, backbone.get_weights(), tell, bar)
+            train = train_side_by_side if job.workers else train_whole
+            train(job, images, taught, backbone.get_weights(), tell, bar)
         else:
             save_heads(job, features)

@@ -1,0 +1,161 @@
+"""The second phase with its folds side by side: each is trained by a worker (base/workers.py), all is written here.
+
+A worker has the images, the network and a folder of its own that goes with it. After every epoch it tells what its fold
+has written there, and the same files are written into the run's folder, in the same order: what is lost with a worker,
+or with this process, is the epoch at work. So the run's folder is that of a training by one process, and either goes on
+with what the other began.
+"""
+
+import queue
+import random
+import tempfile
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from competition.base import files
+from competition.base.backend import start_keras
+from competition.base.bars import tqdm
+from competition.base.workers import open_crew
+from competition.base.workspace import HEAD_FILE, STATE_NPZ, fold_dir
+from competition.models.backbones import Weights
+from competition.models.classifier import build_recipe_backbone
+from competition.models.fuse import fuse_batchnorm
+from competition.training.full_phase import WholePhase
+
+
+class Told(NamedTuple):
+    """What a worker tells of its fold: the row of its history that an epoch added, or None, and files."""
+
+    row: dict | None
+    written: dict  # {name: bytes, or None of one that is gone}, in the order in which they were written
+
+
+class FoldTrainer:
+    """What lives on a worker: the compiled model, which trains one fold after the other, and the images."""
+
+    def __init__(self, job, images, start, drawn):
+        self.job, self.images, self.start, self.drawn = job, images, start, drawn
+        self.taught, self.phase = {}, None
+
+    def work(self, fold, taught, own, found):
+        """Train a fold; yields a Told an epoch, and one of what the fold leaves at its end.
+
+        taught   its Taught, whose `images` are None where they are the run's
+        own      uint8 [n, h, w, 3], images of that fold alone, or None
+        found    {name: bytes} of the files that it goes on with
+        """
+        told = queue.Queue()
+        self.taught[fold] = taught._replace(images=self.images if own is None else own)
+
+        def train():
+            try:
+                with tempfile.TemporaryDirectory() as place:
+                    self._train(fold, Path(place) / self.job.folder.name, found, told)
+                told.put(None)
+            except BaseException as error:  # raised where it is told
+                told.put(error)
+
+        threading.Thread(target=train, daemon=True).start()
+        while (one := told.get()) is not None:
+            if isinstance(one, BaseException):
+                raise one
+            yield one
+
+    def _train(self, fold, folder, found, told):
+        directory = fold_dir(folder, fold)
+        directory.mkdir(parents=True)
+        for name, content in found.items():
+            (directory / name).write_bytes(content)
+        seen = _look(directory)
+        job = replace(self.job, folder=folder)
+
+        def tell(fold, row):
+            nonlocal seen
+            written, seen = _compare(directory, seen)
+            told.put(Told(row, written))
+
+        if self.phase is None:
+            self._build(job)
+        self.phase.train(replace(job, folds=[fold]), fold, tell, _NoBar())
+        told.put(Told(None, _compare(directory, seen)[0]))
+
+    def _build(self, job):
+        """Build what one process builds before its second phase, so that names and first weights are the same."""
+        start_keras(job.recipe.seed)
+        backbone = build_recipe_backbone(job.model, job.table.size, job.recipe, Weights("none"))
+        if job.recipe.frozen_epochs:
+            fuse_batchnorm(backbone)
+        random.setstate(self.drawn)
+        self.phase = WholePhase(job, self.images, self.taught, self.start)
+
+
+def train_side_by_side(job, images, taught, start, tell, bar):
+    """As full_phase.train_whole, by the Job's workers; returns the hosts that took part, by their addresses."""
+    hosts = set()
+    with open_crew(job.workers) as crew, ExitStack() as stack:
+        bars = {
+            fold: stack.enter_context(
+                tqdm(total=job.recipe.epochs, desc=f"fold {fold}", unit="epoch", leave=False, position=place)
+            )
+            for place, fold in enumerate(job.folds, 1)
+        }
+        plain = replace(job, callbacks=(), workers=None, teaching=None)
+
+        def begin(fold):
+            one, directory = taught[fold], fold_dir(job.folder, fold)
+            own = None if one.images is images else np.asarray(one.images[:])
+            kept = (directory / name for name in (HEAD_FILE, STATE_NPZ))
+            found = {path.name: path.read_bytes() for path in kept if path.exists()}
+            return one._replace(images=None, behind=()), own, found
+
+        def receive(fold, message, place):
+            hosts.add(place.host)
+            directory = fold_dir(job.folder, fold)
+            for name, content in message.written.items():
+                if content is None:
+                    (directory / name).unlink(missing_ok=True)
+                else:
+                    files.write_bytes(directory / name, content)
+            if message.row:
+                bars[fold].update(1)
+                bars[fold].set_postfix_str(f"{place.host} {message.row['seconds']:.0f} s", refresh=False)
+                bar.update(1)
+                tell(fold, message.row)
+
+        parts = plain, np.asarray(images[:]), start, random.getstate()  # of which Keras draws the seeds of new layers
+        crew.run(FoldTrainer, parts, job.folds, begin, receive)
+    return sorted(hosts)
+
+
+class _NoBar:
+    """Stands for the progress bar on a worker, where nobody looks at one."""
+
+    total = n = 0
+
+    def update(self, share):
+        pass
+
+    def set_postfix_str(self, text, refresh=False):
+        pass
+
+
+def _look(directory):
+    """{name: what tells one writing of a file from another} of a folder, in the order of writing."""
+    found = [(path.relative_to(directory).as_posix(), path.stat()) for path in directory.rglob("*") if path.is_file()]
+    return {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in sorted(found, key=_written)}
+
+
+def _written(entry):
+    return entry[1].st_mtime_ns
+
+
+def _compare(directory, seen):
+    """{name: bytes, or None} of what was written or went since, and what `_look` sees now."""
+    now = _look(directory)
+    written = {name: (directory / name).read_bytes() for name, kind in now.items() if seen.get(name) != kind}
+    return written | dict.fromkeys(seen.keys() - now.keys()), now

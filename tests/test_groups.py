@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -359,6 +360,7 @@ def test_a_planted_foreign_picture_is_named_shown_and_left_out(tmp_path, workdir
     assert len(without.images) == 36 and not any("x" in image for image in without.images)
     assert "7 images were left out because they show a picture of DROP_GROUPS=" in told.out
     assert "occur so often" not in told.err
+    assert "groups.html shows 1 pictures that were left out" in told.out, "no group is left to be told of"
     warn_of_others(without)
     assert capsys.readouterr().err == ""
     assert make_folds(folder, folds=3, drop_groups=["a/x0.png"]).hash == without.hash
@@ -366,3 +368,22 @@ def test_a_planted_foreign_picture_is_named_shown_and_left_out(tmp_path, workdir
         InputError, match="DROP_GROUPS: no such image: a/nothing.png; expected names of images: a/000.png"
     ):
         make_folds(folder, folds=3, drop_groups="a/nothing.png")
+
+
+def test_what_was_left_out_is_in_no_fold(tmp_path, workdir, capsys):
+    """The images of a group that was left out were counted, and advice was given on them."""
+    folder = photographs(tmp_path / "data", {"a": 12, "b": 12})
+    for label, count in (("a", 8), ("b", 6)):
+        for i in range(count):
+            (folder / label / f"x{i}.png").write_bytes(encode(smooth(99)))
+    shutil.copy(folder / "a/000.png", folder / "a/y.png")
+    make_folds(folder, folds=3)
+    told = capsys.readouterr()
+    assert "16 images show 2 pictures, each in one fold (pairs: 14 bytes); 1 pictures have several labels" in told.out
+    assert "DROP_GROUPS=a/x0.png leaves them out" in told.err and "more than a fold" not in told.err
+    for options in ({"drop_groups": "a/x0.png"}, {"drop_conflicts": True}):
+        make_folds(folder, folds=3, force=True, **options)
+        told = capsys.readouterr()
+        assert "2 images show 1 pictures, each in one fold (pairs: 1 bytes); 0 pictures have several" in told.out
+        assert "groups.html shows them, and 1 pictures that were left out" in told.out
+        assert "more than a fold" not in told.err

@@ -145,6 +145,12 @@ def test_one_column_holds_no_probabilities_of_three_classes(tmp_path):
         read_sample(sample(tmp_path, "id,label", "1,oak"), unlabelled(), CLASSES, probabilities=True)
     with pytest.raises(InputError, match="nowhere.csv: no such file"):
         read_sample(tmp_path / "nowhere.csv", unlabelled(), CLASSES)
+    with zipfile.ZipFile(tmp_path / "s.csv.zip", "w") as archive:
+        archive.writestr("s.csv", "id,label\n1,oak\n")
+    with pytest.raises(
+        InputError, match="s.csv.zip: not a CSV that can be read: a zip, expected the CSV that is in it$"
+    ):
+        read_sample(tmp_path / "s.csv.zip", unlabelled(), CLASSES)
 
 
 def test_images_that_the_sample_lacks_are_left_out_and_named(tmp_path, capsys):
@@ -265,6 +271,39 @@ def test_what_was_predicted_before_is_not_predicted_again(competition, monkeypat
     with pytest.raises(InputError, match="not what `make predict` wrote"):
         predict_images(ensemble, table, unknown)
     kept[0].unlink()
+
+
+def test_images_that_the_sample_lacks_are_neither_predicted_nor_counted(competition, tmp_path, monkeypatch, capsys):
+    """A download as TEST= holds the training images too."""
+    monkeypatch.chdir(competition / "work")
+    alone, whole = competition / "test", tmp_path / "download"
+    shutil.copytree(alone, whole / "test")
+    shutil.copytree(competition / "data", whole / "train")
+    path = sample(tmp_path, "id,oak,ash tree,ähre", *(f"test/deep/{number}.jpg,0,0,0" for number in range(9)))
+    expected = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=alone, sample=path))
+    forecast = read_json(SUBMISSIONS / "toy.csv.json")["forecast"]
+    said = capsys.readouterr().out
+    asked = []
+    loaded = kaggle_csv.load_images
+    monkeypatch.setattr(
+        kaggle_csv, "load_images", lambda table, memory: asked.extend(table.images) or loaded(table, memory)
+    )
+    found = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=whole, sample=path))
+    assert asked == [f"test/deep/{number}.jpg" for number in range(9)]
+    pd.testing.assert_frame_equal(found, expected, atol=1e-6)
+    assert read_json(SUBMISSIONS / "toy.csv.json")["forecast"] == forecast and forecast["hidden_n"] == 9
+    assert said.partition("9 rows")[2] == capsys.readouterr().out.partition("9 rows")[2], "shares and forecast"
+
+    for file in (whole / "test/deep").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match="download: none of 9 wanted images can be read: .*test/deep/0.jpg: "):
+        formats.make("kaggle-csv", run="pixels", test=whole, sample=path)
+
+
+def test_a_sample_that_is_missing_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"s\.csv: no such file, .*sample_submission\.csv; unpack it if it is in an"):
+        formats.make("kaggle-csv", test="nowhere", sample="s.csv")
 
 
 def test_a_test_set_that_holds_the_work_is_refused(competition, monkeypatch):

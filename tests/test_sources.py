@@ -175,7 +175,8 @@ def test_a_split_is_entered_at_its_training_part(tmp_path, names, packed):
     assert Counter(source.labels) == {"ash": 3, "oak": 3}
     assert source.read(source.images[0]).decode().endswith("ash/" + source.images[0].split("/")[-1])
     left = [finding for what, finding in source.found if what == "left out"]
-    assert len(left) == 1 and names.get("test", "test") in left[0] and "make predict" in left[0]
+    assert len(left) == 1 and names.get("test", "test") in left[0]
+    assert ("z.zip SAMPLE=`, or unpack it" in left[0]) == packed and "`make predict TEST=" in left[0]
     assert source.val == frozenset()
 
 

@@ -132,8 +132,9 @@ def write_report(table, frame, pairs):
     )
     conflicts = [group for group in groups if frame["conflict"][group[0]]]
     others = [group for group in groups if not frame["conflict"][group[0]]]
-    kept = set(table.everything.images)
-    often = _find_often(frame, [group for group in groups if frame["image"][group[0]] in kept])
+    in_table = set(table.everything.images)
+    kept = [group for group in groups if frame["image"][group[0]] in in_table]
+    often = _find_often(frame, kept)
     named = pairs.assign(
         **{
             f"{side}{what}": frame[column].to_numpy()[pairs[side]]
@@ -148,11 +149,7 @@ def write_report(table, frame, pairs):
         f"{table.name}: {len(groups)} pictures that occur more than once",
         _parts(table, frame, often, conflicts, others, score),
     )
-    kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
-    print(
-        f"{sum(map(len, groups))} images show {len(groups)} pictures, each in one fold (pairs: {kinds}); "
-        f"{len(conflicts)} pictures have several labels; {folder / GROUPS_HTML} shows them"
-    )
+    _report(frame, pairs, kept, len(groups) - len(kept), folder / GROUPS_HTML)
     if often:
         names = [frame["image"][group[0]] for group in often]
         told = [
@@ -164,12 +161,30 @@ def write_report(table, frame, pairs):
             f"{len(often)} pictures occur so often that they may not belong to the data: {shorten(told, NAMED)}; "
             f"{folder / GROUPS_HTML} shows them, and DROP_GROUPS={drop} leaves them out with their copies"
         )
-    largest = max(groups, key=len)
-    if len(largest) > len(table.frame) / table.k:
+    largest = max(kept, key=len, default=())
+    if len(largest) > len(table.frame) / table.k and not any(largest is group for group in often):
         warn(
             f"{frame['image'][largest[0]]} and {len(largest) - 1} others are one group, more than a fold: look at "
             f"{folder / GROUPS_HTML}, and use NEAR=0 where they are not the same"
         )
+
+
+def _report(frame, pairs, kept, left, shown):
+    """Say how many images the groups that are `kept` hold, of how many pairs, and that the page `shown` has them.
+
+    left   how many groups are not in the table
+    """
+    also = f"{left} pictures that were left out" if left else ""
+    if not kept:
+        print(f"{shown} shows {also}")
+        return
+    pairs = pairs[pairs["group"].isin([frame["image"][group[0]] for group in kept])]
+    kinds = ", ".join(f"{count} {how}" for how, count in pairs["how"].value_counts(sort=False).items())
+    print(
+        f"{sum(map(len, kept))} images show {len(kept)} pictures, each in one fold (pairs: {kinds}); "
+        f"{sum(frame['conflict'][group[0]] for group in kept)} pictures have several labels; "
+        f"{shown} shows them{also and f', and {also}'}"
+    )
 
 
 def _find_often(frame, groups):

@@ -67,7 +67,7 @@ def read_usable(test, table, place=None, fewest=FEWEST):
         readable = " that can be read" if broken else ""
         raise InputError(f"{source.data}: {len(frame)} images{readable}, expected {fewest} or more to compare")
     _warn_of_values(source.data, deep, table.ranges)
-    digest = files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
+    digest = hash_images(frame)
     folder = (place or table.paths.shift)(default_name(source.data, "rename it"))
     unknown = FoldTable(
         folder.relative_to(runs).as_posix(),
@@ -82,6 +82,11 @@ def read_usable(test, table, place=None, fewest=FEWEST):
         ranges=table.ranges,
     )
     return unknown, broken
+
+
+def hash_images(frame):
+    """The hash of a FoldTable without labels: of the columns image and sha256 of its frame."""
+    return files.hash_json(frame[["image", "sha256"]].to_numpy().tolist())
 
 
 def _warn_of_values(data, found, ranges):

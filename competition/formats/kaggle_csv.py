@@ -5,7 +5,7 @@ The toolkit's own fold models predict, on whatever Keras finds here, not those o
 weights of the blend, is quick.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,14 @@ from competition.blending.forecast_report import print_forecast
 from competition.blending.temperature import sharpen
 from competition.data.images import load_images
 from competition.data.table import read_folds
-from competition.data.unlabelled import read_usable
+from competition.data.unlabelled import hash_images, read_usable
 from competition.runs.predict import each_fold, predict_folds
 from competition.submission.ensemble import read_ensemble
 from competition.submission.record import record_of
 from competition.submission.sample_csv import (
     check_csv,
     check_labels,
+    check_sample,
     csv_content,
     fill_csv,
     plain_columns,
@@ -60,7 +61,8 @@ def make(
     strict         stop at test images that are missing or cannot be read; by default their rows are filled with what
                    is known without them, the shares of the classes in training or the likeliest class
     memory         "4G", as for train.train
-    hidden         as of make.make_submission; the score is forecast for as many images as there are
+    hidden         as of make.make_submission; the score is forecast for as many images as the CSV has, without those
+                   that are missing or cannot be read
     workspace      where the table and its runs lie, and the CSV is written
 
     Returns the CSV's path. InputError for what cannot be used, above all for a sample that does not fit the images or
@@ -69,14 +71,16 @@ def make(
     if not test:
         raise InputError("TEST= is missing, expected the test images: a folder of them, or a zip of one")
     check_labels(labels)
+    check_sample(sample)
     memory = read_memory(memory)
     table = read_folds(name, workspace)
-    unknown, broken = read_usable(test, table, table.paths.predict, fewest=1)
-    ensemble = read_ensemble(table, run, len(unknown.images), hidden)
+    given, broken = read_usable(test, table, table.paths.predict, fewest=1)
     if sample:
-        wanted = read_sample(sample, unknown, table.classes, probabilities, table.metric, labels, broken)
+        wanted = read_sample(sample, given, table.classes, probabilities, table.metric, labels, broken)
     else:
-        wanted = plain_columns(sorted([*unknown.images, *broken]), table.classes, probabilities, labels)
+        wanted = plain_columns(sorted([*given.images, *broken]), table.classes, probabilities, labels)
+    unknown = _only_wanted(given, wanted, broken)
+    ensemble = read_ensemble(table, run, len(unknown.images), hidden)
     shares = np.bincount(table.labels, minlength=len(table.classes)) / len(table.labels)
     filled = _fill_for(unknown, broken, wanted, table.classes[shares.argmax()], strict)
     probs = predict_images(ensemble, table, unknown, memory)
@@ -90,8 +94,8 @@ def make(
 
     write_with(path, write)
     record = record_of(path, ensemble, table, "kaggle-csv") | {
-        "test": unknown.data,
-        "test_data": unknown.data_hash,
+        "test": given.data,
+        "test_data": given.data_hash,
         "rows": len(frame),
         "values": wanted.values,
         "sample": sample and sha256_file(sample),
@@ -104,6 +108,21 @@ def make(
     log_submission(path, record, workspace)
     _report(path, ensemble, table, wanted, sample, probs)
     return path
+
+
+def _only_wanted(given, wanted, broken):
+    """The FoldTable of the test images that a row of the CSV is of: a download may hold training images as well.
+
+    InputError where none of these images can be read; `broken` is {image: why it cannot}.
+    """
+    frame = given.frame[given.frame["image"].isin(wanted.images)].reset_index(drop=True)
+    if len(frame) == len(given.frame):
+        return given
+    if frame.empty:
+        why = [broken[image] for image in wanted.images if image in broken]
+        raise InputError(f"{given.data}: none of {len(wanted.ids)} wanted images can be read: {shorten(why)}")
+    digest = hash_images(frame)
+    return replace(given, frame=frame, hash=digest, data_hash=digest)
 
 
 def _fill_for(unknown, broken, wanted, likeliest, strict):

@@ -51,6 +51,14 @@ def check_labels(labels):
         raise InputError(f"LABELS={labels}: expected {' or '.join(LABELS)}")
 
 
+def check_sample(path):
+    """InputError unless the option SAMPLE= is not given or names what exists."""
+    if path and not Path(path).exists():
+        raise InputError(
+            f"{path}: no such file, expected the competition's sample_submission.csv; unpack it if it is in an archive"
+        )
+
+
 def plain_columns(images, classes, probabilities, labels=None):
     """The Wanted without a sample: ids are the images' paths. `labels` is of LABELS: how classes are called."""
     names = [str(number) for number in range(len(classes))] if labels == "ids" else classes
@@ -74,6 +82,7 @@ def read_sample(path, unknown, classes, probabilities=False, metric=None, labels
     part the columns, and names of columns may be missing. InputError, naming the line, for ids that are doubled or
     several images', for ids of which none is an image's, and for columns and values that are none of these.
     """
+    check_sample(path)
     cells, separator = _read_cells(path)
     images, top = [*unknown.images, *broken], Path(unknown.data).name.removesuffix(".zip")
     id_at = _find_id_column(cells, images, top)
@@ -171,14 +180,14 @@ def _read_cells(path, separator=None):
     """The cells of a CSV, all text, a list a line, and what parts them; None: what parts its first line into most."""
     try:
         data = Path(path).read_bytes()
+        if data.startswith(b"PK\3\4"):
+            raise ValueError("a zip, expected the CSV that is in it")
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if wide else "utf-8-sig")
         first = next((line for line in text.splitlines() if line.strip()), "")
         separator = separator or max(SEPARATORS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
         options = {"dtype": str, "keep_default_na": False, "na_filter": False, "sep": separator}
         frame = pd.read_csv(io.StringIO(text, newline=""), header=None, **options)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected the competition's sample_submission.csv") from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV that can be read: {' '.join(str(error).split())}") from None
     return frame.fillna("").to_numpy().tolist(), separator

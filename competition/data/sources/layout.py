@@ -279,7 +279,9 @@ def _open_split(source, files, folders, tops, reading):
     for name in parts["test"]:
         where = source.data / tops.root / name
         where = where if where.exists() else where.with_name(f"{name}.zip")
-        remedy = f"`make predict TEST={where.as_posix()}`" if where.exists() else "unpack it for `make predict TEST=`"
+        remedy = f"`make predict TEST={where.as_posix()}`"
+        if not where.exists():  # in an archive
+            remedy = f"`make predict TEST={source.data.as_posix()} SAMPLE=`, or unpack it"
         notes.append(("left out", f"{tops.root}{name}/: {remedy}"))
     return replace(found, found=tuple(notes))
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from competition.base.backend import count_gpus, has_gpu, share_gpus
 from competition.base.files import InputError, warn
 from competition.base.option_values import whole_number
 
@@ -31,22 +32,26 @@ class Workers:
     cluster: str = ""  # "": on this machine; else Ray's address of a cluster
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a worker computes."""
 
     host: str
     threads: int
-    gpus: float
+    gpus: int
 
 
 def read_workers(workers: int | str | None, cluster: str | None) -> Workers | None:
     """What WORKERS= and CLUSTER= mean; None where this process does all the work itself.
 
-    InputError for another number than a whole one from 1, for an address that is none, and where Ray is not installed.
+    Without either there is a worker for each GPU where there are several, if Ray is installed. To be asked before Keras
+    starts a GPU, as this process takes no more of one than it needs from then on. InputError for another number than a
+    whole one from 1, for an address that is none, and where Ray is not installed.
     """
     if workers in (None, "") and not cluster:
-        return None
+        if count_gpus() < 2 or not find_spec("ray"):
+            return None
+        share_gpus()
+        return Workers(count_gpus()) if has_gpu() else None
     count = None if workers in (None, "") else whole_number("WORKERS", workers, 1, MOST)
     if cluster and cluster != "auto" and not cluster.startswith("ray://") and ":" not in cluster:
         raise InputError(f"CLUSTER={cluster}: expected auto, or the address of a Ray cluster such as ray://host:10001")
@@ -55,6 +60,7 @@ def read_workers(workers: int | str | None, cluster: str | None) -> Workers | No
             "WORKERS= and CLUSTER= need Ray, which is not installed: make setup CLUSTER=1, "
             "or pip install 'competition-toolkit[cluster]'"
         )
+    share_gpus()
     return Workers(count, cluster or "")
 
 
@@ -76,6 +82,7 @@ class Crew:
         tasks: Sequence[Any],
         begin: Callable[[Any], Sequence[Any]],
         receive: Callable[[Any, Any, Place], None],
+        title: str,
     ) -> None:
         """Let the workers do all tasks, each by one worker at a time.
 
@@ -84,6 +91,8 @@ class Crew:
                  `make.work(task, *arguments)`, which yields what the worker tells
         receive  called here with a task, what its worker told, and the Place, in the order in which it was told
 
+        title    what a task is, for messages: "fold"
+
         A worker that is lost costs what it had not told yet: another one takes its task. InputError when LOSSES workers
         were lost over a task that told nothing in between. What the work itself raises is raised here.
         """
@@ -91,9 +100,7 @@ class Crew:
         from ray import exceptions
 
         shared = [ray.put(part) for part in parts]
-        actor = ray.remote(
-            num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": self.environment}
-        )(_Worker)
+        actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": self.environment})(_Worker)
         waiting, idle, losses = list(tasks), [], dict.fromkeys(tasks, 0)
         busy: dict[Any, tuple[Any, Any, Place | None]] = {}  # what a worker tells: the worker, its task and its place
 
@@ -121,24 +128,25 @@ class Crew:
                 if losses[task] >= LOSSES:
                     reason = str(error).strip().splitlines()[0]
                     raise InputError(
-                        f"{task}: {LOSSES} workers{where} ended one after the other ({reason}); fewer WORKERS= take less memory"
+                        f"{title} {task}: {LOSSES} workers{where} ended one after the other ({reason}); "
+                        "fewer WORKERS= take less memory"
                     ) from None
-                warn(f"{task}: its worker{where} is lost; another one goes on with what it had told")
+                warn(f"{title} {task}: its worker{where} is lost; another one goes on with what it had told")
                 waiting.insert(0, task)
                 start()
             except exceptions.RayTaskError as error:
                 cause = error.cause
                 where = place.host if place else "a worker"
                 if isinstance(cause, InputError):
-                    raise InputError(f"{cause} ({task}, on {where})") from None
-                warn(f"{task}, on {where}: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}")
+                    raise InputError(f"{cause} ({title} {task}, on {where})") from None
+                warn(f"{title} {task}, on {where}: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}")
                 raise cause from None
             else:
-                if isinstance(message, Place):
-                    busy[told] = worker, task, message
-                else:
+                if place:
                     losses[task] = 0
-                    receive(task, message, busy[told][2])
+                    receive(task, message, place)
+                else:  # the first thing that a worker tells is where it is
+                    busy[told] = worker, task, message
 
 
 class _Worker:

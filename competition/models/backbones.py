@@ -90,6 +90,11 @@ def register_backbone(name: str, build: Callable[[Any], Any], smallest: int = 1)
     _OWN[name] = OwnBackbone(build, whole_number("smallest", smallest, 1, 10**4))
 
 
+def share_own(model: str) -> tuple[Callable[[Any], Any], int] | None:
+    """What register_backbone was given of this backbone, for another process to register it; None of the toolkit's."""
+    return (own.build, own.smallest) if (own := _OWN.get(model)) else None
+
+
 def own_graph(model: str, size: Sequence[int]) -> dict[str, str]:
     """{"backbone": what tells one registered network from another}, an entry of a run's config; {} of all others."""
     if model not in _OWN:

@@ -6,6 +6,7 @@ or with this process, is the epoch at work. So the run's folder is that of a tra
 with what the other began.
 """
 
+import json
 import queue
 import random
 import tempfile
@@ -13,7 +14,7 @@ import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from competition.base import files
 from competition.base.backend import start_keras
 from competition.base.bars import tqdm
 from competition.base.workers import open_crew
-from competition.base.workspace import HEAD_FILE, STATE_NPZ, fold_dir
-from competition.models.backbones import Weights
+from competition.base.workspace import FOLD_JSON, HEAD_FILE, STATE_NPZ, fold_dir
+from competition.models.backbones import Weights, register_backbone, share_own
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.training.full_phase import WholePhase
@@ -32,15 +33,17 @@ class Told(NamedTuple):
     """What a worker tells of its fold: the row of its history that an epoch added, or None, and files."""
 
     row: dict | None
+    epochs: int  # of the second phase that the fold has done
     written: dict  # {name: bytes, or None of one that is gone}, in the order in which they were written
 
 
 class FoldTrainer:
     """What lives on a worker: the compiled model, which trains one fold after the other, and the images."""
 
-    def __init__(self, job, images, start, drawn):
-        self.job, self.images, self.start, self.drawn = job, images, start, drawn
-        self.taught, self.phase = {}, None
+    def __init__(self, job, images, start, drawn, own):
+        self.job, self.images, self.start, self.drawn, self.own = job, images, start, drawn, own
+        self.taught: dict = {}
+        self.phase: Any = None  # built for the first fold
 
     def work(self, fold, taught, own, found):
         """Train a fold; yields a Told an epoch, and one of what the fold leaves at its end.
@@ -71,21 +74,23 @@ class FoldTrainer:
         directory.mkdir(parents=True)
         for name, content in found.items():
             (directory / name).write_bytes(content)
-        seen = _look(directory)
+        seen, bar = _look(directory), _Count()
         job = replace(self.job, folder=folder)
 
         def tell(fold, row):
             nonlocal seen
             written, seen = _compare(directory, seen)
-            told.put(Told(row, written))
+            told.put(Told(row, round(bar.n), written))
 
         if self.phase is None:
             self._build(job)
-        self.phase.train(replace(job, folds=[fold]), fold, tell, _NoBar())
-        told.put(Told(None, _compare(directory, seen)[0]))
+        self.phase.train(replace(job, folds=[fold]), fold, tell, bar)
+        told.put(Told(None, round(bar.n), _compare(directory, seen)[0]))
 
     def _build(self, job):
         """Build what one process builds before its second phase, so that names and first weights are the same."""
+        if self.own:
+            register_backbone(job.model, *self.own)
         start_keras(job.recipe.seed)
         backbone = build_recipe_backbone(job.model, job.table.size, job.recipe, Weights("none"))
         if job.recipe.frozen_epochs:
@@ -95,8 +100,7 @@ class FoldTrainer:
 
 
 def train_side_by_side(job, images, taught, start, tell, bar):
-    """As full_phase.train_whole, by the Job's workers; returns the hosts that took part, by their addresses."""
-    hosts = set()
+    """As full_phase.train_whole, by the Job's workers; a fold's fold.json says who trained it."""
     with open_crew(job.workers) as crew, ExitStack() as stack:
         bars = {
             fold: stack.enter_context(
@@ -114,31 +118,35 @@ def train_side_by_side(job, images, taught, start, tell, bar):
             return one._replace(images=None, behind=()), own, found
 
         def receive(fold, message, place):
-            hosts.add(place.host)
             directory = fold_dir(job.folder, fold)
             for name, content in message.written.items():
-                if content is None:
+                if name == FOLD_JSON:
+                    files.write_json(directory / name, json.loads(content) | place._asdict())
+                elif content is None:
                     (directory / name).unlink(missing_ok=True)
                 else:
                     files.write_bytes(directory / name, content)
+            fresh = message.epochs - bars[fold].n  # an epoch may be told twice
+            bars[fold].update(fresh)
+            bar.update(fresh)
             if message.row:
-                bars[fold].update(1)
-                bars[fold].set_postfix_str(f"{place.host} {message.row['seconds']:.0f} s", refresh=False)
-                bar.update(1)
+                bars[fold].set_postfix_str(f"{place.host}, {message.row['seconds']:.0f} s an epoch", refresh=False)
                 tell(fold, message.row)
+            else:
+                bar.total -= job.recipe.epochs - message.epochs  # what an early stop spared
 
-        parts = plain, np.asarray(images[:]), start, random.getstate()  # of which Keras draws the seeds of new layers
-        crew.run(FoldTrainer, parts, job.folds, begin, receive)
-    return sorted(hosts)
+        drawn = random.getstate()  # of which Keras draws the seeds of new layers
+        parts = plain, np.asarray(images[:]), start, drawn, share_own(job.model)
+        crew.run(FoldTrainer, parts, job.folds, begin, receive, "fold")
 
 
-class _NoBar:
-    """Stands for the progress bar on a worker, where nobody looks at one."""
+class _Count:
+    """Stands for the progress bar on a worker, where nobody looks at one; `n` counts epochs."""
 
     total = n = 0
 
     def update(self, share):
-        pass
+        self.n += share
 
     def set_postfix_str(self, text, refresh=False):
         pass

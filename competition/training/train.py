@@ -68,13 +68,13 @@ def train(
     Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
     other images.
     """
-    callbacks, memory, workers = check_callbacks(callbacks), read_memory(memory), read_workers(workers, cluster)
+    callbacks, memory, crew = check_callbacks(callbacks), read_memory(memory), read_workers(workers, cluster)
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
     job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}{kind}", memory)
-    job = replace(job, callbacks=callbacks, workers=workers)
+    job = replace(job, callbacks=callbacks, workers=crew)
     if kind:
         job = replace(job, teaching=read_teaching(table, teacher, pseudo))
         if not teacher:

@@ -78,7 +78,9 @@ cluster.shutdown()
 found["same"] = files_of(apart) == files_of(alone) and len(files_of(alone)) > 6
 found["folds"] = [json.loads((apart.dir / f"fold_{k}/fold.json").read_text()) for k in range(3)]
 found["history"] = [len(alone.history), len(apart.history)]
-time.sleep(1)
+ends = time.monotonic() + 60
+while workers() and time.monotonic() < ends:
+    time.sleep(0.2)
 found["left"] = len(workers())
 print(json.dumps(found))
 """

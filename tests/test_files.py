@@ -1,4 +1,5 @@
 import ast
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -170,3 +172,92 @@ def test_an_input_error_is_a_value_error_and_no_block_takes_it_for_another():
     assert swallows_input_errors(block.format("except InputError:\n    raise\n")) == []
     for path in [*ROOT.glob("competition/**/*.py"), *ROOT.glob("bench/**/*.py")]:
         assert swallows_input_errors(path.read_text("utf-8")) == [], path
+
+
+FULL_DISK = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_with_path_need_and_room(tmp_path, monkeypatch, number):
+    files.write_text(tmp_path / "x.json", "old")
+    monkeypatch.setattr(Path, "write_bytes", fail_with(OSError(number, os.strerror(number))))
+    with pytest.raises(InputError) as error:
+        files.write_bytes(tmp_path / "x.json", bytes(3 * 2**20))
+    assert "\n" not in str(error.value)
+    for word in (f"{tmp_path / 'x.json'}: not written", os.strerror(number), "needs 3.0 MB", "free", "same command"):
+        assert word in str(error.value), word
+    assert (tmp_path / "x.json").read_text() == "old" and names(tmp_path) == ["x.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_a_file_larger_than_the_system_lets_it_be(tmp_path):
+    """The real thing: the system refuses the rest of the file."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        with pytest.raises(InputError, match="x.npz: not written, File too large: it needs 7.6 MB.*ulimit -f"):
+            files.write_npz(tmp_path / "x.npz", x=np.zeros(10**6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
+
+
+def test_what_a_library_says_of_a_full_disk_is_known_too(tmp_path):
+    error = RuntimeError("UNKNOWN: /tmp/x/variables; No space left on device")
+    with pytest.raises(InputError, match="x.zip: not written, No space left on device: it needs more than 4 bytes"):
+
+        def half(temporary):
+            Path(temporary).write_text("half")
+            raise error
+
+        files.write_with(tmp_path / "x.zip", half)
+    with pytest.raises(InputError, match="no space left on its disk.*the zip needs 10.0 KB or more.*TMPDIR="):
+        with files.scratch(10240, "the zip"):
+            raise error
+    with pytest.raises(RuntimeError, match="something else"), files.scratch():
+        raise RuntimeError("something else")
+
+
+def test_where_temporary_files_find_no_place_it_is_said_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with files.scratch(1) as folder:
+        (folder / "x").write_text("")
+        assert folder.parent == tmp_path
+    assert names(tmp_path) == []
+    with pytest.raises(InputError, match=f"{tmp_path}: its disk has .* free, the zip needs 1048576.0 GB.*TMPDIR="):
+        with files.scratch(2**50, "the zip"):
+            pytest.fail("there is no room")
+    monkeypatch.setattr(tempfile, "gettempdir", fail_with(FileNotFoundError(errno.ENOENT, "No usable temporary")))
+    with pytest.raises(InputError, match="No usable temporary.*TMPDIR="), files.scratch():
+        pytest.fail("there is no folder")
+    with pytest.raises(InputError, match=r"new/x: its disk has .* free, the training needs 1048576.0 GB; make room"):
+        files.check_room(tmp_path / "new" / "x", 2**50, "the training")
+    files.check_room(tmp_path / "new" / "x", 1, "the training")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch, number):
+    error = OSError(number, os.strerror(number), str(tmp_path / "x"))
+    monkeypatch.setattr(tempfile, "mkstemp", fail_with(error))
+    with pytest.raises(InputError, match=rf"x.json: cannot be written \({os.strerror(number)}\)"):
+        files.write_json(tmp_path / "x.json", {})
+
+
+def test_what_is_durable_is_on_the_disk_before_it_has_its_name_and_with_it(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.fstat(handle).st_ino) or fsync(handle))
+    monkeypatch.setattr(os, "replace", lambda old, new: done.append("named") or replace(old, new))
+    files.write_json(tmp_path / "x.json", {})
+    assert done == ["named"]
+    done.clear()
+    files.write_json(tmp_path / "x.json", {}, durable=True)
+    assert done == [(tmp_path / "x.json").stat().st_ino, "named", tmp_path.stat().st_ino]

@@ -310,8 +310,8 @@ def test_any_write_can_be_the_last(place, as_if_pretrained, monkeypatch):
     shutil.rmtree("runs/halb/features")
     died, write_with = set(), files.write_with
 
-    def write_and_die(path, write):
-        write_with(path, write)
+    def write_and_die(path, write, *more, **options):
+        write_with(path, write, *more, **options)
         path = Path(path)
         # in fold_1 it would be the same again; a name that is written each epoch counts anew each epoch
         key = (path.relative_to(path.parent.parent), len(list(path.parent.glob("epochs/*"))))

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from competition.base.files import InputError
+from competition.base.files import BROKEN, InputError, is_full, raise_full, sync
 from competition.base.locks import hold
+from competition.base.text import one_line
 from competition.base.workspace import LOCK
 
 UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
@@ -192,6 +193,19 @@ def bytes_held(array):
     return array.nbytes if isinstance(array, np.ndarray) else 0
 
 
+def find_flaw(path, shape=None, dtype=None):
+    """Why an .npy file is not that of an array of this shape and dtype, in words; None where it is. Its content may be
+    damaged all the same."""
+    try:
+        stored = Stored(path)
+    except BROKEN as error:
+        return f"cannot be read ({one_line(error)})"
+    if (shape and stored.shape != tuple(shape)) or (dtype and stored.dtype != dtype):
+        wanted = f"{np.dtype(dtype)} {list(shape)}"
+        return f"holds {stored.dtype} {list(stored.shape)}, expected {wanted}"
+    return None
+
+
 def open_array(path, limit):
     """The array of an .npy file: in memory where it takes up to `limit` bytes, else Stored."""
     stored = Stored(path)
@@ -210,7 +224,12 @@ def build_array(path, shape, dtype, rows_from, step=1):
         return
     with hold(f"{path}{LOCK}", wait=True, remove=True):
         if not path.exists():  # else another process finished it while this one waited
-            _build(path, Path(f"{path}.part"), shape, dtype, rows_from, step)
+            try:
+                _build(path, Path(f"{path}.part"), shape, dtype, rows_from, step)
+            except OSError as error:
+                if is_full(error):
+                    raise_full(path, error, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+                raise
 
 
 def _build(path, part, shape, dtype, rows_from, step):
@@ -235,6 +254,7 @@ def _build(path, part, shape, dtype, rows_from, step):
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)  # Windows does not replace what is open
+    sync(path.parent)
 
 
 def _header(shape, dtype):

@@ -6,6 +6,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 from competition.base import files
 from competition.base.files import InputError, warn
@@ -220,6 +221,31 @@ def backend_versions():
     import keras
 
     return files.versions() | {"backend": keras.backend.backend()}
+
+
+def write_weights(path, model):
+    """Write the weights of a keras.Model to `path`, <name>.weights.h5; InputError where the disk has no room.
+
+    The file is made in memory, since HDF5 ends the process with a segmentation fault where a disk is full. Its bytes
+    are those that `model.save_weights` writes.
+    """
+    import h5py
+
+    images = []
+
+    class InMemory(h5py.File):
+        def __init__(self, name, mode="r", **options):
+            super().__init__(name, mode, driver="core", backing_store=False, block_size=2**24)
+
+        def close(self):
+            if self.id.valid:
+                self.flush()
+                images.append(self.id.get_file_image())
+            super().close()
+
+    with mock.patch.object(h5py, "File", InMemory):
+        model.save_weights(f"{path}.in-memory.weights.h5")
+    files.write_bytes(path, images[0])
 
 
 def start_keras(seed):

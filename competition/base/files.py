@@ -4,21 +4,50 @@ Everything is written to a temporary file in the same folder and then moved into
 process killed at any moment leaves either the old file or the new one, never a part of one.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
+import shutil
+import struct
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading half a file raises
-PARTIAL = ".partial-"  # how the names of temporary files begin
+from competition.base.partial import PARTIAL as PARTIAL
+from competition.base.partial import partial_file, partial_folder, sweep
+
+BROKEN = (  # what reading a damaged file raises
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+FULL = {  # the system's numbers for no room, and what to do
+    errno.ENOSPC: "make room there",
+    errno.EFBIG: "let files be larger (ulimit -f)",
+    getattr(errno, "EDQUOT", errno.ENOSPC): "make room there, or have a larger quota",
+}
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+SCRATCH = (
+    "competition-partial-"  # how the names of folders for temporary files begin, in the system's own folder for such
+)
 VERSIONED = (
     "tensorflow",
     "tensorflow-cpu",
@@ -53,48 +82,163 @@ def check_name(variable: str, name: str) -> str:
     return name
 
 
-def write_with(path: str | Path, write: Callable[[str], Any]) -> None:
+def write_with(path: str | Path, write: Callable[[str], Any], durable: bool = False, needed: int | None = None) -> None:
     """Call `write(temporary_path)`, then move what it wrote to `path` in one step.
 
-    The temporary name ends like `path` does, because savers such as Keras' choose the format by the ending.
+    durable  whether the file is to outlive a power cut from now on, with its name: of what ends a fold or a run
+    needed   how many bytes it writes, for the line that says so where there is no room; None: not known
+
+    The temporary name ends like `path` does, because savers such as Keras' choose the format by the ending. InputError
+    where the disk is full or cannot be written to.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=PARTIAL, suffix="-" + path.name, dir=path.parent)
-    os.close(handle)
+    path, written = Path(path), 0
     try:
-        write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(path.parent, path.name) as temporary:
+            try:
+                write(str(temporary))
+                umask = os.umask(0)
+                os.umask(umask)
+                os.chmod(temporary, 0o666 & ~umask)
+                if durable:
+                    sync(temporary)
+                os.replace(temporary, path)
+            except Exception:
+                written = temporary.stat().st_size if temporary.exists() else 0
+                raise
+            if durable:
+                sync(path.parent)
+    except InputError:
+        raise
+    except Exception as error:
+        if is_full(error):
+            raise_full(path, error, needed, written)
+        if isinstance(error, OSError) and error.errno in UNWRITABLE and _leads_to(error.filename, path):
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         raise
 
 
+def _leads_to(name: Any, path: Path) -> bool:
+    """Whether the file or folder of that name lies beside a path, or above it."""
+    place, path = Path(os.path.abspath(str(name))), Path(os.path.abspath(path))
+    return place.parent == path.parent or place in path.parents
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk has no room: the system's own, or a library's that quotes it."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    return any(os.strerror(number) in str(error) for number in FULL)
+
+
+def raise_full(path: str | Path, error: BaseException, needed: int | None = None, written: int = 0) -> NoReturn:
+    """The InputError for an error of which is_full is true: the path, what is needed and what is free, the remedy.
+
+    needed   bytes; None: not known, but more than the `written` ones
+    """
+    number = next((n for n in FULL if getattr(error, "errno", None) == n or os.strerror(n) in str(error)), errno.ENOSPC)
+    wanted = f"more than {say_bytes(written)}" if needed is None else say_bytes(needed)
+    raise InputError(
+        f"{path}: not written, {os.strerror(number)}: it needs {wanted}, its disk has {say_bytes(free_bytes(path))} free; "
+        f"{FULL[number]} and run the same command again"
+    ) from None
+
+
+def free_bytes(path: str | Path) -> int:
+    """Bytes that the disk of a path has free; the file, and folders above it, need not be there."""
+    path = Path(os.path.abspath(path))
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+
+
+def check_room(path: str | Path, needed: int, what: str) -> None:
+    """InputError, before what takes long, unless the disk of a path has room for `needed` bytes of `what`."""
+    if needed > (free := free_bytes(path)):
+        raise InputError(
+            f"{path}: its disk has {say_bytes(free)} free, {what} needs {say_bytes(needed)}; make room there and run "
+            "the same command again"
+        )
+
+
+def say_bytes(count: int) -> str:
+    for unit, name in ((2**30, "GB"), (2**20, "MB"), (2**10, "KB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
+@contextlib.contextmanager
+def scratch(needed: int = 0, what: str = "what is packed") -> Iterator[Path]:
+    """A folder for temporary files, which goes at the end; those that killed commands left there go first.
+
+    needed, what   bytes that it is to hold, at least, and of what. InputError where there is no room for them.
+    """
+    with room_for_scratch(needed, what) as top, partial_folder(top, SCRATCH) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def room_for_scratch(needed: int = 0, what: str = "what is packed") -> Iterator[Path]:
+    """The system's folder for temporary files, TMPDIR; InputError where what is done there finds no room. As scratch."""
+    remedy = "make room there, or name another folder: TMPDIR=<folder> before the command"
+    try:
+        top = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise InputError(f"no folder for temporary files can be written to ({error.strerror}); {remedy}") from None
+    if needed > (free := free_bytes(top)):
+        raise InputError(
+            f"{top}: its disk has {say_bytes(free)} free, {what} needs {say_bytes(needed)} there for a while; {remedy}"
+        )
+    try:
+        yield top
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        wanted = f"{say_bytes(needed)} or more" if needed else "more"
+        raise InputError(
+            f"{top}: no space left on its disk, which has {say_bytes(free_bytes(top))} free: {what} needs {wanted} there "
+            f"for a while; {remedy}"
+        ) from None
+
+
+def sync(path: str | Path) -> None:
+    """Return when a file, or which names a folder has, is on the disk and not only in memory, to outlive a power cut."""
+    folder = os.path.isdir(path)
+    if folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not folder:  # some disks know it of files alone
+            raise
+    finally:
+        os.close(handle)
+
+
 def remove_partial(folder: str | Path) -> None:
-    """Remove the temporary files that writers which were killed left below `folder`; no other may be at work there."""
-    for path in Path(folder).rglob(PARTIAL + "*"):
-        path.unlink(missing_ok=True)
+    """Remove the temporary files that writers which were killed left below `folder`."""
+    sweep(folder, deep=True)
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    write_with(path, lambda temporary: Path(temporary).write_bytes(data))
+def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:
+    write_with(path, lambda temporary: Path(temporary).write_bytes(data), durable, len(data))
 
 
-def write_text(path: str | Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: str | Path, text: str, durable: bool = False) -> None:
+    write_bytes(path, text.encode("utf-8"), durable)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: str | Path, content: Any, durable: bool = False) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", durable)
 
 
 def write_npz(path: str | Path, **arrays: Any) -> None:
     import numpy as np
 
-    write_with(path, lambda temporary: np.savez(temporary, **arrays))
+    needed = sum(np.asarray(array).nbytes for array in arrays.values())
+    write_with(path, lambda temporary: np.savez(temporary, **arrays), needed=needed)
 
 
 def csv_bytes(frame: Any) -> bytes:

@@ -1,5 +1,6 @@
 """Locks between processes, by `filelock`: a lock is a file, and it goes with its process, however that ends."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout, UnixFileLock
 
 from competition.base.files import InputError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what systems say of a disk without locks
 
 
 class Held(Exception):
@@ -30,7 +33,10 @@ def hold(path: str | Path, wait: bool, remove: bool = False) -> Iterator[None]:
     except Timeout:
         raise Held from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be locked ({error.strerror or error})") from None
+        reason = f"{path}: cannot be locked ({error.strerror or error})"
+        if error.errno in NO_LOCKS:
+            reason += ": its disk has no locks, which keep two commands apart; take a folder on another disk"
+        raise InputError(reason) from None
     try:
         yield
     finally:

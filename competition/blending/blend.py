@@ -16,8 +16,9 @@ import pandas as pd
 
 from competition.base.files import InputError, sha256_file, versions, write_json
 from competition.base.metrics import METRICS, Metric, find_metric, log_loss
+from competition.base.sums import SUMS, seal
 from competition.base.text import text_table
-from competition.base.workspace import OOF_NPZ, Workspace
+from competition.base.workspace import OOF_CSV, OOF_NPZ, Workspace
 from competition.blending.chooser import (
     BLEND_KINDS,
     RELIABILITY_BINS,
@@ -127,7 +128,8 @@ def make_blend(
     path = table.paths.blend_json
     path.unlink(missing_ok=True)  # so that it never lies beside another blend's predictions
     write_oof(path.parent, table, {"blend": probs})
-    write_json(path, record)
+    record[SUMS] = seal(path.parent, [OOF_NPZ, OOF_CSV])
+    write_json(path, record, durable=True)
     print(f"{path}: in-sample {metric.name} {metric.score(probs, labels):.4f}, log-loss {record['log_loss']:.4f}")
     return record
 

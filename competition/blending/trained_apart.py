@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 
 from competition.base.bars import tqdm
-from competition.base.files import InputError, read_csv, read_json, sha256_file, write_npz
+from competition.base.files import BROKEN, read_json, sha256_file, warn, write_npz
 from competition.base.metrics import chosen_by
-from competition.base.workspace import FOLD_JSON, HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
+from competition.base.text import one_line
+from competition.base.workspace import HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
 from competition.data.folds import assign_folds
 from competition.features import heads
+from competition.features.extract import is_usable
 from competition.features.frozen import features_key, find_features
 from competition.runs import oof
+from competition.runs.folder import is_predicted
 from competition.runs.seeds import plain_heads, seedless
 
 
@@ -119,7 +122,7 @@ def stop_apart(run_dir, table):
     metric = chosen_by(read_json(run_dir / RUN_JSON)["config"])
     probs, curves = np.zeros((len(table.labels), len(table.classes)), np.float32), []
     for path in histories:
-        history = read_csv(path)
+        history = oof.read_history(path)
         last = history[history["phase"] == history["phase"].iloc[-1]]
         try:
             curves.append(pd.Series(metric.sign * oof.epoch_scores(path.parent, last, table, metric), last["epoch"]))
@@ -133,19 +136,16 @@ def stop_apart(run_dir, table):
         path = epoch_file(fold_dir(run_dir, fold), number)
         if not path.exists():
             return None
-        with np.load(path) as saved:
-            place = {image: row for row, image in enumerate(saved["image"].tolist())}
-            rows = np.flatnonzero(table.fold == fold)
-            probs[rows] = saved["probs"][[place[table.images[row]] for row in rows]]
+        names, said = oof.read_epoch(path)
+        place = {image: row for row, image in enumerate(names)}
+        rows = np.flatnonzero(table.fold == fold)
+        probs[rows] = said[[place[table.images[row]] for row in rows]]
     return probs
 
 
 def _fold_probs(folder, table, fold, views):
     """What a finished fold says of its images, mean over `views`, float64 [m, C]; None where it lacks any of it."""
-    try:
-        found = oof.read_fold(folder, table, fold) if (folder / FOLD_JSON).exists() else {}
-    except InputError:
-        return None
+    found = oof.read_fold(folder, table, fold) if is_predicted(folder.parent, fold) else {}
     return np.mean([found[view] for view in views], axis=0, dtype=np.float64) if set(views) <= set(found) else None
 
 
@@ -163,9 +163,12 @@ def _kept_heads(run_dir, table, views, what, train):
     path = table.paths.blend_heads(what, run_dir.name)
     key = f"{sha256_file(run_dir / OOF_NPZ)} {','.join(views)}"
     if path.exists():
-        with np.load(path) as saved:
-            if str(saved["key"]) == key:
-                return saved["probs"]
+        try:
+            with np.load(path) as saved:
+                if str(saved["key"]) == key:
+                    return saved["probs"]
+        except BROKEN as error:
+            warn(f"{path}: cannot be read ({one_line(error)}), it is made anew")
 
     def answer(head, rows):
         return np.mean([heads.predict_heads(head, np.asarray(features[view][rows])) for view in views], axis=0)
@@ -198,9 +201,10 @@ def _read_features(record, settings, table):
     config, found = record["config"], {}
     key = features_key(table, settings, config["model"], config["weights"])
     for view in settings.views:
-        if not (kept := find_features(table, view, key)):
+        kept = next((path for _, path in reversed(find_features(table, view, key)) if is_usable(path)), None)
+        if kept is None:
             return None
-        found[view] = np.load(kept[-1][1], mmap_mode="r")
+        found[view] = np.load(kept, mmap_mode="r")
         if len(found[view]) != len(table.labels):
             return None
     return found

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from competition.api.competition import Competition
-from competition.base.files import InputError
+from competition.base.files import UNWRITABLE, InputError, is_full
 from competition.base.workspace import Workspace
 from competition.cli.parser import parse
 
@@ -32,8 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: this Python has no {package}, expected the packages of requirements.txt", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if not is_full(error) and error.errno not in UNWRITABLE:
+            raise
+        where = error.filename or "a file of this command"
+        print(f"error: {where}: {error.strerror or error}; mend that and run the same command again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; nothing is lost, the same command goes on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1

@@ -414,8 +414,8 @@ def _write(paths, content, record, force):
                 f"{csv_path}: another table than the one that {shorten(runs)} in {folder}/ "
                 "use; take another NAME=, or FORCE=1 to replace it"
             )
-    files.write_bytes(csv_path, content)
-    files.write_json(json_path, record)
+    files.write_bytes(csv_path, content, durable=True)
+    files.write_json(json_path, record, durable=True)
     return "replaced" if there else "written"
 
 

@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import numpy as np
 
-from competition.base.arrays import build_array, gigabytes, open_array
-from competition.base.files import InputError, hash_json, read_json, sha256_bytes, warn
+from competition.base.arrays import build_array, find_flaw, gigabytes, open_array
+from competition.base.files import InputError, hash_json, read_json, sha256_bytes, sha256_file, warn, write_json
+from competition.base.sums import SUMS, find_damage, read_or_none
 from competition.base.text import shorten
 from competition.base.threads import in_threads
 from competition.data.decode import decode, resize
@@ -38,12 +39,18 @@ def load_images(table, memory=None):
     key += [dict(table.ranges)] if table.ranges else []
     path = table.paths.images / f"{hash_json(key)[:16]}.npy"
     print(f"images: {gigabytes(size)}, more than half of {memory}; read from {path}")
+    record = path.with_name(f"{path.name}.json")
+    if path.exists():
+        if damage := find_flaw(path, shape, np.uint8) or find_damage(path, read_or_none(record)):
+            warn(f"{path}: {damage}; it is made anew")
+            path.unlink()
     if not path.exists():
         for old in path.parent.glob("*.npy*"):  # of another table of this name, or another size
             if not old.name.startswith(path.name):
                 with suppress(OSError):  # gone, or, on Windows, another process reads it
                     old.unlink()
         build_array(path, shape, np.uint8, lambda start: (image[None] for image in map_images(table, start=start)))
+        write_json(record, {SUMS: {path.name: sha256_file(path)}})
     return open_array(path, 0)
 
 

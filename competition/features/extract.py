@@ -17,10 +17,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition.base.arrays import Room, Stored, build_array
+from competition.base.arrays import Room, Stored, build_array, find_flaw
 from competition.base.backend import full_precision, use_xla
 from competition.base.bars import UNLESS_SEEN, tqdm
-from competition.base.files import InputError, hash_json, read_json, sha256_bytes, write_json, write_text
+from competition.base.files import (
+    BROKEN,
+    InputError,
+    hash_json,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    warn,
+    write_json,
+    write_text,
+)
+from competition.base.sums import SUMS, find_damage, read_or_none
 from competition.features.augment import build_policy
 from competition.features.views import VIEWS
 
@@ -69,20 +80,25 @@ class Shelf:
 
         They are those which have most of the images; -1 stands for an image that they lack. Last what an image took (MS).
         """
-        found = None, np.full(len(self.names), -1), None
+        candidates = []
         for path in (path for folder in sorted({self.folder, *self.others}) for path in sorted(folder.glob("*.json"))):
             try:
                 other = read_json(path)
-                took = other.pop(MS, None)
-                if other | {"images": self.images} != key:
+                took = other.get(MS)
+                if _without_extras(other) | {"images": self.images} != key:
                     continue
                 names = _list_of(path.parent, other["images"]).read_text("utf-8").split()
+                if hash_json(names) != other["images"]:
+                    continue
                 array, places = Stored(path.with_suffix(".npy")), pd.Index(names).get_indexer(self.names)
-            except (InputError, OSError, ValueError, TypeError):  # removed, or not ours
+            except (InputError, *BROKEN):  # removed, or not ours
                 continue
-            if len(array) == len(names) and (places >= 0).sum() > (found[1] >= 0).sum():
-                found = array, places, took
-        return found
+            if len(array) == len(names) and (count := (places >= 0).sum()):
+                candidates.append((count, path.with_suffix(".npy"), array, places, took))
+        for _, path, array, places, took in sorted(candidates, key=lambda candidate: -candidate[0]):
+            if is_usable(path):
+                return array, places, took
+        return None, np.full(len(self.names), -1), None
 
     def holding(self, view):
         """The files in the folder that have a view of exactly these images, in this order: [(key, path)], by name.
@@ -171,6 +187,8 @@ def _compute(backbone, images, jobs, shelf, room):
     keys = [shelf.key | more | {"images": shelf.images} for more, _ in jobs]
     paths = [shelf.folder / f"{hash_json(key)[:16]}.npy" for key in keys]
     shape = len(images), backbone.output_shape[-1]
+    for path in paths:
+        _remove_damaged(path, shape)
     missing = sum(not path.exists() for path in paths)
     with tqdm(total=shape[0] * missing, desc="features", unit=" images", leave=False, disable=UNLESS_SEEN) as bar:
         for path, key, (_, change) in zip(paths, keys, jobs):
@@ -179,13 +197,40 @@ def _compute(backbone, images, jobs, shelf, room):
                 kept, places, took = shelf.find(key)
                 rows_from = functools.partial(_rows_from, backbone, images, change, kept, places, bar, taken)
                 build_array(path, shape, np.float32, rows_from, BATCH)
-            if not (names := _list_of(shelf.folder, shelf.images)).exists():
-                write_text(names, "\n".join(shelf.names))
-            if not (record := path.with_suffix(".json")).exists():
+            names, text = _list_of(shelf.folder, shelf.images), "\n".join(shelf.names)
+            if not names.exists() or names.read_bytes() != text.encode():
+                write_text(names, text)
+            if _without_extras(read_or_none(path.with_suffix(".json"))) != key:
                 took = min(taken[1:] or taken, default=took)  # the first batch is traced
-                write_json(record, key | ({} if took is None else {MS: round(took, 3)}))
+                extras = {SUMS: {path.name: sha256_file(path)}} | ({} if took is None else {MS: round(took, 3)})
+                write_json(path.with_suffix(".json"), key | extras)
     room = room or Room()
     return [room.open(path) for path in paths]
+
+
+def is_usable(path):
+    """Whether an .npy of features is whole, by the sha256 in its record; a warning, with the remedy, where it is not."""
+    if damage := find_flaw(path) or find_damage(path, read_or_none(path.with_suffix(".json"))):
+        warn(f"{path}: {damage}; it counts as gone: the next `make train` or `make rank` that needs it makes it anew")
+    return not damage
+
+
+def _remove_damaged(path, shape):
+    """Remove an .npy of features that is not whole, and its record, with a warning."""
+    if not path.exists():
+        return
+    record = path.with_suffix(".json")
+    if damage := find_flaw(path, shape, np.float32) or find_damage(path, read_or_none(record)):
+        warn(f"{path}: {damage}; it is made anew")
+        record.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _without_extras(record):
+    """Of the record of features the key alone; None of what is no record."""
+    if not isinstance(record, dict):
+        return None
+    return {name: value for name, value in record.items() if name not in (MS, SUMS)}
 
 
 def _list_of(folder, images):

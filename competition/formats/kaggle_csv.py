@@ -92,7 +92,7 @@ def make(
         check_csv(temporary, wanted, table.classes)
         keep_older(path, table.paths.predictions_json, temporary)
 
-    write_with(path, write)
+    write_with(path, write, durable=True)
     record = record_of(path, ensemble, table, "kaggle-csv") | {
         "test": given.data,
         "test_data": given.data_hash,
@@ -104,7 +104,7 @@ def make(
         record["filled"] = filled
     if not wanted.header or wanted.separator != ",":
         record["form"] = {"separator": wanted.separator, "header": wanted.header}
-    write_json(table.paths.predictions_json, record)
+    write_json(table.paths.predictions_json, record, durable=True)
     log_submission(path, record, workspace)
     _report(path, ensemble, table, wanted, sample, probs)
     return path
@@ -220,7 +220,7 @@ def _read(path):
         with np.load(path) as saved:
             return saved["probs"]
     except files.BROKEN as error:
-        raise InputError(f"{path}: not what `make predict` wrote ({error}); remove it, it is made anew") from None
+        raise InputError(f"{path}: not what `make predict` wrote ({error}); `rm {path}`, and it is made anew") from None
 
 
 def _report(path, ensemble, table, wanted, sample, probs):

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from competition.base import files
 from competition.base.arrays import gigabytes
 from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, sha256_file, versions, write_json, write_with
+from competition.base.partial import partial_folder
 from competition.base.text import shorten
 from competition.base.workspace import (
     BACKBONE_FILE,
@@ -278,8 +278,7 @@ def _write(slug, table, job, stage, user, competition, dataset):
     sources = _check_names(user, competition, dataset)
     folder = table.workspace.kernels / slug
     payload = folder / "dataset" / kernel_script.PAYLOAD
-    with tempfile.TemporaryDirectory() as temporary:
-        temporary = Path(temporary)
+    with files.scratch() as temporary:
         (temporary / kernel_script.JOB).write_text(json.dumps(dataclasses.asdict(job), indent=2), "utf-8", newline="\n")
         _copy_table(table, Workspace(temporary / "work"))
         package = Path(__file__).parents[1]
@@ -388,7 +387,7 @@ def _take(path, workspace):
             table = read_folds(name, workspace.of(name))
             folder = table.paths.run(check_run_name(run))
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=files.PARTIAL) as temporary:
+            with partial_folder(folder.parent) as temporary:
                 archive.extractall(temporary)
                 brought = Path(temporary, *names[0].split("/")[:3])
                 _check(brought, path, table)

@@ -11,6 +11,7 @@ import numpy as np
 
 from competition.base.arrays import Stored
 from competition.data.table import FoldTable, group_ids
+from competition.features.extract import is_usable
 from competition.features.frozen import find_features
 from competition.insight.look import robust_z
 
@@ -36,10 +37,10 @@ class Foreign:
 
 def find_foreign(table: FoldTable) -> Foreign | None:
     """The Foreign images of a table by features that training or ranking has left; None where there are none."""
-    found = find_features(table, "identity")
+    found = next((kept for kept in find_features(table, "identity") if is_usable(kept[1])), None)
     if not found or len(table.images) <= NEIGHBOURS + 1:
         return None
-    key, path = found[0]
+    key, path = found
     distances = measure_distances(Stored(path), group_ids(table))
     name = f"{key['model']} at {key['image_size']} pixels" if key.get("image_size") else key["model"]
     return Foreign(f"frozen features of {name}", robust_z(np.log(np.maximum(distances, 1e-6))))

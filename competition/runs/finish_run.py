@@ -5,9 +5,11 @@ import pandas as pd
 
 from competition.base import files, metrics
 from competition.base.metrics import accuracy, find_metric, log_loss, per_class_accuracy, say_scores
+from competition.base.sums import SUMS
 from competition.base.workspace import FOLD_JSON, RUN_JSON, STATE_NPZ, fold_dir
 from competition.features.extract import MS
 from competition.runs import oof
+from competition.runs.folder import seal_fold, seal_run
 
 
 def save_fold(directory, table, fold, progress, views, took=None):
@@ -27,6 +29,7 @@ def write_fold_end(directory, table, fold, views, epochs, seconds, took=None):
     epochs   the keys of fold.json that say how many it took
     seconds  of these epochs; took: as for save_fold
     """
+    (directory / FOLD_JSON).unlink(missing_ok=True)  # of an earlier end, which is true no more
     oof.write_fold(directory, table, fold, views)
     labels = table.labels[table.fold == fold]
     files.write_json(
@@ -38,7 +41,9 @@ def write_fold_end(directory, table, fold, views, epochs, seconds, took=None):
             "log_loss": log_loss(views["identity"], labels),
             "seconds": round(seconds, 1),
         }
-        | ({} if took is None else {MS: round(took, 3)}),
+        | ({} if took is None else {MS: round(took, 3)})
+        | {SUMS: seal_fold(directory)},
+        durable=True,
     )
 
 
@@ -52,7 +57,7 @@ def finish_run(folder, table, settings, record):
     for name, score in find_metric(table.metric).beside(probs["identity"], table.labels).items():
         record |= {"metric": name, "score": score}
     oof.write_oof(folder, table, probs)
-    files.write_json(folder / RUN_JSON, record)
+    files.write_json(folder / RUN_JSON, record | {SUMS: seal_run(folder)}, durable=True)
 
 
 def print_folds(folder, table, done):
@@ -60,7 +65,9 @@ def print_folds(folder, table, done):
     metric, rows, by_class = find_metric(table.metric), [], []
     for fold in done:
         probs, labels = oof.read_fold(fold_dir(folder, fold), table, fold)["identity"], table.labels[table.fold == fold]
-        rows.append({"fold": fold} | files.read_json(fold_dir(folder, fold) / FOLD_JSON) | metric.beside(probs, labels))
+        end = files.read_json(fold_dir(folder, fold) / FOLD_JSON)
+        end.pop(SUMS, None)
+        rows.append({"fold": fold} | end | metric.beside(probs, labels))
         by_class.append([fold, *per_class_accuracy(probs, labels)])
     frame = pd.DataFrame(rows)
     print("\n" + frame.to_string(index=False, float_format="{:.4f}".format))

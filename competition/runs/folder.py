@@ -1,16 +1,31 @@
-"""The folder of a run: its weight files, the folders of its folds, and whether these are complete."""
+"""The folder of a run: its weight files, the folders of its folds, whether these are complete, and whole."""
 
-from competition.base.files import InputError
+import shlex
+from pathlib import Path
+
+from competition.base.files import InputError, read_json
+from competition.base.sums import SUMS, check_sum, find_damage, seal
 from competition.base.workspace import (
     BACKBONE_FILE,
+    BLEND_JSON,
+    EPOCHS,
     FOLD_JSON,
     HEAD_FILE,
+    HISTORY_CSV,
     MODEL_FILE,
     OOF_CSV,
     OOF_NPZ,
+    RUN_JSON,
+    STATE_NPZ,
+    TEACHER_NPZ,
     VIEWS_NPZ,
     fold_dir,
 )
+
+SEALED = {  # which record of its folder, or of that above, has the sha256 of a file
+    FOLD_JSON: (MODEL_FILE, HEAD_FILE, VIEWS_NPZ, TEACHER_NPZ, HISTORY_CSV),  # and the files of EPOCHS
+    RUN_JSON: (BACKBONE_FILE, OOF_NPZ, OOF_CSV),
+}
 
 
 def is_done(folder, fold, settings):
@@ -41,15 +56,88 @@ def weight_files(folder, frozen, k):
     return shared + [fold_dir(folder, fold) / each for fold in range(k)]
 
 
-def read_weights(
-    read,
-    path,
-    whose="that this run wrote",
-    remedy="remove that file and train the run again, which makes it anew",
-):
-    """What the function `read` makes of a file of weights; InputError naming it when it is broken."""
+def read_weights(read, path, whose="that this run wrote", record=None, remedy=None):
+    """What the function `read` makes of a file of weights; InputError naming it when it is broken or not as recorded.
+
+    record   the path of the record that has its sha256; default: that of the fold or run (SEALED)
+    remedy   what to do, for that line; default: say_remedy
+    """
+    if record:
+        check_sum(path, record, remedy)
+    else:
+        check_file(path)
     try:
         return read(path)
     except Exception as error:  # h5py, zipfile and Keras raise about anything for a file that is not whole
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not the weights {whose} ({reason}); {remedy}") from None
+        raise InputError(f"{path}: not the weights {whose} ({reason}); {remedy or say_remedy(path)}") from None
+
+
+def seal_fold(directory):
+    """{name: sha256} of what a later command reads of a finished fold's folder, for its FOLD_JSON."""
+    epochs = sorted(f"{EPOCHS}/{path.name}" for path in (directory / EPOCHS).glob("[!.]*.npz"))
+    return seal(directory, [*SEALED[FOLD_JSON], *epochs])
+
+
+def seal_run(folder):
+    """The same of a finished run's folder itself, for its RUN_JSON."""
+    return seal(folder, SEALED[RUN_JSON])
+
+
+def is_sealed(path):
+    """Whether a file of a finished run's folder is there, and is the one that its record has the sha256 of."""
+    record = path.with_name(RUN_JSON)
+    if not (path.exists() and record.exists()):
+        return False
+    content = read_json(record)
+    return path.name in content.get(SUMS, {}) and find_damage(path, content) is None
+
+
+def begin_folds(folder, folds):
+    """Take the ends, FOLD_JSON, of folds that are about to be trained, again maybe: what they say is true no more."""
+    for fold in folds:
+        (fold_dir(folder, fold) / FOLD_JSON).unlink(missing_ok=True)
+
+
+def remove_states(folder, folds):
+    """Remove the states of training of folds that are done: a kill may have come between their end and that."""
+    for fold in folds:
+        (fold_dir(folder, fold) / STATE_NPZ).unlink(missing_ok=True)
+
+
+def check_file(path):
+    """InputError, with the remedy, where a file in a run's folder or below is not the one that its record has."""
+    path = Path(path)
+    inside = path.parent.name == EPOCHS
+    names = [FOLD_JSON] if inside else [name for name, files in SEALED.items() if path.name in files]
+    for name in [*names, *([BLEND_JSON] if path.name in (OOF_NPZ, OOF_CSV) else [])]:
+        record = (path.parent.parent if inside else path.parent) / name
+        if record.exists():
+            check_sum(path, record, say_remedy(path))
+
+
+def say_remedy(path):
+    """How a damaged file in a run's folder, or the blend's, is made anew, in words: the commands to type."""
+    path = Path(path)
+    remove = f"`rm {shlex.quote(str(path))}`"
+    if (path.parent / BLEND_JSON).exists():
+        return f"`make blend NAME={path.parents[1].name}` makes it anew"
+    runs = [place for place in path.parents if (place / RUN_JSON).exists()]
+    if not runs:
+        return f"{remove}; the command that wrote it makes it anew"
+    folder = runs[-1]  # a node of a double run lies in that
+    try:
+        config = read_json(folder / RUN_JSON)["config"]
+        verb, model = ("double" if "splits" in config else "train"), config["model"]
+    except (InputError, KeyError, TypeError):
+        return "its run was not trained here: bring it back from where it is from"
+    if "soup" in config:
+        words = f"make soup RUNS={','.join(config['soup'])} RUN={folder.name}"
+    elif folder.parent.parent.name == "tune":
+        return f"{remove} and the same `make tune` again make it anew"
+    else:
+        words = f"make {verb} MODEL={model} RUN={folder.name}"
+    return (
+        f"{remove} and the command of this run again, `{words} NAME={folder.parent.name}` and its other options, "
+        "make it anew"
+    )

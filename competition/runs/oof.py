@@ -17,6 +17,7 @@ from competition.base.metrics import Metric
 from competition.base.text import join_names, one_line
 from competition.base.workspace import OOF_CSV, OOF_NPZ, RUN_JSON, VIEWS_NPZ, epoch_file
 from competition.data.table import FoldTable, held_out_images
+from competition.runs.folder import check_file, say_remedy
 from competition.runs.record import check_hashes, read_run_record
 
 KEY_COLUMNS = ["image", "label", "fold"]  # oof.csv's first columns; by position: a class may be called "label"
@@ -97,13 +98,17 @@ def read_predictions(run_dir: str | Path, table: FoldTable) -> OOF:
     """
     run_dir = Path(run_dir)
     path = run_dir / OOF_NPZ
+    for name in (OOF_NPZ, OOF_CSV):
+        check_file(run_dir / name)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in ("image", "classes", "views", "probs", "table", "data")}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
     except BROKEN as error:
-        raise InputError(f"{path}: expected predictions of this toolkit, found: {one_line(error)}") from None
+        raise InputError(
+            f"{path}: expected predictions of this toolkit, found: {one_line(error)}; {say_remedy(path)}"
+        ) from None
 
     classes, views, probs = found["classes"].tolist(), found["views"].tolist(), found["probs"]
     check_hashes(path, table, {name: str(found[name]) for name in ("table", "data")}, classes)
@@ -117,7 +122,8 @@ def read_predictions(run_dir: str | Path, table: FoldTable) -> OOF:
     shown = _read_csv(run_dir / OOF_CSV, table)
     differing = np.flatnonzero((shown != probs[_shown(views)]).any(1))
     if len(differing):
-        raise InputError(f"{run_dir / OOF_CSV}: line {differing[0] + 2} is not what oof.npz holds")
+        path = run_dir / OOF_CSV
+        raise InputError(f"{path}: line {differing[0] + 2} is not what oof.npz holds; {say_remedy(path)}")
     return OOF(run_dir.name, views, probs)
 
 
@@ -134,11 +140,14 @@ def write_fold(fold_dir: str | Path, table: FoldTable, fold: int, views: Mapping
 def read_fold(fold_dir: str | Path, table: FoldTable, fold: int) -> dict[str, np.ndarray]:
     """The same, {view: float32 [m, C]} in table order; InputError where it is not there, broken or of other images."""
     path = Path(fold_dir) / VIEWS_NPZ
+    check_file(path)
     try:
         with np.load(path) as saved:
             found, images = dict(zip(saved["views"].tolist(), saved["probs"])), saved["image"].tolist()
     except BROKEN as error:
-        raise InputError(f"{path}: expected the predictions of a fold, found {one_line(error)}") from None
+        raise InputError(
+            f"{path}: expected the predictions of a fold, found {one_line(error)}; {say_remedy(path)}"
+        ) from None
     if images != held_out_images(table, fold):
         raise InputError(f"{path}: other images than {table.name} holds out in that fold")
     return found
@@ -164,9 +173,41 @@ def epoch_scores(
     paths = [epoch_file(fold_dir, epoch) for epoch in history.get("epoch", [])]
     for path in paths:
         if path not in known:
-            with np.load(path) as saved:
-                known[path] = metric.score(saved["probs"], np.array([label_of[i] for i in saved["image"].tolist()]))
+            names, probs = read_epoch(path)
+            known[path] = metric.score(probs, np.array([label_of[name] for name in names]))
     return np.array([known[path] for path in paths])
+
+
+def read_history(path: str | Path) -> pd.DataFrame:
+    """A fold's history.csv, a row an epoch; InputError where it is broken, FileNotFoundError where it is gone."""
+    check_file(path)
+    try:
+        history = read_csv(path)
+        history[["phase", "epoch"]]
+        return history
+    except FileNotFoundError:
+        raise
+    except BROKEN as error:
+        raise InputError(
+            f"{path}: expected a row for each epoch, found {one_line(error)}; {say_remedy(path)}"
+        ) from None
+
+
+def read_epoch(path: str | Path) -> tuple[list[str], np.ndarray]:
+    """Of an epoch_file the names of m images, and their probabilities float32 [m, C].
+
+    FileNotFoundError where it is gone, InputError where it is broken.
+    """
+    check_file(path)
+    try:
+        with np.load(path) as saved:
+            return saved["image"].tolist(), saved["probs"]
+    except FileNotFoundError:
+        raise
+    except BROKEN as error:
+        raise InputError(
+            f"{path}: expected the predictions of an epoch, found {one_line(error)}; {say_remedy(path)}"
+        ) from None
 
 
 def _read_csv(path, table):
@@ -184,8 +225,10 @@ def _read_csv(path, table):
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected the predictions of a finished run") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected predictions of this toolkit, found: {one_line(error)}") from None
+    except BROKEN as error:
+        raise InputError(
+            f"{path}: expected predictions of this toolkit, found: {one_line(error)}; {say_remedy(path)}"
+        ) from None
     for i, key in enumerate(KEY_COLUMNS):
         _check_column(path, key, rows[i].tolist(), table.frame[key].tolist(), "line", 2)
     return probs

@@ -17,6 +17,7 @@ from competition.base.files import InputError
 from competition.base.metrics import Metric, find_metric, log_loss, per_class_accuracy
 from competition.base.workspace import FOLD_JSON, HISTORY_CSV, fold_dir, fold_files
 from competition.data.table import FoldTable
+from competition.runs.folder import check_file
 from competition.runs.oof import OOF, oof_frame, read_oof
 from competition.runs.record import read_run_record
 
@@ -129,6 +130,8 @@ class TrainedRun(Scores):
         """
         numbers = range(self.table.k)
         paths = {fold: fold_dir(self.dir, fold) / HISTORY_CSV for fold in numbers}
+        for path in paths.values():
+            check_file(path)
         frames = {fold: pd.read_csv(path) for fold, path in paths.items() if path.exists()}
         for fold, frame in frames.items():
             frame.insert(0, "fold", fold)

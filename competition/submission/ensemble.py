@@ -11,6 +11,7 @@ from competition.blending.forecast import check_hidden, forecast_blend
 from competition.blending.record import read_blend
 from competition.blending.temperature import sharpen
 from competition.runs.choose_runs import count_left_out
+from competition.runs.folder import check_file
 from competition.runs.kinds import read_run
 from competition.runs.oof import read_oof
 from competition.runs.record import all_runs
@@ -74,6 +75,8 @@ def _ensemble(table, source, oofs, weights, views, temperature, forecast):
 
 
 def check_weights(run, table):
-    """InputError where a run's weights are not there."""
+    """InputError where a run's weights are not there, or are damaged."""
     if missing := [file for file in run.weight_files(table.k) if not file.exists()]:
         raise InputError(f"{missing[0]}: no such file, expected a finished run's weights; train it again")
+    for file in run.weight_files(table.k):
+        check_file(file)

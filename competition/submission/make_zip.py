@@ -14,13 +14,12 @@ taken by this toolkit from the fold models one by one.
 """
 
 import dataclasses
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from competition.base.files import InputError, write_json, write_with
+from competition.base.files import InputError, check_room, room_for_scratch, scratch, write_json, write_with
 from competition.base.metrics import find_metric
 from competition.base.option_values import whole_number
 from competition.base.text import text_table
@@ -48,9 +47,11 @@ from competition.submission.fit_limits import (
     refine_choices,
 )
 from competition.submission.limits import Cost, read_limits
-from competition.submission.package import build_package, pack_folder
+from competition.submission.package import build_package, pack_folder, weights_bytes
 from competition.submission.record import print_record, record_of
 from competition.submission.score_log import keep_older, log_submission
+
+PACKED = 0.8  # of the bytes of weights that a zip of them has at least
 
 
 def make_submission(
@@ -92,6 +93,7 @@ def make_submission(
     )
     path = table.paths.zip
     taken = []
+    check_room(path, int(PACKED * weights_bytes(ensemble, table)), "the zip")
 
     def write(temporary):
         found = prove(ensemble, table, temporary, layout, conditions, count)
@@ -102,7 +104,7 @@ def make_submission(
         keep_older(path, table.paths.zip_json, temporary)
 
     try:
-        write_with(path, write)
+        write_with(path, write, durable=True)
     except RehearsalError as error:
         checks = list_checks(error, min(MOST_REHEARSED, len(table.labels)))
         print(text_table(pd.DataFrame(checks, columns=["check", "found"])), end="\n\n")
@@ -114,7 +116,7 @@ def make_submission(
         "limits": dataclasses.asdict(limits),
         "rehearsal": found,
     }
-    write_json(table.paths.zip_json, record)
+    write_json(table.paths.zip_json, record, durable=True)
     log_submission(path, record, workspace)
     print_record(path, record)
     return path
@@ -135,11 +137,13 @@ def prove(ensemble, table, path, layout, conditions=Conditions(), count=1):
             "float16_differs": float(np.abs(expected - exact).max()),
             "float16_labels": int((expected.argmax(1) != exact.argmax(1)).sum()),
         }
-    with tempfile.TemporaryDirectory() as folder:
+    needed = weights_bytes(ensemble, table)
+    with scratch(needed, "the network of the zip") as folder:
         build_package(ensemble, table, folder, layout.write_code)
         check_package(folder, table.data)
         pack_folder(folder, path)
-    found |= rehearse(path, images, expected, layout.entry, conditions)
+    with room_for_scratch(needed, "the rehearsal of the zip"):
+        found |= rehearse(path, images, expected, layout.entry, conditions)
     seconds = found["load_seconds"] + found["warm_seconds"] + count / found["images_a_second"]
     held = count * np.prod([*table.size, 3]) * 4  # the images themselves, as float32, which the scorer has in memory
     return found | {

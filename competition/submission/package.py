@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from competition.base.workspace import BACKBONE_FILE
 from competition.rehearsal.rehearsal import Entry
 from competition.submission.network import build_networks, export_network
 
@@ -33,6 +34,17 @@ def build_package(ensemble, table, folder, write_code):
         ensemble.half,
     )
     write_code(folder)
+
+
+def weights_bytes(ensemble, table):
+    """How many bytes the weights of an Ensemble take at least, in its zip's SavedModel; a backbone counts once."""
+    sizes = {}
+    for run, _ in ensemble.members:
+        for path in run.weight_files(table.k):
+            size = path.stat().st_size
+            sizes[(path.name, size) if path.name == BACKBONE_FILE else path] = size
+    share = len(ensemble.folds or range(table.k)) / table.k
+    return int(sum(sizes.values()) * share * (0.5 if ensemble.half else 1))
 
 
 def pack_folder(folder, path):

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from competition.base import files, metrics
+from competition.base import metrics
 from competition.base.arrays import Rows
-from competition.base.backend import layers_of
+from competition.base.backend import layers_of, write_weights
 from competition.base.files import InputError
 from competition.base.metrics import find_metric
 from competition.base.workspace import MODEL_FILE, fold_dir
@@ -122,7 +122,7 @@ class WholePhase:
             view: predict_probabilities(self.scored, Rows(self.images, held_out, VIEWS[view]), taken)
             for view in job.recipe.views
         }
-        files.write_with(directory / MODEL_FILE, phase.model.save_weights)
+        write_weights(directory / MODEL_FILE, phase.model)
         save_fold(directory, table, fold, progress, views, min(taken))
 
 

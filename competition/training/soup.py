@@ -15,7 +15,7 @@ import numpy as np
 
 from competition.base import files
 from competition.base.arrays import read_memory
-from competition.base.backend import start_keras
+from competition.base.backend import start_keras, write_weights
 from competition.base.files import InputError, read_json
 from competition.base.metrics import find_metric
 from competition.base.workspace import FOLD_JSON, MODEL_FILE, OOF_NPZ, RUN_JSON, Workspace, check_run_name, fold_dir
@@ -27,7 +27,7 @@ from competition.features.heads import softmax_and_log
 from competition.runs import oof
 from competition.runs.choose_runs import choose_runs
 from competition.runs.finish_run import finish_run, print_folds, save_fold
-from competition.runs.folder import is_done, is_whole
+from competition.runs.folder import begin_folds, is_done, is_whole
 from competition.runs.kinds import read_run
 from competition.runs.predict import predict_held_out
 from competition.runs.record import locked, open_run_record
@@ -101,12 +101,13 @@ def _average_folds(folder, table, members, settings, images):
     for fold in range(table.k):
         if is_done(folder, fold, settings):
             continue
+        begin_folds(folder, [fold])
         models = [member.build_logits(table, fold) for member in members]
         model = models[0]
         model.set_weights(average_weights([model.get_weights() for model in models]))
         logits = predict_held_out(model, table, fold, settings.views, images)
         views = {view: softmax_and_log(each)[0] for view, each in logits.items()}
-        files.write_with(fold_dir(folder, fold) / MODEL_FILE, model.save_weights)
+        write_weights(fold_dir(folder, fold) / MODEL_FILE, model)
         took = [ms for member in members if (ms := read_json(fold_dir(member.dir, fold) / FOLD_JSON).get(MS))]
         save_fold(fold_dir(folder, fold), table, fold, Progress(), views, min(took, default=None))
 

@@ -2,19 +2,20 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
-from competition.base import files
 from competition.base.arrays import Room
-from competition.base.backend import start_keras
+from competition.base.backend import start_keras, write_weights
 from competition.base.bars import EPOCHS_BAR, tqdm
+from competition.base.files import check_room
 from competition.base.metrics import find_metric
-from competition.base.workspace import BACKBONE_FILE
+from competition.base.workspace import BACKBONE_FILE, STATE_NPZ, fold_files
 from competition.data.images import load_images, warn_of_others
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.runs.finish_run import finish_run, print_folds
-from competition.runs.folder import is_done, is_whole
+from competition.runs.folder import begin_folds, is_done, is_sealed, is_whole, remove_states
 from competition.runs.record import locked, open_run_record
 from competition.runs.trained_run import TrainedRun
 from competition.training.callbacks import tell_epoch, telling_end
@@ -36,6 +37,7 @@ def train_table(job):
         config |= job.teaching.config
     with locked(folder):
         record = open_run_record(folder, table, config, settings)
+        remove_states(folder, [fold for fold in range(table.k) if is_done(folder, fold, settings)])
         with telling_end(run, job.callbacks):
             if record["finished"] and is_whole(folder, table, settings):
                 print(f"{folder}: finished before, nothing to do")
@@ -54,6 +56,7 @@ def _train_folds(job, run):
     job = replace(job, folds=[fold for fold in job.folds if not is_done(folder, fold, settings)])
     if not job.folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
         return
+    begin_folds(folder, job.folds)
     tell = partial(tell_epoch, run, job.callbacks)
     start_keras(settings.seed)
     whole = table.whole or table  # whose images and features serve all parts
@@ -61,13 +64,14 @@ def _train_folds(job, run):
     images = table.take(every := load_images(whole, job.memory))
     taught = prepare_lessons(job, images)
     backbone = build_recipe_backbone(job.model, table.size, settings, job.weights)
+    _ask_room(job, backbone)
     if settings.frozen_epochs:
         fused = fuse_batchnorm(backbone)  # half as fast again
         room = Room(job.memory and job.memory.features)
         found = frozen_features(whole, settings, job.model, job.weights, every, fused, room)
         features, pool = ([table.take(part) for part in parts] for parts in found)
-    if not settings.epochs:
-        files.write_with(folder / BACKBONE_FILE, backbone.save_weights)
+    if not settings.epochs and not is_sealed(folder / BACKBONE_FILE):
+        write_weights(folder / BACKBONE_FILE, backbone)
     # where all layers train as well, the heads take no time worth a place on the bar
     with tqdm(
         total=len(job.folds) * (settings.epochs or settings.frozen_epochs),
@@ -84,3 +88,17 @@ def _train_folds(job, run):
             train(job, images, taught, backbone.get_weights(), tell, bar)
         else:
             save_heads(job, features)
+
+
+def _ask_room(job, backbone):
+    """InputError, before what takes long, where the disk has no room for what the training of a Job leaves."""
+    head = pairwise([backbone.output_shape[-1], *job.recipe.head, len(job.table.classes)])
+    size = 4 * (backbone.count_params() + sum((before + 1) * units for before, units in head))  # float32
+    if not job.recipe.epochs:
+        check_room(job.folder, size, "its backbone")
+        return
+    # the weights, two moments of Adam and the best weights; the old state is there until the new one is whole
+    state = size * (3 + bool(job.recipe.patience))
+    there = sum(path.stat().st_size for path in fold_files(job.folder, STATE_NPZ))
+    what = f"the training of {len(job.folds)} folds (weights of each, and its state twice)"
+    check_room(job.folder, len(job.folds) * size + 2 * state - there, what)

@@ -21,8 +21,6 @@ Marshwort are the pair most often confused: 66 of the 200 errors at 96 pixels, 8
 import csv
 import io
 import os
-import shutil
-import tempfile
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ from PIL import Image
 
 from competition.base.bars import tqdm
 from competition.base.files import InputError, read_json, write_json, write_text
+from competition.base.partial import partial_folder
 from competition.base.workspace import (
     ABOUT_JSON,
     LABELS_CSV,
@@ -167,8 +166,7 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
         if found and same and there == {frame.path for frame in frames}:
             return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
+    with partial_folder(folder.parent) as temporary:
         new = temporary / SAMPLE
         for place in {Path(frame.path).parent for frame in frames} | {Path(SAMPLE_HIDDEN, SAMPLE_IMAGES)}:
             (new / place).mkdir(parents=True, exist_ok=True)
@@ -190,8 +188,6 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
         if folder.exists():
             os.replace(folder, temporary / "old")
         os.replace(new, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -25,6 +25,7 @@ from competition.blending.forecast import WIDE, check_hidden, make_forecast
 from competition.blending.gains import averaging_gain, scenes_gain
 from competition.data.folds import assign_folds, make_folds
 from competition.data.table import default_name, group_ids, read_folds
+from competition.features.extract import is_usable
 from competition.features.frozen import find_features
 from competition.features.heads import softmax_and_log
 from competition.trials.rank import rank
@@ -317,7 +318,8 @@ def read_pool(name, workspace=Workspace()):
 
 
 def _read_features(table):
-    return {f"{key['model']} {path.stem}": _reduce(np.load(path)) for key, path in find_features(table, "identity")}
+    found = [(key, path) for key, path in find_features(table, "identity") if is_usable(path)]
+    return {f"{key['model']} {path.stem}": _reduce(np.load(path)) for key, path in found}
 
 
 def _reduce(features):

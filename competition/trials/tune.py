@@ -344,7 +344,7 @@ def _steps(folder, folds, epochs, score_epochs):
     steps, ends = [], []
     for place, fold in enumerate(folds):
         path = fold_dir(folder, fold) / HISTORY_CSV
-        history = files.read_csv(path) if path.exists() else pd.DataFrame({"phase": [], "val_accuracy": []})
+        history = oof.read_history(path) if path.exists() else pd.DataFrame({"phase": [], "val_accuracy": []})
         scores = score_epochs(path.parent, history[history["phase"] == "full"]).tolist()
         steps += [[place * epochs + epoch, float(np.mean([*ends, value]))] for epoch, value in enumerate(scores, 1)]
         ends += scores[-1:]

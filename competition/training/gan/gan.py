@@ -31,9 +31,10 @@ from PIL import Image
 
 from competition.base import files
 from competition.base.arrays import Joined, Rows, read_memory
-from competition.base.backend import make_repeatable, start_keras
+from competition.base.backend import make_repeatable, start_keras, write_weights
 from competition.base.bars import EPOCHS_BAR, tqdm
 from competition.base.files import InputError
+from competition.base.sums import SUMS, seal
 from competition.base.text import text_table
 from competition.base.workspace import GAN_JSON, GENERATOR_FILE, NEIGHBOURS_PNG, Workspace, fold_dir, samples_file
 from competition.data.images import load_images
@@ -149,8 +150,10 @@ def read_synthetic(table, fold, n):
     directory, record = _fold_dir(table, fold), files.read_json(_fold_dir(table, fold) / GAN_JSON)
     settings, shape = Settings(**record["config"]["settings"]), record["config"]["shape"]
     generator = build_generator(shape, len(table.classes), settings)
-    remedy = f"remove {directory} and run make gan again"
-    read_weights(generator.load_weights, directory / GENERATOR_FILE, "of this GAN", remedy)
+    remedy = f"`rm -r {directory}` and `make gan NAME={table.name}` make it anew, with the SET= that it was made with"
+    read_weights(
+        generator.load_weights, directory / GENERATOR_FILE, "of this GAN", record=directory / GAN_JSON, remedy=remedy
+    )
     labels = np.repeat(np.arange(len(table.classes)), n)
     small = generate(generator, labels, np.random.default_rng([settings.seed, fold, 2]))
     return enlarge(small, table.size), labels
@@ -298,7 +301,7 @@ def _judge_fold(job, pair, backbone, images):
     asked = np.sort(random.permutation(train)[:ENOUGH])
     pair.generator.set_weights(weights)
     made = generate(pair.generator, asked, random)
-    files.write_with(directory / GENERATOR_FILE, pair.generator.save_weights)
+    write_weights(directory / GENERATOR_FILE, pair.generator)
 
     def features(pictures):
         return predict(backbone, pictures)
@@ -323,6 +326,7 @@ def _judge_fold(job, pair, backbone, images):
         [row for some in chosen if len(some) for row in (list(made[some]), list(small[nearest[some]]))],
     )
     job.record.update(measures=measures, verdict=decide(measures))
+    job.record[SUMS] = seal(directory, [GENERATOR_FILE])
     _write_record(directory, job.record)
 
 
@@ -359,7 +363,7 @@ def _open_record(table, settings, fold):
 
 
 def _write_record(directory, record):
-    files.write_json(directory / GAN_JSON, record)
+    files.write_json(directory / GAN_JSON, record, durable=bool(record["verdict"]))
 
 
 def _report(table, records):

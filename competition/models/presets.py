@@ -22,6 +22,7 @@ LIBRARIES = {"hub": "competition.models.keras_hub", "cv": "competition.models.ke
 CONFIG_JSON = "config.json"
 WEIGHTS_H5 = "model.weights.h5"
 WEIGHTS_SAFE = "model.safetensors"  # of folders that timm and transformers write
+WEIGHTS_FILES = (WEIGHTS_H5, WEIGHTS_SAFE)
 OWN_FILES = (CONFIG_JSON, "image_converter.json", "preprocessor.json", "task.json", "metadata.json")
 UNUSED = ("name", "trainable", "dtype", "input_tensor")  # keys of a saved config that say nothing about the network
 
@@ -108,7 +109,7 @@ def weights_file(preset: Preset, weights: str | Path) -> Path:
     if weights != "imagenet" and (folder / WEIGHTS_H5).is_file():
         return folder / WEIGHTS_H5
     if preset.folder:
-        for name in (WEIGHTS_H5, WEIGHTS_SAFE):
+        for name in WEIGHTS_FILES:
             if (preset.folder / name).is_file():
                 return preset.folder / name
         there = sorted(one.name for one in preset.folder.iterdir())

@@ -12,7 +12,6 @@ from pathlib import Path
 from competition.base.files import InputError
 from competition.models.presets import CONFIG_JSON, WEIGHTS_H5, Family, Network, Preset, plain_config, read_config
 
-SHAPE = "input_shape"  # the key of a config that is the shape of an image
 TRAINED = ("_imagenet", "_coco", "_sa1b")  # how the names end that have weights
 FAMILIES = {
     "MiTBackbone": Family(grid=32, smallest=32),

@@ -5,9 +5,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from competition.base.files import InputError, warn
-from competition.models.presets import CONFIG_JSON, WEIGHTS_H5, Family, Network, Preset, plain_config, read_config
+from competition.models.presets import (
+    CONFIG_JSON,
+    WEIGHTS_H5,
+    Family,
+    Network,
+    Preset,
+    plain_config,
+    read_config,
+    shape_key,
+)
 
-SHAPE = "image_shape"  # the key of a config that is the shape of an image
 INSTALL = "make setup HUB=1 (or pip install 'competition-toolkit[hub]')"
 HANDLE, HF = "kaggle_handle", "hf://"
 
@@ -117,16 +125,10 @@ def _describe(model, kind, config, source, folder):
         part = config["vision_encoder"]
         kind, config = part.get("registered_name") or f"keras_hub>{part['class_name']}", part["config"]
     found = keras.saving.get_registered_object(kind)
-    if found is None or SHAPE not in _parameters(found):
+    if found is None or not shape_key(found):
         raise InputError(f"MODEL={model}: {kind.partition('>')[2] or kind} is no network that takes images alone")
     scale, offset, licence = _converter(model, source, folder)
     return Preset(model, Network(kind, plain_config(config), scale, offset), folder, licence)
-
-
-def _parameters(kind):
-    import inspect
-
-    return inspect.signature(kind.__init__).parameters
 
 
 def _converter(model, source, folder):

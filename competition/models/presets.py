@@ -5,6 +5,7 @@ preset in place of the name. Those modules say what a library has. Here its netw
 size, on layers that resize and normalise; its weights are fitted to that size, and its output becomes one vector.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ WEIGHTS_H5 = "model.weights.h5"
 WEIGHTS_SAFE = "model.safetensors"  # of folders that timm and transformers write
 WEIGHTS_FILES = (WEIGHTS_H5, WEIGHTS_SAFE)
 OWN_FILES = (CONFIG_JSON, "image_converter.json", "preprocessor.json", "task.json", "metadata.json")
+SHAPES = ("image_shape", "input_shape")  # what the shape of an image is called in configs
 UNUSED = ("name", "trainable", "dtype", "input_tensor")  # keys of a saved config that say nothing about the network
 
 
@@ -187,11 +189,16 @@ def fit_size(network: Network, size: Sequence[int]) -> tuple[int, ...]:
 
 def native_size(network: Network) -> tuple[int, ...] | None:
     """(height, width) that a preset's weights were made at, None where its network does not say."""
-    for key in ("image_shape", "input_shape"):
+    for key in SHAPES:
         shape = network.config.get(key)
         if shape and all(shape[:2]):
             return tuple(shape[:2])
     return None
+
+
+def shape_key(kind: Any) -> str | None:
+    """Which parameter of a class of networks is the shape of an image; None of a network that takes none alone."""
+    return next((key for key in SHAPES if key in inspect.signature(kind.__init__).parameters), None)
 
 
 def build_features(preset: Preset, x: Any, weights: Path | None = None) -> Any:
@@ -278,7 +285,7 @@ def _build(preset, size):
     kind = getattr(models, _class_name(network), None) or keras.saving.get_registered_object(network.kind)
     if kind is None:
         raise InputError(f"{preset}: this version of its library has no {_class_name(network)}")
-    key = _library_of(network).SHAPE
+    key = shape_key(kind)
     try:
         return kind.from_config(json.loads(json.dumps(network.config)) | {key: (*size, 3)})
     except (TypeError, ValueError) as error:

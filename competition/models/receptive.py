@@ -35,7 +35,7 @@ POINTWISE = frozenset(
     "Activation ReLU LeakyReLU PReLU ELU Relu Relu6 Silu Gelu Sigmoid HardSigmoid HardSilu Tanh Softmax Dropout "
     "SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout StochasticDepth LayerScale CustomScaleLayer "
     "BatchNormalization LayerNormalization RMSNormalization UnitNormalization Normalization Rescaling Dense Identity "
-    "Cast Flip Add Subtract Multiply Divide TrueDivide Average Maximum Minimum Concatenate".split()
+    "Cast ConvertToTensor Flip Add Subtract Multiply Divide TrueDivide Average Maximum Minimum Concatenate".split()
 )
 POOLED = frozenset("GlobalAveragePooling2D GlobalMaxPooling2D Flatten Reshape".split())  # no map comes out
 EVERYWHERE = {

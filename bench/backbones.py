@@ -15,6 +15,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")  # what is compared to the bit is so on a CPU
 
 import numpy as np
 
@@ -145,6 +146,7 @@ HUB = {
             "stackwise_depth": [1, 2],
             "stackwise_strides": [2, 2],
             "stackwise_num_filters": [16, 32],
+            "stage_type": "dark",
             "block_type": "dark_block",
         },
     ),

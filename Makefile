@@ -21,7 +21,7 @@ VARIABLES = $(foreach name,$(NAMES),$(name)='$(subst ','\'',$(value $(name)))')
 help:  ## print the targets (this page)
 	@$(PYTHON) -m competition.cli.help Makefile
 
-setup: $(READY)  ## create .venv with the pinned requirements, once -- make setup   or   make setup GPU=1
+setup: $(READY)  ## create .venv with the pinned requirements, once -- make setup   or   make setup GPU=1   or   make setup HUB=1
 
 test: $(VENV)/.test  ## run the whole test suite -- make test
 	$(VENV)/bin/python -m pytest -q tests
@@ -46,10 +46,15 @@ bench: $(READY)  ## measure speed, memory and scale beside a plain Keras loop --
 # Installed anew only when requirements.txt changes, or when CUDA is asked for the first time (.venv/.gpu remembers it).
 CUDA := $(or $(filter-out 0,$(call given,GPU)),$(wildcard $(VENV)/.gpu))
 
-$(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
+# KerasHub is installed when it is asked for the first time (.venv/.hub remembers it), without what it depends on: that
+# would bring a second TensorFlow and another kagglesdk. requirements-hub.txt lists what it needs of it.
+KERAS_HUB := $(or $(filter-out 0,$(call given,HUB)),$(wildcard $(VENV)/.hub))
+
+$(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) $(if $(KERAS_HUB),requirements-hub.txt $(VENV)/.hub) | $(VENV)/bin/pip
 	$(if $(CUDA),$(VENV)/bin/pip uninstall -q -y tensorflow-cpu)
 	sed 's/^tensorflow-cpu==/$(if $(CUDA),tensorflow[and-cuda],tensorflow-cpu)==/' requirements.txt > $(VENV)/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
+	$(if $(KERAS_HUB),$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements-hub.txt)
 	@touch $@
 
 # The copies of the notebooks that the docs show, with what their cells gave.
@@ -65,7 +70,7 @@ $(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
-$(VENV)/.gpu: | $(VENV)/bin/pip
+$(VENV)/.gpu $(VENV)/.hub: | $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/bin/pip:

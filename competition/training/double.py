@@ -31,6 +31,7 @@ from competition.features.extract import MS
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
+from competition.models.presets import file_name
 from competition.recipes.settle import settle
 from competition.runs import oof
 from competition.runs.finish_run import finish_run, print_folds, write_fold_end
@@ -78,7 +79,7 @@ def double(
     tree = read_splits(splits, table)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
-    job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}-double", memory)
+    job = prepare_job(settled, only_fold, run or f"{file_name(settled.model)}-{Path(recipe).stem}-double", memory)
     job = replace(job, callbacks=callbacks, workers=workers)
     folder, settings = job.folder, job.recipe
     if settings.synthetic:

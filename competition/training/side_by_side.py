@@ -21,11 +21,13 @@ import numpy as np
 from competition.base import files
 from competition.base.backend import start_keras
 from competition.base.bars import tqdm
+from competition.base.sums import SUMS
 from competition.base.workers import open_crew
 from competition.base.workspace import FOLD_JSON, HEAD_FILE, STATE_NPZ, fold_dir
 from competition.models.backbones import Weights, register_backbone, share_own
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
+from competition.runs.folder import seal_fold
 from competition.training.full_phase import WholePhase
 
 
@@ -121,7 +123,8 @@ def train_side_by_side(job, images, taught, start, tell, bar):
             directory = fold_dir(job.folder, fold)
             for name, content in message.written.items():
                 if name == FOLD_JSON:
-                    files.write_json(directory / name, json.loads(content) | place._asdict())
+                    end = json.loads(content) | place._asdict() | {SUMS: seal_fold(directory)}
+                    files.write_json(directory / name, end, durable=True)
                 elif content is None:
                     (directory / name).unlink(missing_ok=True)
                 else:

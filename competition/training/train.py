@@ -22,6 +22,7 @@ from competition.base.option_values import whole_number
 from competition.base.workers import read_workers
 from competition.base.workspace import RUN_JSON, STUDY_RUN, Workspace
 from competition.data.table import read_folds
+from competition.models.presets import file_name
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
 from competition.runs.seeds import plain_heads
@@ -73,7 +74,7 @@ def train(
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
-    job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}{kind}", memory)
+    job = prepare_job(settled, only_fold, run or f"{file_name(settled.model)}-{Path(recipe).stem}{kind}", memory)
     job = replace(job, callbacks=callbacks, workers=crew)
     if kind:
         job = replace(job, teaching=read_teaching(table, teacher, pseudo))

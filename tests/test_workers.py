@@ -63,7 +63,7 @@ register_backbone("tiny", build)
 here, found = Competition(".", "data", verbose=False), {}
 here.folds("data", folds=3)
 recipe = {"epochs": 3, "batch_size": 8, "image_size": 0, "least_size": 0, "mixup": 0.5, "rate": 1e-3}
-alone = here.train("tiny", run="alone", again=False, weights="none", **recipe)
+alone = here.train("tiny", run="alone", weights="none", **recipe)
 
 from ray.cluster_utils import Cluster
 
@@ -72,10 +72,12 @@ for _ in range(2):
     cluster.add_node(num_cpus=1, object_store_memory=10**8)
 callback = Kill()
 apart = here.train(
-    "tiny", run="apart", again=False, weights="none", workers=2, cluster=cluster.address, callbacks=[callback], **recipe
+    "tiny", run="apart", weights="none", workers=2, cluster=cluster.address, callbacks=[callback], **recipe
 )
 cluster.shutdown()
 found["same"] = files_of(apart) == files_of(alone) and len(files_of(alone)) > 6
+again = [files_of(here.run(f"{name}-seed1")) for name in ("apart", "alone")]
+found["again"] = again[0] == again[1] and sorted(again[0])[-1].startswith("fold_0/")
 found["folds"] = [json.loads((apart.dir / f"fold_{k}/fold.json").read_text()) for k in range(3)]
 found["history"] = [len(alone.history), len(apart.history)]
 ends = time.monotonic() + 60
@@ -95,7 +97,7 @@ def test_a_cluster_of_two_nodes_trains_the_same_though_a_worker_is_killed(tmp_pa
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["workers"] == 2 and found["left"] == 0
-    assert found["same"] and found["history"] == [9, 9]
+    assert found["same"] and found["again"] and found["history"] == [9, 9]
     assert all(fold["threads"] == 1 and fold["host"] for fold in found["folds"])
     assert "is lost; another one goes on with what it had told" in done.stderr
 

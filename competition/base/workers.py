@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,34 +64,37 @@ def read_workers(workers: int | str | None, cluster: str | None) -> Workers | No
     return Workers(count, cluster or "")
 
 
+class Task(NamedTuple):
+    """A piece of work for one worker."""
+
+    group: int  # of tasks that share what a worker makes for them once
+    work: Any  # what is handed on to the worker
+    title: str  # for messages: "fold 2"
+
+
+@dataclass(frozen=True)
 class Crew:
-    """The workers of a started Ray.
+    """The workers of a started Ray: how many, and what each has."""
 
-    `make` is a class whose objects live on the workers: `make(*parts)` once a worker, then `method(task, ...)`, a
-    generator, for one task after another.
-    """
-
-    def __init__(self, count: int, cpus: int, gpus: float, environment: dict[str, str]) -> None:
-        self.count, self.cpus, self.gpus = count, cpus, gpus
-        self.environment = environment
+    count: int
+    cpus: int
+    gpus: float
+    environment: dict[str, str]
 
     def run(
         self,
-        make: type,
-        parts: Sequence[Any],
-        tasks: Sequence[Any],
-        begin: Callable[[Any], Sequence[Any]],
-        receive: Callable[[Any, Any, Place], None],
-        title: str,
+        groups: Mapping[int, tuple[type, Sequence[Any]]],
+        tasks: Sequence[Task],
+        begin: Callable[[Task], Sequence[Any]],
+        receive: Callable[[Task, Any, Place], None],
     ) -> None:
         """Let the workers do all tasks, each by one worker at a time.
 
-        parts    arguments of `make`; they travel to each machine once
-        begin    called with a task when a worker takes it, anew when that worker was lost: the arguments of
-                 `make.work(task, *arguments)`, which yields what the worker tells
-        receive  called here with a task, what its worker told, and the Place, in the order in which it was told
-
-        title    what a task is, for messages: "fold"
+        groups   {group: (a class, the arguments of it)}: a worker makes such an object once, and its
+                 `work(task.work, ...)`, a generator, does one task of the group after another. The arguments travel to
+                 each machine once
+        begin    called with a task when a worker takes it, anew when that worker was lost: what `work` gets besides
+        receive  called here with a task, what its worker told (yielded) and the Place, in the order of telling
 
         A worker that is lost costs what it had not told yet: another one takes its task. InputError when LOSSES workers
         were lost over a task that told nothing in between. What the work itself raises is raised here.
@@ -99,47 +102,51 @@ class Crew:
         import ray
         from ray import exceptions
 
-        shared = [ray.put(part) for part in parts]
+        shared = {group: (make, [ray.put(part) for part in parts]) for group, (make, parts) in groups.items()}
         actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": self.environment})(_Worker)
-        waiting, idle, losses = list(tasks), [], dict.fromkeys(tasks, 0)
-        busy: dict[Any, tuple[Any, Any, Place | None]] = {}  # what a worker tells: the worker, its task and its place
+        waiting, losses = list(tasks), dict.fromkeys(tasks, 0)
+        idle: list[tuple[Any, int | None]] = []  # workers, and the group that each did last
+        busy: dict[Any, tuple[Any, Task, Place | None]] = {}  # what is told: the worker, its task and its place
 
         def start() -> None:
             while waiting and len(busy) < self.count:
-                worker = idle.pop() if idle else actor.remote(make, *shared)
-                task = waiting.pop(0)
-                told = worker.work.options(num_returns="streaming").remote(task, *begin(task))
+                worker, last = idle.pop() if idle else (actor.remote(), None)
+                task = next((task for task in waiting if task.group == last), waiting[0])
+                waiting.remove(task)
+                make, parts = shared[task.group]
+                told = worker.work.options(num_returns="streaming").remote(
+                    task.group, make, task.work, begin(task), *parts
+                )
                 busy[told] = worker, task, None
 
         start()
         while busy:
             (told,), _ = ray.wait(list(busy), num_returns=1, fetch_local=False)
             worker, task, place = busy[told]
+            where = f" on {place.host}" if place else ""
             try:
                 message = ray.get(next(told))
             except StopIteration:
                 del busy[told]
-                idle.append(worker)
+                idle.append((worker, task.group))
                 start()
             except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.WorkerCrashedError) as error:
                 del busy[told]
                 losses[task] += 1
-                where = f" on {place.host}" if place else ""
                 if losses[task] >= LOSSES:
                     reason = str(error).strip().splitlines()[0]
                     raise InputError(
-                        f"{title} {task}: {LOSSES} workers{where} ended one after the other ({reason}); "
+                        f"{task.title}: {LOSSES} workers{where} ended one after the other ({reason}); "
                         "fewer WORKERS= take less memory"
                     ) from None
-                warn(f"{title} {task}: its worker{where} is lost; another one goes on with what it had told")
+                warn(f"{task.title}: its worker{where} is lost; another one goes on with what it had told")
                 waiting.insert(0, task)
                 start()
             except exceptions.RayTaskError as error:
                 cause = error.cause
-                where = place.host if place else "a worker"
                 if isinstance(cause, InputError):
-                    raise InputError(f"{cause} ({title} {task}, on {where})") from None
-                warn(f"{title} {task}, on {where}: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}")
+                    raise InputError(f"{cause} ({task.title}{where})") from None
+                warn(f"{task.title}{where}: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}")
                 raise cause from None
             else:
                 if place:
@@ -150,17 +157,20 @@ class Crew:
 
 
 class _Worker:
-    """What Ray runs: an object of the class `make`, and where it is."""
+    """What Ray runs: the object of one group of tasks after the other, and where it is."""
 
-    def __init__(self, make, *parts):
-        self.does = make(*parts)
+    def __init__(self):
+        self.group: int | None = None
+        self.does: Any = None
 
-    def work(self, task, *arguments):
+    def work(self, group, make, work, arguments, *parts):
         import ray
 
-        threads = int(os.environ["TF_NUM_INTRAOP_THREADS"])
-        yield Place(ray.util.get_node_ip_address(), threads, len(ray.get_gpu_ids()))
-        yield from self.does.work(task, *arguments)
+        yield Place(ray.util.get_node_ip_address(), int(os.environ["TF_NUM_INTRAOP_THREADS"]), len(ray.get_gpu_ids()))
+        if group != self.group:
+            self.does = None  # makes room
+            self.group, self.does = group, make(*parts)
+        yield from self.does.work(work, *arguments)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """The second phase: all layers train, one fold after the other, in one compiled model."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from competition.runs.finish_run import save_fold
 from competition.runs.single import read_head
 from competition.training.batches import count_steps, make_batches, prefetch
 from competition.training.frozen_phase import read_head_progress
+from competition.training.job import Job
 from competition.training.optimizer import compile_model, layer_rates
 from competition.training.progress import (
     Progress,
@@ -93,18 +96,27 @@ class Phase:
         return sums / steps
 
 
-def train_whole(job, images, taught, start, tell, bar):
-    """Train everything, one fold after the other, from the backbone's weights `start`; writes what each fold leaves.
+class Work(NamedTuple):
+    """What the second phase of a Job's folds is given."""
 
-    tell   called with a fold and the row of each epoch of its history, when all of that epoch is on disk
-    """
-    phase = WholePhase(job, images, taught, start)
-    for fold in job.folds:
-        phase.train(job, fold, tell, bar)
+    job: Job
+    images: Any  # uint8 [n, h, w, 3], those of its table
+    taught: dict  # {fold: Taught}
+    start: list  # the weights that the backbone begins with
+    tell: Callable  # called with a fold and the row of each epoch of its history, when all of that epoch is on disk
+    bar: Any  # tqdm, which counts epochs
+    drawn: tuple  # the state of `random`, of which Keras draws the seeds of new layers
+
+
+def train_whole(work):
+    """Train everything, one fold after the other; writes what each fold leaves."""
+    phase = WholePhase(work.job, work.images, work.taught, work.start)
+    for fold in work.job.folds:
+        phase.train(work.job, fold, work.tell, work.bar)
 
 
 class WholePhase:
-    """A Phase with all that its folds share, one of which it trains at a time; parameters as of train_whole."""
+    """A Phase with all that its folds share, one of which it trains at a time; parameters as in Work."""
 
     def __init__(self, job, images, taught, start):
         self.images, self.taught = images, taught

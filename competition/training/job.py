@@ -26,6 +26,7 @@ class Job:
     memory: Memory | None = None  # for images and features; None: as much as they need
     callbacks: tuple[Callback, ...] = ()  # told of each epoch
     teaching: Any = None  # a teach.Teaching, where finished runs say what to learn
+    spare: bool = False  # whether a run that only serves the forecast: others do without it
     workers: Workers | None = None  # that train folds side by side; None: this process trains one after the other
 
     @property

@@ -22,7 +22,7 @@ from competition.base import files
 from competition.base.backend import start_keras
 from competition.base.bars import tqdm
 from competition.base.sums import SUMS
-from competition.base.workers import open_crew
+from competition.base.workers import Task, open_crew
 from competition.base.workspace import FOLD_JSON, HEAD_FILE, STATE_NPZ, fold_dir
 from competition.models.backbones import Weights, register_backbone, share_own
 from competition.models.classifier import build_recipe_backbone
@@ -101,26 +101,45 @@ class FoldTrainer:
         self.phase = WholePhase(job, self.images, self.taught, self.start)
 
 
-def train_side_by_side(job, images, taught, start, tell, bar):
-    """As full_phase.train_whole, by the Job's workers; a fold's fold.json says who trained it."""
-    with open_crew(job.workers) as crew, ExitStack() as stack:
-        bars = {
-            fold: stack.enter_context(
-                tqdm(total=job.recipe.epochs, desc=f"fold {fold}", unit="epoch", leave=False, position=place)
-            )
-            for place, fold in enumerate(job.folds, 1)
-        }
-        plain = replace(job, callbacks=(), workers=None, teaching=None)
+def train_side_by_side(workers, works):
+    """As full_phase.train_whole, of several Works (full_phase) at once, by Workers.
 
-        def begin(fold):
-            one, directory = taught[fold], fold_dir(job.folder, fold)
-            own = None if one.images is images else np.asarray(one.images[:])
+    The fold.json of a fold says who trained it.
+    """
+    many = len(works) > 1
+    with open_crew(workers) as crew, ExitStack() as stack:
+        groups, tasks = {}, []
+        for number, work in enumerate(works):
+            plain = replace(work.job, callbacks=(), workers=None, teaching=None)
+            own = share_own(work.job.model)
+            groups[number] = FoldTrainer, (plain, np.asarray(work.images[:]), work.start, work.drawn, own)
+            for fold in work.job.folds:
+                title = f"{work.job.folder.name} fold {fold}" if many else f"fold {fold}"
+                tasks.append(Task(number, fold, title))
+        bars = {
+            task: stack.enter_context(
+                tqdm(
+                    total=works[task.group].job.recipe.epochs,
+                    desc=task.title,
+                    unit="epoch",
+                    leave=False,
+                    position=place,
+                )
+            )
+            for place, task in enumerate(tasks, len(works))
+        }
+
+        def begin(task):
+            work, fold = works[task.group], task.work
+            one, directory = work.taught[fold], fold_dir(work.job.folder, fold)
+            own = None if one.images is work.images else np.asarray(one.images[:])
             kept = (directory / name for name in (HEAD_FILE, STATE_NPZ))
             found = {path.name: path.read_bytes() for path in kept if path.exists()}
             return one._replace(images=None, behind=()), own, found
 
-        def receive(fold, message, place):
-            directory = fold_dir(job.folder, fold)
+        def receive(task, message, place):
+            work, fold = works[task.group], task.work
+            directory = fold_dir(work.job.folder, fold)
             for name, content in message.written.items():
                 if name == FOLD_JSON:
                     end = json.loads(content) | place._asdict() | {SUMS: seal_fold(directory)}
@@ -129,18 +148,16 @@ def train_side_by_side(job, images, taught, start, tell, bar):
                     (directory / name).unlink(missing_ok=True)
                 else:
                     files.write_bytes(directory / name, content)
-            fresh = message.epochs - bars[fold].n  # an epoch may be told twice
-            bars[fold].update(fresh)
-            bar.update(fresh)
+            fresh = message.epochs - bars[task].n  # an epoch may be told twice
+            bars[task].update(fresh)
+            work.bar.update(fresh)
             if message.row:
-                bars[fold].set_postfix_str(f"{place.host}, {message.row['seconds']:.0f} s an epoch", refresh=False)
-                tell(fold, message.row)
+                bars[task].set_postfix_str(f"{place.host}, {message.row['seconds']:.0f} s an epoch", refresh=False)
+                work.tell(fold, message.row)
             else:
-                bar.total -= job.recipe.epochs - message.epochs  # what an early stop spared
+                work.bar.total -= work.job.recipe.epochs - message.epochs  # what an early stop spared
 
-        drawn = random.getstate()  # of which Keras draws the seeds of new layers
-        parts = plain, np.asarray(images[:]), start, drawn, share_own(job.model)
-        crew.run(FoldTrainer, parts, job.folds, begin, receive, "fold")
+        crew.run(groups, tasks, begin, receive)
 
 
 class _Count:

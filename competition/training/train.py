@@ -27,10 +27,10 @@ from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
 from competition.runs.seeds import plain_heads
 from competition.training.callbacks import Callback, check_callbacks
-from competition.training.job import prepare_job
+from competition.training.job import Job, prepare_job
 from competition.training.teach import read_teaching
 from competition.training.tensorboard import TensorBoard
-from competition.training.train_folds import train_table
+from competition.training.train_folds import train_table, train_tables
 
 
 def train(
@@ -51,6 +51,47 @@ def train(
 ) -> Path:
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
 
+    Parameters and errors are those of read_job. InputError as well for a run folder made from another config, fold table
+    or other images.
+    """
+    return train_table(
+        read_job(
+            model,
+            recipe,
+            name,
+            weights,
+            run,
+            only_fold,
+            overrides,
+            memory,
+            callbacks,
+            teacher,
+            pseudo,
+            workers,
+            cluster,
+            workspace,
+        )
+    )
+
+
+def read_job(
+    model: str,
+    recipe: str | Path = "quick",
+    name: str | None = None,
+    weights: str | Path = "imagenet",
+    run: str | None = None,
+    only_fold: str | int | None = None,
+    overrides: Sequence[str] = (),
+    memory: Any = None,
+    callbacks: Sequence[Callback] = (),
+    teacher: str | None = None,
+    pseudo: str | None = None,
+    workers: int | str | None = None,
+    cluster: str | None = None,
+    workspace: Workspace = Workspace(),
+) -> Job:
+    """The Job that these options mean.
+
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
     run        name of the run; default <model>-<recipe>
     only_fold  train just this fold, or these ("0,2"); the OOF is written by whichever call trains the last missing one
@@ -66,8 +107,7 @@ def train(
     callbacks  objects that are told of each epoch of each fold (callbacks.Callback); what one raises ends the training
                there, and the same call goes on with it
 
-    Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
-    other images.
+    Raises InputError for anything that cannot be used.
     """
     callbacks, memory, crew = check_callbacks(callbacks), read_memory(memory), read_workers(workers, cluster)
     table = read_folds(name, workspace)
@@ -80,7 +120,7 @@ def train(
         job = replace(job, teaching=read_teaching(table, teacher, pseudo))
         if not teacher:
             job = replace(job, recipe=replace(job.recipe, teacher_weight=0.0))
-    return train_table(job)
+    return job
 
 
 def train_seeds(
@@ -120,6 +160,9 @@ def train_seeds(
             **options | more,
         )
 
+    if how is train and read_workers(options.get("workers"), options.get("cluster")):
+        first = read_job(model, recipe=recipe, run=run, overrides=overrides, **options)
+        return _train_at_once(first, count, again, seed, model, recipe, overrides, options)
     folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]
     folders += [train_seed(i) for i in range(1, count)]
     if count == 1 and again and _wants_another_seed(folders[0]):
@@ -134,6 +177,28 @@ def train_seeds(
         except InputError as error:
             files.warn(f"{error}. {folders[0]} is whole without it; AGAIN=0 leaves it out")
     return folders
+
+
+def _train_at_once(first, count, again, seed, model, recipe, overrides, options):
+    """train_seeds of a first Job that has workers: these train the folds of all runs side by side."""
+
+    def read_seed(i, **more):
+        run, values = f"{first.folder.name}-seed{i}", [*overrides, f"seed={seed + i}"]
+        return read_job(model, recipe=recipe, run=run, overrides=values, **options | more)
+
+    jobs = [first, *(read_seed(i) for i in range(1, count))]
+    alone = count == 1 and options.get("only_fold") in (None, "")
+    if alone and again and first.recipe.epochs and not first.folder.name.startswith(STUDY_RUN):
+        try:
+            jobs.append(replace(read_seed(1, only_fold=0), spare=True))
+            print(
+                f"{first.folder}: its first fold is trained once more, with another seed. This tells the forecast what "
+                "averaging the fold models gains (AGAIN=0 leaves this out)",
+                flush=True,
+            )
+        except InputError as error:
+            files.warn(f"{error}. {first.folder} is whole without it; AGAIN=0 leaves it out")
+    return train_tables(jobs)
 
 
 def _wants_another_seed(folder):

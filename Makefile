@@ -31,7 +31,7 @@ endef
 help:  ## print the targets (this page)
 	@$(PYTHON) -m competition.cli.help Makefile
 
-setup: $(READY)  ## create .venv with the pinned requirements, once -- make setup   or   make setup GPU=1
+setup: $(READY)  ## create .venv with the pinned requirements, once -- make setup   or   make setup GPU=1   or   make setup HUB=1 CLUSTER=1
 
 test: $(VENV)/.test  ## run the whole test suite -- make test
 	$(VENV)/bin/python -m pytest -q tests
@@ -56,10 +56,20 @@ bench: $(READY)  ## measure speed, memory and scale beside a plain Keras loop --
 # Installed anew only when requirements.txt changes, or when CUDA is asked for the first time (.venv/.gpu remembers it).
 CUDA := $(or $(filter-out 0,$(call given,GPU)),$(wildcard $(VENV)/.gpu))
 
-$(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) | $(VENV)/bin/pip
+# KerasHub is installed when it is asked for the first time (.venv/.hub remembers it), without what it depends on: that
+# would bring a second TensorFlow and another kagglesdk. requirements-hub.txt lists what it needs of it.
+KERAS_HUB := $(or $(filter-out 0,$(call given,HUB)),$(wildcard $(VENV)/.hub))
+
+# Ray likewise (.venv/.cluster remembers it), by `make setup CLUSTER=1`; of other targets CLUSTER= is an option.
+RAY := $(or $(if $(filter setup,$(MAKECMDGOALS)),$(filter-out 0,$(call given,CLUSTER))),$(wildcard $(VENV)/.cluster))
+
+$(READY): requirements.txt $(if $(CUDA),$(VENV)/.gpu) $(if $(KERAS_HUB),requirements-hub.txt $(VENV)/.hub) \
+  $(if $(RAY),requirements-cluster.txt $(VENV)/.cluster) | $(VENV)/bin/pip
 	$(if $(CUDA),$(VENV)/bin/pip uninstall -q -y tensorflow-cpu)
 	sed 's/^tensorflow-cpu==/$(if $(CUDA),tensorflow[and-cuda],tensorflow-cpu)==/' requirements.txt > $(VENV)/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
+	$(if $(KERAS_HUB),$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements-hub.txt)
+	$(if $(RAY),$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-cluster.txt)
 	@touch $@
 
 # The copies of the notebooks that the docs show, with what their cells gave.
@@ -67,15 +77,15 @@ docs/examples/%.ipynb: examples/%.ipynb | $(READY) $(VENV)/.docs
 	$(VENV)/bin/python examples/run.py docs/examples $<
 
 # What tests and lint need besides the product, and what the docs need: each is installed when it is first asked for.
-$(VENV)/.test: requirements-test.txt $(READY)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-test.txt
+$(VENV)/.test: requirements-test.txt requirements-cluster.txt $(READY)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-test.txt -r requirements-cluster.txt
 	@touch $@
 
 $(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/pip
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
-$(VENV)/.gpu: | $(VENV)/bin/pip
+$(VENV)/.gpu $(VENV)/.hub $(VENV)/.cluster: | $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/bin/pip:

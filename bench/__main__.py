@@ -27,7 +27,7 @@ from competition.cli.options import Option, Verb
 from competition.cli.parser import Parser, add_options, to_flags
 from competition.trials.sample import write_sample
 
-THEMES = ("frozen", "heads", "finetune", "startup", "step", "accuracy", "prediction", "scale", "gpu")
+THEMES = ("frozen", "heads", "finetune", "startup", "step", "accuracy", "prediction", "scale", "workers", "gpu")
 WITHOUT = ("gpu",)  # themes that run under whatever backend of Keras there is
 BESIDE = ("torch", "torchvision", "timm", "jax", "opencv-python-headless")  # measured beside, or drawn by
 RESULTS = Path(__file__).parent / "results.csv"

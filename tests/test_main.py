@@ -310,6 +310,8 @@ def test_flags_reach_the_verb(given):
             "memory": "4G",
             "teacher": None,
             "pseudo": None,
+            "workers": None,
+            "cluster": None,
             "tensorboard": False,
             "callbacks": (),
             "workspace": Workspace(),

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = sorted(path.name for path in ROOT.glob("requirements*.txt"))
+TEST = ["requirements-test.txt", "requirements-cluster.txt"]
 
 
 @pytest.fixture
@@ -40,12 +41,34 @@ def make(tmp_path):
 
 def test_a_submission_needs_the_product_alone_and_tests_their_own_besides(make):
     assert make("demo") == ["requirements.txt"] and make("setup") == []
-    assert make("test") == ["requirements-test.txt"] and make("lint") == [] and make("test") == []
+    assert make("test") == TEST and make("lint") == [] and make("test") == []
     assert make("docs") == ["requirements-docs.txt"] and make("docs") == []
 
 
+def test_keras_hub_is_added_when_it_is_asked_for_and_stays(make, tmp_path):
+    """It comes without what it depends on (a second TensorFlow), so that its list must be whole; later setups keep it."""
+    assert make("setup") == ["requirements.txt"]
+    assert make("setup", "HUB=1") == ["requirements.txt", "requirements-hub.txt"]
+    assert "--no-deps -r requirements-hub.txt" in (tmp_path / "calls").read_text()
+    assert make("setup") == make("setup", "HUB=1") == []
+    os.utime(tmp_path / "requirements.txt")
+    assert make("demo") == ["requirements.txt", "requirements-hub.txt"]
+    (tmp_path / ".venv/.hub").unlink()
+    assert make("setup", "HUB=0") == []
+
+
+def test_ray_is_added_when_it_is_asked_for_and_stays(make, tmp_path):
+    """CLUSTER= says so to `setup` alone: to a command it is an option, the address of a cluster."""
+    assert make("setup", "CLUSTER=1") == ["requirements.txt", "requirements-cluster.txt"]
+    assert make("setup") == make("setup", "CLUSTER=1") == []
+    os.utime(tmp_path / "requirements.txt")
+    assert make("train", "CLUSTER=auto") == ["requirements.txt", "requirements-cluster.txt"]
+    (tmp_path / ".venv/.cluster").unlink()
+    assert make("train", "CLUSTER=auto") == []
+
+
 def test_tests_alone_set_everything_up(make):
-    assert make("lint") == ["requirements.txt", "requirements-test.txt"]
+    assert make("lint") == ["requirements.txt", *TEST]
 
 
 def test_docs_need_no_product(make):
@@ -63,4 +86,4 @@ def test_a_package_is_pinned_in_one_place():
         pins = {line: re.fullmatch(r"([\w-]+)==[\w.]+(?:; .+)?", line) for line in lines if line not in shared}
         assert all(pins.values()), (name, pins)
         names += [pin[1].lower().replace("_", "-") for pin in pins.values()]
-    assert len(REQUIREMENTS) == 3 and sorted(names) == sorted(set(names))
+    assert len(REQUIREMENTS) == 5 and sorted(names) == sorted(set(names))

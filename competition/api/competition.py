@@ -290,6 +290,8 @@ class Competition:
         again: bool | int | str = True,
         teacher: str | None = None,
         pseudo: str | Path | None = None,
+        workers: int | str | None = None,
+        cluster: str | None = None,
         tensorboard: bool = False,
         callbacks: Sequence[Callback] = (),
         **settings: Any,
@@ -321,6 +323,11 @@ class Competition:
             Learn from the fold models of the blend, or of these runs, as well as from the labels.
         pseudo : path, optional
             A folder or zip of unlabelled images that the teacher (or the blend) labels where it is sure.
+        workers : int, optional
+            Train so many folds side by side, each in a process with its share of the cores and GPUs. This needs Ray.
+            Default: one after the other; where there are several GPUs, as many as these.
+        cluster : "auto" or "ray://host:10001", optional
+            A Ray cluster that the workers run on; default: this machine.
         tensorboard : bool, default False
             Write TensorBoard's event files into the run's folder.
         callbacks : list of Callback
@@ -353,6 +360,8 @@ class Competition:
                 memory=memory,
                 teacher=teacher,
                 pseudo=pseudo,
+                workers=workers,
+                cluster=cluster,
                 tensorboard=tensorboard,
                 callbacks=callbacks,
                 **self._place(name),
@@ -374,6 +383,8 @@ class Competition:
         memory: str | None = None,
         seeds: int | str = 1,
         again: bool | int | str = True,
+        workers: int | str | None = None,
+        cluster: str | None = None,
         tensorboard: bool = False,
         callbacks: Sequence[Callback] = (),
         **settings: Any,
@@ -402,6 +413,8 @@ class Competition:
                 weights=weights,
                 only_fold=_as_text(only_fold),
                 memory=memory,
+                workers=workers,
+                cluster=cluster,
                 tensorboard=tensorboard,
                 callbacks=callbacks,
                 **self._place(name),

@@ -84,6 +84,20 @@ def has_gpu():
     return False
 
 
+def count_gpus():
+    """How many NVIDIA GPUs this process sees, without starting one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+    return sum(path.name.removeprefix("nvidia").isdecimal() for path in Path("/dev").glob("nvidia*"))
+
+
+def share_gpus():
+    """Let this process take of a GPU what it needs and no more, so that others can work there; before Keras starts one."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 @functools.cache
 def make_repeatable():
     """Let TensorFlow give the same on the same CPU each time; a warning where it is too late for that.

@@ -18,6 +18,7 @@ from competition.data.folds import assign_folds
 from competition.features import heads
 from competition.features.extract import is_usable
 from competition.features.frozen import features_key, find_features
+from competition.models.presets import preset_of
 from competition.runs import oof
 from competition.runs.folder import is_predicted, say_command
 from competition.runs.seeds import plain_heads, seedless
@@ -200,7 +201,7 @@ def _read_features(run_dir, record, settings, table):
     """{view: float32 [n, d]} of a frozen run's backbone, as it keeps them; None where any is gone."""
     config, found, backbone = record["config"], {}, run_dir / BACKBONE_FILE
     remedy = f"`rm {backbone}` and the command of this run again ({say_command(backbone)}) make both anew"
-    key = features_key(table, settings, config["model"], config["weights"])
+    key = features_key(table, settings, preset_of(config), config["weights"])
     for view in settings.views:
         kept = next((path for _, path in reversed(find_features(table, view, key)) if is_usable(path, remedy)), None)
         if kept is None:

@@ -77,6 +77,18 @@ MEMORY = Option(
     otherwise="half of what is available",
     metavar="4G",
 )
+WORKERS = Option(
+    "workers",
+    "train so many folds side by side, each in a process with its share of the cores and GPUs. This needs Ray",
+    otherwise="one after the other; as many as there are GPUs where there are several",
+    metavar="N",
+)
+CLUSTER = Option(
+    "cluster",
+    "train on a Ray cluster: auto, or its address",
+    otherwise="this machine",
+    metavar="auto|ray://HOST:10001",
+)
 MODEL = Option("model", "a backbone; `make backbones` lists them", required=True)
 RECIPE = Option("recipe", "a name of competition/recipes/, or a .toml file", "quick")
 WEIGHTS = Option("weights", "imagenet, none, a file, or a folder of weights under Keras' own names", "imagenet")

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from competition.cli.options import (
     AGAIN,
+    CLUSTER,
     HIDDEN,
     HIDDEN_N,
     MAX_MB,
@@ -32,6 +33,7 @@ from competition.cli.options import (
     TEST,
     TO_PREDICT,
     WEIGHTS,
+    WORKERS,
     Option,
     Verb,
     as_list,
@@ -149,6 +151,8 @@ VERBS = (
             MEMORY,
             SEEDS,
             AGAIN,
+            WORKERS,
+            CLUSTER,
             TENSORBOARD,
             Option(
                 "teacher",
@@ -190,6 +194,8 @@ VERBS = (
             MEMORY,
             SEEDS,
             AGAIN,
+            WORKERS,
+            CLUSTER,
             TENSORBOARD,
         ),
     ),

@@ -42,6 +42,7 @@ from competition.data.sources import open_reader
 from competition.data.sources.source import UNREADABLE
 from competition.data.table import fold_numbers, read_folds
 from competition.formats import kernel_script
+from competition.models.presets import file_name, files_of, is_preset
 from competition.recipes.settle import settle
 from competition.rehearsal.content import check_package
 from competition.rehearsal.rehearsal import RehearsalError
@@ -157,10 +158,14 @@ def make_training(
         raise InputError(f"synthetic is {settings.synthetic}, expected 0: a kernel takes no GAN along")
     settled.size_inside()  # refuses what the model cannot take
     fold_numbers("ONLY_FOLD", only_fold, table)
-    run = check_run_name(run or f"{model}-{Path(recipe).stem}")
-    arguments = ["train", "--name", table.name, "--model", model, "--run", run, "--again", "0"]
+    run = check_run_name(run or f"{file_name(settled.model)}-{Path(recipe).stem}")
+    preset = settled.model if is_preset(model) else None
+    arguments = ["train", "--name", table.name, "--model", str(settled.model), "--run", run, "--again", "0"]
     arguments += ["--recipe", ["payload", "recipe.toml"] if Path(recipe).suffix == ".toml" else recipe]
-    arguments += ["--weights", ["payload", f"weights/{chosen.path.name}"] if chosen.path else "none"]
+    arguments += [
+        "--weights",
+        ["payload", "weights" if preset else f"weights/{chosen.path.name}"] if chosen.path else "none",
+    ]
     arguments += ["--only-fold", str(only_fold)] if only_fold is not None else []
     arguments += [part for override in overrides for part in ("--set", override)]
     first = table.frame.iloc[0]
@@ -173,8 +178,8 @@ def make_training(
     )
 
     def stage(folder):
-        if chosen.path:
-            _copy(chosen.path, folder / "weights" / chosen.path.name)
+        for path in files_of(preset, chosen.path) if preset else [chosen.path] if chosen.path else []:
+            _copy(path, folder / "weights" / path.name)
         if Path(recipe).suffix == ".toml":
             _copy(recipe, folder / "recipe.toml")
         if not (competition or dataset):

@@ -9,6 +9,7 @@ Grad-CAM    What the places of the last feature map A add to the class's logit y
             Grad-CAM averages away: without that average the map still shows the places that were used (HiResCAM,
             Draelos and Carin 2020). Of `baseline` it is what each pixel adds to the logit. Blind to what a place of
             A saw outside its cell: receptive fields are larger.
+            A transformer keeps tokens and no map; its pictures and its share of the evidence are those of occlusion.
 occlusion   How much of its probability the class loses when a patch is painted over with the mean colour (Zeiler and
             Fergus 2014). Asks nothing of the network's inside, but such images were never trained on.
 """
@@ -61,11 +62,17 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Network:
-    """A fold model, and the same cut at its last feature map (split_at_map)."""
+    """A fold model, and the same cut at its last feature map (split_at_map); None, None where it keeps tokens."""
 
     model: Any
     trunk: Any
     rest: Any
+
+    def find_evidence(self, images, classes, bar=None):
+        """What each place adds to a class: of the feature map (map_evidence), or by occlusion where there is none."""
+        if self.trunk is None:
+            return map_occlusion(self.model, images, classes, _mean_colour(images), bar)
+        return map_evidence(self.trunk, self.rest, images, classes)
 
 
 def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
@@ -95,10 +102,13 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
     ) as bar:
         network = None
         for k, model in fold_models(run, table, folds):
-            network = network or Network(model, *split_at_map(model))
+            if network is None:
+                network = Network(model, *split_at_map(model))
+                bar.total += PATCHES**2 * len(measured) * (network.trunk is None)
             found.append(_measure(network, table, measured[table.fold[measured] == k], bar))
             rows = shown[table.fold[shown] == k]
             figures |= _draw(network, table, rows, probabilities[rows], bar)
+    tokens = network.trunk is None
     labels, hidden, shares = (np.concatenate(values) for values in zip(*found))
     frame = summarise(labels, hidden, shares, table.classes)
 
@@ -112,7 +122,7 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
     page.write_page(
         folder / EXPLAIN_HTML,
         f"{table.name}: what {run.name} looks at",
-        _parts(table, run, frame, verdict, shown, figures, probabilities),
+        _parts(table, run, frame, verdict, shown, figures, probabilities, tokens),
     )
     print(text_table(frame, 3))
     print(f"{verdict}\n{folder / EXPLAIN_HTML}: maps of {len(shown)} images")
@@ -148,7 +158,8 @@ def split_at_map(model):
     """A fold model (SingleRun.build_fold_model) cut at its last feature map: image -> map, and map -> logits.
 
     The map is the backbone's last output [n, h, w, c] of a layer or operation through which all of the image goes and
-    that has LEAST places a side: smaller ones say nothing about where. Both share the model's weights.
+    that has LEAST places a side: smaller ones say nothing about where. Both share the model's weights. (None, None) of a
+    transformer, which keeps tokens [n, t, c] where others keep a map.
     """
     import keras
 
@@ -163,6 +174,9 @@ def split_at_map(model):
                 continue
             maps = keras.Input(output.shape[1:], dtype=output.dtype)
             logits = keras.Model(head[0].input, head[-1].input)
+            tokens = any(len(operation.output.shape) == 3 for operation in backbone.operations)
+            if tokens and not keras.Model(image, output).weights:
+                return None, None
             return keras.Model(image, output), keras.Model(maps, logits(rest(maps)))
     raise InputError(f"{model.name}: no layer keeps the places of the image, nothing can be mapped")
 
@@ -269,18 +283,19 @@ def _measure(network, table, rows, bar):
     images, labels = _load(table, rows), table.labels[rows]
     whole, centre = np.zeros(table.size, bool), _centre(*table.size)
     hidden = _predict_hidden(network.model, images, np.stack([whole, centre, ~centre]), _mean_colour(images), bar)
-    evidence = map_evidence(network.trunk, network.rest, images, labels)
+    evidence = network.find_evidence(images, labels, bar)
     return labels, hidden, share_in_centre(evidence, table.size)
 
 
 def _draw(network, table, rows, probabilities, bar):
     """{row: the figure of its image} for some rows of the table, whose probabilities [m, C] the run gave."""
     images, seen = _load(table, rows), probabilities.argmax(1)
-    evidence = map_evidence(network.trunk, network.rest, images, seen)
     losses = map_occlusion(network.model, images, seen, _mean_colour(images), bar)
+    evidence = [None] * len(images) if network.trunk is None else network.find_evidence(images, seen)
     figures = {}
     for row, image, places, loss, label, sure in zip(rows, images, evidence, losses, seen, probabilities.max(1)):
-        shown = image, lay_over(image, places), lay_over(image, loss, FAINT)
+        maps = [] if places is None else [lay_over(image, places)]
+        shown = image, *maps, lay_over(image, loss, FAINT)
         figures[row] = page.figure(
             [page.picture(pixels, table.images[row], HEIGHT) for pixels in shown],
             f"{table.images[row]}: {table.classes[label]} {sure:.2f}, of which a patch hides up to "
@@ -320,11 +335,12 @@ def _patches(height, width):
     return (strips(height)[:, None, :, None] & strips(width)[None, :, None, :]).reshape(-1, height, width)
 
 
-def _parts(table, run, frame, verdict, shown, figures, probabilities):
+def _parts(table, run, frame, verdict, shown, figures, probabilities, tokens):
+    """The parts of the page; `tokens`: the network keeps tokens, so that there are no pictures of Grad-CAM."""
     yield (
-        f"Each picture is by the fold model that never saw it: the image, Grad-CAM, occlusion; both for the class "
-        f"that the model saw, red where it saw it. {run.config['model']}, OOF accuracy of the run "
-        f"{accuracy(probabilities, table.labels):.4f}."
+        f"Each picture is by the fold model that never saw it: the image, {'' if tokens else 'Grad-CAM, '}occlusion; "
+        f"{'' if tokens else 'both '}for the class that the model saw, red where it saw it. "
+        f"{run.config['model']}, OOF accuracy of the run {accuracy(probabilities, table.labels):.4f}."
     )
     yield page.table(frame.to_dict("records"), 3)
     yield verdict

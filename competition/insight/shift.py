@@ -31,7 +31,7 @@ from competition.features.frozen import frozen_features
 from competition.insight.audit import is_page_written
 from competition.insight.look import OUTLIER_KINDS, Measures, draw_rows, draw_spread, measure_image
 from competition.insight.scored import read_scored
-from competition.models.backbones import build_backbone, is_pretrained, resolve_weights
+from competition.models.backbones import build_backbone, find_backbone, is_pretrained, resolve_weights
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import read_recipe
 from competition.runs.record import all_runs
@@ -104,6 +104,7 @@ def shift(
     memory = replace(memory, total=memory.total // 2)  # of which training and test images take as much each
     table = read_folds(name, workspace)
     make_repeatable()
+    model = find_backbone(model, weights)
     found = resolve_weights(model, weights)
     if model != "baseline" and not is_pretrained(model, found):
         raise InputError(f"MODEL={model}: random weights, expected pretrained ones, or baseline for plain pixels")

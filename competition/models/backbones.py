@@ -1,5 +1,5 @@
-"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, HyperResNet, a small CNN, a baseline, and
-those that a user registers.
+"""The backbones: all of keras.applications, vgg16_nopool, EfficientNet-Lite, HyperResNet, a small CNN, a baseline,
+those of KerasHub and keras-cv (presets.py), and those that a user registers.
 
 A backbone takes raw RGB 0..255 at the competition's own size; resizing and its own normalisation are layers
 inside it, so that training, OOF and submission cannot differ. What there is to know about a model of
@@ -28,7 +28,8 @@ import numpy as np
 
 from competition.base.files import InputError, hash_json, sha256_file, write_with
 from competition.base.option_values import whole_number
-from competition.models import efficientnet_lite, hyperresnet
+from competition.models import efficientnet_lite, hyperresnet, presets
+from competition.models.presets import Preset
 
 ALWAYS_RANDOM = ("baseline", "hyperresnet", "scratch")  # these have no trained weights: always random
 NOPOOL = "_nopool"  # how the name of a network without its last pooling layer ends
@@ -90,10 +91,16 @@ def register_backbone(name: str, build: Callable[[Any], Any], smallest: int = 1)
     _OWN[name] = OwnBackbone(build, whole_number("smallest", smallest, 1, 10**4))
 
 
+def share_own(model: str) -> tuple[Callable[[Any], Any], int] | None:
+    """What register_backbone was given of this backbone, for another process to register it; None of the toolkit's."""
+    return (own.build, own.smallest) if (own := _OWN.get(model)) else None
+
+
 def own_graph(model: str, size: Sequence[int]) -> dict[str, str]:
-    """{"backbone": what tells one registered network from another}, an entry of a run's config; {} of all others."""
+    """{"backbone": what tells one registered network from another}, {"network": the network of a preset}: the entry of a
+    run's config that says more than the name; {} of all others."""
     if model not in _OWN:
-        return {}
+        return presets.preset_config(model)
     return {"backbone": _hash_graph(model, _OWN[model], tuple(size))}
 
 
@@ -135,6 +142,14 @@ def resolve_weights(model: str, weights: str | Path = "imagenet") -> Weights:
     wanted and the ways on, for an unknown model and where the weights can't be had.
     """
     _check_name(model)
+    if presets.is_preset(model):
+        preset = presets.find_preset(model, weights)
+        if weights == "none":
+            return Weights("none")
+        path = presets.weights_file(preset, weights)
+        if preset.licence:
+            print(f"{preset}: its weights come under the licence {preset.licence}", flush=True)
+        return Weights("imagenet" if weights == "imagenet" else "file", path.absolute(), sha256_file(path))
     if weights == "none":
         return Weights("none")
     if _family(model) in ALWAYS_RANDOM:
@@ -180,7 +195,20 @@ def find_weights_at_hand(weights: str | Path = "imagenet") -> dict[str, Weights]
     for model in efficientnet_lite.VARIANTS if weights == "imagenet" else ():
         with suppress(InputError):  # of one whose package is missing
             resolved[model] = resolve_weights(model, weights)
+    for model in presets.folders_in(folder) if weights != "imagenet" else ():
+        preset = presets.find_preset(model, weights)
+        resolved[preset] = resolve_weights(preset, weights)
     return dict(sorted(resolved.items()))
+
+
+def has_weights_here(model: str) -> bool:
+    """Whether a backbone's own pretrained weights lie on this machine; nothing is downloaded."""
+    if isinstance(model, Preset):
+        return bool(model.folder) and any((model.folder / name).is_file() for name in presets.WEIGHTS_FILES)
+    if model in efficientnet_lite.VARIANTS:
+        with suppress(InputError):  # its package is missing
+            return bool(resolve_weights(model))
+    return model in _applications() and (_cache() / _wanted(model).name).is_file()
 
 
 def build_backbone(
@@ -198,13 +226,14 @@ def build_backbone(
 
     Input: raw RGB [n, height, width, 3], 0..255. Output: float32 [n, d], the global average of the last
     feature map (HyperResNet: average or maximum); of `baseline` the pixels, of `scratch` the last feature map,
-    flattened. The graph is the same whatever the weights. Raises InputError for an unknown model, a size it
-    can't take, and weights that do not fit it.
+    flattened; of a preset of KerasHub or keras-cv what presets.build_features says. The graph is the same whatever the
+    weights. Raises InputError for an unknown model, a size it can't take, and weights that do not fit it.
     """
     import keras
     from keras import layers, ops
 
     _check_name(model)
+    model = find_backbone(model)
     image = keras.Input((*size, 3), name="image")
     inside = network_size(model, size, image_size, least_size)
     x = image
@@ -220,6 +249,8 @@ def build_backbone(
         features = hyperresnet.build(model, _scale(x, 1 / 127.5, -1.0))
     elif model in _OWN:
         features = _build_own(model, x, weights)
+    elif isinstance(model, Preset):
+        features = presets.build_features(model, x, weights.path)
     else:
         if model in efficientnet_lite.VARIANTS:
             network = efficientnet_lite.build(model, x, pool=True)
@@ -236,18 +267,34 @@ def build_backbone(
 def network_size(
     model: str, size: Sequence[int], image_size: int | None = None, least_size: int = 0
 ) -> tuple[int, ...]:
-    """The (height, width) at which a network sees images of `size`. InputError: image_size is too small."""
+    """The (height, width) at which a network sees images of `size`: of a preset up to its patches, or other grid.
+
+    InputError: image_size is too small.
+    """
+    model = find_backbone(model)
     smallest = smallest_size(model)
     if image_size is not None:
         if image_size < smallest:
             raise InputError(f"{model}: image_size is {image_size}, expected at least {smallest}")
-        return image_size, image_size
-    shorter = max(smallest, least_size, min(size))
-    return tuple(-(-side * shorter // min(size)) for side in size)
+        sides: tuple[int, ...] = (image_size, image_size)
+    else:
+        shorter = max(smallest, least_size, min(size))
+        sides = tuple(-(-side * shorter // min(size)) for side in size)
+    return presets.fit_size(model.network, sides) if isinstance(model, Preset) else sides
+
+
+def find_backbone(model: str, weights: str | Path = "imagenet") -> str:
+    """`model`, as a Preset where it is one of another library; InputError where that has none of that name.
+
+    `weights`, as of resolve_weights, may be the folder of the preset, or hold it.
+    """
+    return presets.find_preset(model, weights) if presets.is_preset(model) else model
 
 
 def smallest_size(model: str) -> int:
     """The smallest side a model takes."""
+    if presets.is_preset(model):
+        return presets.smallest_side(presets.find_preset(model).network)
     return _OWN[model].smallest if model in _OWN else _smallest_of_ours(model)
 
 
@@ -272,6 +319,8 @@ def _family(model):
 
 
 def _check_name(model):
+    if presets.is_preset(model):
+        return
     if model not in backbone_names() and not hyperresnet.read_name(model):
         close = difflib.get_close_matches(model.lower(), backbone_names(), n=4, cutoff=0.5)
         raise InputError(

@@ -1,5 +1,6 @@
 """The network of a classifier: a backbone, and on its features a head of dense layers whose outputs are logits."""
 
+from competition.models import presets
 from competition.models.backbones import build_backbone
 
 
@@ -25,12 +26,19 @@ def build_classifier(model, size, classes, settings, weights):
     import keras
 
     backbone = build_recipe_backbone(model, size, settings, weights)
-    for layer in backbone.layers[: round(settings.frozen_share * len(backbone.layers))]:
+    parts = backbone_blocks(backbone)
+    for layer in parts[: round(settings.frozen_share * len(parts))]:
         layer.trainable = False  # also keeps its BatchNormalization's statistics
     if settings.batchnorm == "frozen":
         backbone = _infer_always(backbone)
     image = keras.Input(backbone.input_shape[1:], name="image")
     return keras.Model(image, _head(backbone(image), classes, settings))
+
+
+def backbone_blocks(backbone):
+    """The parts of a backbone that frozen_share and layer_decay count, the first first: its layers, or the blocks of one
+    that holds a transformer's."""
+    return [part for layer in backbone.layers for part in presets.blocks(layer)]
 
 
 def set_head(model, head):

@@ -16,7 +16,17 @@ from competition.base.backend import make_repeatable
 from competition.base.files import InputError
 from competition.base.option_values import parse_size
 from competition.base.text import text_table
-from competition.models.backbones import backbone_names, build_backbone
+from competition.models.backbones import (
+    backbone_names,
+    build_backbone,
+    find_backbone,
+    has_weights_here,
+    network_size,
+    smallest_size,
+)
+from competition.models.flops import count_gigaflops
+from competition.models.keras_cv import NETWORKS
+from competition.models.presets import Preset, native_size, patch
 
 SIZE = 224  # pixels, where the user names no size; fields and strides hardly depend on it, only the map does
 
@@ -25,7 +35,7 @@ POINTWISE = frozenset(
     "Activation ReLU LeakyReLU PReLU ELU Relu Relu6 Silu Gelu Sigmoid HardSigmoid HardSilu Tanh Softmax Dropout "
     "SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout StochasticDepth LayerScale CustomScaleLayer "
     "BatchNormalization LayerNormalization RMSNormalization UnitNormalization Normalization Rescaling Dense Identity "
-    "Cast Flip Add Subtract Multiply Divide TrueDivide Average Maximum Minimum Concatenate".split()
+    "Cast ConvertToTensor Flip Add Subtract Multiply Divide TrueDivide Average Maximum Minimum Concatenate".split()
 )
 POOLED = frozenset("GlobalAveragePooling2D GlobalMaxPooling2D Flatten Reshape".split())  # no map comes out
 EVERYWHERE = {
@@ -69,30 +79,33 @@ def receptive_field(model):
 
 
 def show_backbones(models=None, size=None):
-    """Print, and return as a DataFrame, receptive field, stride, last feature map and parameters of "a,b,c".
+    """Print, and return as a DataFrame, receptive field, stride, last feature map and parameters of "a,b,c", what they
+    compute for an image, the smallest side that they take, the size of their weights and whether these are here.
 
-    models  default: the names of all, a column; to build them would take minutes
+    models  default: the names of all, a column; to build them would take minutes. Presets of KerasHub are not among them:
+            its import takes seconds
     size    of the images: "96", "96x128" (height x width); default 224. Weights are random, none are loaded.
     """
     if not models:
-        frame = pd.DataFrame({"backbone": backbone_names()})
+        frame = pd.DataFrame({"backbone": [*backbone_names(), *(f"cv:{name}" for name in sorted(NETWORKS))]})
         print("\n".join(frame["backbone"]))
+        print("hub:<preset of KerasHub>, hub:<folder of a preset>, cv:<folder of a preset>")
         return frame
     size = parse_size(size) or (SIZE, SIZE)
     make_repeatable()  # building a network starts TensorFlow
     rows = []
     for name in dict.fromkeys(model.strip() for model in models.split(",")):
-        backbone = build_backbone(name, size)
-        field = receptive_field(backbone)
+        model = find_backbone(name)
+        backbone = build_backbone(model, size)
+        native = native_size(model.network) if isinstance(model, Preset) else None
         rows.append(
             {
                 "backbone": name,
-                "receptive_field": _pair(field.size),
-                "stride": _pair(field.stride),
-                "map": "x".join(map(str, field.map)),
-                "features": backbone.output_shape[-1],
-                "parameters": backbone.count_params(),
-                "and_everything_through": ", ".join(sorted(field.everything)) or "-",
+                **_sight(model, backbone, size),
+                "smallest": smallest_size(model),
+                "native": "x".join(map(str, native)) if native else "-",
+                "gflops": round(count_gigaflops(backbone), 3),
+                "weights_here": "yes" if has_weights_here(model) else "no",
             }
         )
     frame = pd.DataFrame(rows)
@@ -100,6 +113,33 @@ def show_backbones(models=None, size=None):
     print(f"images of {height}x{width}; field and stride in pixels, the field of a unit of the last feature map\n")
     print(text_table(frame))
     return frame
+
+
+def _sight(model, backbone, size):
+    """The columns that say what a unit of a backbone's last feature map sees."""
+    everything, inside = "-", network_size(model, size)
+    try:
+        field = receptive_field(backbone)
+    except InputError:
+        if not isinstance(model, Preset):
+            raise
+        # a layer of another library, which may hold a whole transformer
+        last = [layer.output.shape[1:3] for layer in backbone.layers if len(layer.output.shape) == 4][-1]
+        side = patch(model.network)
+        last = tuple(one // side for one in inside) if side else last
+        seen, stride = "-", _pair([one // unit for one, unit in zip(inside, last)])
+        everything = "attention" if side else "-"
+    else:
+        seen, stride, last = _pair(field.size), _pair(field.stride), field.map
+        everything = ", ".join(sorted(field.everything)) or "-"
+    return {
+        "receptive_field": seen,
+        "stride": stride,
+        "map": "x".join(map(str, last)),
+        "features": backbone.output_shape[-1],
+        "parameters": backbone.count_params(),
+        "and_everything_through": everything,
+    }
 
 
 def _pair(values):

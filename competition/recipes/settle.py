@@ -8,7 +8,7 @@ from competition.base import files
 from competition.base.files import InputError
 from competition.data.table import FoldTable
 from competition.features.views import usable_views
-from competition.models.backbones import Weights, is_pretrained, network_size, resolve_weights
+from competition.models.backbones import Weights, find_backbone, is_pretrained, network_size, resolve_weights
 from competition.recipes.recipe import Recipe, read_recipe
 
 
@@ -42,6 +42,7 @@ def settle(
 
     Raises InputError for weights and recipes that cannot be used, and for classes that the table does not have.
     """
+    model = find_backbone(model, weights)
     found = resolve_weights(model, weights)
     from_random = not is_pretrained(model, found)
     return Settled(table, model, found, fit_to_table(table, read_recipe(recipe, overrides, from_random)), from_random)

@@ -9,6 +9,7 @@ from competition.base.workspace import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, fol
 from competition.features.heads import predict_heads
 from competition.models.backbones import Weights
 from competition.models.classifier import build_classifier, build_recipe_backbone, set_head
+from competition.models.presets import preset_of
 from competition.runs.folder import read_weights, weight_files
 from competition.runs.run import Run
 
@@ -44,7 +45,7 @@ class SingleRun(Run):
         """The same up to its logits float32 [n, classes]: the model whose weights a fold's MODEL_FILE holds."""
         # how BatchNormalization learnt is nothing to inference, and a plain model can be saved whole
         settings = replace(self.recipe, batchnorm="train")
-        model = build_classifier(self.config["model"], table.size, len(table.classes), settings, Weights("none"))
+        model = build_classifier(preset_of(self.config), table.size, len(table.classes), settings, Weights("none"))
         if self.frozen:
             read_weights(model.get_layer("backbone").load_weights, self.dir / BACKBONE_FILE)
             set_head(model, read_head(self.dir, fold))
@@ -53,7 +54,7 @@ class SingleRun(Run):
         return model
 
     def build_shared(self, table):
-        backbone = build_recipe_backbone(self.config["model"], table.size, self.recipe, Weights("none"))
+        backbone = build_recipe_backbone(preset_of(self.config), table.size, self.recipe, Weights("none"))
         read_weights(backbone.load_weights, self.dir / BACKBONE_FILE)
         return backbone, read_heads(self.dir, table.k)
 

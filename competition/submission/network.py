@@ -10,6 +10,7 @@ import numpy as np
 
 from competition.features.views import VIEWS
 from competition.models.fuse import fuse_batchnorm
+from competition.models.presets import preset_config, preset_of
 from competition.submission.canonical import normalise_saved_model
 
 ROWS = 32  # images times views that a network gets at once; 64 are 5 % faster, but what one image costs as well
@@ -48,7 +49,8 @@ def build_networks(ensemble, table):
 
 def backbone_identity(run, backbone):
     """Equal for backbones that do the same."""
-    digest = hashlib.sha256(json.dumps([run.config["model"], run.recipe.image_size, run.recipe.least_size]).encode())
+    network = preset_config(preset_of(run.config)) or run.config["model"]
+    digest = hashlib.sha256(json.dumps([network, run.recipe.image_size, run.recipe.least_size]).encode())
     for values in backbone.get_weights():
         digest.update(values.tobytes())
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from competition.base import metrics
 from competition.base.arrays import Room, read_memory
 from competition.base.backend import make_repeatable, start_keras
 from competition.base.metrics import find_metric, per_class_accuracy
+from competition.base.workers import read_workers
 from competition.base.workspace import FOLD_JSON, Workspace, fold_dir, node_dir
 from competition.data.images import load_images
 from competition.data.table import read_folds
@@ -30,6 +31,7 @@ from competition.features.extract import MS
 from competition.features.frozen import frozen_features
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
+from competition.models.presets import file_name
 from competition.recipes.settle import settle
 from competition.runs import oof
 from competition.runs.finish_run import finish_run, print_folds, write_fold_end
@@ -57,6 +59,8 @@ def double(
     overrides=(),
     memory=None,
     callbacks=(),
+    workers=None,
+    cluster=None,
     workspace=Workspace(),
 ):
     """Train a tree of models on the folds of the table `name` and merge their OOF; returns the run's folder.
@@ -70,13 +74,13 @@ def double(
     `runs/<table>/<run>/node_<i>/` is the run of a node, with an OOF of its own, on its own task. Raises InputError for
     anything that cannot be used, and for a run folder made from another config, fold table or other images.
     """
-    callbacks, memory = check_callbacks(callbacks), read_memory(memory)
+    callbacks, memory, workers = check_callbacks(callbacks), read_memory(memory), read_workers(workers, cluster)
     table = read_folds(name, workspace)
     tree = read_splits(splits, table)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
-    job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}-double", memory)
-    job = replace(job, callbacks=callbacks)
+    job = prepare_job(settled, only_fold, run or f"{file_name(settled.model)}-{Path(recipe).stem}-double", memory)
+    job = replace(job, callbacks=callbacks, workers=workers)
     folder, settings = job.folder, job.recipe
     if settings.synthetic:
         check_synthetic(table, job.folds)  # refuses before a run is begun

@@ -1,7 +1,9 @@
 """The second phase: all layers train, one fold after the other, in one compiled model."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from competition.runs.finish_run import save_fold
 from competition.runs.single import read_head
 from competition.training.batches import count_steps, make_batches, prefetch
 from competition.training.frozen_phase import read_head_progress
+from competition.training.job import Job
 from competition.training.optimizer import compile_model, layer_rates
 from competition.training.progress import (
     Progress,
@@ -93,22 +96,43 @@ class Phase:
         return sums / steps
 
 
-def train_whole(job, images, taught, start, tell, bar):
-    """Train everything, one fold after the other, from the backbone's weights `start`; writes what each fold leaves.
+class Work(NamedTuple):
+    """What the second phase of a Job's folds is given."""
 
-    tell   called with a fold and the row of each epoch of its history, when all of that epoch is on disk
-    """
-    table, settings = job.table, job.recipe
-    phase = _build_phase(job, images, taught, start)
-    scored = _build_scored(job, phase)
-    for fold in job.folds:
-        directory = fold_dir(job.folder, fold)
-        progress = _train_fold(job, taught[fold], phase, fold, tell, bar)
+    job: Job
+    images: Any  # uint8 [n, h, w, 3], those of its table
+    taught: dict  # {fold: Taught}
+    start: list  # the weights that the backbone begins with
+    tell: Callable  # called with a fold and the row of each epoch of its history, when all of that epoch is on disk
+    bar: Any  # tqdm, which counts epochs
+    drawn: tuple  # the state of `random`, of which Keras draws the seeds of new layers
+
+
+def train_whole(work):
+    """Train everything, one fold after the other; writes what each fold leaves."""
+    phase = WholePhase(work.job, work.images, work.taught, work.start)
+    for fold in work.job.folds:
+        phase.train(work.job, fold, work.tell, work.bar)
+
+
+class WholePhase:
+    """A Phase with all that its folds share, one of which it trains at a time; parameters as in Work."""
+
+    def __init__(self, job, images, taught, start):
+        self.images, self.taught = images, taught
+        self.phase = _build_phase(job, images, taught, start)
+        self.scored = _build_scored(job, self.phase)
+
+    def train(self, job, fold, tell, bar):
+        """Train a fold of the Job and write what it leaves."""
+        table, phase, directory = job.table, self.phase, fold_dir(job.folder, fold)
+        progress = _train_fold(job, self.taught[fold], phase, fold, tell, bar)
         held_out, taken = np.flatnonzero(table.fold == fold), []
-        if scored is not phase.model:
-            scored.set_weights(phase.model.get_weights())
+        if self.scored is not phase.model:
+            self.scored.set_weights(phase.model.get_weights())
         views = {
-            view: predict_probabilities(scored, Rows(images, held_out, VIEWS[view]), taken) for view in settings.views
+            view: predict_probabilities(self.scored, Rows(self.images, held_out, VIEWS[view]), taken)
+            for view in job.recipe.views
         }
         write_weights(directory / MODEL_FILE, phase.model)
         save_fold(directory, table, fold, progress, views, min(taken))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from competition.base.arrays import Memory
+from competition.base.workers import Workers
 from competition.base.workspace import check_run_name
 from competition.data.table import FoldTable, fold_numbers
 from competition.models.backbones import Weights, own_graph
@@ -25,6 +26,8 @@ class Job:
     memory: Memory | None = None  # for images and features; None: as much as they need
     callbacks: tuple[Callback, ...] = ()  # told of each epoch
     teaching: Any = None  # a teach.Teaching, where finished runs say what to learn
+    spare: bool = False  # whether a run that only serves the forecast: others do without it
+    workers: Workers | None = None  # that train folds side by side; None: this process trains one after the other
 
     @property
     def config(self):

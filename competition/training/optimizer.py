@@ -2,12 +2,14 @@
 
 from competition.base.backend import use_xla
 from competition.features import heads
+from competition.models.classifier import backbone_blocks
 
 
 def layer_rates(model, settings):
     """{variable path: share of the rate}: layer_decay for the first layer, 1 for the head, geometric between."""
-    layers = [layer for layer in model.get_layer("backbone").layers if layer.trainable_variables]
-    return {
+    layers = [layer for layer in backbone_blocks(model.get_layer("backbone")) if layer.trainable_variables]
+    whole = {variable.path: settings.layer_decay for variable in model.get_layer("backbone").trainable_variables}
+    return whole | {
         variable.path: settings.layer_decay ** (1 - position / len(layers))
         for position, layer in enumerate(layers)
         for variable in layer.trainable_variables

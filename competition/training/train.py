@@ -19,16 +19,18 @@ from competition.base.arrays import read_memory
 from competition.base.backend import make_repeatable
 from competition.base.files import InputError
 from competition.base.option_values import whole_number
+from competition.base.workers import read_workers
 from competition.base.workspace import RUN_JSON, STUDY_RUN, Workspace
 from competition.data.table import read_folds
+from competition.models.presets import file_name
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
 from competition.runs.seeds import plain_heads
 from competition.training.callbacks import Callback, check_callbacks
-from competition.training.job import prepare_job
+from competition.training.job import Job, prepare_job
 from competition.training.teach import read_teaching
 from competition.training.tensorboard import TensorBoard
-from competition.training.train_folds import train_table
+from competition.training.train_folds import train_table, train_tables
 
 
 def train(
@@ -43,9 +45,52 @@ def train(
     callbacks: Sequence[Callback] = (),
     teacher: str | None = None,
     pseudo: str | None = None,
+    workers: int | str | None = None,
+    cluster: str | None = None,
     workspace: Workspace = Workspace(),
 ) -> Path:
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
+
+    Parameters and errors are those of read_job. InputError as well for a run folder made from another config, fold table
+    or other images.
+    """
+    return train_table(
+        read_job(
+            model,
+            recipe,
+            name,
+            weights,
+            run,
+            only_fold,
+            overrides,
+            memory,
+            callbacks,
+            teacher,
+            pseudo,
+            workers,
+            cluster,
+            workspace,
+        )
+    )
+
+
+def read_job(
+    model: str,
+    recipe: str | Path = "quick",
+    name: str | None = None,
+    weights: str | Path = "imagenet",
+    run: str | None = None,
+    only_fold: str | int | None = None,
+    overrides: Sequence[str] = (),
+    memory: Any = None,
+    callbacks: Sequence[Callback] = (),
+    teacher: str | None = None,
+    pseudo: str | None = None,
+    workers: int | str | None = None,
+    cluster: str | None = None,
+    workspace: Workspace = Workspace(),
+) -> Job:
+    """The Job that these options mean.
 
     weights    "imagenet", "none", a file or a folder (backbones.resolve_weights)
     run        name of the run; default <model>-<recipe>
@@ -56,14 +101,15 @@ def train(
     teacher    "blend", or finished runs ("a,b"), whose fold models say what to learn of the images that they saw as well
     pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
                models (default: of the blend) give; see teach.py for both
+    workers    so many processes train folds side by side in the second phase; default: this process does all
+    cluster    "auto", or the address of a Ray cluster that these processes run on; default: this machine
     workspace  where the table lies and the run is written; default: the current folder
     callbacks  objects that are told of each epoch of each fold (callbacks.Callback); what one raises ends the training
                there, and the same call goes on with it
 
-    Raises InputError for anything that cannot be used, and for a run folder made from another config, fold table or
-    other images.
+    Raises InputError for anything that cannot be used.
     """
-    callbacks, memory = check_callbacks(callbacks), read_memory(memory)
+    callbacks, memory, crew = check_callbacks(callbacks), read_memory(memory), read_workers(workers, cluster)
     for variable, value, expected in (
         ("TEACHER", teacher, "blend, or finished runs: a,b"),
         ("PSEUDO", pseudo, "a folder or zip of images"),
@@ -74,13 +120,13 @@ def train(
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
-    job = prepare_job(settled, only_fold, run or f"{model}-{Path(recipe).stem}{kind}", memory)
-    job = replace(job, callbacks=callbacks)
+    job = prepare_job(settled, only_fold, run or f"{file_name(settled.model)}-{Path(recipe).stem}{kind}", memory)
+    job = replace(job, callbacks=callbacks, workers=crew)
     if kind:
         job = replace(job, teaching=read_teaching(table, teacher, pseudo))
         if not teacher:
             job = replace(job, recipe=replace(job.recipe, teacher_weight=0.0))
-    return train_table(job)
+    return job
 
 
 def train_seeds(
@@ -120,6 +166,9 @@ def train_seeds(
             **options | more,
         )
 
+    if how is train and read_workers(options.get("workers"), options.get("cluster")):
+        first = read_job(model, recipe=recipe, run=run, overrides=overrides, **options)
+        return _train_at_once(first, count, again, seed, model, recipe, overrides, options)
     folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]
     folders += [train_seed(i) for i in range(1, count)]
     if count == 1 and again and _wants_another_seed(folders[0]):
@@ -136,6 +185,28 @@ def train_seeds(
         except InputError as error:
             files.warn(f"{error}. {folders[0]} is whole without it; AGAIN=0 leaves it out")
     return folders
+
+
+def _train_at_once(first, count, again, seed, model, recipe, overrides, options):
+    """train_seeds of a first Job that has workers: these train the folds of all runs side by side."""
+
+    def read_seed(i, **more):
+        run, values = f"{first.folder.name}-seed{i}", [*overrides, f"seed={seed + i}"]
+        return read_job(model, recipe=recipe, run=run, overrides=values, **options | more)
+
+    jobs = [first, *(read_seed(i) for i in range(1, count))]
+    alone = count == 1 and options.get("only_fold") in (None, "")
+    if alone and again and first.recipe.epochs and not first.folder.name.startswith(STUDY_RUN):
+        try:
+            jobs.append(replace(read_seed(1, only_fold=0), spare=True))
+            print(
+                f"{first.folder}: its first fold is trained once more, with another seed. This tells the forecast what "
+                "averaging the fold models gains (AGAIN=0 leaves this out)",
+                flush=True,
+            )
+        except InputError as error:
+            files.warn(f"{error}. {first.folder} is whole without it; AGAIN=0 leaves it out")
+    return train_tables(jobs)
 
 
 def _wants_another_seed(folder):

@@ -1,5 +1,7 @@
 """Train the folds of a table, or of a part of one, through both phases."""
 
+import random
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -7,7 +9,7 @@ from itertools import pairwise
 from competition.base.arrays import Room
 from competition.base.backend import start_keras, write_weights
 from competition.base.bars import EPOCHS_BAR, tqdm
-from competition.base.files import check_room
+from competition.base.files import InputError, check_room, warn
 from competition.base.metrics import find_metric
 from competition.base.workspace import BACKBONE_FILE, STATE_NPZ, fold_files
 from competition.data.images import load_images, warn_of_others
@@ -20,13 +22,49 @@ from competition.runs.record import locked, open_run_record
 from competition.runs.trained_run import TrainedRun
 from competition.training.callbacks import tell_epoch, telling_end
 from competition.training.frozen_phase import save_heads, train_heads
-from competition.training.full_phase import train_whole
+from competition.training.full_phase import Work, train_whole
 from competition.training.gan.gan import check_synthetic
 from competition.training.lessons import deal_lessons, prepare_lessons
+from competition.training.side_by_side import train_side_by_side
 
 
 def train_table(job):
     """Train the folds of a Job, write the OOF once all folds of its table are done, and return the run's folder."""
+    return train_tables([job])[0]
+
+
+def train_tables(jobs):
+    """Do that for several Jobs; where they have workers, the folds of all of them side by side.
+
+    A Job behind the first that cannot be begun is left out with a warning, if it only serves the forecast (`spare`).
+    """
+    with ExitStack() as stack:
+        ends, works, folders = [], [], []
+        for job in jobs:
+            end = stack.enter_context(ExitStack())
+            try:
+                work = end.enter_context(_begun(job))
+            except InputError as error:
+                if not job.spare:
+                    raise
+                warn(f"{error}. {jobs[0].folder} is whole without it; AGAIN=0 leaves it out")
+                continue
+            ends.append(end)
+            folders.append(job.folder)
+            if work and jobs[0].workers:
+                works.append(work)
+            elif work:
+                train_whole(work)
+        if works:
+            train_side_by_side(jobs[0].workers, works)
+        for end in ends:
+            end.close()
+    return folders
+
+
+@contextmanager
+def _begun(job):
+    """The Work that is left of a Job after the first phase, or None; behind the block its end is written and printed."""
     folder, table, settings = job.folder, job.table, job.recipe
     run = TrainedRun(table, folder)
     config = job.config | find_metric(table.metric).chooses(settings.patience)
@@ -40,20 +78,26 @@ def train_table(job):
         with telling_end(run, job.callbacks):
             if record["finished"] and is_whole(folder, table, settings):
                 print(f"{folder}: finished before, nothing to do")
+                yield None
             else:
                 settings = replace(settings, precision=record.get("precision", "float32"))  # that it was begun with
-                _train_folds(replace(job, recipe=settings), run)
+                folds = [fold for fold in job.folds if not is_done(folder, fold, settings)]
+                with _first_phase(replace(job, recipe=settings, folds=folds), run) as work:
+                    yield work
                 if all(is_done(folder, k, settings) for k in range(table.k)):
                     finish_run(folder, table, settings, record)
         print_folds(folder, table, [fold for fold in range(table.k) if is_done(folder, fold, settings)])
-    return folder
 
 
-def _train_folds(job, run):
-    """Train those folds of a Job that are not done; run: the TrainedRun that its callbacks are told of."""
+@contextmanager
+def _first_phase(job, run):
+    """Train the heads of the folds of a Job; the Work of the second phase, None where there is none.
+
+    run   the TrainedRun that the Job's callbacks are told of
+    """
     folder, table, settings = job.folder, job.table, job.recipe
-    job = replace(job, folds=[fold for fold in job.folds if not is_done(folder, fold, settings)])
     if not job.folds and (settings.epochs or (folder / BACKBONE_FILE).exists()):
+        yield None
         return
     begin_folds(folder, job.folds)
     tell = partial(tell_epoch, run, job.callbacks)
@@ -83,9 +127,10 @@ def _train_folds(job, run):
                 train_heads(some, lesson, tell, bar)
                 del lesson  # whose features make room for those of the next
         if settings.epochs:
-            train_whole(job, images, taught, backbone.get_weights(), tell, bar)
+            yield Work(job, images, taught, backbone.get_weights(), tell, bar, random.getstate())
         else:
             save_heads(job, features)
+            yield None
 
 
 def _ask_room(job, backbone):

@@ -28,6 +28,7 @@ from competition.data.images import load_images
 from competition.data.sources import open_reader
 from competition.data.table import choose_sample
 from competition.formats import codabench, codalab, make
+from competition.models.presets import file_name
 from competition.rehearsal.content import check_package
 from competition.rehearsal.judged import KEPT
 from competition.rehearsal.rehearsal import TOLERANCE, Conditions, RehearsalError, rehearse
@@ -175,7 +176,7 @@ def _once(row, scorer, path, run, broken, kept):
 def _train(family, table):
     """The name of a family's or a Case's run, trained now or before."""
     case = CASES.get(family, Case(family))
-    run = f"{family}-quick"
+    run = f"{file_name(family)}-quick"
     if case.double:
         double(
             case.model,
@@ -203,8 +204,8 @@ def _pack(family, table, work, layout=codalab.LAYOUT):
         expected = average_halved(ensemble, table, images)
     build_package(ensemble, table, work / "package", layout.write_code)
     check_package(work / "package", table.data)
-    pack_folder(work / "package", work / f"{family}.zip")
-    return work / f"{family}.zip", images, expected, layout.entry
+    pack_folder(work / "package", work / f"{file_name(family)}.zip")
+    return work / f"{file_name(family)}.zip", images, expected, layout.entry
 
 
 def _try_format(format, family, table, work, python, broken, kept):

@@ -26,7 +26,13 @@ from competition.data.table import read_folds
 from competition.features import heads
 from competition.features.extract import BATCH, predict
 from competition.features.frozen import copies_features, frozen_features
-from competition.models.backbones import build_backbone, find_weights_at_hand, is_pretrained, resolve_weights
+from competition.models.backbones import (
+    build_backbone,
+    find_backbone,
+    find_weights_at_hand,
+    is_pretrained,
+    resolve_weights,
+)
 from competition.models.fuse import fuse_batchnorm
 from competition.recipes.recipe import read_recipe, split_values
 from competition.recipes.settle import fit_to_table
@@ -141,7 +147,7 @@ def train_grid(table, images, model, found, settings, folds, memory=None):
 def _choose(models, weights):
     """{model: Weights} to measure."""
     if models:
-        named = [model.strip() for model in models.split(",")]
+        named = [find_backbone(model.strip(), weights) for model in models.split(",")]
         found = {model: resolve_weights(model, weights) for model in dict.fromkeys(named)}
         if random := [model for model, weight in found.items() if not is_pretrained(model, weight)]:
             raise InputError(f"MODELS={models}: {random[0]} starts from random weights, expected pretrained ones")

@@ -33,6 +33,7 @@ from competition.base.workspace import HISTORY_CSV, Workspace, fold_dir
 from competition.data.images import load_images
 from competition.data.table import fold_numbers, read_folds
 from competition.features import heads
+from competition.models.presets import file_name
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import fit_to_table, settle
 from competition.runs import oof
@@ -116,7 +117,7 @@ def tune(
     keys = read_space(wanted, model, recipe, overrides, from_random)
     label = "auto" if space == "auto" else "+".join(key.name for key in keys)
     study = Study(
-        _study_name(run, f"{model}-{Path(recipe).stem}", label),
+        _study_name(run, f"{file_name(settled.model)}-{Path(recipe).stem}", label),
         table,
         model,
         recipe,

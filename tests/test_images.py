@@ -745,7 +745,7 @@ def test_csv_with_other_columns_quotes_and_an_absolute_path(tmp_path):
         ("image,label,label\na,b,c\n", "found columns"),
         ("image,label\npics/x/000.png,a\npics/x/9.png,b\n", r"missing below .*: pics/x/9.png \(line 3\)"),
         ("image,label\npics/x/000.png,a\npics/x,b\n", "missing below .*: pics/x "),
-        ("image,label\npics/x/000.png,a\npics/x/000.png,a\n", "line 3: pics/x/000.png is in line 2 already"),
+        ("image,label\npics/x/000.png,a\npics/x/000.png,b\n", "line 3: pics/x/000.png is in line 2 already as a"),
         ("image,label\npics/x/000.png,a\n./pics//x/000.png,b\n", "is in line 2 already"),
         ("image,label\npics/x/000.png,\n", "line 2: empty image or label"),
         ("image,label\n,a\n", "line 2: empty image or label"),

@@ -167,6 +167,8 @@ def test_ids_in_the_second_column_and_a_column_of_usage(tmp_path):
         ("id,label\n2,1\n1,1", "utf-16", "id,label\n2,1\n1,11\n"),
         ("id,label\r\n2,1\r\n1,1", "utf-8-sig", "id,label\n2,1\n1,11\n"),
         ("2,1\n1,1", "utf-8", "2,1\n1,11\n"),
+        ("sep=;\nid;label\n2;1\n1;1", "utf-8", "id;label\n2;1\n1;11\n"),
+        ("id,label\n2,1\n1,1", "utf-16-le", "id,label\n2,1\n1,11\n"),
     ],
 )
 def test_other_signs_between_columns_other_encodings_and_no_header(tmp_path, text, encoding, made):
@@ -175,6 +177,13 @@ def test_other_signs_between_columns_other_encodings_and_no_header(tmp_path, tex
     assert csv_content(frame, wanted).decode() == made
     (tmp_path / "made.csv").write_bytes(made.encode())
     check_csv(tmp_path / "made.csv", wanted, GRADES)
+
+
+def test_a_sample_in_an_older_encoding(tmp_path):
+    wanted = read(tmp_path, ["id,label", "é1,ash", "é2,oak"], WORDS, ["é1.jpg", "é2.jpg"], encoding="cp1252")
+    assert wanted.ids == ["é1", "é2"] and wanted.images == ["é1.jpg", "é2.jpg"]
+    with pytest.raises(InputError, match="s.csv: not UTF-8: "):
+        read(tmp_path, ["id,label", "1,chêne"], WORDS, encoding="cp1252")
 
 
 # ------------------------------------------------------------------------------------------------------------ the ids

@@ -434,6 +434,7 @@ FORMS = {
     "bom_crlf.csv": "\ufeff" + table_text().replace("\n", "\r\n"),
     "blank_lines.csv": table_text() + "\n,\n",
     "spreadsheet.csv": "sep=;\n" + table_text(";"),
+    "last.csv": "image,label\n" + "".join(f"{n},{label},\n" for n, label in ROWS),
     "padded.csv": "image,label\n" + "".join(f" {n} ,{label}\n" for n, label in ROWS),
     "share.csv": "image,label\n" + "".join(f"\\\\server\\set\\{n},{label}\n" for n, label in ROWS),
     "index.csv": ",image,label\n" + "".join(f"{i},{n},{label}\n" for i, (n, label) in enumerate(ROWS)),
@@ -515,7 +516,7 @@ def test_images_elsewhere(tmp_path):
 def test_rows_without_file_or_label(tmp_path):
     data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(6)), "other/lost.jpg")
     rows = [f"{i}.jpg,{'ab'[i % 2] if i != 2 else ''}" for i in range(6)]
-    path = write_csv(data / "l.csv", [*rows, "lost.jpg,a", "5.jpg,b"])
+    path = write_csv(data / "l.csv", [*rows, "lost.jpg,a", "5.jpg,a"])
     with pytest.raises(
         InputError, match=r"line 4: empty image or label; and 1 more \(SKIP_BAD=1 leaves such rows out\)"
     ):
@@ -528,6 +529,31 @@ def test_rows_without_file_or_label(tmp_path):
     with pytest.raises(InputError, match="line 4: 2 is of none or several of the classes dry, wet"):
         open_source(path)
     assert len(open_source(path, skip_bad=True).images) == 4
+
+
+def test_an_image_twice_with_the_same_label_counts_once(tmp_path, workdir, capsys):
+    data = pictures(tmp_path / "data", *(f"{i}.png" for i in range(4)))
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    source = open_source(write_csv(data / "l.csv", [*rows, "./1.png,b", "0,a"]))
+    assert labels(source) == {f"{i}.png": "ab"[i % 2] for i in range(4)}
+    assert ("left out", "2 rows that repeat an image with its label") in source.found
+    assert make_folds(data / "l.csv", folds=2).hash == make_folds(write_csv(data / "k.csv", rows), folds=2).hash
+    assert "l.csv: 2 rows repeat an image with its label: ./1.png (line 6), 0 (line 7)" in capsys.readouterr().err
+    with pytest.raises(InputError, match="line 6: 0.png is in line 2 already as a"):
+        open_source(write_csv(data / "l.csv", [*rows, "0.png,b"]))
+
+
+def test_a_table_in_an_older_encoding_is_read_where_names_of_images_tell_which(tmp_path):
+    names = ["Érable/1.jpg", "Érable/2.jpg", "orme/1.jpg"]
+    data = write_files(tmp_path / "data", *names)
+    rows = [f"{name},{name.split('/')[0]}" for name in names]
+    for encoding in ("cp1252", "mac_roman"):
+        source = open_source(write_csv(data / "l.csv", rows, encoding=encoding))
+        assert labels(source) == {name: name.split("/")[0] for name in names}
+        assert f"in the encoding {encoding}" in dict(source.found)["table"]
+    write_csv(data / "l.csv", [*rows[:2], "orme/1.jpg,chêne"], encoding="cp1252")  # or, in that of Poland, chęne
+    with pytest.raises(InputError, match="l.csv: not UTF-8: .*expected the table saved as UTF-8"):
+        open_source(data / "l.csv")
 
 
 def test_a_missing_file_is_not_taken_from_another_folder(tmp_path):

@@ -24,13 +24,13 @@ def open_store(path: Path, expected: str = "") -> Nested:
 def open_labelled(data: Path, store: Store, reading: Reading) -> Source:
     """The Source of the images and labels in a table."""
     lookup = Lookup(store, "", data.parent, role_of(data.stem))
-    return label_images(Source(data, "", store=store), _read(data), lookup, reading)
+    return label_images(Source(data, "", store=store), _read(data, lookup), lookup, reading)
 
 
 def open_beside(data: Path, images: Path, store: Store, reading: Reading) -> Source:
     """The Source of a table whose images lie elsewhere, in the Store of the folder or archive `images`."""
     lookup = Lookup(store, "", images if images.is_dir() else None, role_of(data.stem))
-    return label_images(Source(images, "", store=store), _read(data), lookup, reading)
+    return label_images(Source(images, "", store=store), _read(data, lookup), lookup, reading)
 
 
 def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = False) -> Source:
@@ -38,12 +38,12 @@ def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = Fal
     if not classes:
         raise InputError(f"{data}: found another kind of file, expected {expected}")
     lookup = Lookup(store, "", data.parent, role_of(data.stem))
-    return label_images(Source(data, "", store=store), _read(data), lookup, Reading(), labelled=False)
+    return label_images(Source(data, "", store=store), _read(data, lookup), lookup, Reading(), labelled=False)
 
 
-def _read(path: Path) -> Table:
+def _read(path: Path, lookup: Lookup) -> Table:
     try:
         with open(path, "rb") as file:
-            return read_table(os.fspath(path), file.read())
+            return read_table(os.fspath(path), file.read(), lookup.list_files)
     except OSError as error:
         raise InputError(f"{path}: not a table that can be read: {error}") from None

@@ -361,7 +361,7 @@ def _by_table(source, files, reading, role, prefix, quiet=False):
         place = source.data / folder if source.data.is_dir() else None
         lookup = Lookup(source.store, base, place, role)
         try:
-            table = read_table((source.data / name).as_posix(), source.store.read(name))
+            table = read_table((source.data / name).as_posix(), source.store.read(name), lookup.list_files)
             if opened := _try(source, table, lookup, reading):
                 good.append((name, *opened))
         except SeveralFolders:
@@ -400,24 +400,20 @@ def _by_table(source, files, reading, role, prefix, quiet=False):
 
 def _try(source, table, lookup, reading):
     """(the table, its Lookup) where most of its rows name an image and have a label, else None."""
-
-    def count(names):
-        return sum(map(bool, lookup.find(names)[0]))
-
     try:
-        read, columns = recognise(table, reading, count)
+        read, columns = recognise(table, reading, lookup.count)
     except InputError:
         few = table.rows[:50]
-        if any(2 * count(list(cells)) > len(few) for cells in zip(*few)):
+        if any(2 * lookup.count(list(cells)) > len(few) for cells in zip(*few)):
             raise  # it names images: the line says which columns are to be given
         return None
     names = [row[columns.image] for row in read.rows]
-    return (table, lookup) if names and 2 * count(names) > len(names) else None
+    return (table, lookup) if names and 2 * lookup.count(names) > len(names) else None
 
 
 def _content(table, lookup, reading):
     """The images and labels of a table, to compare it with others."""
-    read, columns = recognise(table, reading, lambda names: sum(map(bool, lookup.find(names)[0])))
+    read, columns = recognise(table, reading, lookup.count)
     found, _ = lookup.find([row[columns.image] for row in read.rows])
     return frozenset(zip(found, (label_of(read, columns, row) for row in read.rows)))
 

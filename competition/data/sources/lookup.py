@@ -62,6 +62,14 @@ class Lookup:
         alone = [self._anywhere(part) if file is None and len(part) == 1 else file for part, file in zip(parts, found)]
         return alone, ""
 
+    def list_files(self) -> list[str]:
+        """The names of all files, among which are those that the table names."""
+        return self.store.list()[0]
+
+    def count(self, names: Sequence[str]) -> int:
+        """How many of these names are a file."""
+        return sum(map(bool, self.find(names)[0]))
+
     def below(self, name: str) -> str | None:
         """The POSIX path that a name means below `base`, from the Store's root; None when it lies elsewhere.
 

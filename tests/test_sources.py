@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
+from PIL import Image
 
 from competition.base.files import InputError
 from competition.data.decode import decode
@@ -866,6 +867,30 @@ def test_given_folds_are_taken_over(tmp_path, workdir, capsys):
         make_folds(path, fold_column="gone")
 
 
+def test_given_folds_of_images_that_cannot_be_read(tmp_path, workdir, capsys):
+    data = pictures(tmp_path / "data", *(f"{i}.png" for i in range(6)))
+    (data / "5.png").write_bytes(b"no picture")
+    for name, label, fold, message in (("c", "c", "0", "of class c"), ("f", "a", "2", "of fold 2")):
+        rows = [f"{i}.png,{'ab'[i % 2]},{i // 2 % 2}" for i in range(5)]
+        path = write_csv(data / f"{name}.csv", [*rows, f"5.png,{label},{fold}"], "image,label,fold")
+        with pytest.raises(InputError, match=f"FOLD_COLUMN=fold: no image is left {message}"):
+            make_folds(path, fold_column="fold", skip_bad=True)
+    make_folds(
+        write_csv(data / "g.csv", [f"{i}.png,{'ab'[i % 2]},{i % 2}" for i in range(4)], "id,label,fold"),
+        fold_column="fold",
+    )
+    assert "warning: FOLD_COLUMN=fold leaves a fold without images of a, b\n" in capsys.readouterr().err
+
+
+def test_rare_classes_are_said_to_be_fewer_than_the_folds_asked_for(tmp_path, workdir, capsys):
+    counts = (("train", "ab", 3), ("train", "c", 1), ("val", "ab", 2))
+    data = pictures(
+        tmp_path / "data", *(f"{p}/{label}/{i}.png" for p, labels, n in counts for label in labels for i in range(n))
+    )
+    assert make_folds(data, folds=3, val="fold").k == 4
+    assert "fewer different images than FOLDS=3: c (1)" in capsys.readouterr().out
+
+
 def test_dry_prints_what_was_found_and_writes_nothing(tmp_path, workdir, capsys):
     data = download(pictures(tmp_path / "data"))
     pictures(data, *(f"train/{i}.jpg" for i in range(6)))
@@ -881,6 +906,24 @@ def test_dry_prints_what_was_found_and_writes_nothing(tmp_path, workdir, capsys)
     ):
         assert line in out
     assert make_folds(data, folds=2).hash == table.hash
+
+
+def test_dry_says_and_returns_the_same_as_the_making(tmp_path, workdir, capsys):
+    data = pictures(
+        tmp_path / "data", *(f"{label}/{i}.png" for label, n in (("a", 4), ("b", 4), ("c", 1)) for i in range(n))
+    )
+    for path in sorted(data.rglob("*.png")):
+        deep = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        path.write_bytes(encode(Image.fromarray(deep)))
+    dry = make_folds(data, folds=2, dry=True)
+    said = capsys.readouterr().out.splitlines()
+    made = make_folds(data, folds=2)
+    assert said[1:] == [line for line in capsys.readouterr().out.splitlines()[1:] if "groups.html" not in line]
+    assert any("0..4095 becomes 0..255" in line for line in said)
+    assert any("c (1); 1 images are in the training part of every fold" in line for line in said)
+    pd.testing.assert_frame_equal(dry.frame, made.frame)
+    pd.testing.assert_frame_equal(dry.train_only, made.train_only)
+    assert {**vars(dry), "frame": 0, "train_only": 0} == {**vars(made), "frame": 0, "train_only": 0}
 
 
 def test_options_of_the_data_are_kept_for_later_stages(tmp_path, workdir, capsys):

@@ -430,6 +430,14 @@ def test_colours_of_twelve_bits_in_sixteen(colour_type, values):
     assert decode(data, "x", ranges).tolist() == [[[0, 64, 255]]]
 
 
+def test_colours_of_twelve_bits_in_ppm():
+    values = struct.pack(">3H", 0, 1024, 4095)
+    assert decode(b"P6 1 1 4095\n" + values, "x").tolist() == [[[0, 64, 255]]]
+    data = b"P6 1 1 65535\n" + values
+    assert ranges_of(data) == {"16-bit colours": (0, 4095)}
+    assert decode(data, "x", ranges_of(data)).tolist() == [[[0, 64, 255]]]
+
+
 def test_resize():
     image = smooth()
     assert resize(image, (24, 32)) is image

@@ -713,6 +713,37 @@ def test_twelve_bits_are_scaled_by_what_the_array_holds(tmp_path):
     assert decoded(source).max() == 255 and "scaled to 0..255" in source.remarks[0]
 
 
+def test_values_a_little_above_one_and_dark_ones_are_not_taken_for_black(tmp_path):
+    for values in (PIXELS / 255 * 1.2, (PIXELS // 16).astype(np.uint16)):
+        np.savez(tmp_path / "d.npz", x=values, y=NAMES)
+        source = open_source(tmp_path / "d.npz")
+        assert decoded(source).max() == 255 and "scaled to 0..255" in source.remarks[0]
+    np.savez(tmp_path / "d.npz", x=np.zeros((6, 8, 8, 3)), y=NAMES)
+    assert decoded(open_source(tmp_path / "d.npz")).max() == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_test_array_is_scaled_as_the_training_array_is(tmp_path, packed, capsys):
+    train, test = PIXELS.astype(np.uint16) * 16, PIXELS[:2].astype(np.uint16) * 8
+    path = tmp_path / ("x_test.npy" if not packed else "all.npz")
+    if packed:
+        np.savez(path, x_train=train, y_train=NAMES, x_test=test)
+    else:
+        for name, array in (("x_train", train), ("y_train", NAMES), ("x_test", test)):
+            np.save(tmp_path / f"{name}.npy", array)
+    source = open_unlabelled(path)
+    expected = np.rint(test[1] * (255 / train.max()))
+    np.testing.assert_array_equal(decode(source.read("x_test/1.ppm"), "n"), expected)
+    assert capsys.readouterr().err == ""
+    if not packed:
+        np.save(path, train + 99)
+        assert decode(open_unlabelled(path).read("x_test/1.ppm"), "n").max() == 255
+        assert "which are clipped to the range of x_train" in capsys.readouterr().err
+        np.save(tmp_path / "z_test.npy", train)
+        open_unlabelled(tmp_path / "z_test.npy")
+        assert "scaled to 0..255 by its own values" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arrays, message",
     [

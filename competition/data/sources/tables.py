@@ -71,8 +71,16 @@ def split_text(text: str) -> tuple[str, str, str]:
     """
     text = re.sub(r"\Asep=.\r?\n", "", text)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    counts = {separator: len(next(csv.reader([first], delimiter=separator), [])) for separator in SEPARATORS}
+    counts = {separator: len(_split(first, separator)) for separator in SEPARATORS}
     return text, first, max(counts, key=lambda each: counts[each])  # the first of them where several are as good
+
+
+def _split(line, separator):
+    """The cells of a line; none where one is longer than csv reads."""
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return []
 
 
 def _decode_by_names(data, files):
@@ -105,7 +113,7 @@ def _read_csv(name, data, files):
     text, first, separator = split_text(text)
     if not first:
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")
-    header = next(csv.reader([first], delimiter=separator), [])
+    header = _split(first, separator)
     padded = any(cell.startswith(" ") for cell in header[1:])  # blanks behind the separators
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=padded)
     rows, lines = [], []

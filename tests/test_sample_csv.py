@@ -23,10 +23,10 @@ IMAGES = [f"{number}.jpg" for number in range(1, 6)]
 PROBS = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
 
 
-def read(folder, lines, classes, images=IMAGES, data="/data/test", encoding="utf-8", name="s.csv", **options):
+def read(folder, lines, classes, images=IMAGES, data="/data/test", encoding="utf-8", name="s.csv", root="", **options):
     path = folder / name
     path.write_bytes(("\n".join(lines) + "\n").encode(encoding))
-    unknown = FoldTable("toy/predict/test", pd.DataFrame({"image": images}), classes, (8, 8), data, 0, "", "")
+    unknown = FoldTable("toy/predict/test", pd.DataFrame({"image": images}), classes, (8, 8), data, 0, "", "", root)
     return read_sample(path, unknown, classes, **options)
 
 
@@ -209,6 +209,12 @@ def test_ids_are_found_by_what_they_mean(ids):
 
 def test_an_id_in_another_unicode_form():
     assert match_ids("s.csv", ["a\u0308hre.jpg"], ["\u00e4hre.jpg"]) == ["\u00e4hre.jpg"]
+
+
+def test_ids_with_the_folder_of_an_archive(tmp_path):
+    lines = ["id,label", "test/0/1.jpg,ash", "test/1/1.jpg,ash"]
+    wanted = read(tmp_path, lines, WORDS, ["0/1.jpg", "1/1.jpg"], "/data/z.zip", root="top/test/")
+    assert wanted.images == ["0/1.jpg", "1/1.jpg"]
 
 
 def test_the_folder_parts_names_that_are_the_same():

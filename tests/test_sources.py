@@ -310,6 +310,55 @@ def test_a_download_of_zips(tmp_path):
         assert open_reader(path, source.root).read("train/train/3.jpg") == b"train/3.jpg"
 
 
+def test_a_packed_table_beside_pictures(tmp_path):
+    data = download(tmp_path / "data", "id,breed", "")
+    for name in ("train.csv", "sample_submission.csv"):
+        with zipfile.ZipFile(data / f"{name}.zip", "w") as archive:
+            archive.write(data / name, name)
+        (data / name).unlink()
+    for path in (data, zip_of(data, tmp_path / "z.zip")):
+        assert labels(open_source(path)) == {f"train/{i}.jpg": "ash" if i % 2 else "oak" for i in range(6)}
+
+
+def test_a_training_part_in_several_folders(tmp_path):
+    data = write_files(
+        tmp_path / "data", "train_1/0.jpg", "train_1/1.jpg", "train_2/2.jpg", "train_2/3.jpg", "test/4.jpg"
+    )
+    write_csv(data / "train.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label")
+    assert labels(open_source(data)) == {f"train_{1 + i // 2}/{i}.jpg": "ab"[i % 2] for i in range(4)}
+
+
+def test_a_table_in_a_folder_beside_that_of_the_images(tmp_path):
+    data = write_files(tmp_path / "data", *(f"images/{i}.jpg" for i in range(4)))
+    write_csv(data / "annotations/train.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label")
+    assert labels(open_source(data)) == {f"images/{i}.jpg": "ab"[i % 2] for i in range(4)}
+
+
+@pytest.mark.parametrize("names", [["test/0.jpg", "test/1.jpg"], ["c/test/0.jpg", "c/test/1.jpg"]])
+def test_test_images_of_an_archive_are_named_below_its_folder(tmp_path, names, capsys):
+    data = write_files(tmp_path / "data", *names)
+    packed = zip_of(data, tmp_path / "z.zip")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(packed, "inner.zip")
+    for path in (packed, a_tar(data, tmp_path), tmp_path / "outer.zip"):
+        source = open_unlabelled(path)
+        assert source.images == ["0.jpg", "1.jpg"] and source.read("1.jpg") == names[1].encode()
+        assert open_reader(path, source.root).read("1.jpg") == names[1].encode()
+    assert open_unlabelled(data).images == names and capsys.readouterr().err == ""
+
+
+def test_test_images_of_a_download_are_those_of_its_test_part(tmp_path, capsys):
+    data = download(tmp_path / "data")
+    for path in (data, zip_of(data, tmp_path / "z.zip", "top/")):
+        source = open_unlabelled(path)
+        assert source.images == [f"{i}.jpg" for i in range(6)] and source.read("3.jpg") == b"test/3.jpg"
+        assert "test/ are taken, and none of the 6 others" in capsys.readouterr().err
+
+
+def test_test_images_without_any_ending(tmp_path):
+    assert open_unlabelled(write_files(tmp_path / "data", "0", "1", "notes.txt")).images == ["0", "1"]
+
+
 def test_a_table_for_each_part(tmp_path):
     for part, count in (("train", 4), ("val", 2), ("test", 2)):
         write_files(tmp_path / "data", *(f"images/{part}{i}.jpg" for i in range(count)))
@@ -566,6 +615,26 @@ def test_a_missing_file_is_not_taken_from_another_folder(tmp_path):
     shutil.rmtree(data / "train")
     with pytest.raises(InputError, match="missing below .*: train/0.jpg"):
         open_source(path)
+
+
+@pytest.mark.parametrize(
+    "names", [["1.png", "2.png", "10.png"], ["1", "2", "10"], ["1.0", "2.0", "10.0"], ["train/001.png"]]
+)
+def test_names_that_lost_their_zeros_or_have_another_ending(tmp_path, names):
+    data = write_files(tmp_path / "data", *(f"train/{i:03}.jpg" for i in (1, 2, 10)), "test/002.jpg")
+    rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(names * 2 if len(names) > 1 else [*names, "train/2.png"])]
+    source = open_source(write_csv(data / "l.csv", rows[: max(3, len(names))]))
+    assert source.images[0] == "train/001.jpg" and "test/002.jpg" not in source.images and len(source.classes) == 2
+    assert f"{names[0]} is train/001.jpg" in source.remarks[0]
+    write_files(data, "train/1.JPEG")
+    with pytest.raises(InputError, match="missing below"):
+        open_source(write_csv(data / "l.csv", ["01.png,a", "0002.png,b"]))
+
+
+def test_a_column_whose_names_exist_is_taken_before_one_called_image(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(4)))
+    path = write_csv(data / "l.csv", [f"picture {i},{i}.jpg,{'ab'[i % 2]}" for i in range(4)], "image,path,label")
+    assert labels(open_source(path)) == {f"{i}.jpg": "ab"[i % 2] for i in range(4)}
 
 
 def test_labels_that_are_made_of_others(tmp_path):

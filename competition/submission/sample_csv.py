@@ -72,7 +72,7 @@ def read_sample(path, unknown, classes, probabilities=False, metric=None, labels
     part the columns, and names of columns may be missing. InputError, naming the line, for ids that are doubled or
     several images', for ids of which none is an image's, and for columns and values that are none of these.
     """
-    images, top = [*unknown.images, *broken], Path(unknown.data).name.removesuffix(".zip")
+    images, top = [*unknown.images, *broken], Path(unknown.root or unknown.data).name.removesuffix(".zip")
     cells, separator = _read_cells(path, files=lambda: images)
     id_at = _find_id_column(cells, images, top)
     header, rows = cells[0], cells[1:]

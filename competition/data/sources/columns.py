@@ -85,13 +85,16 @@ def _is_image(cell, count):
 
 
 def _find_image(table, names, rows, count):
-    if table.columns.count("image") == 1:
-        return table.columns.index("image")
     if table.columns.count("image") > 1:
         return None
     named = sorted((number for number, name in enumerate(names) if name in IMAGE_NAMES), key=lambda n: _rank(names[n]))
     if len(named) == 1:
         return named[0]
+    if "image" in table.columns:
+        exact = table.columns.index("image")
+        named = [exact, *(number for number in named if number != exact)]
+        if count([row[exact] for row in rows]):
+            return exact
     tried = {number: count([row[number] for row in rows]) for number in named or range(len(names))}
     good = [number for number, found in tried.items() if 2 * found > len(rows)]
     if named:

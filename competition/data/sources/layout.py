@@ -1,5 +1,6 @@
 """What the folders of a folder or an archive are: classes, the parts of a split, or a download with its label table."""
 
+import posixpath
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -67,7 +68,9 @@ def open_labelled(data: Path, store: Store, reading: Reading) -> Source:
 def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = False) -> Source:
     """The Source of all pictures by their names' endings; with `classes` they have labels where they lie in class folders.
 
-    Raises InputError where there is no picture; other files are left out with a warning.
+    Without `classes` they are those to test: of a split the pictures of its test part alone. Those and the pictures of
+    an archive are named from the folder on that holds all of them. Where no name ends as a picture's does, files without any
+    ending are taken for pictures. Raises InputError where there is no picture; other files are left out with a warning.
     """
     source = Source(data, "", store=store)
     names, folders = store.list()
@@ -81,15 +84,33 @@ def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = Fal
         if len(tops.names) > 1 and filled == set(tops.names) and all(inside) and _are_classes(tops):
             return _from_class_folders(source, names, tops, Reading())
     images = sorted(name for name in names if looks_like_picture(name))
+    images = images or sorted(name for name in names if _may_be_picture(name))
     others = sorted(set(names) - set(images))
     if not images:
         text = f"{len(others)} other files ({shorten(others)})" if others else "nothing"
         raise InputError(f"{data}: found {text}, expected {expected}")
     if others:
         warn(f"{data}: {len(others)} files that are no images by their names are left out: {shorten(others)}")
+    part = "" if classes else _test_part(names, folders)
+    if part:
+        inside = [image for image in images if image.startswith(part)]
+        others = len(images) - len(inside)
+        warn(f"{data}: the {len(inside)} images in {part} are taken, and none of the {others} others")
+        images = inside
+    root = ""
+    if part or not classes and not data.is_dir():
+        root = posixpath.commonpath([posixpath.dirname(image) for image in images])
+        root = root and root + "/"
     for image in images:
         check_text(image)
-    return replace(source, images=images)
+    return replace(source, root=root, images=[image[len(root) :] for image in images])
+
+
+def _test_part(files, folders):
+    """The folder of the test part of a split, with a / at its end; "" where there is no split, or no such part."""
+    tops = _find_tops(files, folders, "")
+    parts = tops.of_role("test") if _is_split(tops) else []
+    return f"{tops.root}{parts[0]}/" if len(parts) == 1 else ""
 
 
 def _open_below(source, files, folders, prefix, reading):
@@ -99,6 +120,9 @@ def _open_below(source, files, folders, prefix, reading):
         return _open_split(source, files, folders, tops, reading)
     if len(tops.pictured) == 1 and len(tops.names) > 1 and len(tops.below[tops.pictured[0]]) > 1:
         return _open_below(source, files, folders, f"{tops.root}{tops.pictured[0]}/", reading)
+    if len(tops.names) > 1 and len(tops.pictured) == 1:
+        if by_table := _by_table(source, files, reading, "train", prefix, quiet=True):
+            return _add_val_table(source, by_table, files, reading)
     if len(tops.names) > 1 and _are_classes(tops):
         found = _from_class_folders(source, files, tops, reading)
         return _compare(found, files, tops, reading)
@@ -259,6 +283,8 @@ def _compare(source, files, tops, reading):
 def _open_split(source, files, folders, tops, reading):
     """The Source of the training part of a split; the validation part as asked for."""
     parts = {role: tops.of_role(role) for role in ("train", "val", "test")}
+    if len(parts["train"]) > 1 and (by_table := _by_table(source, files, reading, "train", "", quiet=True)):
+        return _add_val_table(source, by_table, files, reading)
     if len(parts["train"]) != 1:
         several = parts["train"] or parts["val"] + parts["test"]
         what = "several parts to train on" if parts["train"] else "no part to train on"

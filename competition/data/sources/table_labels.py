@@ -26,6 +26,10 @@ def label_images(source: Source, table: Table, lookup: Lookup, reading: Reading,
     if not table.rows:
         raise InputError(f"{table.name}: no rows, expected one an image")
     found, where = lookup.find([row[columns.image] for row in table.rows])
+    loosely = []
+    if not any(found):
+        found = lookup.find_loosely(names := [row[columns.image] for row in table.rows])
+        loosely = [f"{name} is {file}" for name, file in zip(names, found) if file]
     rows, left, remarks = _check_rows(table, columns, found, lookup, reading, where, source)
     frame = pd.DataFrame([table.rows[number] for number in rows], columns=pd.Index(table.columns), dtype=object)
     frame.index = pd.Index([found[number] for number in rows], dtype=object)
@@ -34,6 +38,9 @@ def label_images(source: Source, table: Table, lookup: Lookup, reading: Reading,
     images = [str(found[number]) for number in rows]
     labels = [label_of(table, columns, table.rows[number]) for number in rows]
     remarks += _several(table, labels) if labelled else []
+    if loosely:
+        shown = shorten(loosely, 1)
+        remarks.append(f"{table.name}: no name is a file's; they count without ending and leading zeros: {shown}")
     source = replace(source, columns=frame, found=notes, remarks=(*source.remarks, *remarks))
     if not labelled:
         order = sorted(range(len(images)), key=lambda n: (labels[n], images[n]))

@@ -335,16 +335,20 @@ def test_a_table_in_a_folder_beside_that_of_the_images(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["test/0.jpg", "test/1.jpg"], ["c/test/0.jpg", "c/test/1.jpg"]])
-def test_test_images_of_an_archive_are_named_below_its_folder(tmp_path, names, capsys):
+def test_test_images_are_named_below_the_folder_of_that_name(tmp_path, names, capsys):
     data = write_files(tmp_path / "data", *names)
     packed = zip_of(data, tmp_path / "z.zip")
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
         archive.write(packed, "inner.zip")
-    for path in (packed, a_tar(data, tmp_path), tmp_path / "outer.zip"):
+    for path in (data, packed, a_tar(data, tmp_path), tmp_path / "outer.zip"):
         source = open_unlabelled(path)
         assert source.images == ["0.jpg", "1.jpg"] and source.read("1.jpg") == names[1].encode()
         assert open_reader(path, source.root).read("1.jpg") == names[1].encode()
-    assert open_unlabelled(data).images == names and capsys.readouterr().err == ""
+    assert capsys.readouterr().err == ""
+    assert open_unlabelled(zip_of(data, tmp_path / "photos.zip", "photos/deep/")).images == ["0.jpg", "1.jpg"]
+    plain = [name.replace("test", "deep") for name in names]
+    for path in (write_files(tmp_path / "more", *plain), zip_of(tmp_path / "more", tmp_path / "more.zip")):
+        assert open_unlabelled(path).images == plain, "a folder and a zip of it give the same names"
 
 
 def test_test_images_of_a_download_are_those_of_its_test_part(tmp_path, capsys):

@@ -68,9 +68,10 @@ def open_labelled(data: Path, store: Store, reading: Reading) -> Source:
 def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = False) -> Source:
     """The Source of all pictures by their names' endings; with `classes` they have labels where they lie in class folders.
 
-    Without `classes` they are those to test: of a split the pictures of its test part alone. Those and the pictures of
-    an archive are named from the folder on that holds all of them. Where no name ends as a picture's does, files without any
-    ending are taken for pictures. Raises InputError where there is no picture; other files are left out with a warning.
+    Without `classes` they are those to test: of a split the pictures of its test part alone. They are named from the
+    folder on that holds all of them, if it is called after a test part or the archive. Where no name ends as a picture's
+    does, files without any ending are taken for pictures. Raises InputError where there is no picture; other files are
+    left out with a warning.
     """
     source = Source(data, "", store=store)
     names, folders = store.list()
@@ -97,13 +98,18 @@ def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = Fal
         others = len(images) - len(inside)
         warn(f"{data}: the {len(inside)} images in {part} are taken, and none of the {others} others")
         images = inside
-    root = ""
-    if part or not classes and not data.is_dir():
-        root = posixpath.commonpath([posixpath.dirname(image) for image in images])
-        root = root and root + "/"
+    root = "" if classes else _top_of_test(data, images)
     for image in images:
         check_text(image)
     return replace(source, root=root, images=[image[len(root) :] for image in images])
+
+
+def _top_of_test(data, images):
+    """The folder that holds all test images, with a / at its end, where it is called after a test part or the archive."""
+    parts = posixpath.commonpath([posixpath.dirname(image) for image in images]).split("/")
+    stem = "" if data.is_dir() else data.name.split(".")[0]
+    named = [place for place, part in enumerate(parts) if part and (part == stem or role_of(part) == "test")]
+    return "".join(f"{part}/" for part in parts[: named[-1] + 1]) if named else ""
 
 
 def _test_part(files, folders):

@@ -440,6 +440,16 @@ def test_labels_that_look_alike_are_one_class(tmp_path):
         open_source(path, alike="some")
 
 
+def test_labels_with_blanks_and_of_the_same_number_are_named(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(4)))
+    source = open_source(write_csv(data / "l.csv", [f"{i}.jpg,{['oak ', 'elm'][i % 2]}" for i in range(4)]))
+    assert source.classes == ["elm", "oak "] and source.remarks[0].endswith(
+        "begin or end with blanks, which count: 'oak '"
+    )
+    source = open_source(write_csv(data / "l.csv", ["0.jpg,1", "1.jpg,01", "2.jpg,1.0", "3.jpg,2"]))
+    assert source.remarks[0].endswith("the same number are classes of their own: 01 = 1 = 1.0")
+
+
 def test_the_form_of_most_images_stands_for_a_class():
     assert look_alike(["OAK", "OAK", "oak", "yew"]) == {"OAK": "OAK", "oak": "OAK"}
     assert look_alike(["a", "A", "1", "l"]) == {}, "letters alone are classes of their own"
@@ -667,6 +677,22 @@ def test_tars_that_cannot_be_used(tmp_path):
         archive.add(folder / "a/1.jpg", "../a/1.jpg")
     with pytest.raises(InputError, match="out.tar: '../a/1.jpg' climbs out of the tar"):
         open_source(tmp_path / "out.tar")
+
+
+def test_tars_whose_name_says_another_packing(tmp_path):
+    folder = write_files(tmp_path / "data", "a/1.jpg", "b/1.jpg")
+    for ending, mode in ((".tar", "w:gz"), (".tgz", "w:xz"), (".tar.gz", "w")):
+        assert open_source(a_tar(folder, tmp_path, ending, mode)).images == ["a/1.jpg", "b/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [(b"\n<!DOCTYPE html>", "a web page"), (b"Rar!", "does not begin as a zip"), (b"PK\3\4", "too early")],
+)
+def test_a_file_that_is_called_zip_and_is_none(tmp_path, content, words):
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(InputError, match=f"x.zip: broken zip: .*; it .*{words}"):
+        open_source(tmp_path / "x.zip")
 
 
 def test_archives_that_python_cannot_unpack(tmp_path):

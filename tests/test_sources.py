@@ -238,6 +238,18 @@ def test_folders_that_are_no_classes(tmp_path, names, message):
         open_source(zip_of(data, tmp_path / "z.zip"))
 
 
+def test_folders_of_classes_of_which_one_lies_deeper(tmp_path):
+    data = write_files(tmp_path / "data", *(f"CUB/images/{c}/{i}.jpg" for c in ("1.ash", "2.oak") for i in range(2)))
+    write_files(data, *(f"segmentations/{c}/0.png" for c in ("1.ash", "2.oak")), "CUB/parts/parts.txt")
+    message = (
+        r"CUB/ and segmentations/ share the folders 1.ash, 2.oak; expected DATA=.*/CUB/images or DATA=.*/segmentations$"
+    )
+    with pytest.raises(InputError, match=message):
+        open_source(data)
+    data = write_files(tmp_path / "more", *(f"{c}/{c}_{i}/T{i}/0.jpg" for c in ("ill", "well") for i in range(2)))
+    assert open_source(data).classes == ["ill", "well"]
+
+
 def test_folders_called_like_a_split_among_others_are_classes(tmp_path):
     data = write_files(tmp_path / "data", "train/1.jpg", "bus/1.jpg", "test/1.jpg")
     assert open_source(data).classes == ["bus", "test", "train"]
@@ -643,6 +655,33 @@ def test_names_that_lost_their_zeros_or_have_another_ending(tmp_path, names):
     write_files(data, "train/1.JPEG")
     with pytest.raises(InputError, match="missing below"):
         open_source(write_csv(data / "l.csv", ["01.png,a", "0002.png,b"]))
+
+
+def test_numbers_that_several_folders_have_are_no_names(tmp_path):
+    data = write_files(
+        tmp_path / "data", *(f"{part}/{c}/{i}.jpg" for part in ("train", "test") for c in "ab" for i in range(2))
+    )
+    rows = [f"{n % 2},train/{'ab'[n // 2]}/{n % 2}.jpg,{'ab'[n // 2]},train" for n in range(4)]
+    for header in ("nr,filepaths,labels,data set", "nr,where,labels,data set"):
+        source = open_source(write_csv(data / "birds.csv", rows, header))
+        assert labels(source) == {f"train/{c}/{i}.jpg": c for c in "ab" for i in range(2)} and not source.remarks
+
+
+def test_a_column_that_names_parts_of_a_split_is_named(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(4)))
+    rows = [f"{i}.jpg,{'ab'[i % 2]},{('train', 'valid')[i // 2]}" for i in range(4)]
+    (remark,) = open_source(write_csv(data / "l.csv", rows, "image,label,split")).remarks
+    assert "the column 'split' names parts of a split (train, valid), and all are dealt" in remark
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [("<!DOCTYPE html>\n<p>404, no\n", "web page"), ("version https://git-lfs.github.com/spec/v1\n", "Git LFS")],
+)
+def test_files_that_are_no_tables_are_named(tmp_path, text, found):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(InputError, match=f"l.csv: found a.*{found}"):
+        open_source(tmp_path / "l.csv")
 
 
 def test_a_column_whose_names_exist_is_taken_before_one_called_image(tmp_path):

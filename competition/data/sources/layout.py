@@ -41,6 +41,9 @@ class Tops:
     names: list[str]
     direct: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # pictures in each
     below: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # its folders that hold pictures
+    leaves: dict[str, set[tuple[str, int]]] = field(
+        default_factory=lambda: defaultdict(set)
+    )  # and the last of them, how deep
 
     @property
     def pictured(self) -> list[str]:
@@ -136,7 +139,7 @@ def _open_below(source, files, folders, prefix, reading):
         if found := _by_table(source, files, reading, "train", prefix):
             return _add_val_table(source, found, files, reading)
     if len(tops.pictured) > 1:
-        raise _no_classes(source, files, tops)
+        raise _no_classes(source, files, folders, tops)
     return _from_class_folders(source, files, tops, reading)
 
 
@@ -154,6 +157,7 @@ def _find_tops(files, folders, prefix):
                 tops.direct[top] += 1
             elif rest:
                 tops.below[top].add(rest[0])
+                tops.leaves[top].add((rest[-2], len(rest)))
     return tops
 
 
@@ -179,9 +183,10 @@ def _are_classes(tops):
 def _shared(tops):
     """Two folders and the names of folders that both have, or None.
 
-    One and the same folder in each, as in <class>/images/, is no sign of a split.
+    One and the same folder in each, as in <class>/images/, is no sign of a split. Further down
+    several count that lie in one deeper than in the other, as in a/images/<class>/ and masks/<class>/.
     """
-    owner = {}
+    owner: dict[str, str] = {}
     if len({frozenset(tops.below[top]) for top in tops.pictured}) == 1 and len(tops.below[tops.pictured[0]]) == 1:
         return None
     for top in tops.pictured:
@@ -189,7 +194,21 @@ def _shared(tops):
             if name in owner:
                 return owner[name], top, sorted(tops.below[owner[name]] & tops.below[top])
             owner[name] = top
+    for other, top in _neighbours(tops):
+        depths, own = dict(tops.leaves[other]), dict(tops.leaves[top])
+        if len(both := sorted(name for name in own if depths.get(name, own[name]) != own[name])) > 1:
+            return other, top, both
     return None
+
+
+def _neighbours(tops):
+    """Each folder with the first before it in which a last folder is called as in it."""
+    owner: dict[str, str] = {}
+    for top in tops.pictured:
+        names = sorted({name for name, _ in tops.leaves[top]})
+        if before := [owner[name] for name in names if name in owner]:
+            yield before[0], top
+        owner |= {name: top for name in names if name not in owner}
 
 
 def _mixed(tops):
@@ -199,15 +218,24 @@ def _mixed(tops):
     return flat, deep
 
 
-def _no_classes(source, files, tops):
+def _no_classes(source, files, folders, tops):
     """The InputError for folders that are no classes, with the DATA= to give."""
     if shared := _shared(tops):
         reason = f"{shared[0]}/ and {shared[1]}/ share the folders {shorten(shared[2])}"
     else:
         flat, deep = _mixed(tops)
         reason = f"{flat[0]}/ holds images, {deep[0]}/ folders of images"
-    inner = [name for name in tops.pictured if len(tops.below[name]) > 1]
+    inner = [name for name in tops.pictured if len(tops.below[name]) > 1 or len(tops.leaves[name]) > 1]
+    inner = [_enter(files, folders, f"{tops.root}{name}/")[len(tops.root) : -1] for name in inner]
     return InputError(f"{source.data}: found folders that are no classes: {reason}; {_give(source, tops.root, inner)}")
+
+
+def _enter(files, folders, prefix):
+    """The folder in `prefix` that holds several folders or all of the pictures, as long as one alone has pictures."""
+    tops = _find_tops(files, folders, prefix)
+    while len(tops.pictured) == 1 and tops.below[tops.pictured[0]]:
+        tops = _find_tops(files, folders, f"{tops.root}{tops.pictured[0]}/")
+    return tops.root
 
 
 def _give(source, root, names):

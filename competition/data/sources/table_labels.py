@@ -11,8 +11,11 @@ from competition.base.text import shorten
 from competition.data.sources.columns import label_of, recognise
 from competition.data.sources.labels import with_labels
 from competition.data.sources.lookup import Lookup
+from competition.data.sources.roles import role_of
 from competition.data.sources.source import Reading, Source
 from competition.data.sources.tables import Table
+
+MOST_PARTS = 5  # different values of a column that may name the parts of a split
 
 
 def label_images(source: Source, table: Table, lookup: Lookup, reading: Reading, labelled: bool = True) -> Source:
@@ -37,7 +40,7 @@ def label_images(source: Source, table: Table, lookup: Lookup, reading: Reading,
     notes += tuple(("left out", f"{count} rows {why}") for why, count in left.items() if count)
     images = [str(found[number]) for number in rows]
     labels = [label_of(table, columns, table.rows[number]) for number in rows]
-    remarks += _several(table, labels) if labelled else []
+    remarks += _several(table, labels) + _parts(table, rows) if labelled else []
     if loosely:
         shown = shorten(loosely, 1)
         remarks.append(f"{table.name}: no name is a file's; they count without ending and leading zeros: {shown}")
@@ -120,6 +123,17 @@ def _several(table, labels):
     made = [label for label in sorted(known) if (parts := _split(label)) and len(parts) > 1 and set(parts) <= known]
     text = f"{table.name}: labels that are made of others count as classes of their own: {shorten(made)}"
     return [text] if made else []
+
+
+def _parts(table, rows):
+    """A line where a column says of which part of a split each row is, as all of them are dealt."""
+    lines = []
+    for number, column in enumerate(table.columns):
+        values = {table.rows[row][number] for row in rows}
+        if len(values) <= MOST_PARTS and len({role_of(value) for value in values} - {None}) > 1:
+            text = f"the column {column!r} names parts of a split ({shorten(sorted(values))}), and all are dealt into folds"
+            lines.append(f"{table.name}: {text}; FOLD_COLUMN= takes over folds, as numbers")
+    return lines
 
 
 def _split(label: str) -> Sequence[str]:

@@ -17,6 +17,13 @@ OLDER = (
     *("cp1252", "latin-1", "cp1250", "cp1251", "cp1253", "cp1254", "cp437", "cp850", "mac_roman"),
     *("shift_jis", "gb18030", "big5", "euc_kr"),
 )  # encodings that are tried where a table is not Unicode
+# how files begin that are no tables
+OTHERS = {
+    "<!doctype html": "a web page, which a download leaves that has failed",
+    "<html": "a web page, which a download leaves that has failed",
+    "version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
+    "pk\3\4": "a zip or a spreadsheet (save it as CSV)",
+}
 
 Files = Callable[[], Iterable[str]]  # the names of the files that a table may name
 
@@ -113,6 +120,8 @@ def _read_csv(name, data, files):
     text, first, separator = split_text(text)
     if not first:
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")
+    if other := next((what for start, what in OTHERS.items() if first.lower().lstrip().startswith(start)), None):
+        raise InputError(f"{name}: found {other}, expected a table with a row an image")
     header = _split(first, separator)
     padded = any(cell.startswith(" ") for cell in header[1:])  # blanks behind the separators
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=padded)

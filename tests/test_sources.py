@@ -199,6 +199,10 @@ def test_the_validation_part_is_left_out_joined_or_a_fold(tmp_path):
         open_source(data, val="twice")
     with pytest.raises(InputError, match="VAL=join: found no validation part"):
         open_source(class_folders(tmp_path / "plain", COUNTS), val="join")
+    table = write_csv(data / "all.csv", ["train/ash/train0.jpg,ash", "train/oak/train0.jpg,oak"])
+    for options in ({}, {"images": str(data)}):
+        with pytest.raises(InputError, match="all.csv: VAL=join: found no validation part"):
+            open_source(table, val="join", **options)
     (data / "valid/oak").rename(data / "valid/Oak")
     assert open_source(data, val="join").classes == ["ash", "oak"]
     write_csv(data / "all.csv", [f"{part}/{c}/{part}0.jpg,{c}" for part in ("train", "test") for c in ("ash", "oak")])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from competition.base.files import InputError
 from competition.data.sources import folder
+from competition.data.sources.layout import VAL
 from competition.data.sources.lookup import Lookup
 from competition.data.sources.nested import Nested
 from competition.data.sources.roles import role_of
@@ -22,13 +23,15 @@ def open_store(path: Path, expected: str = "") -> Nested:
 
 
 def open_labelled(data: Path, store: Store, reading: Reading) -> Source:
-    """The Source of the images and labels in a table."""
+    """The Source of the images and labels in a table. InputError for VAL=, as a table is no split."""
+    _check_val(data, reading)
     lookup = Lookup(store, "", data.parent, role_of(data.stem))
     return label_images(Source(data, "", store=store), _read(data, lookup), lookup, reading)
 
 
 def open_beside(data: Path, images: Path, store: Store, reading: Reading) -> Source:
     """The Source of a table whose images lie elsewhere, in the Store of the folder or archive `images`."""
+    _check_val(data, reading)
     lookup = Lookup(store, "", images if images.is_dir() else None, role_of(data.stem))
     return label_images(Source(images, "", store=store), _read(data, lookup), lookup, reading)
 
@@ -39,6 +42,13 @@ def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = Fal
         raise InputError(f"{data}: found another kind of file, expected {expected}")
     lookup = Lookup(store, "", data.parent, role_of(data.stem))
     return label_images(Source(data, "", store=store), _read(data, lookup), lookup, Reading(), labelled=False)
+
+
+def _check_val(data, reading):
+    if reading.val not in (None, VAL[0]):
+        raise InputError(
+            f"{data}: VAL={reading.val}: found no validation part of a split in a table, expected DATA= the folder of both"
+        )
 
 
 def _read(path: Path, lookup: Lookup) -> Table:

@@ -17,6 +17,7 @@ OLDER = (
     *("cp1252", "latin-1", "cp1250", "cp1251", "cp1253", "cp1254", "cp437", "cp850", "mac_roman"),
     *("shift_jis", "gb18030", "big5", "euc_kr"),
 )  # encodings that are tried where a table is not Unicode
+TRIED = 2**24  # bytes at most of a table that they are tried on, as all texts are in memory at once
 # how files begin that are no tables
 OTHERS = {
     "<!doctype html": "a web page, which a download leaves that has failed",
@@ -66,7 +67,7 @@ def decode_text(name: str, data: bytes, files: Files | None = None) -> tuple[str
     try:
         return data.decode(encoding), ""
     except UnicodeDecodeError as error:
-        if files and encoding == "utf-8" and (found := _decode_by_names(data, files())):
+        if files and encoding == "utf-8" and len(data) <= TRIED and (found := _decode_by_names(data, files())):
             return found
         raise InputError(f"{name}: not UTF-8: {error}; expected the table saved as UTF-8") from None
 

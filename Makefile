@@ -14,7 +14,17 @@ given = $(if $(filter command,$(origin $(1))),$(value $(1)))
 OWN := PYTHON GPU HUB VENV SHELL MAKEFLAGS
 NAMES := $(strip $(foreach name,$(sort $(filter-out $(OWN),$(.VARIABLES))),$(if $(filter command,$(origin $(name))),$(name))))
 NOTEBOOKS := $(patsubst %,docs/%,$(wildcard examples/*.ipynb))
-VARIABLES = $(foreach name,$(NAMES),$(name)='$(subst ','\'',$(value $(name)))')
+VARIABLES = $(foreach name,$(NAMES),$(call one_line,$(name))$(name)='$(subst ','\'',$(value $(name)))')
+
+# What make hands on in the environment it expands first, $(shell ...) too, which a hostile file's name may hold.
+unexport $(NAMES) $(filter-out SHELL MAKEFLAGS,$(OWN))
+
+# one_line(VAR): an error where its value has several lines, as each of them would be a command of its own.
+one_line = $(if $(findstring $(NEWLINE),$(value $(1))),$(error $(1)=: the value has a line break, expected one line))
+define NEWLINE
+
+
+endef
 
 .PHONY: help setup test lint packages docs bench $(COMMANDS)
 

@@ -533,6 +533,35 @@ def test_make_hands_on_what_came_on_its_command_line(made):
     assert made("-e", "look", environment={"NAME": "n"}) == [["-m", "competition", "look"]]
 
 
+HOSTILE = (  # values that a file's name may have, and that make or a shell would expand
+    "$(shell touch PWNED)",
+    "${shell touch PWNED}x",
+    "`touch PWNED`$(info said)$(error stopped)",
+    "a'; touch PWNED; '\"$$(touch PWNED)#b",
+    "$(eval X := $(shell touch PWNED))\\",
+)
+
+
+@needs_make
+@pytest.mark.parametrize("command", BY_NAME)
+def test_make_expands_no_value_of_any_variable(command, made):
+    verb = BY_NAME[command]
+    variables = sorted(name.upper() for option in verb.options for name in (option.name, *option.aliases))
+    for turn in range(len(HOSTILE)):
+        words = [f"{name}={HOSTILE[(at + turn) % len(HOSTILE)]}" for at, name in enumerate(variables)]
+        assert made(command, *words) == [["-m", "competition", command, *words]]
+        assert not [path for path in made.python.parents[2].rglob("PWNED*")]
+
+
+@needs_make
+def test_a_value_of_several_lines_is_refused_by_make(made):
+    """Make would run each line as a command of its own."""
+    for value in ("a\nb", "a'\ntouch PWNED '"):
+        result = made.run("check", f"ZIP={value}")
+        assert result.returncode == 2 and "ZIP=: the value has a line break, expected one line" in result.stderr
+        assert not made.python.parents[2].joinpath("PWNED").exists()
+
+
 @needs_make
 def test_make_knows_the_commands_of_the_table(made):
     assert made(*BY_NAME) == [["-m", "competition", name] for name in BY_NAME]

@@ -19,6 +19,7 @@ from typing import Any
 
 BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading half a file raises
 PARTIAL = ".partial-"  # how the names of temporary files begin
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that a spreadsheet takes for formulas
 VERSIONED = (
     "tensorflow",
     "tensorflow-cpu",
@@ -102,6 +103,22 @@ def csv_bytes(frame: Any) -> bytes:
     return frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
 
 
+def sheet_bytes(frame: Any) -> bytes:
+    """The same for a table that people open and no program reads back: what a spreadsheet would take for a formula
+    has a ' before it."""
+    texts = frame.select_dtypes(exclude="number").columns
+    frame = frame.astype(dict.fromkeys(texts, object)).assign(**{name: frame[name].map(_no_formula) for name in texts})
+    return csv_bytes(frame.rename(columns=_no_formula))
+
+
+def _no_formula(value: Any) -> Any:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return value
+
+
 def read_csv(path: Any, **options: Any) -> Any:
     """The DataFrame that pandas.read_csv gives with these options; floats are those that `csv_bytes` wrote, bit for bit.
 
@@ -121,7 +138,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON file written by this toolkit, found {error}") from None
 
 

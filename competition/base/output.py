@@ -1,4 +1,4 @@
-"""What is printed on standard output, left out for some callers and not for others at the same time."""
+"""What is printed: left out for some callers and not for others at the same time, and what a terminal would obey shown."""
 
 import contextlib
 import sys
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from competition.base.text import show_controls
+
 _muted: ContextVar[bool] = ContextVar("muted", default=False)
+_own: ContextVar[bool] = ContextVar("own", default=False)  # what a user's own code prints is written as it is
 _lock = threading.Lock()
 _callers = 0  # how many are muted at the moment
 
@@ -23,6 +26,36 @@ class _Filter:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+class _Shown:
+    """A stream on which control signs, such as those in the names of hostile files, are spelt out."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(text if _own.get() else show_controls(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Spell out the control signs in what is printed on standard output and standard error."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Shown(before[0]), _Shown(before[1])  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def bare(stream: Any) -> Any:
+    """The stream itself, for a progress bar, which moves the cursor."""
+    return stream.stream if isinstance(stream, _Shown) else stream
 
 
 @contextlib.contextmanager
@@ -47,8 +80,9 @@ def muted() -> Iterator[None]:
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
     """Print what this caller prints, also inside `muted`: what a user's own code says."""
-    token = _muted.set(False)
+    token, own = _muted.set(False), _own.set(True)
     try:
         yield
     finally:
         _muted.reset(token)
+        _own.reset(own)

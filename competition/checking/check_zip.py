@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 
 from competition.base import files, page
+from competition.base.archives import member_pieces
+from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError, sha256_file
 from competition.base.option_values import parse_size, whole_number
 from competition.base.text import text_table
@@ -273,13 +275,26 @@ def _read_record(path):
     except InputError:
         return {}
     fits = isinstance(record, dict) and record.get("sha256") == sha256_file(path)
-    return record if fits and record.get("format") in LAYOUTS else {}
+    return record if fits and record.get("format") in tuple(LAYOUTS) and _is_forecast(record) else {}
+
+
+def _is_forecast(record):
+    """Whether the forecast of a record, if it has one, is what the toolkit writes."""
+    forecast = record.get("forecast")
+    if not forecast:
+        return True
+    numbers = (
+        [forecast.get(key) for key in ("expected", "low", "high", "hidden_n")] if isinstance(forecast, dict) else [""]
+    )
+    texts = record.get("source"), record.get("metric")
+    return all(isinstance(one, (int, float)) for one in numbers) and all(isinstance(one, str) for one in texts)
 
 
 def take_sample(name=None, size=None, workspace=Workspace()):
     """The Sample of a fold table's images, or of noise where there is no table or Workspace; InputError as read_folds."""
     if not name and not (workspace and workspace.names()):
         size = parse_size(size) or SIZE
+        _check_room(NOISE, size)
         noise = np.random.default_rng(0).integers(0, 256, (NOISE, *size, 3), np.uint8)
         return Sample(noise, None, None, f"{NOISE} images of noise, {size[0]}x{size[1]}, as there is no fold table")
     table = read_folds(name, workspace)
@@ -288,6 +303,7 @@ def take_sample(name=None, size=None, workspace=Workspace()):
     turn = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     rows = rows[np.argsort(turn, kind="stable")]  # any number of the first ones has all classes
     part = replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), size=parse_size(size) or table.size)
+    _check_room(len(rows), part.size)
     return Sample(
         load_images(part),
         part.labels,
@@ -295,6 +311,17 @@ def take_sample(name=None, size=None, workspace=Workspace()):
         f"{len(rows)} training images of {table.name}",
         len(table.labels) // table.k,
     )
+
+
+def _check_room(count, size):
+    """InputError where so many images, and another version of them, do not fit into memory."""
+    height, width = size
+    needed, memory = 2 * count * height * width * 3, read_memory()
+    if needed > memory.total:
+        raise InputError(
+            f"SIZE={height}x{width}: {count} images of it and their versions take {gigabytes(needed)}, expected at most "
+            f"{gigabytes(memory.total)}, half of the memory that is available"
+        )
 
 
 def _hidden_n(record, sample):
@@ -383,7 +410,8 @@ def _unwrap(path, prefix, target):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as unwrapped:
         for info in source.infolist():
             if info.filename.startswith(prefix) and not info.is_dir():
-                unwrapped.writestr(info.filename[len(prefix) :], source.read(info))
+                with unwrapped.open(info.filename[len(prefix) :], "w", force_zip64=True) as file:
+                    file.writelines(member_pieces(source, info))
     return target
 
 

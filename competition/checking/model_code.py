@@ -5,26 +5,44 @@ import re
 import warnings
 from dataclasses import replace
 
+from competition.base.archives import read_member
 from competition.base.text import shorten
 from competition.checking.finding import CODE, FAILED, OK
 
 HOME = re.compile(r"(/home/|/Users/|/root/|/content/|/kaggle/|/mnt/|/media/|/gdrive/|~/|[A-Za-z]:[\\/])")
+LARGEST = 2**24  # bytes of all code that is read
+MOST_WORDS = 1_000_000  # of all code; each takes some hundred bytes once it is parsed
+WORD = re.compile(rb"\w+|[^\w\s]")
+SHOWN = 20  # findings of one kind
 NOTEBOOK = re.compile(r"\s*[!%]\s*\w")  # a line that only a notebook understands
 
 
 def read_code(reading, archive):
     """Parse model.py and the modules of the zip that it imports."""
-    waiting = [CODE]
+    waiting, left, words = [CODE], LARGEST, MOST_WORDS
+    own = _modules(reading.names)
     while waiting:
         name = waiting.pop()
         if name in reading.code:
             continue
-        data = archive.read(reading.prefix + name)
+        entry = archive.getinfo(reading.prefix + name)
+        left -= entry.file_size
+        data = b"" if left < 0 else read_member(archive, entry, LARGEST)
+        words -= sum(1 for _ in WORD.finditer(data))
+        if left < 0 or words < 0:
+            reading.add(
+                "code",
+                FAILED,
+                f"{name}: with it the code has more than {LARGEST / 2**20:.0f} MB or {MOST_WORDS:,} words",
+                "Keep numbers in a file of numpy beside the code, which loads them.",
+                stops=True,
+            )
+            return
         try:
             reading.code[name] = data.decode("utf-8-sig")
             with warnings.catch_warnings(action="ignore"):  # of Python about the code
                 reading.trees[name] = tree = ast.parse(data, name)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reading.code.setdefault(name, "")
             _add_syntax_error(reading, name, error)
             continue
@@ -37,12 +55,9 @@ def read_code(reading, archive):
                     "Leave out the dot.",
                     stops=True,
                 )
-            found = (
-                [f"{module}.py"]
-                if f"{module}.py" in reading.names
-                else [other for other in reading.names if other.startswith(f"{module}/") and other.endswith(".py")]
-            )
-            waiting += found
+            found = own.get(module, [])
+            waiting += [other for other in found if other not in reading.code]
+            own[module] = found[:1]  # the others wait already
             if not found and not guarded and not relative:
                 reading.modules.setdefault(module, f"{name}, line {line}")
     if CODE in reading.trees:
@@ -51,8 +66,12 @@ def read_code(reading, archive):
 
 def _add_syntax_error(reading, name, error):
     line = getattr(error, "lineno", None)
-    text = (getattr(error, "text", None) or "").strip()
-    if NOTEBOOK.match(text):
+    text = (getattr(error, "text", None) or "").strip()[:80]
+    said = getattr(error, "msg", error)
+    if isinstance(error, (RecursionError, MemoryError)):
+        said = "it nests too deep to be read"
+        advice = "Python's own limit is a few thousand signs or brackets within each other: write it in several lines."
+    elif NOTEBOOK.match(text):
         advice = f"`{text}` is a command of notebooks, not Python: take such lines out."
     elif isinstance(error, (IndentationError, TabError)):
         advice = "The spaces at the start of its lines are not as Python wants them."
@@ -62,7 +81,7 @@ def _add_syntax_error(reading, name, error):
     reading.add(
         "code",
         FAILED,
-        f"{name}{where}: not Python ({getattr(error, 'msg', error)})",
+        f"{name}{where}: not Python ({said})",
         f"{advice} `python {name}` shows it.",
         stops=True,
     )
@@ -72,19 +91,31 @@ def _imports(tree):
     """Of each import that runs with the module: the module's first name, the line, whether a failure is caught, and
     whether it is relative."""
 
-    def walk(nodes, guarded):
-        for node in nodes:
-            if isinstance(node, ast.Import):
-                yield from ((alias.name.split(".")[0], node.lineno, guarded, False) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                yield (node.module or "").split(".")[0], node.lineno, guarded, bool(node.level)
-            elif isinstance(node, ast.Try):
-                yield from walk(node.body, guarded or any(map(_catches_import, node.handlers)))
-                yield from walk([*node.handlers, *node.orelse, *node.finalbody], guarded)
-            elif not _is_main(node):
-                yield from walk(ast.iter_child_nodes(node), guarded)
+    waiting = [(tree, False)]  # the last is the next, as code may nest deeper than Python calls
+    while waiting:
+        node, guarded = waiting.pop()
+        inner = []
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno, guarded, False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0], node.lineno, guarded, bool(node.level)
+        elif isinstance(node, ast.Try):
+            caught = guarded or any(map(_catches_import, node.handlers))
+            inner = [(part, caught) for part in node.body]
+            inner += [(part, guarded) for part in [*node.handlers, *node.orelse, *node.finalbody]]
+        elif not _is_main(node):
+            inner = [(part, guarded) for part in ast.iter_child_nodes(node)]
+        waiting += reversed(inner)
 
-    return walk([tree], False)
+
+def _modules(names):
+    """{module: the files of the zip that hold its code}, of the modules and packages at the folder's top."""
+    found = {}
+    for name in names:
+        top, inside, _ = name.partition("/")
+        if inside and name.endswith(".py"):
+            found.setdefault(top, []).append(name)
+    return found | {name[:-3]: [name] for name in names if "/" not in name and name.endswith(".py")}
 
 
 def _catches_import(handler):
@@ -121,22 +152,26 @@ def _names(tree):
 def find_method(classes, name, wanted):
     """A method's ast, of the class or of one of the same file that it is derived from; None where there is none, and
     "elsewhere" where it may be that of a class of another module."""
-    node = classes[name]
-    for part in node.body:
-        if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and part.name == wanted:
-            return part
-    if any(
-        isinstance(part, ast.Assign) and isinstance(target, ast.Name) and target.id == wanted
-        for part in node.body
-        for target in getattr(part, "targets", [])
-    ):
-        return "elsewhere"
-    for base in node.bases:
-        if isinstance(base, ast.Name) and base.id in classes and base.id != name:
-            if found := find_method(classes, base.id, wanted):
-                return found
-        elif not (isinstance(base, ast.Name) and base.id == "object"):
+    waiting, seen = [name], set()
+    while waiting:
+        name = waiting.pop()
+        if name is None:
             return "elsewhere"
+        if name in seen:
+            continue
+        seen.add(name)
+        node = classes[name]
+        for part in node.body:
+            if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and part.name == wanted:
+                return part
+        if any(
+            isinstance(part, ast.Assign) and isinstance(target, ast.Name) and target.id == wanted
+            for part in node.body
+            for target in getattr(part, "targets", [])
+        ):
+            return "elsewhere"
+        bases = [base.id if isinstance(base, ast.Name) else None for base in node.bases]
+        waiting += [base if base in classes and base != name else None for base in reversed(bases) if base != "object"]
     return None
 
 
@@ -201,7 +236,7 @@ def _check_methods(reading, classes, name, wanted):
             stops=True,
         )
     elif predict != "elsewhere" and not takes_arguments(predict, 1):
-        shown = ast.unparse(predict.args)
+        shown = _say_arguments(predict)
         lacks = "" if shown.split(",")[0].strip() == "self" else "self is missing; "
         reading.add(
             "predict",
@@ -215,7 +250,7 @@ def _check_methods(reading, classes, name, wanted):
         return entry
     if made == "elsewhere" or made is None and not given:
         return entry
-    shown = ast.unparse(made.args) if made else "self"
+    shown = _say_arguments(made) if made else "self"
     expected = "__init__(self, path)" if given else "__init__(self)"
     can = made is None or takes_arguments(made, 1 - given)
     how = "with the path of the folder that holds the zip's files" if given else "without arguments"
@@ -230,11 +265,23 @@ def _check_methods(reading, classes, name, wanted):
     return replace(entry, with_path=not wanted.with_path) if can else entry
 
 
+def _say_arguments(function):
+    try:
+        text = ast.unparse(function.args)
+    except RecursionError:
+        return "..."
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def check_paths(reading):
     """Texts in the code that are paths of one computer."""
+    left = SHOWN
     for name, tree in reading.trees.items():
         for value, line in _texts(tree):
             if HOME.match(value):
+                left -= 1
+                if left < 0:
+                    return
                 reading.add(
                     "paths",
                     FAILED,
@@ -252,15 +299,14 @@ def check_paths(reading):
 def _texts(tree):
     """Texts of a module with their lines, but for docstrings and what a scorer does not run."""
 
-    def walk(node):
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
         if _is_main(node) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            return
+            continue
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value, node.lineno
-        for part in ast.iter_child_nodes(node):
-            yield from walk(part)
-
-    return walk(tree)
+        waiting += reversed(list(ast.iter_child_nodes(node)))
 
 
 def find_keyword(reading, name, value):

@@ -11,12 +11,15 @@ import re
 import subprocess
 import sys
 import zipfile
-import zlib
+from collections import Counter
 from pathlib import PurePosixPath
 
+from competition.base.archives import member_pieces, read_member
+from competition.base.arrays import gigabytes
 from competition.base.text import shorten
-from competition.checking.finding import CODE, FAILED, METADATA, OK, WARNING, Reading
+from competition.checking.finding import CODE, FAILED, METADATA, OK, SKIPPED, WARNING, Reading
 from competition.checking.model_code import (
+    SHOWN,
     check_class,
     check_paths,
     find_classes,
@@ -24,6 +27,7 @@ from competition.checking.model_code import (
     read_code,
     takes_arguments,
 )
+from competition.data.sources.source import UNREADABLE
 from competition.rehearsal.content import UNSAFE, is_pickle
 
 ARCHIVES = {
@@ -49,6 +53,11 @@ LIBRARIES = (
     "pandas",
     *sys.stdlib_module_names,
 )
+MOST_UNPACKED = 2**31  # bytes that a zip may unpack to
+LOOKED_INTO = 2**28  # bytes of a file that is looked into
+ABOUT = 2**24  # bytes of what a .keras file says of itself
+PICKLED, ALL_PICKLED = 2**18, 2**24  # bytes of a file, and of all, that are read as Python would unpickle them
+UNSAFE_WORDS = (b"PyFunc", b'"Lambda"')  # one of which each mark of UNSAFE holds
 FIRST_KERAS_3 = (2, 16)  # the first TensorFlow that comes with Keras 3
 
 # What the scorer's Python is asked, with names of modules and {name: code} on its standard input.
@@ -72,6 +81,8 @@ for name, code in asked["code"].items():
         compile(code, name, "exec")
     except SyntaxError as error:
         syntax[name] = "%s, line %s" % (error.msg, error.lineno)
+    except (RecursionError, MemoryError, ValueError, OverflowError) as error:
+        syntax[name] = "it nests too deep" if isinstance(error, (RecursionError, MemoryError)) else str(error)
 print(json.dumps({"missing": missing, "versions": versions, "syntax": syntax, "python": sys.version.split()[0]}))
 """
 
@@ -96,7 +107,7 @@ def read_zip(path, format=None, layouts=None):
                 check_class(reading)
                 check_paths(reading)
             _read_files(reading, archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError, zlib.error) as error:
+    except (*UNREADABLE, ValueError) as error:
         reading.add(*_no_zip(path, error), stops=True)
     return reading
 
@@ -132,7 +143,21 @@ def _check_members(reading, archive, infos):
     if locked := [info.filename for info in infos if info.flag_bits & 1]:
         reading.add("zip", FAILED, f"it asks for a password ({locked[0]})", "Pack it without a password.", stops=True)
         return False
-    if damaged := archive.testzip():
+    unpacked, packed = (sum(getattr(info, size) for info in infos) for size in ("file_size", "compress_size"))
+    if unpacked > MOST_UNPACKED or packed > archive.start_dir:
+        largest = max(infos, key=lambda info: info.file_size)
+        reading.add(
+            "zip",
+            FAILED,
+            f"it unpacks to {gigabytes(unpacked)}, expected {gigabytes(MOST_UNPACKED)} at most "
+            f"({largest.filename} alone to {gigabytes(largest.file_size)})"
+            if unpacked > MOST_UNPACKED
+            else f"its files take {packed:,} bytes, more than the zip has: they overlap",
+            f"Leave out what {CODE} does not load, and make the zip again.",
+            stops=True,
+        )
+        return False
+    if damaged := _find_damaged(archive, infos):
         reading.add(
             "zip",
             FAILED,
@@ -158,11 +183,22 @@ def _check_members(reading, archive, infos):
             "Python's `shutil.make_archive`.",
             stops=True,
         )
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         reading.add("zip", WARNING, f"{shorten(twice)}: in the zip twice; the last one counts")
     if not any(finding.stops for finding in reading.findings[before:]):
         reading.add("zip", OK, f"whole, {len(names)} files")
     return not reading.stopped
+
+
+def _find_damaged(archive, infos):
+    """The name of the first file whose checksum is another, or None."""
+    for info in infos:
+        try:
+            for _ in member_pieces(archive, info):
+                pass
+        except zipfile.BadZipFile:
+            return info.filename
+    return None
 
 
 def _find_code(reading, names):
@@ -277,16 +313,23 @@ def _choose_format(reading, format, layouts):
 
 def _read_files(reading, archive):
     """What could not be loaded safely, and the versions of Keras that saved its files."""
-    unsafe = []
+    unsafe, large, left = [], [], ALL_PICKLED
     for name in reading.names:
         if name.endswith((".py", ".txt", "/")):
             continue
-        data = archive.read(reading.prefix + name)
-        if is_pickle(PurePosixPath(name).name, data):
+        entry = archive.getinfo(reading.prefix + name)
+        if entry.file_size > LOOKED_INTO:
+            large.append(f"{name} ({gigabytes(entry.file_size)})")
+            continue
+        data = read_member(archive, entry)
+        part = data if data[:2] == b"PK" else data[: max(PICKLED // 256, min(PICKLED, left))]
+        left -= min(PICKLED, len(data))
+        if _holds_pickle(name, part):
             unsafe.append(f"{name} is a pickle")
         if PurePosixPath(name).suffix in (".keras", ".h5", ".hdf5"):
             reading.keras_files[name], data = _read_keras(data)
-        unsafe += [f"{name} holds {what}" for what, mark in UNSAFE.items() if mark.search(data)]
+        if any(word in data for word in UNSAFE_WORDS):  # many times faster to look for
+            unsafe += [f"{name} holds {what}" for what, mark in UNSAFE.items() if mark.search(data)]
     if unsafe:
         reading.add(
             "safe files",
@@ -295,6 +338,15 @@ def _read_files(reading, archive):
             "Such files run code when they are loaded, which some scorers refuse and other versions of the "
             "libraries cannot do. A SavedModel, .npz or plain weights are better.",
         )
+    if large:
+        reading.add("safe files", SKIPPED, f"{shorten(large)}: of more than {gigabytes(LOOKED_INTO)}, not looked into")
+
+
+def _holds_pickle(name, data):
+    try:
+        return is_pickle(PurePosixPath(name).name, data)
+    except Exception:  # a zip in the zip that is none: such bytes raise about anything
+        return False
 
 
 def _read_keras(data):
@@ -302,15 +354,19 @@ def _read_keras(data):
     try:
         if data[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                about = json.loads(archive.read("metadata.json"))
-                return about.get("keras_version"), archive.read("config.json")
+                about = json.loads(read_member(archive, archive.getinfo("metadata.json"), ABOUT))
+                return _text(about["keras_version"]), read_member(archive, archive.getinfo("config.json"), ABOUT)
         import h5py
 
         with h5py.File(io.BytesIO(data)) as file:
-            version = file.attrs.get("keras_version")
-            return version.decode() if isinstance(version, bytes) else version, data
-    except (ImportError, KeyError, ValueError, OSError, zipfile.BadZipFile):
+            return _text(file.attrs.get("keras_version")), data
+    except Exception:  # such bytes raise about anything
         return None, data
+
+
+def _text(version):
+    version = version.decode() if isinstance(version, bytes) else version
+    return version if isinstance(version, str) and len(version) < 100 else None
 
 
 def read_version(version):
@@ -377,7 +433,10 @@ def ask_python(python, reading):
             [python, "-I", "-c", ASK], input=json.dumps(asked), capture_output=True, text=True, timeout=120
         )
         return json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except ValueError:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return f"it ends while it reads the code: {said[0]}"
+    except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
 
 
@@ -394,7 +453,7 @@ def check_imports(reading, answer, scorer):
             "Write it without what only newer releases of Python know.",
             stops=True,
         )
-    for name in answer["missing"]:
+    for name in answer["missing"][:SHOWN]:
         reading.add(
             "imports",
             FAILED,

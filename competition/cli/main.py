@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from competition.api.competition import Competition
 from competition.base.files import InputError
+from competition.base.output import shown
 from competition.base.workspace import Workspace
 from competition.cli.parser import parse
 
@@ -18,6 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a class name must not break what is printed
+    with shown():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         verb, options = parse(sys.argv[1:] if arguments is None else arguments)
         here = Competition(Workspace(), verbose=True)  # relative, so that messages show paths as one types them

@@ -12,6 +12,7 @@ class Option:
     otherwise  words for what holds without the option, where its default does not say so
     keyword    of the method, where it is not the name
     aliases    other names that make's command line may use
+    filled     an empty value is an error; of other options it counts as not given
     """
 
     name: str
@@ -23,6 +24,7 @@ class Option:
     required: bool = False
     keyword: str = ""
     aliases: Tuple[str, ...] = ()
+    filled: bool = False
 
     @property
     def flag(self) -> str:

@@ -78,7 +78,8 @@ def add_options(parser: argparse.ArgumentParser, verb: Verb) -> None:
 def to_flags(verb: Verb, words: Iterable[str]) -> list[str]:
     """Words of a command line as argparse takes them: make's variables, NAME=value, and --only_fold become flags.
 
-    An empty value counts as not given, a switch is off at 0. InputError names a variable that the command lacks.
+    An empty value counts as not given, unless the option is `filled`; a switch is off at 0. InputError names a variable
+    that the command lacks.
     """
     known = {name.upper(): option for option in verb.options for name in (option.name, *option.aliases)}
     flags, words = [], list(words)
@@ -88,7 +89,7 @@ def to_flags(verb: Verb, words: Iterable[str]) -> list[str]:
             raise InputError(_say_unknown(verb, name, known))
         if known[name].kind == "switch":
             flags += [known[name].flag] if value not in ("", "0") else []
-        elif value:
+        elif value or known[name].filled:
             flags.append(f"{known[name].flag}={value}")
     return flags + [_with_hyphens(word) if word.startswith("--") else word for word in words]
 

@@ -154,12 +154,14 @@ VERBS = (
                 "teacher",
                 "learn from the fold models of the blend, or of these runs, as well as from the labels",
                 metavar="blend|A,B",
+                filled=True,
             ),
             Option(
                 "pseudo",
                 "a folder or zip of unlabelled images. The teacher's fold models (or the blend's) label those "
                 "that they are sure of, and training takes these as well",
                 metavar="IMAGES",
+                filled=True,
             ),
         ),
     ),

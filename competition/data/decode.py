@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError
 from competition.data.ranges import ASSUMED, DEEP_COLOURS, FLOATS, INTEGERS, SIXTEEN_BITS, Values, scale, see_values
 
@@ -148,9 +149,20 @@ def _decode(data, name, draft=0, ranges=None):
     if image.width * image.height > LARGE:
         if image.width * image.height > LARGEST:
             raise InputError(f"{name}: {image.width}x{image.height} pixels, expected {LARGEST:,} or fewer")
+        _check_room(image, name)
         with _large_ones():
             return _load(image, data, name, draft, ranges)
     return _load(image, data, name, draft, ranges)
+
+
+def _check_room(image, name):
+    """InputError for a picture that takes more memory than is available, unless its decoder reduces it."""
+    needed, memory = image.width * image.height * 4, read_memory()
+    if needed > 2 * memory.total and image.format not in ("JPEG", "MPO", "JPEG2000"):
+        raise InputError(
+            f"{name}: {image.width}x{image.height} pixels take {gigabytes(needed)}, expected at most "
+            f"{gigabytes(2 * memory.total)}, the memory that is available"
+        )
 
 
 def _load(image, data, name, draft, ranges):
@@ -262,7 +274,7 @@ def _open(data, name):
 
 
 def _begins(data, start):
-    return data.lstrip()[: len(start)].lower() == start.lower()
+    return data[:1000].lstrip()[: len(start)].lower() == start.lower()
 
 
 def _formats(data, name):

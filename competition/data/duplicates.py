@@ -3,6 +3,7 @@
 No labels, no fold table and no Workspace are needed, and nothing is written.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable
 
@@ -135,7 +136,7 @@ def _read_all(source, skip_bad, near):
         if values:
             deep[image] = values
         sha256 = sha256_bytes(data)
-        drawn = sha256_bytes(b"%d %d " % (height, width) + pixels.tobytes()) if near else sha256
+        drawn = _hash_pixels(height, width, pixels) if near else sha256
         return (image, label, sha256, width, height, drawn, make_sketch(pixels) if near else b"", kind), None
 
     labels = source.labels or [""] * len(source.images)
@@ -158,6 +159,13 @@ def _read_all(source, skip_bad, near):
     sketches = np.frombuffer(b"".join(row[-2] for row in rows), np.uint8).reshape(len(rows), -1 if rows else 0)
     columns = ["image", "label", "sha256", "width", "height", "pixels"]
     return pd.DataFrame([row[:-2] for row in rows], columns=columns), sketches, deep
+
+
+def _hash_pixels(height, width, pixels):
+    """sha256 of a picture's size and pixels, without a copy of these."""
+    digest = hashlib.sha256(b"%d %d " % (height, width))
+    digest.update(np.ascontiguousarray(pixels))
+    return digest.hexdigest()
 
 
 def _misnamed(image, kind):

@@ -327,7 +327,7 @@ def _class_order(found, wanted):
     """The class order, and whether the user gave it."""
     if not wanted:
         return class_order(found), False
-    wanted = next(csv.reader([wanted], skipinitialspace=True)) if isinstance(wanted, str) else list(wanted)
+    wanted = _split_names("CLASSES", wanted) if isinstance(wanted, str) else list(wanted)
     composed = {unicodedata.normalize("NFC", name): name for name in found}
     wanted = [name if name in found else composed.get(unicodedata.normalize("NFC", name), name) for name in wanted]
     if unknown := [name for name in wanted if name not in found]:
@@ -337,6 +337,14 @@ def _class_order(found, wanted):
     if missing := [name for name in found if name not in wanted]:
         raise InputError(f"CLASSES: missing: {shorten(missing)}; expected all {len(found)} of the data")
     return wanted, True
+
+
+def _split_names(variable, text):
+    """The names of "a,b,c", of which one may stand in double quotes; InputError for what is no such text."""
+    try:
+        return next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error as error:
+        raise InputError(f"{variable}={text!r}: {error}; expected one line, a,b,c") from None
 
 
 def _kept_order(classes, path):
@@ -381,7 +389,7 @@ def _check_classes(frame, classes, folds, rare):
 def _pictures_of(everything, named):
     """bool [n]: the images that show the same picture as one of those `named`, a list or "a,b,c"; InputError for others."""
     if isinstance(named, str):
-        named = next(csv.reader([named], skipinitialspace=True), [])
+        named = _split_names("DROP_GROUPS", named)
     place = {image: row for row, image in enumerate(everything["image"])}
     if unknown := [image for image in named or [] if image not in place]:
         known = shorten(everything["image"].tolist(), 2)

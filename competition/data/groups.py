@@ -142,7 +142,7 @@ def write_report(table, frame, pairs):
         }
     )
     columns = ["group", "first", "second", "first_label", "second_label", "how", "score", "conflict"]
-    files.write_bytes(folder / PAIRS_CSV, files.csv_bytes(named[columns].round({"score": 4})))
+    files.write_bytes(folder / PAIRS_CSV, files.sheet_bytes(named[columns].round({"score": 4})))
     page.write_page(
         folder / GROUPS_HTML,
         f"{table.name}: {len(groups)} pictures that occur more than once",

@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from competition.base import files
+from competition.base.archives import check_sizes
 from competition.base.arrays import gigabytes
 from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, sha256_file, versions, write_json, write_with
@@ -38,6 +39,7 @@ from competition.base.workspace import (
 )
 from competition.blending.forecast_report import print_forecast
 from competition.data.sources import open_reader
+from competition.data.sources.source import UNREADABLE
 from competition.data.table import fold_numbers, read_folds
 from competition.formats import kernel_script
 from competition.recipes.settle import settle
@@ -380,6 +382,7 @@ def _copy_images(table, folder):
 def _take(path, workspace):
     try:
         with zipfile.ZipFile(path) as archive:
+            check_sizes(path, archive.infolist(), archive.start_dir)
             names = archive.namelist()
             tops = {tuple(name.split("/")[:3]) for name in names}
             if len(tops) != 1 or not re.fullmatch(r"runs/[^/]+/[^/]+/.+", names[0]) or ".." in Path(names[0]).parts:
@@ -394,7 +397,9 @@ def _take(path, workspace):
                 _check(brought, path, table)
                 with locked(folder):
                     _merge(brought, folder, table)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except InputError:
+        raise
+    except (*UNREADABLE, ValueError) as error:
         raise InputError(f"{path}: not a whole zip ({error}), expected what a training kernel leaves") from None
     return folder
 

@@ -123,7 +123,7 @@ def audit(name=None, runs=None, workspace=Workspace()):
     if is_page_written(folder / AUDIT_JSON, record):
         print(f"{folder / AUDIT_HTML}: made of these predictions already, nothing to do")
         return frame
-    files.write_bytes(folder / AUDIT_CSV, files.csv_bytes(frame))
+    files.write_bytes(folder / AUDIT_CSV, files.sheet_bytes(frame))
     page.write_page(
         folder / AUDIT_HTML,
         f"{table.name}: which labels are wrong?",
@@ -195,7 +195,7 @@ def _audit_foreign(table, foreign):
     _print_foreign(table, foreign)
     frame = table.frame[KEY_COLUMNS].assign(z=foreign.z.round(3))
     frame = frame.iloc[np.argsort(-foreign.z, kind="stable")].reset_index(drop=True)
-    files.write_bytes(folder / AUDIT_CSV, files.csv_bytes(frame))
+    files.write_bytes(folder / AUDIT_CSV, files.sheet_bytes(frame))
     page.write_page(folder / AUDIT_HTML, f"{table.name}: what is like nothing else?", _foreign_parts(table, foreign))
     print(f"{folder / AUDIT_HTML}: the same with pictures. No run is finished that would tell wrong labels: make train")
     return frame

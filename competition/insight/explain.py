@@ -108,7 +108,7 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
         f"a border {every['accuracy'] - every['border hidden']:.3f}; {every['evidence in centre']:.0%} of the "
         "evidence for the true class lies in the centre, which has half of the area."
     )
-    files.write_bytes(folder / EXPLAIN_CSV, files.csv_bytes(frame))
+    files.write_bytes(folder / EXPLAIN_CSV, files.sheet_bytes(frame))
     page.write_page(
         folder / EXPLAIN_HTML,
         f"{table.name}: what {run.name} looks at",

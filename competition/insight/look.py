@@ -74,7 +74,7 @@ def look(name=None, workspace=Workspace()):
     frame = pd.concat([table.frame[["image", "label", "width", "height"]], measures], axis=1)
     outliers = find_outliers(frame.assign(pixels=frame["width"] * frame["height"]))
     frame["outlier"] = _join_names(outliers, len(frame))
-    files.write_bytes(folder / IMAGES_CSV, files.csv_bytes(frame))
+    files.write_bytes(folder / IMAGES_CSV, files.sheet_bytes(frame))
 
     by_class = summarise(frame, outliers, table.classes)
     page.write_page(

@@ -110,6 +110,7 @@ SHARES = (
     "teacher_weight",
     "pseudo_least",
 )
+MOST = {"image_size": 10_000, "least_size": 10_000, "batch_size": 2**20}
 POSITIVE = ("teacher_temperature", "frozen_rate", "rate", "batch_size", "layer_decay", "cutmix_most")
 
 
@@ -134,6 +135,8 @@ def read_recipe(recipe, overrides=(), from_random=False):
         raise InputError(f"{recipe}: no such recipe; expected one of {', '.join(recipe_names())}, or a .toml file")
     try:
         values = tomllib.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise InputError(f"{path}: not a TOML file: it nests too deep") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from None
     given = dict(parse_override(override) for override in overrides)
@@ -194,6 +197,8 @@ def parse_override(override):
         read = tomllib.loads(f"value = {value}")["value"]
         named = ENTRIES.get(key.strip(), POLICIES) is ANY and not isinstance(read, (str, list))
         return key.strip(), value.strip() if named else read
+    except RecursionError:
+        raise InputError(f"SET={key}: the value nests too deep, expected a value or a list of some") from None
     except ValueError:
         if "," in value:
             return key.strip(), [part.strip() for part in value.split(",")]
@@ -228,7 +233,7 @@ def _check(where, key, value):
         if key == "views" and (len(set(value)) < len(value) or value[:1] != ["identity"]):
             raise InputError(f"{where}: views is {value}, expected each view once and identity first")
     if wanted in (int, float):
-        high = 1 if key in SHARES else 2**32 - 1
+        high = 1 if key in SHARES else MOST.get(key, 2**32 - 1)
         if key in ("dropout", "ema") and value == 1:
             raise InputError(f"{where}: {key} is {value}, which leaves nothing, expected less than 1")
         if not 0 <= value <= high or (key in POSITIVE and value == 0):

@@ -54,10 +54,10 @@ class Begun:
 
     def check_versions(self) -> None:
         """Warn where other versions are installed than those that it was begun with."""
-        if self.record["versions"] != (now := backend_versions()):
-            files.warn(
-                f"{self.path}: begun with {describe_difference(self.record['versions'], now)}; the rest may come out differently"
-            )
+        before = self.record.get("versions")
+        if before != (now := backend_versions()):
+            difference = describe_difference(before if isinstance(before, dict) else None, now)
+            files.warn(f"{self.path}: begun with {difference}; the rest may come out differently")
 
     def refuse(self, found: str, how: str = "with") -> NoReturn:
         """Raise the InputError that says what it was begun with."""
@@ -146,13 +146,17 @@ def check_hashes(
 
 def _go_on(path, table, config):
     record = read_run_record(path.parent)
+    if not isinstance(record.get("config"), dict):
+        raise InputError(
+            f"{path}: not a run's record, it has no config; take another name (RUN=), or remove {path.parent}"
+        )
     record["config"]["recipe"] = asdict(read_settings(path, record["config"]))
     begun = Begun(path, record, "run", f"take another name (RUN=), or remove {path.parent}")
     for key, now, what in (("data", table.data_hash, "set of images"), ("table", table.hash, "fold table")):
         if record.get(key) != now:
             begun.refuse(f"another {what}")
     begun.check_config(config)
-    if not record["finished"]:
+    if not record.get("finished"):
         if record.get("format") != TRAIN_FORMAT:
             begun.refuse(OTHERWISE, "by")
         begun.check_versions()

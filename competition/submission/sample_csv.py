@@ -1,6 +1,7 @@
 """A CSV of predictions in the form of a sample_submission.csv: its ids, order, columns and kind of values."""
 
 import io
+import os
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.text import is_integer, shorten
-from competition.data.sources.tables import decode_text, split_text
+from competition.data.sources.tables import check_bytes, check_cells, decode_text, split_text
 from competition.submission.sample_ids import count_named, match_ids
 
 OF_PROBABILITIES = ("auc", "log_loss")  # metrics that labels would spoil
@@ -171,14 +172,16 @@ def _read_cells(path, separator=None, files=None):
     `files` tell an older encoding, as of tables.decode_text.
     """
     try:
+        check_bytes(str(path), os.path.getsize(path))
         text, _, found = split_text(decode_text(path, Path(path).read_bytes(), files)[0])
+        check_cells(str(path), 3 * text.count("\n") + text.count(separator or found))
         separator = separator or found
         options = {"dtype": str, "keep_default_na": False, "na_filter": False, "sep": separator}
         frame = pd.read_csv(io.StringIO(text, newline=""), header=None, **options)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected the competition's sample_submission.csv") from None
     except InputError:
         raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, expected the competition's sample_submission.csv") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a CSV that can be read: {' '.join(str(error).split())}") from None
     return frame.fillna("").to_numpy().tolist(), separator

@@ -7,6 +7,7 @@ sha256 of that file, of a kernel by that of its dataset's toolkit.zip.
 import csv
 import datetime
 import io
+import math
 import os
 import re
 from pathlib import Path
@@ -119,11 +120,30 @@ def read_log(workspace=Workspace()):
     path = workspace.score_log
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV that can be read: {error}") from None
+    for number, row in enumerate(rows):
+        if damaged := _find_damage(row):
+            raise InputError(f"{path}: score {number + 1}: {damaged}; expected what this toolkit writes: bring it back")
     if any(set(row) != set(COLUMNS) or None in row.values() for row in rows):
         raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}, as this toolkit writes them")
     return rows
+
+
+def _find_damage(row):
+    """What is no number or no metric in a line of the log, in words; "" for a good one, and for other columns."""
+    for name in ("forecast", "low", "high", "value"):
+        text = row.get(name) or ""
+        try:
+            number = float(text or 0)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number) or not text and name != "value" and bool(row.get("forecast")):
+            return f"{name} is {text!r}"
+    return "" if (row.get("metric") or "accuracy") in METRICS else f"metric is {row['metric']!r}"
 
 
 def _find(zip_path, rows, workspace):

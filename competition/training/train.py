@@ -64,6 +64,12 @@ def train(
     other images.
     """
     callbacks, memory = check_callbacks(callbacks), read_memory(memory)
+    for variable, value, expected in (
+        ("TEACHER", teacher, "blend, or finished runs: a,b"),
+        ("PSEUDO", pseudo, "a folder or zip of images"),
+    ):
+        if value is not None and not str(value).strip():
+            raise InputError(f"{variable}= is empty, expected {expected}")
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)

@@ -3,6 +3,7 @@
 An image is called after its number. What reads it gets the bytes of a PPM or PGM, which hold the pixels as they are.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import numpy as np
 import pandas as pd
 
+from competition.base.archives import check_size, check_sizes
+from competition.base.arrays import gigabytes, read_memory
 from competition.base.files import InputError, warn
 from competition.base.text import shorten
 from competition.data.ranges import NARROW
@@ -43,6 +46,8 @@ class Arrays:
     def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
         self.path, self.arrays = path, arrays
         self.images = {name: _channels_last(array) for name, array in arrays.items() if _holds_images(array)}
+        for name, images in self.images.items():
+            check_size(path, f"an image of {name}", math.prod(images.shape[1:]) * images.itemsize)
         self._ranges = _find_ranges(path, self.images)
 
     def names(self, array: str) -> list[str]:
@@ -149,12 +154,14 @@ def _load(path):
     try:
         with open(path, "rb") as file:
             start = file.read(6)
-        if not start.startswith((b"PK\3\4", b"PK\5\6", b"\x93NUMPY")):
+        single = path.suffix.lower() == ".npy"
+        if not start.startswith(b"\x93NUMPY" if single else (b"PK\3\4", b"PK\5\6")):
             raise InputError(f"{path}: no arrays that can be read: not a file of numpy")
-        if path.suffix.lower() == ".npy":
+        if single:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return {path.stem: array}
         with np.load(path, allow_pickle=False) as members:
+            _check_sizes(path, members.zip)
             return {name: _member(path, members, name) for name in members.files}
     except InputError:
         raise
@@ -162,13 +169,43 @@ def _load(path):
         if "pickle" in str(error):
             raise _pickled(path, path.stem) from None
         raise InputError(f"{path}: no arrays that can be read: {error}") from None
-    except (OSError, BadZipFile, KeyError, SyntaxError) as error:
+    except Exception as error:  # numpy reads a header as Python, which raises about anything
         raise InputError(f"{path}: no arrays that can be read: {error}") from None
+
+
+def _check_sizes(path, archive):
+    """InputError for arrays that are larger than memory has room for."""
+    check_sizes(path, archive.infolist(), archive.start_dir)
+    size, memory = sum(entry.file_size for entry in archive.infolist()), read_memory()
+    if size > memory.total:
+        raise InputError(f"{path}: its arrays have {gigabytes(size)}, which is more than {memory}")
+    for entry in archive.infolist():
+        if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise InputError(
+                f"{path}: {entry.filename} is packed by method {entry.compress_type}, which numpy never does"
+            )
+        with archive.open(entry) as file:
+            if file.read(6) == b"\x93NUMPY" and (claimed := _claimed(file)) > entry.file_size:
+                raise InputError(
+                    f"{path}: {entry.filename} says that it holds {gigabytes(claimed)}, found {gigabytes(entry.file_size)}"
+                )
+
+
+def _claimed(file):
+    """The bytes of an array by the header of an .npy file, of which the first 6 bytes were read."""
+    version = tuple(file.read(2))
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
 
 
 def _member(path, file, name):
     try:
-        return file[name]
+        if isinstance(array := file[name], np.ndarray):
+            return array
+        raise InputError(f"{path}: {name!r} is no array")
+    except InputError:
+        raise
     except ValueError as error:
         if "pickle" not in str(error).lower() and "object" not in str(error).lower():
             raise

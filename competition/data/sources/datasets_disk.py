@@ -1,8 +1,10 @@
 """Adapter: what Hugging Face's `datasets` writes: save_to_disk, Arrow files, Parquet files that hold the pictures."""
 
 import json
+import os
 from pathlib import Path
 
+from competition.base.archives import BOMB, check_ratio
 from competition.base.files import InputError
 from competition.data.sources.records import (
     Part,
@@ -53,15 +55,32 @@ def _schema(path):
 def _read(path):
     """The table of a file; of an Arrow file it stays on disk until it is read."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     if path.suffix.lower() == ".parquet":
-        return parquet.read_table(path)
+        return _read_parquet(path)
     file = pa.memory_map(str(path))
     try:
         return pa.ipc.open_stream(file).read_all()
     except pa.ArrowInvalid:
         return pa.ipc.open_file(file).read_all()
+
+
+def _read_parquet(path):
+    """The table of a Parquet file; InputError as soon as it is far larger than the file, which may say one value often."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        largest = max(
+            (group.column(at).total_uncompressed_size for group in groups for at in range(group.num_columns)), default=1
+        )
+        batches, size = [], 0
+        for batch in file.iter_batches(max(16, min(1000, BOMB // max(1, largest)))):
+            size += batch.nbytes
+            check_ratio(path, size, os.path.getsize(path))
+            batches.append(batch)
+        return pa.Table.from_batches(batches, file.schema_arrow)
 
 
 def _image_column(schema):

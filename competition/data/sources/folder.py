@@ -3,8 +3,10 @@
 import errno
 import os
 import stat
+from collections import defaultdict
 from pathlib import Path
 
+from competition.base.archives import check_path, check_size
 from competition.base.files import InputError
 from competition.data.sources import zip_file
 from competition.data.sources.layout import open_labelled, open_unlabelled
@@ -12,6 +14,8 @@ from competition.data.sources.nested import Nested
 from competition.data.sources.source import is_ignored
 
 __all__ = ["Folder", "matches", "open_labelled", "open_store", "open_unlabelled"]
+
+MOST_LINKS = 100  # ways to one and the same folder: a few links to each other make billions
 
 
 class Folder:
@@ -23,6 +27,7 @@ class Folder:
     def list(self) -> tuple[list[str], list[str]]:
         files: list[str] = []
         folders: list[str] = []
+        visits: dict[tuple[int, int], int] = defaultdict(int)
 
         def scan(path, prefix, above):
             try:
@@ -33,6 +38,7 @@ class Folder:
                 if is_ignored(entry):
                     continue
                 full, name = os.path.join(path, entry), prefix + entry
+                check_path(self.path, name)
                 try:
                     found = os.stat(full)
                 except OSError as error:
@@ -43,6 +49,9 @@ class Folder:
                     files.append(name)
                 elif stat.S_ISDIR(found.st_mode) and (found.st_dev, found.st_ino) not in above:
                     folders.append(name)
+                    visits[found.st_dev, found.st_ino] += 1
+                    if visits[found.st_dev, found.st_ino] > MOST_LINKS:
+                        raise InputError(f"{full}: more than {MOST_LINKS} ways of links lead there, expected fewer")
                     scan(full, name + "/", above | {(found.st_dev, found.st_ino)})
 
         top = os.stat(self.path)
@@ -54,6 +63,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         with open(os.path.join(self.path, name), "rb") as file:
+            check_size(self.path, name, os.fstat(file.fileno()).st_size)
             return file.read()
 
 

@@ -11,7 +11,7 @@ from competition.data.sources.nested import Nested
 from competition.data.sources.roles import role_of
 from competition.data.sources.source import Reading, Source, Store
 from competition.data.sources.table_labels import label_images
-from competition.data.sources.tables import READERS, Table, read_table
+from competition.data.sources.tables import READERS, Table, check_bytes, read_table
 
 
 def matches(path: Path) -> bool:
@@ -54,6 +54,7 @@ def _check_val(data, reading):
 def _read(path: Path, lookup: Lookup) -> Table:
     try:
         with open(path, "rb") as file:
+            check_bytes(os.fspath(path), os.fstat(file.fileno()).st_size)
             return read_table(os.fspath(path), file.read(), lookup.list_files)
     except OSError as error:
         raise InputError(f"{path}: not a table that can be read: {error}") from None

@@ -16,7 +16,7 @@ from competition.data.sources.lookup import Lookup, SeveralFolders
 from competition.data.sources.roles import is_answer_sheet, role_of
 from competition.data.sources.source import Reading, Source, Store, check_text, looks_like_picture
 from competition.data.sources.table_labels import label_images
-from competition.data.sources.tables import READERS, read_table
+from competition.data.sources.tables import LARGEST, READERS, read_table
 
 VAL = ("out", "join", "fold")  # what to do with a given validation split; the first is the default
 GIVEN = (
@@ -29,7 +29,6 @@ GIVEN = (
     ".tar.gz",
     ".tar.xz",
 )  # that DATA may name in place of a folder
-LARGEST = 2**29  # bytes of a label table that is looked for
 DEEPEST = 3  # parts of the path of a label table in a download
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from competition.base.files import InputError
 from competition.data.sources.source import looks_like_picture
 
+LARGEST = 2**28  # bytes of a table
+MOST_CELLS = 30_000_000  # of all columns, a row counted as three more
+BEGINNING = 2**20  # signs that hold a table's first line
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 OLDER = (
@@ -45,8 +48,21 @@ def read_table(name: str, data: bytes, files: Files | None = None) -> Table:
 
     `files` tell an older encoding, as of `decode_text`. Raises InputError for what is no such table, naming the line.
     """
+    check_bytes(name, len(data))
     ending = "." + name.rsplit(".", 1)[-1].lower()
     return READERS[ending](name, data, files)
+
+
+def check_bytes(name: str, size: int) -> None:
+    """InputError for a table that is too large to be read."""
+    if size > LARGEST:
+        raise InputError(f"{name}: a table of {size / 2**20:.0f} MB, expected {LARGEST / 2**20:.0f} MB at most")
+
+
+def check_cells(name: str, count: int) -> None:
+    """InputError for a table of more cells than memory has room for."""
+    if count > MOST_CELLS:
+        raise InputError(f"{name}: a table of {count:,} cells, expected {MOST_CELLS:,} at most")
 
 
 def without_header(table: Table) -> Table:
@@ -78,7 +94,8 @@ def split_text(text: str) -> tuple[str, str, str]:
     That is the sign of SEPARATORS that parts the first line into most cells. The first line is "" where there is none.
     """
     text = re.sub(r"\Asep=.\r?\n", "", text)
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    lines = (line for part in (text[:BEGINNING], text) for line in part.splitlines() if line.strip())
+    first = next(lines, "")
     counts = {separator: len(_split(first, separator)) for separator in SEPARATORS}
     return text, first, max(counts, key=lambda each: counts[each])  # the first of them where several are as good
 
@@ -123,6 +140,7 @@ def _read_csv(name, data, files):
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")
     if other := next((what for start, what in OTHERS.items() if first.lower().lstrip().startswith(start)), None):
         raise InputError(f"{name}: found {other}, expected a table with a row an image")
+    check_cells(name, text.count(separator) + 3 * (text.count("\n") + text.count("\r")))
     header = _split(first, separator)
     padded = any(cell.startswith(" ") for cell in header[1:])  # blanks behind the separators
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=padded)
@@ -151,6 +169,8 @@ def _read_json_lines(name, data, files):
             continue
         try:
             record = json.loads(text)
+        except RecursionError:
+            raise InputError(f"{name}, line {line}: nests too deep, expected an object with a key a column") from None
         except ValueError as error:
             raise InputError(f"{name}, line {line}: not JSON: {error}") from None
         if not isinstance(record, dict):
@@ -158,6 +178,7 @@ def _read_json_lines(name, data, files):
         records.append(record)
         lines.append(line)
     columns = list(dict.fromkeys(key for record in records for key in record))
+    check_cells(name, (len(columns) + 3) * len(records))
     rows = [[text_of(record.get(column)) for column in columns] for record in records]
     return Table(name, columns, rows, lines, "JSON lines")
 
@@ -166,6 +187,8 @@ def _read_parquet(name, data, files):
     from pyarrow import ArrowException, parquet
 
     try:
+        about = parquet.read_metadata(io.BytesIO(data))
+        check_cells(name, about.num_rows * (about.num_columns + 3))
         table = parquet.read_table(io.BytesIO(data))
     except (ArrowException, OSError) as error:
         raise InputError(f"{name}: not a Parquet file that can be read: {error}") from None

@@ -8,7 +8,6 @@ import gzip
 import io
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
+from competition.base.archives import PIECE, check_size, copy_pieces
 from competition.base.files import InputError
 from competition.data.sources.layout import open_labelled, open_unlabelled
 from competition.data.sources.source import EXPECTED, folders_of, is_ignored
@@ -34,11 +34,14 @@ class Tar:
     def __init__(self, path: Path, file: IO[bytes]):
         self.path, self._file, self._lock = path, file, threading.Lock()
         self._places: dict[str, tuple[int, int]] = {}  # where a file begins, and how long it is
+        known: dict[str, tarfile.TarInfo] = {}  # of its links
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for entry in archive:
                 name = entry.name.removeprefix("./")
                 check_member(path, name, "tar")
-                source = archive.getmember(entry.linkname) if entry.islnk() else entry
+                if entry.islnk() and not known:
+                    known = {one.name: one for one in archive.getmembers()}
+                source = known[entry.linkname.rstrip("/")] if entry.islnk() else entry
                 if not source.isreg() or any(part == "" or is_ignored(part) for part in name.split("/")):
                     continue
                 if name in self._places:
@@ -54,6 +57,7 @@ class Tar:
 
     def read(self, name: str) -> bytes:
         start, size = self._places[name]
+        check_size(self.path, name, size)
         with self._lock:
             self._file.seek(start)
             data = self._file.read(size)
@@ -84,7 +88,7 @@ def _unpack(path, *_):
     """The Tar of a compressed archive; once in a process for each state of the file."""
     file = tempfile.TemporaryFile(prefix="competition-")
     with _opener(path)(path, "rb") as packed:
-        shutil.copyfileobj(packed, file, 2**20)
+        copy_pieces(path, iter(lambda: packed.read(PIECE), b""), file, os.path.getsize(path))
     file.seek(0)
     return Tar(path, cast(io.BufferedRandom, file))
 

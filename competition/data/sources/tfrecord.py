@@ -5,6 +5,7 @@ import struct
 from collections import defaultdict
 from pathlib import Path
 
+from competition.base.archives import check_size
 from competition.base.files import InputError
 from competition.data.sources.records import (
     Part,
@@ -80,6 +81,7 @@ def _fields(place):
     from tensorflow.core.example import example_pb2
 
     path, start, size = place
+    check_size(path, "a record", size)
     with open(path, "rb") as file:
         file.seek(start)
         data = file.read(size)

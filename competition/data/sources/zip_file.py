@@ -2,12 +2,12 @@
 
 import os
 import re
-import shutil
 import tempfile
 import zipfile
 from functools import lru_cache
 from pathlib import Path
 
+from competition.base.archives import check_path, check_sizes, copy_pieces, member_pieces, read_member
 from competition.base.files import InputError
 from competition.data.sources.layout import open_labelled, open_unlabelled
 from competition.data.sources.nested import Nested
@@ -29,6 +29,7 @@ class Zip:
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self.path, self._archive = path, archive
         self._members: dict[str, zipfile.ZipInfo] = {}
+        check_sizes(path, archive.infolist(), archive.start_dir)
         for entry in archive.infolist():
             name = _name_of(entry)
             if name in self._members and not entry.is_dir():
@@ -56,13 +57,15 @@ class Zip:
         return name in self._members and not name.endswith("/")
 
     def read(self, name: str) -> bytes:
-        return self._archive.read(self._members[name])
+        return read_member(self._archive, self._members[name])
 
     def open_zip(self, name: str) -> "Zip":
         """The Zip of a zip in this one."""
         about = os.stat(self.path)
         try:
             inner = _unpack(self.path, self._members[name].filename, about.st_mtime_ns, about.st_size)
+        except InputError:
+            raise
         except (*UNREADABLE, ValueError) as error:
             raise InputError(f"{self.path}: {name}, a zip in it, cannot be read: {error}; {UNPACK}") from None
         return Zip(self.path / name, inner)
@@ -72,16 +75,18 @@ class Zip:
 def _unpack(path, name, *_):
     """A zip in a zip, unpacked once in a process for each state of the file."""
     file = tempfile.TemporaryFile(prefix="competition-")
-    with zipfile.ZipFile(path) as archive, archive.open(name) as packed:
-        shutil.copyfileobj(packed, file, 2**20)
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(name)
+        copy_pieces(Path(path) / name, member_pieces(archive, entry), file, entry.compress_size)
     return zipfile.ZipFile(file)
 
 
 def check_member(path: Path, name: str, kind: str) -> None:
-    """InputError for a name that climbs out of an archive."""
+    """InputError for a name that climbs out of an archive, is too long or lies too deep."""
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:[\\/]", name):
         raise InputError(f"{path}: {name!r} climbs out of the {kind}, expected paths below its root")
+    check_path(path, name)
 
 
 def matches(path: Path) -> bool:

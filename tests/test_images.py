@@ -430,6 +430,14 @@ def test_colours_of_twelve_bits_in_sixteen(colour_type, values):
     assert decode(data, "x", ranges).tolist() == [[[0, 64, 255]]]
 
 
+def test_colours_of_twelve_bits_in_ppm():
+    values = struct.pack(">3H", 0, 1024, 4095)
+    assert decode(b"P6 1 1 4095\n" + values, "x").tolist() == [[[0, 64, 255]]]
+    data = b"P6 1 1 65535\n" + values
+    assert ranges_of(data) == {"16-bit colours": (0, 4095)}
+    assert decode(data, "x", ranges_of(data)).tolist() == [[[0, 64, 255]]]
+
+
 def test_resize():
     image = smooth()
     assert resize(image, (24, 32)) is image
@@ -745,7 +753,7 @@ def test_csv_with_other_columns_quotes_and_an_absolute_path(tmp_path):
         ("image,label,label\na,b,c\n", "found columns"),
         ("image,label\npics/x/000.png,a\npics/x/9.png,b\n", r"missing below .*: pics/x/9.png \(line 3\)"),
         ("image,label\npics/x/000.png,a\npics/x,b\n", "missing below .*: pics/x "),
-        ("image,label\npics/x/000.png,a\npics/x/000.png,a\n", "line 3: pics/x/000.png is in line 2 already"),
+        ("image,label\npics/x/000.png,a\npics/x/000.png,b\n", "line 3: pics/x/000.png is in line 2 already as a"),
         ("image,label\npics/x/000.png,a\n./pics//x/000.png,b\n", "is in line 2 already"),
         ("image,label\npics/x/000.png,\n", "line 2: empty image or label"),
         ("image,label\n,a\n", "line 2: empty image or label"),

@@ -23,10 +23,10 @@ IMAGES = [f"{number}.jpg" for number in range(1, 6)]
 PROBS = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
 
 
-def read(folder, lines, classes, images=IMAGES, data="/data/test", encoding="utf-8", name="s.csv", **options):
+def read(folder, lines, classes, images=IMAGES, data="/data/test", encoding="utf-8", name="s.csv", root="", **options):
     path = folder / name
     path.write_bytes(("\n".join(lines) + "\n").encode(encoding))
-    unknown = FoldTable("toy/predict/test", pd.DataFrame({"image": images}), classes, (8, 8), data, 0, "", "")
+    unknown = FoldTable("toy/predict/test", pd.DataFrame({"image": images}), classes, (8, 8), data, 0, "", "", root)
     return read_sample(path, unknown, classes, **options)
 
 
@@ -167,6 +167,8 @@ def test_ids_in_the_second_column_and_a_column_of_usage(tmp_path):
         ("id,label\n2,1\n1,1", "utf-16", "id,label\n2,1\n1,11\n"),
         ("id,label\r\n2,1\r\n1,1", "utf-8-sig", "id,label\n2,1\n1,11\n"),
         ("2,1\n1,1", "utf-8", "2,1\n1,11\n"),
+        ("sep=;\nid;label\n2;1\n1;1", "utf-8", "id;label\n2;1\n1;11\n"),
+        ("id,label\n2,1\n1,1", "utf-16-le", "id,label\n2,1\n1,11\n"),
     ],
 )
 def test_other_signs_between_columns_other_encodings_and_no_header(tmp_path, text, encoding, made):
@@ -175,6 +177,13 @@ def test_other_signs_between_columns_other_encodings_and_no_header(tmp_path, tex
     assert csv_content(frame, wanted).decode() == made
     (tmp_path / "made.csv").write_bytes(made.encode())
     check_csv(tmp_path / "made.csv", wanted, GRADES)
+
+
+def test_a_sample_in_an_older_encoding(tmp_path):
+    wanted = read(tmp_path, ["id,label", "é1,ash", "é2,oak"], WORDS, ["é1.jpg", "é2.jpg"], encoding="cp1252")
+    assert wanted.ids == ["é1", "é2"] and wanted.images == ["é1.jpg", "é2.jpg"]
+    with pytest.raises(InputError, match="s.csv: not UTF-8: "):
+        read(tmp_path, ["id,label", "1,chêne"], WORDS, encoding="cp1252")
 
 
 # ------------------------------------------------------------------------------------------------------------ the ids
@@ -200,6 +209,12 @@ def test_ids_are_found_by_what_they_mean(ids):
 
 def test_an_id_in_another_unicode_form():
     assert match_ids("s.csv", ["a\u0308hre.jpg"], ["\u00e4hre.jpg"]) == ["\u00e4hre.jpg"]
+
+
+def test_ids_with_the_folder_of_an_archive(tmp_path):
+    lines = ["id,label", "test/0/1.jpg,ash", "test/1/1.jpg,ash"]
+    wanted = read(tmp_path, lines, WORDS, ["0/1.jpg", "1/1.jpg"], "/data/z.zip", root="top/test/")
+    assert wanted.images == ["0/1.jpg", "1/1.jpg"]
 
 
 def test_the_folder_parts_names_that_are_the_same():

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import class_folders, encode, smooth
+from PIL import Image
 
 from competition.base.files import InputError
 from competition.data.decode import decode
@@ -199,6 +200,10 @@ def test_the_validation_part_is_left_out_joined_or_a_fold(tmp_path):
         open_source(data, val="twice")
     with pytest.raises(InputError, match="VAL=join: found no validation part"):
         open_source(class_folders(tmp_path / "plain", COUNTS), val="join")
+    table = write_csv(data / "all.csv", ["train/ash/train0.jpg,ash", "train/oak/train0.jpg,oak"])
+    for options in ({}, {"images": str(data)}):
+        with pytest.raises(InputError, match="all.csv: VAL=join: found no validation part"):
+            open_source(table, val="join", **options)
     (data / "valid/oak").rename(data / "valid/Oak")
     assert open_source(data, val="join").classes == ["ash", "oak"]
     write_csv(data / "all.csv", [f"{part}/{c}/{part}0.jpg,{c}" for part in ("train", "test") for c in ("ash", "oak")])
@@ -236,6 +241,18 @@ def test_folders_that_are_no_classes(tmp_path, names, message):
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="unpack it and give DATA="):
         open_source(zip_of(data, tmp_path / "z.zip"))
+
+
+def test_folders_of_classes_of_which_one_lies_deeper(tmp_path):
+    data = write_files(tmp_path / "data", *(f"CUB/images/{c}/{i}.jpg" for c in ("1.ash", "2.oak") for i in range(2)))
+    write_files(data, *(f"segmentations/{c}/0.png" for c in ("1.ash", "2.oak")), "CUB/parts/parts.txt")
+    message = (
+        r"CUB/ and segmentations/ share the folders 1.ash, 2.oak; expected DATA=.*/CUB/images or DATA=.*/segmentations$"
+    )
+    with pytest.raises(InputError, match=message):
+        open_source(data)
+    data = write_files(tmp_path / "more", *(f"{c}/{c}_{i}/T{i}/0.jpg" for c in ("ill", "well") for i in range(2)))
+    assert open_source(data).classes == ["ill", "well"]
 
 
 def test_folders_called_like_a_split_among_others_are_classes(tmp_path):
@@ -308,6 +325,59 @@ def test_a_download_of_zips(tmp_path):
         source = open_source(path)
         assert labels(source) == {f"train/train/{i}.jpg": "ash" if i % 2 else "oak" for i in range(6)}
         assert open_reader(path, source.root).read("train/train/3.jpg") == b"train/3.jpg"
+
+
+def test_a_packed_table_beside_pictures(tmp_path):
+    data = download(tmp_path / "data", "id,breed", "")
+    for name in ("train.csv", "sample_submission.csv"):
+        with zipfile.ZipFile(data / f"{name}.zip", "w") as archive:
+            archive.write(data / name, name)
+        (data / name).unlink()
+    for path in (data, zip_of(data, tmp_path / "z.zip")):
+        assert labels(open_source(path)) == {f"train/{i}.jpg": "ash" if i % 2 else "oak" for i in range(6)}
+
+
+def test_a_training_part_in_several_folders(tmp_path):
+    data = write_files(
+        tmp_path / "data", "train_1/0.jpg", "train_1/1.jpg", "train_2/2.jpg", "train_2/3.jpg", "test/4.jpg"
+    )
+    write_csv(data / "train.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label")
+    assert labels(open_source(data)) == {f"train_{1 + i // 2}/{i}.jpg": "ab"[i % 2] for i in range(4)}
+
+
+def test_a_table_in_a_folder_beside_that_of_the_images(tmp_path):
+    data = write_files(tmp_path / "data", *(f"images/{i}.jpg" for i in range(4)))
+    write_csv(data / "annotations/train.csv", [f"{i},{'ab'[i % 2]}" for i in range(4)], "id,label")
+    assert labels(open_source(data)) == {f"images/{i}.jpg": "ab"[i % 2] for i in range(4)}
+
+
+@pytest.mark.parametrize("names", [["test/0.jpg", "test/1.jpg"], ["c/test/0.jpg", "c/test/1.jpg"]])
+def test_test_images_are_named_below_the_folder_of_that_name(tmp_path, names, capsys):
+    data = write_files(tmp_path / "data", *names)
+    packed = zip_of(data, tmp_path / "z.zip")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(packed, "inner.zip")
+    for path in (data, packed, a_tar(data, tmp_path), tmp_path / "outer.zip"):
+        source = open_unlabelled(path)
+        assert source.images == ["0.jpg", "1.jpg"] and source.read("1.jpg") == names[1].encode()
+        assert open_reader(path, source.root).read("1.jpg") == names[1].encode()
+    assert capsys.readouterr().err == ""
+    assert open_unlabelled(zip_of(data, tmp_path / "photos.zip", "photos/deep/")).images == ["0.jpg", "1.jpg"]
+    plain = [name.replace("test", "deep") for name in names]
+    for path in (write_files(tmp_path / "more", *plain), zip_of(tmp_path / "more", tmp_path / "more.zip")):
+        assert open_unlabelled(path).images == plain, "a folder and a zip of it give the same names"
+
+
+def test_test_images_of_a_download_are_those_of_its_test_part(tmp_path, capsys):
+    data = download(tmp_path / "data")
+    for path in (data, zip_of(data, tmp_path / "z.zip", "top/")):
+        source = open_unlabelled(path)
+        assert source.images == [f"{i}.jpg" for i in range(6)] and source.read("3.jpg") == b"test/3.jpg"
+        assert "test/ are taken, and none of the 6 others" in capsys.readouterr().err
+
+
+def test_test_images_without_any_ending(tmp_path):
+    assert open_unlabelled(write_files(tmp_path / "data", "0", "1", "notes.txt")).images == ["0", "1"]
 
 
 def test_a_table_for_each_part(tmp_path):
@@ -387,6 +457,16 @@ def test_labels_that_look_alike_are_one_class(tmp_path):
         open_source(path, alike="some")
 
 
+def test_labels_with_blanks_and_of_the_same_number_are_named(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(4)))
+    source = open_source(write_csv(data / "l.csv", [f"{i}.jpg,{['oak ', 'elm'][i % 2]}" for i in range(4)]))
+    assert source.classes == ["elm", "oak "] and source.remarks[0].endswith(
+        "begin or end with blanks, which count: 'oak '"
+    )
+    source = open_source(write_csv(data / "l.csv", ["0.jpg,1", "1.jpg,01", "2.jpg,1.0", "3.jpg,2"]))
+    assert source.remarks[0].endswith("the same number are classes of their own: 01 = 1 = 1.0")
+
+
 def test_the_form_of_most_images_stands_for_a_class():
     assert look_alike(["OAK", "OAK", "oak", "yew"]) == {"OAK": "OAK", "oak": "OAK"}
     assert look_alike(["a", "A", "1", "l"]) == {}, "letters alone are classes of their own"
@@ -435,6 +515,7 @@ FORMS = {
     "bom_crlf.csv": "\ufeff" + table_text().replace("\n", "\r\n"),
     "blank_lines.csv": table_text() + "\n,\n",
     "spreadsheet.csv": "sep=;\n" + table_text(";"),
+    "last.csv": "image,label\n" + "".join(f"{n},{label},\n" for n, label in ROWS),
     "padded.csv": "image,label\n" + "".join(f" {n} ,{label}\n" for n, label in ROWS),
     "share.csv": "image,label\n" + "".join(f"\\\\server\\set\\{n},{label}\n" for n, label in ROWS),
     "index.csv": ",image,label\n" + "".join(f"{i},{n},{label}\n" for i, (n, label) in enumerate(ROWS)),
@@ -516,7 +597,7 @@ def test_images_elsewhere(tmp_path):
 def test_rows_without_file_or_label(tmp_path):
     data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(6)), "other/lost.jpg")
     rows = [f"{i}.jpg,{'ab'[i % 2] if i != 2 else ''}" for i in range(6)]
-    path = write_csv(data / "l.csv", [*rows, "lost.jpg,a", "5.jpg,b"])
+    path = write_csv(data / "l.csv", [*rows, "lost.jpg,a", "5.jpg,a"])
     with pytest.raises(
         InputError, match=r"line 4: empty image or label; and 1 more \(SKIP_BAD=1 leaves such rows out\)"
     ):
@@ -531,6 +612,31 @@ def test_rows_without_file_or_label(tmp_path):
     assert len(open_source(path, skip_bad=True).images) == 4
 
 
+def test_an_image_twice_with_the_same_label_counts_once(tmp_path, workdir, capsys):
+    data = pictures(tmp_path / "data", *(f"{i}.png" for i in range(4)))
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    source = open_source(write_csv(data / "l.csv", [*rows, "./1.png,b", "0,a"]))
+    assert labels(source) == {f"{i}.png": "ab"[i % 2] for i in range(4)}
+    assert ("left out", "2 rows that repeat an image with its label") in source.found
+    assert make_folds(data / "l.csv", folds=2).hash == make_folds(write_csv(data / "k.csv", rows), folds=2).hash
+    assert "l.csv: 2 rows repeat an image with its label: ./1.png (line 6), 0 (line 7)" in capsys.readouterr().err
+    with pytest.raises(InputError, match="line 6: 0.png is in line 2 already as a"):
+        open_source(write_csv(data / "l.csv", [*rows, "0.png,b"]))
+
+
+def test_a_table_in_an_older_encoding_is_read_where_names_of_images_tell_which(tmp_path):
+    names = ["Érable/1.jpg", "Érable/2.jpg", "orme/1.jpg"]
+    data = write_files(tmp_path / "data", *names)
+    rows = [f"{name},{name.split('/')[0]}" for name in names]
+    for encoding in ("cp1252", "mac_roman"):
+        source = open_source(write_csv(data / "l.csv", rows, encoding=encoding))
+        assert labels(source) == {name: name.split("/")[0] for name in names}
+        assert f"in the encoding {encoding}" in dict(source.found)["table"]
+    write_csv(data / "l.csv", [*rows[:2], "orme/1.jpg,chêne"], encoding="cp1252")  # or, in that of Poland, chęne
+    with pytest.raises(InputError, match="l.csv: not UTF-8: .*expected the table saved as UTF-8"):
+        open_source(data / "l.csv")
+
+
 def test_a_missing_file_is_not_taken_from_another_folder(tmp_path):
     data = write_files(tmp_path / "data", "train/0.jpg", "train/1.jpg", *(f"test/{i}.jpg" for i in range(9)))
     path = write_csv(data / "l.csv", [f"train/{i}.jpg,{'ab'[i % 2]}" for i in range(9)])
@@ -540,6 +646,53 @@ def test_a_missing_file_is_not_taken_from_another_folder(tmp_path):
     shutil.rmtree(data / "train")
     with pytest.raises(InputError, match="missing below .*: train/0.jpg"):
         open_source(path)
+
+
+@pytest.mark.parametrize(
+    "names", [["1.png", "2.png", "10.png"], ["1", "2", "10"], ["1.0", "2.0", "10.0"], ["train/001.png"]]
+)
+def test_names_that_lost_their_zeros_or_have_another_ending(tmp_path, names):
+    data = write_files(tmp_path / "data", *(f"train/{i:03}.jpg" for i in (1, 2, 10)), "test/002.jpg")
+    rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(names * 2 if len(names) > 1 else [*names, "train/2.png"])]
+    source = open_source(write_csv(data / "l.csv", rows[: max(3, len(names))]))
+    assert source.images[0] == "train/001.jpg" and "test/002.jpg" not in source.images and len(source.classes) == 2
+    assert f"{names[0]} is train/001.jpg" in source.remarks[0]
+    write_files(data, "train/1.JPEG")
+    with pytest.raises(InputError, match="missing below"):
+        open_source(write_csv(data / "l.csv", ["01.png,a", "0002.png,b"]))
+
+
+def test_numbers_that_several_folders_have_are_no_names(tmp_path):
+    data = write_files(
+        tmp_path / "data", *(f"{part}/{c}/{i}.jpg" for part in ("train", "test") for c in "ab" for i in range(2))
+    )
+    rows = [f"{n % 2},train/{'ab'[n // 2]}/{n % 2}.jpg,{'ab'[n // 2]},train" for n in range(4)]
+    for header in ("nr,filepaths,labels,data set", "nr,where,labels,data set"):
+        source = open_source(write_csv(data / "birds.csv", rows, header))
+        assert labels(source) == {f"train/{c}/{i}.jpg": c for c in "ab" for i in range(2)} and not source.remarks
+
+
+def test_a_column_that_names_parts_of_a_split_is_named(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(4)))
+    rows = [f"{i}.jpg,{'ab'[i % 2]},{('train', 'valid')[i // 2]}" for i in range(4)]
+    (remark,) = open_source(write_csv(data / "l.csv", rows, "image,label,split")).remarks
+    assert "the column 'split' names parts of a split (train, valid), and all are dealt" in remark
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [("<!DOCTYPE html>\n<p>404, no\n", "web page"), ("version https://git-lfs.github.com/spec/v1\n", "Git LFS")],
+)
+def test_files_that_are_no_tables_are_named(tmp_path, text, found):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(InputError, match=f"l.csv: found a.*{found}"):
+        open_source(tmp_path / "l.csv")
+
+
+def test_a_column_whose_names_exist_is_taken_before_one_called_image(tmp_path):
+    data = write_files(tmp_path / "data", *(f"{i}.jpg" for i in range(4)))
+    path = write_csv(data / "l.csv", [f"picture {i},{i}.jpg,{'ab'[i % 2]}" for i in range(4)], "image,path,label")
+    assert labels(open_source(path)) == {f"{i}.jpg": "ab"[i % 2] for i in range(4)}
 
 
 def test_labels_that_are_made_of_others(tmp_path):
@@ -568,6 +721,22 @@ def test_tars_that_cannot_be_used(tmp_path):
         archive.add(folder / "a/1.jpg", "../a/1.jpg")
     with pytest.raises(InputError, match="out.tar: '../a/1.jpg' climbs out of the tar"):
         open_source(tmp_path / "out.tar")
+
+
+def test_tars_whose_name_says_another_packing(tmp_path):
+    folder = write_files(tmp_path / "data", "a/1.jpg", "b/1.jpg")
+    for ending, mode in ((".tar", "w:gz"), (".tgz", "w:xz"), (".tar.gz", "w")):
+        assert open_source(a_tar(folder, tmp_path, ending, mode)).images == ["a/1.jpg", "b/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [(b"\n<!DOCTYPE html>", "a web page"), (b"Rar!", "does not begin as a zip"), (b"PK\3\4", "too early")],
+)
+def test_a_file_that_is_called_zip_and_is_none(tmp_path, content, words):
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(InputError, match=f"x.zip: broken zip: .*; it .*{words}"):
+        open_source(tmp_path / "x.zip")
 
 
 def test_archives_that_python_cannot_unpack(tmp_path):
@@ -685,6 +854,37 @@ def test_twelve_bits_are_scaled_by_what_the_array_holds(tmp_path):
     np.savez(tmp_path / "d.npz", x=PIXELS.astype(np.uint16) * 16, y=NAMES)
     source = open_source(tmp_path / "d.npz")
     assert decoded(source).max() == 255 and "scaled to 0..255" in source.remarks[0]
+
+
+def test_values_a_little_above_one_and_dark_ones_are_not_taken_for_black(tmp_path):
+    for values in (PIXELS / 255 * 1.2, (PIXELS // 16).astype(np.uint16)):
+        np.savez(tmp_path / "d.npz", x=values, y=NAMES)
+        source = open_source(tmp_path / "d.npz")
+        assert decoded(source).max() == 255 and "scaled to 0..255" in source.remarks[0]
+    np.savez(tmp_path / "d.npz", x=np.zeros((6, 8, 8, 3)), y=NAMES)
+    assert decoded(open_source(tmp_path / "d.npz")).max() == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_test_array_is_scaled_as_the_training_array_is(tmp_path, packed, capsys):
+    train, test = PIXELS.astype(np.uint16) * 16, PIXELS[:2].astype(np.uint16) * 8
+    path = tmp_path / ("x_test.npy" if not packed else "all.npz")
+    if packed:
+        np.savez(path, x_train=train, y_train=NAMES, x_test=test)
+    else:
+        for name, array in (("x_train", train), ("y_train", NAMES), ("x_test", test)):
+            np.save(tmp_path / f"{name}.npy", array)
+    source = open_unlabelled(path)
+    expected = np.rint(test[1] * (255 / train.max()))
+    np.testing.assert_array_equal(decode(source.read("x_test/1.ppm"), "n"), expected)
+    assert capsys.readouterr().err == ""
+    if not packed:
+        np.save(path, train + 99)
+        assert decode(open_unlabelled(path).read("x_test/1.ppm"), "n").max() == 255
+        assert "which are clipped to the range of x_train" in capsys.readouterr().err
+        np.save(tmp_path / "z_test.npy", train)
+        open_unlabelled(tmp_path / "z_test.npy")
+        assert "scaled to 0..255 by its own values" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -841,6 +1041,30 @@ def test_given_folds_are_taken_over(tmp_path, workdir, capsys):
         make_folds(path, fold_column="gone")
 
 
+def test_given_folds_of_images_that_cannot_be_read(tmp_path, workdir, capsys):
+    data = pictures(tmp_path / "data", *(f"{i}.png" for i in range(6)))
+    (data / "5.png").write_bytes(b"no picture")
+    for name, label, fold, message in (("c", "c", "0", "of class c"), ("f", "a", "2", "of fold 2")):
+        rows = [f"{i}.png,{'ab'[i % 2]},{i // 2 % 2}" for i in range(5)]
+        path = write_csv(data / f"{name}.csv", [*rows, f"5.png,{label},{fold}"], "image,label,fold")
+        with pytest.raises(InputError, match=f"FOLD_COLUMN=fold: no image is left {message}"):
+            make_folds(path, fold_column="fold", skip_bad=True)
+    make_folds(
+        write_csv(data / "g.csv", [f"{i}.png,{'ab'[i % 2]},{i % 2}" for i in range(4)], "id,label,fold"),
+        fold_column="fold",
+    )
+    assert "warning: FOLD_COLUMN=fold leaves a fold without images of a, b\n" in capsys.readouterr().err
+
+
+def test_rare_classes_are_said_to_be_fewer_than_the_folds_asked_for(tmp_path, workdir, capsys):
+    counts = (("train", "ab", 3), ("train", "c", 1), ("val", "ab", 2))
+    data = pictures(
+        tmp_path / "data", *(f"{p}/{label}/{i}.png" for p, labels, n in counts for label in labels for i in range(n))
+    )
+    assert make_folds(data, folds=3, val="fold").k == 4
+    assert "fewer different images than FOLDS=3: c (1)" in capsys.readouterr().out
+
+
 def test_dry_prints_what_was_found_and_writes_nothing(tmp_path, workdir, capsys):
     data = download(pictures(tmp_path / "data"))
     pictures(data, *(f"train/{i}.jpg" for i in range(6)))
@@ -856,6 +1080,24 @@ def test_dry_prints_what_was_found_and_writes_nothing(tmp_path, workdir, capsys)
     ):
         assert line in out
     assert make_folds(data, folds=2).hash == table.hash
+
+
+def test_dry_says_and_returns_the_same_as_the_making(tmp_path, workdir, capsys):
+    data = pictures(
+        tmp_path / "data", *(f"{label}/{i}.png" for label, n in (("a", 4), ("b", 4), ("c", 1)) for i in range(n))
+    )
+    for path in sorted(data.rglob("*.png")):
+        deep = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        path.write_bytes(encode(Image.fromarray(deep)))
+    dry = make_folds(data, folds=2, dry=True)
+    said = capsys.readouterr().out.splitlines()
+    made = make_folds(data, folds=2)
+    assert said[1:] == [line for line in capsys.readouterr().out.splitlines()[1:] if "groups.html" not in line]
+    assert any("0..4095 becomes 0..255" in line for line in said)
+    assert any("c (1); 1 images are in the training part of every fold" in line for line in said)
+    pd.testing.assert_frame_equal(dry.frame, made.frame)
+    pd.testing.assert_frame_equal(dry.train_only, made.train_only)
+    assert {**vars(dry), "frame": 0, "train_only": 0} == {**vars(made), "frame": 0, "train_only": 0}
 
 
 def test_options_of_the_data_are_kept_for_later_stages(tmp_path, workdir, capsys):

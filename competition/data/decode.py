@@ -183,7 +183,8 @@ def _load(image, data, name, draft, ranges):
         if picture == "PNG" and PNG_END not in data:  # Pillow is content once it has all rows
             raise OSError("the file ends before its end mark")
         orientation = _orientation(image)
-        values = None if kind is None else see_values(kind, np.asarray(image), image.mode)
+        exact = _sixteen_bits(data) if kind == DEEP_COLOURS and picture == "PPM" else None  # Pillow rounds these
+        values = None if kind is None else see_values(kind, np.asarray(image) if exact is None else exact, image.mode)
         all_bits = _deep_colours(data, ranges[kind]) if kind == DEEP_COLOURS and kind in (ranges or {}) else None
         grey = (
             image.mode == "L" and not image.has_transparency_data
@@ -351,16 +352,27 @@ def _deep_kind(image):
         return FLOATS
     if image.mode.startswith("I"):  # of a PNG older versions of Pillow make 32 bits
         return SIXTEEN_BITS if image.mode != "I" or image.format == "PNG" else INTEGERS
-    raw = str(image.tile[0][3]) if image.format in ("PNG", "TIFF") and image.tile else ""
-    return DEEP_COLOURS if "16" in raw and image.mode in ("RGB", "RGBA", "LA") else None
+    how = image.tile[0][3] if image.format in ("PNG", "TIFF", "PPM") and image.tile else ""
+    deep = (
+        how == ("RGB", 65535) if image.format == "PPM" else "16" in str(how)
+    )  # Pillow scales other PPMs by their maximum
+    return DEEP_COLOURS if deep and image.mode in ("RGB", "RGBA", "LA") else None
 
 
 def _deep_colours(data, limits):
     """An Image of colours of 16 bits by all of these, transparency laid on white; None where OpenCV cannot read it."""
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+    values = _sixteen_bits(data)
+    if values is None:
         return None
-    pixels = scale(values[..., 2::-1], limits)
+    pixels = scale(values[..., :3], limits)
     if values.shape[2] == 4:
         pixels = np.dstack([pixels, scale(values[..., 3], ASSUMED)])
     return Image.fromarray(pixels)
+
+
+def _sixteen_bits(data):
+    """The colours of a picture of 16 bits, uint16 [h, w, 3], or with transparency 4; None where OpenCV cannot read it."""
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        return None
+    return np.dstack([values[..., 2::-1], values[..., 3:]])

@@ -7,7 +7,7 @@ import csv
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,18 @@ from competition.data.groups import join_pairs, pair_equal, write_report
 from competition.data.ranges import find_ranges, say_range
 from competition.data.sources import open_source, read_column
 from competition.data.sources.source import Reading, absolute
-from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, read_folds, table_hash
+from competition.data.table import COLUMNS, FoldTable, data_hash, default_name, make_table, read_folds, table_hash
 
 RARE = ("train", "drop", "stop")  # what becomes of classes of fewer images than folds
+
+
+@dataclass(frozen=True)
+class Left:
+    """How many images that can be read are not in the table."""
+
+    conflicts: int  # their pictures have several labels
+    foreign: int  # they show a picture of DROP_GROUPS=
+    rare: int  # they are of rare classes
 
 
 def make_folds(
@@ -96,11 +105,7 @@ def make_folds(
     source = open_source(data, **reading)
     for remark in source.remarks:
         warn(remark)
-    if source.data.is_dir() and workspace.folds.resolve().is_relative_to(source.data.resolve()):
-        raise InputError(
-            f"{source.data}: the data folder holds the current one, whose {workspace.folds}/ and "
-            f"{workspace.runs}/ are written; expected data elsewhere, or another current folder"
-        )
+    _check_place(source, workspace)
     classes, given = _class_order(source.classes, classes)
     if not given and not force:
         classes = _kept_order(classes, workspace.competition(name).json)
@@ -109,48 +114,28 @@ def make_folds(
 
     given_groups = read_column(source, groups) if groups else {}
     given_folds = _read_fold_column(source, fold_column) if fold_column else {}
-    if given_folds:
-        folds = len(set(given_folds.values()))
+    wanted = len(set(given_folds.values())) if given_folds else folds
 
-    everything, pairs, deep = read_groups(source, skip_bad, near, folds)
+    everything, pairs, deep = read_groups(source, skip_bad, near, wanted)
     foreign = _pictures_of(everything, drop_groups)
     frame = everything[~foreign].reset_index(drop=True)
     if drop_conflicts:
         frame = frame[~frame["conflict"]].reset_index(drop=True)
-    conflicts_left_out = len(everything) - int(foreign.sum()) - len(frame)
+    conflicts = len(everything) - int(foreign.sum()) - len(frame)
     tied = pair_equal(frame["picture"]), pair_equal(_given(frame["image"], given_groups))
     frame["group"] = frame["image"].to_numpy()[join_pairs(len(frame), *tied)]
     few: dict[str, str] = {}
-    dropped = 0
     if given_folds:
-        frame["fold"] = frame["image"].map(given_folds).astype(np.int64)
-        _warn_of_parted(frame, f"FOLD_COLUMN={fold_column}")
+        _take_folds(frame, given_folds, classes, f"FOLD_COLUMN={fold_column}")
     else:
-        dealt = ~frame["image"].isin(source.val)
-        few = _check_classes(frame[dealt], source.classes, folds, rare)
+        frame, few = _deal(frame, source, folds, seed, rare)
         if rare == "drop":
-            kept = ~frame["label"].isin(few)
-            dropped, frame, dealt = int((~kept).sum()), frame[kept].reset_index(drop=True), dealt[kept].to_numpy()
             classes = [name for name in classes if name not in few]
-        dealt = np.flatnonzero(dealt)
-        scored = dealt[_choose_scored(frame.iloc[dealt], few, folds)]
-        frame["fold"] = folds  # of a given validation split, whose images are dealt no more
-        frame.loc[dealt, "fold"] = -1
-        labels, group = (frame.loc[scored, column].to_numpy() for column in ("label", "group"))
-        frame.loc[scored, "fold"] = assign_folds(labels, group, folds, seed)
-        if source.val:
-            _warn_of_parted(frame, "VAL=fold")
-            folds += 1
-    ever = frame[frame["fold"] >= 0]
-    counts = pd.crosstab(ever["label"], ever["fold"]).reindex(columns=range(folds), fill_value=0)
-    if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
-        warn(
-            f"groups of several classes leave a fold without images of {shorten(lacking)}; fewer FOLDS= would hold more"
-        )
-    position = {label: i for i, label in enumerate(classes)}
-    order = np.argsort([position[label] for label in frame["label"]], kind="stable")
-    frame = frame.iloc[order][COLUMNS].reset_index(drop=True)
-    size = size or tuple(int(frame[side].median() + 0.5) for side in ("height", "width"))
+    left = Left(conflicts, int(foreign.sum()), len(everything) - int(foreign.sum()) - conflicts - len(frame))
+    made = wanted + bool(source.val and not given_folds)
+    _warn_of_lacking(frame, made, f"FOLD_COLUMN={fold_column}" if given_folds else "")
+    frame = _in_order(frame, classes)
+    height, width = size or (int(frame[side].median() + 0.5) for side in ("height", "width"))
 
     values = [deep[image] for image in frame["image"] if image in deep]
     ranges = find_ranges(values)
@@ -163,17 +148,17 @@ def make_folds(
         "counts": {label: int(counts[label]) for label in classes},
         "images": len(frame),
         "seed": seed,
-        "folds": folds,
-        "size": list(size),
+        "folds": made,
+        "size": [height, width],
         "metric": metric,
-        "hash": table_hash(content, classes, size, ranges),
+        "hash": table_hash(content, classes, (height, width), ranges),
         "data_hash": data_hash(frame),
         "near": bool(near),
         "groups": groups or "",
-        "conflicts_left_out": conflicts_left_out,
+        "conflicts_left_out": left.conflicts,
         "versions": files.versions(),
         **({"ranges": ranges} if ranges else {}),
-        **({"left_out": left_out} if (left_out := int(foreign.sum()) + dropped) else {}),
+        **({"left_out": left.foreign + left.rare} if left.foreign + left.rare else {}),
     }
     if source.columns is None:
         reading.pop("skip_bad", None)
@@ -182,34 +167,52 @@ def make_folds(
         record["reading"] = reading | beside
     if fold_column:
         record["fold_column"] = fold_column
-    left = {
-        "images with several labels": conflicts_left_out,
-        "images of DROP_GROUPS=": int(foreign.sum()),
-        "images of rare classes": dropped,
-    }
-    notes = [*source.found, *_count_left(source, everything, left)]
     if dry:
-        height, width = size
-        where, key = source.data.as_posix(), table_hash(content, classes, size, ranges)
-        table = FoldTable(name, frame, list(classes), (height, width), where, seed, key, data_hash(frame))
-        table = replace(table, root=source.root, metric=metric, workspace=workspace, ranges=ranges)
-        _report(table, given, "not written (DRY=1)", notes)
-        return table
-    note = _write(workspace.competition(name), content, record, force)
-    table = read_folds(name, workspace)
-    _report(table, given, note, notes)
+        table, note = make_table(name, frame, record, workspace), "not written (DRY=1)"
+    else:
+        note = _write(workspace.competition(name), content, record, force)
+        table = read_folds(name, workspace)
+    _report(table, given, note, [*source.found, *_count_left(source, everything, left)])
     _report_ranges(table.ranges, values)
-    if foreign.any():
-        print(f"{foreign.sum()} images were left out because they show a picture of DROP_GROUPS=")
-    _report_rare(table, few, dropped, folds)
-    if conflicts_left_out:
-        print(
-            f"{conflicts_left_out} images were left out because their pictures have several labels (DROP_CONFLICTS=1)"
-        )
+    _report_left(table, left, few, folds)
     if groups:
         print(f"images of one {groups} share a fold: {len(set(given_groups.values()) - {''})} different ones")
-    write_report(table, everything, pairs)
+    if not dry:
+        write_report(table, everything, pairs)
     return table
+
+
+def _take_folds(frame, folds, classes, given):
+    """Give each image of a frame its fold of {image: fold}; InputError where a class or a fold has no image left."""
+    frame["fold"] = frame["image"].map(folds).astype(np.int64)
+    if gone := sorted(set(classes) - set(frame["label"])):
+        raise InputError(f"{given}: no image is left of class {shorten(gone, 20)}; remove its rows from the table")
+    if gone := sorted(set(folds.values()) - set(frame["fold"])):
+        raise InputError(f"{given}: no image is left of fold {shorten(list(map(str, gone)), 20)}, expected some")
+    _warn_of_parted(frame, given)
+
+
+def _deal(frame, source, folds, seed, rare):
+    """The frame with a fold for each image, -1 for those that are only trained on; and {class: its counts} of rare ones.
+
+    rare   as of make_folds; "drop" leaves out the images of rare classes
+
+    Images of a given validation split are the fold `folds`.
+    """
+    dealt = ~frame["image"].isin(source.val)
+    few = _check_classes(frame[dealt], source.classes, folds, rare)
+    if rare == "drop":
+        kept = ~frame["label"].isin(few)
+        frame, dealt = frame[kept].reset_index(drop=True), dealt[kept]
+    dealt = np.flatnonzero(dealt)
+    scored = dealt[_choose_scored(frame.iloc[dealt], few, folds)]
+    frame["fold"] = folds
+    frame.loc[dealt, "fold"] = -1
+    labels, group = (frame.loc[scored, column].to_numpy() for column in ("label", "group"))
+    frame.loc[scored, "fold"] = assign_folds(labels, group, folds, seed)
+    if source.val:
+        _warn_of_parted(frame, "VAL=fold")
+    return frame, few
 
 
 def assign_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -273,11 +276,42 @@ def _warn_of_parted(frame, given):
         )
 
 
+def _warn_of_lacking(frame, folds, given):
+    """Name the classes that have images in some of the folds only; `given` says where the folds are from, if not dealt."""
+    ever = frame[frame["fold"] >= 0]
+    counts = pd.crosstab(ever["label"], ever["fold"]).reindex(columns=range(folds), fill_value=0)
+    if lacking := counts.index[(counts == 0).any(axis=1)].tolist():
+        reason, remedy = (given, "") if given else ("groups of several classes", "; fewer FOLDS= would hold more")
+        leave = "leaves" if given else "leave"
+        warn(f"{reason} {leave} a fold without images of {shorten(lacking)}{remedy}")
+
+
+def _check_place(source, workspace):
+    """InputError where what is written would lie in the data's folder."""
+    if source.data.is_dir() and workspace.folds.resolve().is_relative_to(source.data.resolve()):
+        raise InputError(
+            f"{source.data}: the data folder holds the current one, whose {workspace.folds}/ and "
+            f"{workspace.runs}/ are written; expected data elsewhere, or another current folder"
+        )
+
+
+def _in_order(frame, classes):
+    """The columns of a fold table, its rows by class, then as they were."""
+    position = {label: i for i, label in enumerate(classes)}
+    order = np.argsort([position[label] for label in frame["label"]], kind="stable")
+    return frame.iloc[order][COLUMNS].reset_index(drop=True)
+
+
 def _count_left(source, everything, left):
-    """(what, finding) of the images of the table and those that are not in it; `left`: {what: how many} of the latter."""
-    bad = {"no images that can be read": len(source.images) - len(everything)}
-    rows = [("left out", f"{count} {what}") for what, count in (bad | left).items() if count]
-    return [("images", str(len(everything) - sum(left.values()))), *rows]
+    """(what, finding) of the images of the table and those that are not in it."""
+    counts = {
+        "no images that can be read": len(source.images) - len(everything),
+        "images with several labels": left.conflicts,
+        "images of DROP_GROUPS=": left.foreign,
+        "images of rare classes": left.rare,
+    }
+    rows = [("left out", f"{count} {what}") for what, count in counts.items() if count]
+    return [("images", str(len(source.images) - sum(counts.values()))), *rows]
 
 
 def _check_grades(classes):
@@ -387,18 +421,20 @@ def _choose_scored(frame, few, folds):
     return scored
 
 
-def _report_rare(table, few, dropped, folds):
-    """Say what became of classes of fewer different images than folds."""
-    if not few:
-        return
+def _report_left(table, left, few, folds):
+    """Say which images were left out or are only trained on; `few` of classes of fewer different images than folds."""
+    if left.foreign:
+        print(f"{left.foreign} images were left out because they show a picture of DROP_GROUPS=")
     named = f"{len(few)} classes have fewer different images than FOLDS={folds}: {shorten(list(few.values()), 10)}"
-    if table.train_only is None:
-        print(f"{named}; their {dropped} images were left out (RARE=drop)")
-    else:
+    if few and table.train_only is None:
+        print(f"{named}; their {left.rare} images were left out (RARE=drop)")
+    elif few:
         print(
             f"{named}; {len(table.train_only)} images are in the training part of every fold and count in no score "
             "(RARE=drop leaves them out)"
         )
+    if left.conflicts:
+        print(f"{left.conflicts} images were left out because their pictures have several labels (DROP_CONFLICTS=1)")
 
 
 def _write(paths, content, record, force):

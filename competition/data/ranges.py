@@ -35,12 +35,13 @@ class Values(NamedTuple):
 def see_values(kind: str, pixels: np.ndarray, mode: str) -> Values | None:
     """The Values of a picture as Pillow decodes it, [h, w] or [h, w, c]; None where no value is a finite number.
 
-    Of colours Pillow keeps the upper 8 of 16 bits: these tell how many bits are used. Transparency does not count.
+    Of colours Pillow keeps the upper 8 of 16 bits, uint8: these tell how many bits are used. Transparency does not count.
     """
     if kind == DEEP_COLOURS:
         channels = 1 if mode == "LA" else 3
-        colours = pixels[..., :channels].astype(np.int64) * 256
-        low, high = int(colours.min()), int(colours.max()) + 255
+        low, high = int(pixels[..., :channels].min()), int(pixels[..., :channels].max())
+        if pixels.dtype == np.uint8:
+            low, high = 256 * low, 256 * high + 255
         return Values(kind, low, high, low, high)
     values = pixels.ravel()
     if values.dtype.kind == "f":

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -166,36 +166,47 @@ def read_folds(name: str | None = None, workspace: Workspace = Workspace()) -> F
     except OSError as error:
         raise InputError(f"{csv_path}: cannot be read ({error.strerror}), run `make folds` again") from None
     try:
-        classes, size = list(record["classes"]), tuple(record["size"])
-        ranges = {kind: (low, high) for kind, (low, high) in record.get("ranges", {}).items()}  # older tables: none
+        classes, size, ranges = _decoding(record)
         if table_hash(content, classes, size, ranges) != record["hash"]:
             raise InputError(f"{csv_path}: not the table that {json_path} belongs to; run `make folds` again")
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False)
-        frame = frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64))
-        scored = frame[frame["fold"] >= 0].reset_index(drop=True)
-        others = frame[frame["fold"] < 0].reset_index(drop=True)
-        data, seed, root = record["data"], record["seed"], record["root"]
-        metric = record.get("metric", "accuracy")  # older tables name none
+        return make_table(name, frame[COLUMNS].astype(dict.fromkeys(NUMBERS, np.int64)), record, workspace)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{json_path}: not a fold table's record ({reason}), rerun `make folds`") from None
+
+
+def make_table(name: str, frame: pd.DataFrame, record: Mapping[str, Any], workspace: Workspace) -> FoldTable:
+    """The FoldTable of a frame with the columns COLUMNS and the record that lies beside it.
+
+    KeyError, TypeError or ValueError where the record is none.
+    """
+    classes, size, ranges = _decoding(record)
+    others = frame[frame["fold"] < 0].reset_index(drop=True)
     return FoldTable(
         name,
-        scored,
+        frame[frame["fold"] >= 0].reset_index(drop=True),
         classes,
         size,
-        data,
-        seed,
+        record["data"],
+        record["seed"],
         record["hash"],
         data_hash(frame),
-        root,
-        metric,
+        record["root"],
+        record.get("metric", "accuracy"),  # older tables name none
         workspace=workspace,
         ranges=ranges,
         train_only=others if len(others) else None,
     )
+
+
+def _decoding(record: Mapping[str, Any]) -> tuple[list[str], tuple[int, int], Ranges]:
+    """The classes, (height, width) and ranges of a record."""
+    classes, (height, width) = list(record["classes"]), record["size"]
+    ranges = {kind: (low, high) for kind, (low, high) in record.get("ranges", {}).items()}  # older tables: none
+    return classes, (height, width), ranges
 
 
 def add_rows(table: FoldTable, fold: int, names: Sequence[str], labels: np.ndarray, hashes: Sequence[str]) -> FoldTable:

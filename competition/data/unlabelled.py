@@ -78,6 +78,7 @@ def read_usable(test, table, place=None, fewest=FEWEST):
         0,
         digest,
         digest,
+        source.root,
         workspace=table.workspace,
         ranges=table.ranges,
     )

@@ -1,7 +1,5 @@
 """A CSV of predictions in the form of a sample_submission.csv: its ids, order, columns and kind of values."""
 
-import codecs
-import csv
 import io
 import os
 import unicodedata
@@ -14,12 +12,11 @@ import pandas as pd
 from competition.base import files
 from competition.base.files import InputError
 from competition.base.text import is_integer, shorten
-from competition.data.sources.tables import check_bytes, check_cells
+from competition.data.sources.tables import check_bytes, check_cells, decode_text, split_text
 from competition.submission.sample_ids import count_named, match_ids
 
 OF_PROBABILITIES = ("auc", "log_loss")  # metrics that labels would spoil
 LABELS = {"names": "labels", "ids": "class ids"}  # values of the option LABELS=, and what Wanted calls them
-SEPARATORS = ",;\t|"
 ID_COLUMNS = ("id", "image", "image_id", "imageid", "img", "file", "filename", "file_name", "name", "path")
 KEPT_COLUMNS = ("usage",)  # of a sample, in small letters: taken over as they are
 
@@ -85,8 +82,8 @@ def read_sample(path, unknown, classes, probabilities=False, metric=None, labels
     several images', for ids of which none is an image's, and for columns and values that are none of these.
     """
     check_sample(path)
-    cells, separator = _read_cells(path)
-    images, top = [*unknown.images, *broken], Path(unknown.data).name.removesuffix(".zip")
+    images, top = [*unknown.images, *broken], Path(unknown.root or unknown.data).name.removesuffix(".zip")
+    cells, separator = _read_cells(path, files=lambda: images)
     id_at = _find_id_column(cells, images, top)
     header, rows = cells[0], cells[1:]
     if named := not _is_row(cells, id_at, images, top):
@@ -178,23 +175,24 @@ def check_csv(path, wanted, classes):
                 )
 
 
-def _read_cells(path, separator=None):
-    """The cells of a CSV, all text, a list a line, and what parts them; None: what parts its first line into most."""
+def _read_cells(path, separator=None, files=None):
+    """The cells of a CSV, all text, a list a line, and what parts them; None: what parts its first line into most.
+
+    `files` tell an older encoding, as of tables.decode_text.
+    """
     try:
         check_bytes(str(path), os.path.getsize(path))
         data = Path(path).read_bytes()
         if data.startswith(b"PK\3\4"):
             raise ValueError("a zip, expected the CSV that is in it")
-        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-        check_cells(str(path), 3 * text.count("\n") + max(map(text.count, SEPARATORS)))
-        first = next((line for line in text.splitlines() if line.strip()), "")
-        separator = separator or max(SEPARATORS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
+        text, _, found = split_text(decode_text(path, data, files)[0])
+        check_cells(str(path), 3 * text.count("\n") + text.count(separator or found))
+        separator = separator or found
         options = {"dtype": str, "keep_default_na": False, "na_filter": False, "sep": separator}
         frame = pd.read_csv(io.StringIO(text, newline=""), header=None, **options)
     except InputError:
         raise
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a CSV that can be read: {' '.join(str(error).split())}") from None
     return frame.fillna("").to_numpy().tolist(), separator
 

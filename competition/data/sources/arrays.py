@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +18,9 @@ import pandas as pd
 
 from competition.base.archives import check_size, check_sizes
 from competition.base.arrays import gigabytes, read_memory
-from competition.base.files import InputError
+from competition.base.files import InputError, warn
 from competition.base.text import shorten
+from competition.data.ranges import NARROW
 from competition.data.sources.labels import with_labels
 from competition.data.sources.layout import VAL, take_val
 from competition.data.sources.roles import role_of
@@ -35,6 +37,7 @@ class Range:
     low: float
     scale: float
     text: str
+    of: str = ""  # the array of the training part that these values are of, where that is another one
 
 
 class Arrays:
@@ -45,7 +48,7 @@ class Arrays:
         self.images = {name: _channels_last(array) for name, array in arrays.items() if _holds_images(array)}
         for name, images in self.images.items():
             check_size(path, f"an image of {name}", math.prod(images.shape[1:]) * images.itemsize)
-        self._ranges = {name: _range_of(array) for name, array in self.images.items()}
+        self._ranges = _find_ranges(path, self.images)
 
     def names(self, array: str) -> list[str]:
         images = self.images[array]
@@ -137,6 +140,7 @@ def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = Fal
     """The Source of the images in arrays, called <array>/<number>.ppm; of a training and a test part the second."""
     assert isinstance(store, Arrays)
     chosen = _choose_images(data, store, None, "test")
+    _warn_of_range(data, chosen, store.images[chosen], store.range_of(chosen))
     return Source(data, "", sorted(f"{chosen}/{name}" for name in store.names(chosen)), store=store)
 
 
@@ -249,6 +253,53 @@ def _channels_last(array):
     return array if array.shape[-1] in (1, 3) else np.moveaxis(array, 1, -1)
 
 
+def _find_ranges(path, images):
+    """{array: its Range}; a validation or test part has that of the training part, here or in an .npy beside it."""
+    found = {}
+    for name, array in images.items():
+        trained = {}
+        if role_of(name) in ("val", "test") and array.dtype != np.uint8:
+            others = images if path.suffix.lower() == ".npz" else _training_beside(path)
+            trained = {other: one for other, one in others.items() if _is_training_of(other, name)}
+        if len(trained) == 1:
+            ((other, one),) = trained.items()
+            found[name] = replace(_range_of(one), of=other)
+        else:
+            found[name] = _range_of(array)
+    return found
+
+
+def _training_beside(path):
+    """{name: array} of the .npy files of images beside one that are called after a training part."""
+    found = {}
+    for other in sorted(path.parent.glob("*.npy")):
+        if other != path and _is_training_of(other.stem, path.stem):
+            with suppress(InputError):
+                found |= {name: array for name, array in _load(other).items() if _holds_images(array)}
+    return found
+
+
+def _is_training_of(other, name):
+    """Whether an array is the training part of another one, by their names: x_train of x_test."""
+    words = ([word for word in _words(one) if not role_of(word)] for one in (other, name))
+    return role_of(other) == "train" and next(words) == next(words)
+
+
+def _warn_of_range(data, name, array, how):
+    """Say where test images are scaled by their own values, or clipped to those of the training images."""
+    if how.of:
+        low, high = float(array.min()), float(array.max())
+        if low < how.low or high > how.low + 255 / how.scale:
+            warn(
+                f"{data}: {name} has values from {low:g} to {high:g}, which are clipped to the range of {how.of}: {how.text}"
+            )
+    elif "scaled" in how.text:
+        warn(
+            f"{data}: {name}: {how.text} by its own values, which may be others than those of the training images; "
+            "expected the training part in the same file, or beside it as x_train.npy is beside x_test.npy"
+        )
+
+
 def _range_of(array):
     """The Range of an array's values, by what they are as a whole."""
     if array.dtype == np.uint8:
@@ -259,7 +310,7 @@ def _range_of(array):
     text = f"{array.dtype} from {low:g} to {high:g}"
     if array.dtype.kind == "f" and 0 <= low and high <= 1 or array.dtype.kind == "b":
         return Range(0, 255, f"{text}, taken as 0..1")
-    if 0 <= low and high <= 255:
+    if low == high or 0 <= low and high <= 255 and high - low >= NARROW * 255:
         return Range(0, 1, f"{text}, taken as 0..255")
     if array.dtype.kind == "f" and -1 <= low and high <= 1:
         return Range(-1, 127.5, f"{text}, taken as -1..1")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from competition.base.files import InputError
+from competition.data.sources.lookup import SeveralFolders
 from competition.data.sources.source import Reading, looks_like_picture
 from competition.data.sources.tables import Table, without_header
 
@@ -12,7 +13,8 @@ from competition.data.sources.tables import Table, without_header
 IMAGE_NAMES = (
     *("image", "imageid", "imagename", "imagefile", "imagefilename", "imagepath", "imageurl", "filename", "file"),
     *("filepath", "path", "relativepath", "fname", "id", "img", "imgid", "imgname", "imgfile", "imgpath", "picture"),
-    *("pictureid", "photo", "photoid", "pic", "name", "key", "isicid", "uuid", "sampleid"),
+    *("pictureid", "photo", "photoid", "pic", "name", "key", "isicid", "uuid", "sampleid", "idcode", "imageindex"),
+    *("filepaths", "filenames", "imagepaths", "imagenames", "imageids"),
 )
 LABEL_NAMES = (
     *("label", "labels", "class", "classname", "classlabel", "species", "breed", "category", "categoryname", "target"),
@@ -85,19 +87,30 @@ def _is_image(cell, count):
 
 
 def _find_image(table, names, rows, count):
-    if table.columns.count("image") == 1:
-        return table.columns.index("image")
     if table.columns.count("image") > 1:
         return None
     named = sorted((number for number, name in enumerate(names) if name in IMAGE_NAMES), key=lambda n: _rank(names[n]))
     if len(named) == 1:
         return named[0]
-    tried = {number: count([row[number] for row in rows]) for number in named or range(len(names))}
+    if "image" in table.columns:
+        exact = table.columns.index("image")
+        named = [exact, *(number for number in named if number != exact)]
+        if _try(count, rows, exact):
+            return exact
+    tried = {number: _try(count, rows, number) for number in named or range(len(names))}
     good = [number for number, found in tried.items() if 2 * found > len(rows)]
     if named:
         most = max(tried.values())
         return next(number for number in named if tried[number] == most)
     return good[0] if len(good) == 1 else None
+
+
+def _try(count, rows, number):
+    """How many of the names in a column are images; none where several folders have such names."""
+    try:
+        return count([row[number] for row in rows])
+    except SeveralFolders:
+        return 0
 
 
 def _rank(name):

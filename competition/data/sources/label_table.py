@@ -5,6 +5,7 @@ from pathlib import Path
 
 from competition.base.files import InputError
 from competition.data.sources import folder
+from competition.data.sources.layout import VAL
 from competition.data.sources.lookup import Lookup
 from competition.data.sources.nested import Nested
 from competition.data.sources.roles import role_of
@@ -22,15 +23,17 @@ def open_store(path: Path, expected: str = "") -> Nested:
 
 
 def open_labelled(data: Path, store: Store, reading: Reading) -> Source:
-    """The Source of the images and labels in a table."""
+    """The Source of the images and labels in a table. InputError for VAL=, as a table is no split."""
+    _check_val(data, reading)
     lookup = Lookup(store, "", data.parent, role_of(data.stem))
-    return label_images(Source(data, "", store=store), _read(data), lookup, reading)
+    return label_images(Source(data, "", store=store), _read(data, lookup), lookup, reading)
 
 
 def open_beside(data: Path, images: Path, store: Store, reading: Reading) -> Source:
     """The Source of a table whose images lie elsewhere, in the Store of the folder or archive `images`."""
+    _check_val(data, reading)
     lookup = Lookup(store, "", images if images.is_dir() else None, role_of(data.stem))
-    return label_images(Source(images, "", store=store), _read(data), lookup, reading)
+    return label_images(Source(images, "", store=store), _read(data, lookup), lookup, reading)
 
 
 def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = False) -> Source:
@@ -38,13 +41,20 @@ def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = Fal
     if not classes:
         raise InputError(f"{data}: found another kind of file, expected {expected}")
     lookup = Lookup(store, "", data.parent, role_of(data.stem))
-    return label_images(Source(data, "", store=store), _read(data), lookup, Reading(), labelled=False)
+    return label_images(Source(data, "", store=store), _read(data, lookup), lookup, Reading(), labelled=False)
 
 
-def _read(path: Path) -> Table:
+def _check_val(data, reading):
+    if reading.val not in (None, VAL[0]):
+        raise InputError(
+            f"{data}: VAL={reading.val}: found no validation part of a split in a table, expected DATA= the folder of both"
+        )
+
+
+def _read(path: Path, lookup: Lookup) -> Table:
     try:
         with open(path, "rb") as file:
             check_bytes(os.fspath(path), os.fstat(file.fileno()).st_size)
-            return read_table(os.fspath(path), file.read())
+            return read_table(os.fspath(path), file.read(), lookup.list_files)
     except OSError as error:
         raise InputError(f"{path}: not a table that can be read: {error}") from None

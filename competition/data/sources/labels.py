@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from competition.base.files import InputError
-from competition.base.text import shorten
+from competition.base.text import is_integer, shorten
 from competition.data.sources.source import Source, check_text
 
 ALIKE = ("merge", "keep")  # what to do with labels that look alike; the first is the default
@@ -21,7 +21,7 @@ def with_labels(source: Source, pairs: Sequence[tuple[str, str]], kind: str, ali
     if alike not in ALIKE:
         raise InputError(f"ALIKE={alike}: expected {' or '.join(ALIKE)}")
     named = look_alike(label for label, _ in pairs)
-    remarks = [*source.remarks, _name(source, named, alike)] if named else source.remarks
+    remarks = [*source.remarks, *([_name(source, named, alike)] if named else [])]
     if alike == "merge":
         if named:
             merged = len(named) - len(set(named.values()))
@@ -29,6 +29,12 @@ def with_labels(source: Source, pairs: Sequence[tuple[str, str]], kind: str, ali
         pairs = [(named.get(label, label), image) for label, image in pairs]
     pairs = sorted(pairs)
     labels = sorted({label for label, _ in pairs})
+    if padded := [label for label in labels if label != label.strip()]:
+        remarks.append(
+            f"{source.data}: labels begin or end with blanks, which count: {shorten(list(map(repr, padded)))}"
+        )
+    if same := _same_numbers(labels):
+        remarks.append(f"{source.data}: labels that are the same number are classes of their own: {shorten(same)}")
     for text in [*labels, *(image for _, image in pairs)]:
         check_text(text)
     if len(labels) < 2:
@@ -53,6 +59,14 @@ def look_alike(labels: Iterable[str]) -> dict[str, str]:
             chosen = min(same, key=lambda label: (-counts[label], label != _tidy(label), label.swapcase()))
             best |= dict.fromkeys(same, chosen)
     return best
+
+
+def _same_numbers(labels):
+    """Labels that are the same number, such as "1 = 01 = 1.0"."""
+    numbers: dict[int, list[str]] = {}
+    for label in filter(is_integer, labels):
+        numbers.setdefault(int(label.partition(".")[0]), []).append(label)
+    return [" = ".join(forms) for forms in numbers.values() if len(forms) > 1]
 
 
 def _tidy(label):

@@ -1,5 +1,6 @@
 """What the folders of a folder or an archive are: classes, the parts of a split, or a download with its label table."""
 
+import posixpath
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,9 @@ class Tops:
     names: list[str]
     direct: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # pictures in each
     below: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # its folders that hold pictures
+    leaves: dict[str, set[tuple[str, int]]] = field(
+        default_factory=lambda: defaultdict(set)
+    )  # and the last of them, how deep
 
     @property
     def pictured(self) -> list[str]:
@@ -66,7 +70,10 @@ def open_labelled(data: Path, store: Store, reading: Reading) -> Source:
 def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = False) -> Source:
     """The Source of all pictures by their names' endings; with `classes` they have labels where they lie in class folders.
 
-    Raises InputError where there is no picture; other files are left out with a warning.
+    Without `classes` they are those to test: of a split the pictures of its test part alone. They are named from the
+    folder on that holds all of them, if it is called after a test part or the archive. Where no name ends as a picture's
+    does, files without any ending are taken for pictures. Raises InputError where there is no picture; other files are
+    left out with a warning.
     """
     source = Source(data, "", store=store)
     names, folders = store.list()
@@ -80,15 +87,38 @@ def open_unlabelled(data: Path, store: Store, expected: str, classes: bool = Fal
         if len(tops.names) > 1 and filled == set(tops.names) and all(inside) and _are_classes(tops):
             return _from_class_folders(source, names, tops, Reading())
     images = sorted(name for name in names if looks_like_picture(name))
+    images = images or sorted(name for name in names if _may_be_picture(name))
     others = sorted(set(names) - set(images))
     if not images:
         text = f"{len(others)} other files ({shorten(others)})" if others else "nothing"
         raise InputError(f"{data}: found {text}, expected {expected}")
     if others:
         warn(f"{data}: {len(others)} files that are no images by their names are left out: {shorten(others)}")
+    part = "" if classes else _test_part(names, folders)
+    if part:
+        inside = [image for image in images if image.startswith(part)]
+        others = len(images) - len(inside)
+        warn(f"{data}: the {len(inside)} images in {part} are taken, and none of the {others} others")
+        images = inside
+    root = "" if classes else _top_of_test(data, images)
     for image in images:
         check_text(image)
-    return replace(source, images=images)
+    return replace(source, root=root, images=[image[len(root) :] for image in images])
+
+
+def _top_of_test(data, images):
+    """The folder that holds all test images, with a / at its end, where it is called after a test part or the archive."""
+    parts = posixpath.commonpath([posixpath.dirname(image) for image in images]).split("/")
+    stem = "" if data.is_dir() else data.name.split(".")[0]
+    named = [place for place, part in enumerate(parts) if part and (part == stem or role_of(part) == "test")]
+    return "".join(f"{part}/" for part in parts[: named[-1] + 1]) if named else ""
+
+
+def _test_part(files, folders):
+    """The folder of the test part of a split, with a / at its end; "" where there is no split, or no such part."""
+    tops = _find_tops(files, folders, "")
+    parts = tops.of_role("test") if _is_split(tops) else []
+    return f"{tops.root}{parts[0]}/" if len(parts) == 1 else ""
 
 
 def _open_below(source, files, folders, prefix, reading):
@@ -98,6 +128,9 @@ def _open_below(source, files, folders, prefix, reading):
         return _open_split(source, files, folders, tops, reading)
     if len(tops.pictured) == 1 and len(tops.names) > 1 and len(tops.below[tops.pictured[0]]) > 1:
         return _open_below(source, files, folders, f"{tops.root}{tops.pictured[0]}/", reading)
+    if len(tops.names) > 1 and len(tops.pictured) == 1:
+        if by_table := _by_table(source, files, reading, "train", prefix, quiet=True):
+            return _add_val_table(source, by_table, files, reading)
     if len(tops.names) > 1 and _are_classes(tops):
         found = _from_class_folders(source, files, tops, reading)
         return _compare(found, files, tops, reading)
@@ -105,7 +138,7 @@ def _open_below(source, files, folders, prefix, reading):
         if found := _by_table(source, files, reading, "train", prefix):
             return _add_val_table(source, found, files, reading)
     if len(tops.pictured) > 1:
-        raise _no_classes(source, files, tops)
+        raise _no_classes(source, files, folders, tops)
     return _from_class_folders(source, files, tops, reading)
 
 
@@ -123,6 +156,7 @@ def _find_tops(files, folders, prefix):
                 tops.direct[top] += 1
             elif rest:
                 tops.below[top].add(rest[0])
+                tops.leaves[top].add((rest[-2], len(rest)))
     return tops
 
 
@@ -148,9 +182,10 @@ def _are_classes(tops):
 def _shared(tops):
     """Two folders and the names of folders that both have, or None.
 
-    One and the same folder in each, as in <class>/images/, is no sign of a split.
+    One and the same folder in each, as in <class>/images/, is no sign of a split. Further down
+    several count that lie in one deeper than in the other, as in a/images/<class>/ and masks/<class>/.
     """
-    owner = {}
+    owner: dict[str, str] = {}
     if len({frozenset(tops.below[top]) for top in tops.pictured}) == 1 and len(tops.below[tops.pictured[0]]) == 1:
         return None
     for top in tops.pictured:
@@ -158,7 +193,21 @@ def _shared(tops):
             if name in owner:
                 return owner[name], top, sorted(tops.below[owner[name]] & tops.below[top])
             owner[name] = top
+    for other, top in _neighbours(tops):
+        depths, own = dict(tops.leaves[other]), dict(tops.leaves[top])
+        if len(both := sorted(name for name in own if depths.get(name, own[name]) != own[name])) > 1:
+            return other, top, both
     return None
+
+
+def _neighbours(tops):
+    """Each folder with the first before it in which a last folder is called as in it."""
+    owner: dict[str, str] = {}
+    for top in tops.pictured:
+        names = sorted({name for name, _ in tops.leaves[top]})
+        if before := [owner[name] for name in names if name in owner]:
+            yield before[0], top
+        owner |= {name: top for name in names if name not in owner}
 
 
 def _mixed(tops):
@@ -168,15 +217,24 @@ def _mixed(tops):
     return flat, deep
 
 
-def _no_classes(source, files, tops):
+def _no_classes(source, files, folders, tops):
     """The InputError for folders that are no classes, with the DATA= to give."""
     if shared := _shared(tops):
         reason = f"{shared[0]}/ and {shared[1]}/ share the folders {shorten(shared[2])}"
     else:
         flat, deep = _mixed(tops)
         reason = f"{flat[0]}/ holds images, {deep[0]}/ folders of images"
-    inner = [name for name in tops.pictured if len(tops.below[name]) > 1]
+    inner = [name for name in tops.pictured if len(tops.below[name]) > 1 or len(tops.leaves[name]) > 1]
+    inner = [_enter(files, folders, f"{tops.root}{name}/")[len(tops.root) : -1] for name in inner]
     return InputError(f"{source.data}: found folders that are no classes: {reason}; {_give(source, tops.root, inner)}")
+
+
+def _enter(files, folders, prefix):
+    """The folder in `prefix` that holds several folders or all of the pictures, as long as one alone has pictures."""
+    tops = _find_tops(files, folders, prefix)
+    while len(tops.pictured) == 1 and tops.below[tops.pictured[0]]:
+        tops = _find_tops(files, folders, f"{tops.root}{tops.pictured[0]}/")
+    return tops.root
 
 
 def _give(source, root, names):
@@ -258,6 +316,8 @@ def _compare(source, files, tops, reading):
 def _open_split(source, files, folders, tops, reading):
     """The Source of the training part of a split; the validation part as asked for."""
     parts = {role: tops.of_role(role) for role in ("train", "val", "test")}
+    if len(parts["train"]) > 1 and (by_table := _by_table(source, files, reading, "train", "", quiet=True)):
+        return _add_val_table(source, by_table, files, reading)
     if len(parts["train"]) != 1:
         several = parts["train"] or parts["val"] + parts["test"]
         what = "several parts to train on" if parts["train"] else "no part to train on"
@@ -362,7 +422,7 @@ def _by_table(source, files, reading, role, prefix, quiet=False):
         place = source.data / folder if source.data.is_dir() else None
         lookup = Lookup(source.store, base, place, role)
         try:
-            table = read_table((source.data / name).as_posix(), source.store.read(name))
+            table = read_table((source.data / name).as_posix(), source.store.read(name), lookup.list_files)
             if opened := _try(source, table, lookup, reading):
                 good.append((name, *opened))
         except SeveralFolders:
@@ -401,24 +461,20 @@ def _by_table(source, files, reading, role, prefix, quiet=False):
 
 def _try(source, table, lookup, reading):
     """(the table, its Lookup) where most of its rows name an image and have a label, else None."""
-
-    def count(names):
-        return sum(map(bool, lookup.find(names)[0]))
-
     try:
-        read, columns = recognise(table, reading, count)
+        read, columns = recognise(table, reading, lookup.count)
     except InputError:
         few = table.rows[:50]
-        if any(2 * count(list(cells)) > len(few) for cells in zip(*few)):
+        if any(2 * lookup.count(list(cells)) > len(few) for cells in zip(*few)):
             raise  # it names images: the line says which columns are to be given
         return None
     names = [row[columns.image] for row in read.rows]
-    return (table, lookup) if names and 2 * count(names) > len(names) else None
+    return (table, lookup) if names and 2 * lookup.count(names) > len(names) else None
 
 
 def _content(table, lookup, reading):
     """The images and labels of a table, to compare it with others."""
-    read, columns = recognise(table, reading, lambda names: sum(map(bool, lookup.find(names)[0])))
+    read, columns = recognise(table, reading, lookup.count)
     found, _ = lookup.find([row[columns.image] for row in read.rows])
     return frozenset(zip(found, (label_of(read, columns, row) for row in read.rows)))
 

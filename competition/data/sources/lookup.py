@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from competition.base.files import InputError
-from competition.base.text import shorten
+from competition.base.text import is_integer, shorten
 from competition.data.sources.roles import role_of
 from competition.data.sources.source import ENDINGS, Store, looks_like_picture
 
@@ -61,6 +61,31 @@ class Lookup:
                 return found, "/".join(where)
         alone = [self._anywhere(part) if file is None and len(part) == 1 else file for part, file in zip(parts, found)]
         return alone, ""
+
+    def find_loosely(self, names: Sequence[str]) -> list[str | None]:
+        """The only file of each name without regard to its ending and to zeros in front of a number, else None.
+
+        A name with folders means a file in such folders alone, one without any none of another part of a split.
+        """
+        self._index()
+        loose = defaultdict(list)
+        for file in self._by_path.values():
+            loose[_loose(_parts(file))].append(file)
+        found = []
+        for name in names:
+            *above, _ = parts = _parts(name) or [""]
+            files = [file for file in loose.get(_loose(parts), []) if _parts(file)[-len(parts) : -1] == above]
+            own = [file for file in files if above or not self._is_other_split(file.split("/")[:-1])]
+            found.append(own[0] if len(own) == 1 else None)
+        return found
+
+    def list_files(self) -> list[str]:
+        """The names of all files, among which are those that the table names."""
+        return self.store.list()[0]
+
+    def count(self, names: Sequence[str]) -> int:
+        """How many of these names are a file."""
+        return sum(map(bool, self.find(names)[0]))
 
     def below(self, name: str) -> str | None:
         """The POSIX path that a name means below `base`, from the Store's root; None when it lies elsewhere.
@@ -167,6 +192,12 @@ def _roles(parts):
 def _parts(name):
     path = unicodedata.normalize("NFC", name).replace("\\", "/")
     return [part for part in path.split("/") if part not in ("", ".", "..") and not re.fullmatch("[A-Za-z]:", part)]
+
+
+def _loose(parts):
+    """The last part of a path without ending, in small letters, a number without zeros around it: 7 for 007.JPG or 7.0."""
+    stem = _without_ending(parts[-1]).casefold() if parts else ""
+    return str(int(stem.partition(".")[0])) if is_integer(stem) else stem
 
 
 def _without_ending(path):

@@ -1,9 +1,15 @@
-"""Zips in a folder or in a zip that holds no pictures itself: their files count as those of folders called like them."""
+"""Zips in a folder or in a zip that holds no pictures itself: their files count as those of folders called like them.
+
+Beside pictures that holds of a packed table alone, such as labels.csv.zip.
+"""
 
 from collections.abc import Callable
 
 from competition.base.files import InputError
 from competition.data.sources.source import Store, folders_of, looks_like_picture
+from competition.data.sources.tables import READERS
+
+TABLES = tuple(f"{ending}.zip" for ending in READERS)
 
 
 class Nested:
@@ -16,6 +22,9 @@ class Nested:
     def list(self) -> tuple[list[str], list[str]]:
         files, folders = self.store.list()
         self._open(files)
+        files = [
+            name for name in files if not (name.lower().endswith(".zip") and f"{name[:-4]}/" in (self._zips or {}))
+        ]
         for prefix, inner in (self._zips or {}).items():
             more = inner.list()
             files = files + [prefix + name for name in more[0]]
@@ -37,8 +46,9 @@ class Nested:
         if self._zips is not None:
             return
         self._zips = {}
-        for name in [] if any(map(looks_like_picture, files)) else files:
-            if name.lower().endswith(".zip"):
+        endings = TABLES if any(map(looks_like_picture, files)) else (".zip",)
+        for name in files:
+            if name.lower().endswith(endings):
                 try:
                     self._zips[f"{name[:-4]}/"] = self._open_zip(name)
                 except InputError:

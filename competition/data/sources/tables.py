@@ -4,16 +4,32 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from competition.base.files import InputError
+from competition.data.sources.source import looks_like_picture
 
 LARGEST = 2**28  # bytes of a table
 MOST_CELLS = 30_000_000  # of all columns, a row counted as three more
 BEGINNING = 2**20  # signs that hold a table's first line
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+OLDER = (
+    *("cp1252", "latin-1", "cp1250", "cp1251", "cp1253", "cp1254", "cp437", "cp850", "mac_roman"),
+    *("shift_jis", "gb18030", "big5", "euc_kr"),
+)  # encodings that are tried where a table is not Unicode
+TRIED = 2**24  # bytes at most of a table that they are tried on, as all texts are in memory at once
+# how files begin that are no tables
+OTHERS = {
+    "<!doctype html": "a web page, which a download leaves that has failed",
+    "<html": "a web page, which a download leaves that has failed",
+    "version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
+    "pk\3\4": "a zip or a spreadsheet (save it as CSV)",
+}
+
+Files = Callable[[], Iterable[str]]  # the names of the files that a table may name
 
 
 @dataclass
@@ -27,14 +43,14 @@ class Table:
     form: str  # how it is written, for the user to check
 
 
-def read_table(name: str, data: bytes) -> Table:
+def read_table(name: str, data: bytes, files: Files | None = None) -> Table:
     """The table in a file's bytes, by the ending of its name. All is text, so 007, NA and True are labels like others.
 
-    Raises InputError for what is no such table, naming the line.
+    `files` tell an older encoding, as of `decode_text`. Raises InputError for what is no such table, naming the line.
     """
     check_bytes(name, len(data))
     ending = "." + name.rsplit(".", 1)[-1].lower()
-    return READERS[ending](name, data)
+    return READERS[ending](name, data, files)
 
 
 def check_bytes(name: str, size: int) -> None:
@@ -55,14 +71,75 @@ def without_header(table: Table) -> Table:
     return Table(table.name, columns, [table.columns, *table.rows], [1, *table.lines], f"{table.form}, no header")
 
 
-def _read_csv(name, data):
-    text = re.sub(r"\Asep=.\r?\n", "", _decode(name, data))  # a first line that some spreadsheets write
-    lines_of = (line for part in (text[:BEGINNING], text) for line in part.splitlines() if line.strip())
-    first = next(lines_of, "")
+def decode_text(name: str, data: bytes, files: Files | None = None) -> tuple[str, str]:
+    """The text of a table, and its encoding where that is no Unicode, else "".
+
+    Unicode is told by its mark or by its bytes. An older encoding is the one in which most names with letters beyond
+    ASCII are those of files or folders. InputError where none is, or where others fit as well and give another text.
+    """
+    encoding = next((BOMS[bom] for bom in BOMS if data.startswith(bom)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data[:4]:
+        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    try:
+        return data.decode(encoding), ""
+    except UnicodeDecodeError as error:
+        if files and encoding == "utf-8" and len(data) <= TRIED and (found := _decode_by_names(data, files())):
+            return found
+        raise InputError(f"{name}: not UTF-8: {error}; expected the table saved as UTF-8") from None
+
+
+def split_text(text: str) -> tuple[str, str, str]:
+    """The text of a CSV without a spreadsheet's line "sep=;", its first line with a cell, and what parts the cells.
+
+    That is the sign of SEPARATORS that parts the first line into most cells. The first line is "" where there is none.
+    """
+    text = re.sub(r"\Asep=.\r?\n", "", text)
+    lines = (line for part in (text[:BEGINNING], text) for line in part.splitlines() if line.strip())
+    first = next(lines, "")
+    counts = {separator: len(_split(first, separator)) for separator in SEPARATORS}
+    return text, first, max(counts, key=lambda each: counts[each])  # the first of them where several are as good
+
+
+def _split(line, separator):
+    """The cells of a line; none where one is longer than csv reads."""
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return []
+
+
+def _decode_by_names(data, files):
+    """(text, encoding) that fits the names of files; None where no encoding does, or several that give other texts."""
+    known = {form for file in files for form in _foreign_parts(file)}
+    fits = {}
+    for encoding in OLDER:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if text not in fits:
+            cells = re.split(r'[,;|"\t\r\n]', text)
+            fits[text] = len(known.intersection(form for cell in cells for form in _foreign_parts(cell))), encoding
+    most = max((count for count, _ in fits.values()), default=0)
+    best = [(text, encoding) for text, (count, encoding) in fits.items() if count == most > 0]
+    return best[0] if len(best) == 1 else None
+
+
+def _foreign_parts(name):
+    """The parts of a path that have letters beyond ASCII, without a picture's ending, in one Unicode form."""
+    if name.isascii():
+        return []
+    parts = [part.strip() for part in re.split(r"[/\\]", unicodedata.normalize("NFC", name)) if not part.isascii()]
+    return [part.rsplit(".", 1)[0] if looks_like_picture(part) else part for part in parts]
+
+
+def _read_csv(name, data, files):
+    text, encoding = decode_text(name, data, files)
+    text, first, separator = split_text(text)
     if not first:
         raise InputError(f"{name}: found an empty file, expected a table with a row an image")
-    counts = {separator: len(_split(first, separator)) for separator in SEPARATORS}
-    separator = max(counts, key=lambda each: counts[each])  # the first of them where several are as good
+    if other := next((what for start, what in OTHERS.items() if first.lower().lstrip().startswith(start)), None):
+        raise InputError(f"{name}: found {other}, expected a table with a row an image")
     check_cells(name, text.count(separator) + 3 * (text.count("\n") + text.count("\r")))
     header = _split(first, separator)
     padded = any(cell.startswith(" ") for cell in header[1:])  # blanks behind the separators
@@ -76,33 +153,18 @@ def _read_csv(name, data):
     except csv.Error as error:
         raise InputError(f"{name}: not a CSV that can be read: {error}") from None
     columns = [column.strip() for column in rows[0]]
+    if all(len(row) == len(columns) + 1 and not row[-1].strip() for row in rows[1:]):  # each ends with a separator
+        rows = [rows[0], *(row[:-1] for row in rows[1:])]
     for line, row in zip(lines, rows):
         if len(row) != len(columns):
             raise InputError(f"{name}, line {line}: other number of fields than the header has")
-    return Table(name, columns, rows[1:], lines[1:], f"separated by {SEPARATORS[separator]}")
+    form = f"separated by {SEPARATORS[separator]}" + (f", in the encoding {encoding}" if encoding else "")
+    return Table(name, columns, rows[1:], lines[1:], form)
 
 
-def _split(line, separator):
-    """The cells of a line; none where one is longer than csv reads."""
-    try:
-        return next(csv.reader([line], delimiter=separator), [])
-    except csv.Error:
-        return []
-
-
-def _decode(name, data):
-    encoding = next((BOMS[bom] for bom in BOMS if data.startswith(bom)), "utf-8")
-    if encoding == "utf-8" and b"\0" in data[:4]:
-        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8: {error}; expected the table saved as UTF-8") from None
-
-
-def _read_json_lines(name, data):
+def _read_json_lines(name, data, files):
     records, lines = [], []
-    for line, text in enumerate(_decode(name, data).splitlines(), 1):
+    for line, text in enumerate(decode_text(name, data, files)[0].splitlines(), 1):
         if not text.strip():
             continue
         try:
@@ -121,7 +183,7 @@ def _read_json_lines(name, data):
     return Table(name, columns, rows, lines, "JSON lines")
 
 
-def _read_parquet(name, data):
+def _read_parquet(name, data, files):
     from pyarrow import ArrowException, parquet
 
     try:
@@ -161,7 +223,7 @@ def text_of(value: object, names: list[str] | None = None) -> str:
     return str(value)
 
 
-READERS: dict[str, Callable[[str, bytes], Table]] = {
+READERS: dict[str, Callable[[str, bytes, Files | None], Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".jsonl": _read_json_lines,

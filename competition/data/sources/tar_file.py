@@ -24,12 +24,8 @@ from competition.data.sources.zip_file import check_member
 
 __all__ = ["Tar", "matches", "open_labelled", "open_store", "open_unlabelled"]
 
-OPENERS = {
-    (".tar",): open,
-    (".tar.gz", ".tgz"): gzip.open,
-    (".tar.bz2", ".tbz2", ".tbz"): bz2.open,
-    (".tar.xz", ".txz"): lzma.open,
-}
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by how a file begins
 
 
 class Tar:
@@ -71,7 +67,7 @@ class Tar:
 
 
 def matches(path: Path) -> bool:
-    return path.is_file() and _opener(path) is not None
+    return path.is_file() and path.name.lower().endswith(ENDINGS)
 
 
 def open_store(path: Path, expected: str = EXPECTED) -> Tar:
@@ -98,5 +94,7 @@ def _unpack(path, *_):
 
 
 def _opener(path):
-    name = path.name.lower()
-    return next((opener for endings, opener in OPENERS.items() if name.endswith(endings)), None)
+    """What opens a tar, packed or not, whatever its name says of that."""
+    with open(path, "rb") as file:
+        start = file.read(6)
+    return next((opener for mark, opener in OPENERS.items() if start.startswith(mark)), open)

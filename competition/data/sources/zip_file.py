@@ -105,9 +105,20 @@ def open_store(path: Path, expected: str = EXPECTED) -> Nested:
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
         if ending != ".zip":
             raise InputError(f"{path}: found another kind of file, expected {expected}") from None
-        raise InputError(f"{path}: broken zip: {error}") from None
+        raise InputError(f"{path}: broken zip: {error}; {_say_start(path)}") from None
     opened = Zip(path, archive)
     return Nested(opened, opened.open_zip)
+
+
+def _say_start(path):
+    """What a broken zip seems to be by how it begins, and what to do."""
+    with open(path, "rb") as file:
+        start = file.read(100).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, which a download leaves that has failed: fetch it again"
+    if not start.startswith(b"pk"):
+        return "it does not begin as a zip does: look at what made it"
+    return "it ends too early perhaps: fetch it again, all of it"
 
 
 def _name_of(entry):

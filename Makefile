@@ -77,8 +77,9 @@ docs/examples/%.ipynb: examples/%.ipynb | $(READY) $(VENV)/.docs
 	$(VENV)/bin/python examples/run.py docs/examples $<
 
 # What tests and lint need besides the product, and what the docs need: each is installed when it is first asked for.
-$(VENV)/.test: requirements-test.txt requirements-cluster.txt $(READY)
+$(VENV)/.test: requirements-test.txt requirements-cluster.txt requirements-hub.txt $(READY)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements-test.txt -r requirements-cluster.txt
+	$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps -r requirements-hub.txt
 	@touch $@
 
 $(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/pip

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = sorted(path.name for path in ROOT.glob("requirements*.txt"))
-TEST = ["requirements-test.txt", "requirements-cluster.txt"]
+TEST = ["requirements-test.txt", "requirements-cluster.txt", "requirements-hub.txt"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -312,6 +313,12 @@ def test_a_submission_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeyp
     assert lines == ["zip: FAILED: it unpacks to 9 MB, expected 8 MB at most (w.npy alone to 9 MB)"] and found.stopped
 
 
+def test_a_submission_of_too_many_files_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_FILES", 3)
+    lines, _ = read(write_zip(tmp_path / "x.zip", {"model.py": MODEL, "metadata": "", "a": "", "b": ""}))
+    assert lines == ["zip: FAILED: it holds 4 files, expected 3 at most"]
+
+
 def test_a_large_file_of_a_submission_is_not_looked_into(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "LOOKED_INTO", 8 * MB)
     path = write_zip(tmp_path / "x.zip", {"model.py": MODEL, "metadata": ""}, {"w.bin": 100, "v.bin": 1})
@@ -350,7 +357,10 @@ def test_code_that_nests_deep_is_read_or_named(code, tmp_path):
     path = write_zip(tmp_path / "x.zip", {"model.py": MODEL + code, "metadata": ""})
     lines, found = read(path)
     failed = [line for line in lines if "FAILED" in line]
-    assert not failed and model_code.find_keyword(found, "a", 1) is None or "not Python (" in failed[0]
+    assert not failed and model_code.find_keyword(found, "a", 1) is None or "too many nested parentheses" in failed[0]
+    answer = reading.ask_python(sys.executable, found)
+    assert answer["syntax"] == {} or "nest" in answer["syntax"]["model.py"]
+    assert found.trees or "code: warning: model.py nests too deep to be looked into" in lines or failed
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from competition.data.sources import arrays, open_source, tables
 from competition.recipes.recipe import parse_override, read_recipe
 from competition.runs.record import open_run_record
 from competition.submission.score_log import COLUMNS, read_log
+from competition.trials.sample import write_sample
 
 MB = 2**20
 MODEL = """
@@ -578,3 +579,11 @@ def test_large_grey_pictures_are_reduced_before_they_are_coloured(monkeypatch):
     monkeypatch.setattr(decode, "LARGE", 10_000)
     monkeypatch.setattr(decode, "REDUCED", 6000)
     assert np.array_equal(decode.decode(encode(grey), "x.png"), expected)
+
+
+def test_a_sample_has_a_limit(tmp_path):
+    for counts in ({"images": 10**30}, {"hidden": 10**30}, {"images": 900_000, "hidden": 200_000}):
+        with pytest.raises(
+            InputError, match=r"sample: expected 1,000,000 images at most, hidden ones included, found \d"
+        ):
+            write_sample(tmp_path / "sample", **counts)

@@ -378,9 +378,10 @@ def test_code_that_nests_deep_is_read_or_named(code, tmp_path):
         ),
         (MODEL + "".join(f"x = '/home/me/{n}'\n" for n in range(500)), "/home/me/0 is a path of your own computer"),
         (MODEL + "x = [" + "1," * 600_000 + "]", "with it the code has more than 16 MB or 1,000,000 words"),
+        (MODEL + "x = f'" + "{1}" * 60_000 + "'", "with it the code has more than 16 MB or 1,000,000 words"),
         (MODEL + "#" * (17 * MB), "with it the code has more than 16 MB or 1,000,000 words"),
     ],
-    ids=["elif", "default", "circle", "chain", "paths", "words", "bytes"],
+    ids=["elif", "default", "circle", "chain", "paths", "words", "braces", "bytes"],
 )
 def test_code_that_is_odd_is_read_or_named(code, line, tmp_path):
     lines, _ = read(write_zip(tmp_path / "x.zip", {"model.py": code, "metadata": ""}))

@@ -12,6 +12,7 @@ from competition.checking.finding import CODE, FAILED, OK, WARNING
 HOME = re.compile(r"(/home/|/Users/|/root/|/content/|/kaggle/|/mnt/|/media/|/gdrive/|~/|[A-Za-z]:[\\/])")
 LARGEST = 2**24  # bytes of all code that is read
 MOST_WORDS = 1_000_000  # of all code; each takes some hundred bytes once it is parsed
+BRACE = 20  # words that a brace counts as: the time for a text of many grows with their square
 WORD = re.compile(rb"\w+|[^\w\s]")
 SHOWN = 20  # findings of one kind
 NOTEBOOK = re.compile(r"\s*[!%]\s*\w")  # a line that only a notebook understands
@@ -28,7 +29,7 @@ def read_code(reading, archive):
         entry = archive.getinfo(reading.prefix + name)
         left -= entry.file_size
         data = b"" if left < 0 else read_member(archive, entry, LARGEST)
-        words -= sum(1 for _ in WORD.finditer(data))
+        words -= sum(1 for _ in WORD.finditer(data)) + BRACE * data.count(b"{")
         if left < 0 or words < 0:
             reading.add(
                 "code",

@@ -20,7 +20,7 @@ from conftest import class_folders, encode, smooth
 from competition.base import archives, files, output
 from competition.base.arrays import Memory
 from competition.base.files import InputError
-from competition.base.text import show_controls
+from competition.base.output import show_controls
 from competition.checking import check_zip as checking
 from competition.checking import model_code, reading
 from competition.cli.main import main

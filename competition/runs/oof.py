@@ -183,7 +183,7 @@ def read_history(path: str | Path) -> pd.DataFrame:
     check_file(path)
     try:
         history = read_csv(path)
-        history[["phase", "epoch"]]
+        history["phase"]
         return history
     except FileNotFoundError:
         raise

@@ -164,7 +164,7 @@ def _read_all(source, skip_bad, near):
 def _hash_pixels(height, width, pixels):
     """sha256 of a picture's size and pixels, without a copy of these."""
     digest = hashlib.sha256(b"%d %d " % (height, width))
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 

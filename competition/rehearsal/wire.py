@@ -130,7 +130,7 @@ def write_request(stream: IO[bytes], token: bytes, content: dict[str, Any], imag
     stream.write(HEADER.pack(0, token, len(told)) + told)
     if images is not None:
         images = np.ascontiguousarray(images)
-        view = memoryview(images.reshape(-1).view(np.uint8))
+        view = images.reshape(-1).view(np.uint8).data
         for start in range(0, len(view), 1 << 20):
             stream.write(view[start : start + (1 << 20)])
     stream.flush()

@@ -103,7 +103,9 @@ class Crew:
         from ray import exceptions
 
         shared = {group: (make, [ray.put(part) for part in parts]) for group, (make, parts) in groups.items()}
-        actor = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": self.environment})(_Worker)
+        actor: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": self.environment})(
+            _Worker
+        )
         waiting, losses = list(tasks), dict.fromkeys(tasks, 0)
         idle: list[tuple[Any, int | None]] = []  # workers, and the group that each did last
         busy: dict[Any, tuple[Any, Task, Place | None]] = {}  # what is told: the worker, its task and its place
@@ -114,14 +116,14 @@ class Crew:
                 task = next((task for task in waiting if task.group == last), waiting[0])
                 waiting.remove(task)
                 make, parts = shared[task.group]
-                told = worker.work.options(num_returns="streaming").remote(
+                started = worker.work.options(num_returns="streaming").remote(
                     task.group, make, task.work, begin(task), *parts
                 )
-                busy[told] = worker, task, None
+                busy[started] = worker, task, None
 
         start()
         while busy:
-            (told,), _ = ray.wait(list(busy), num_returns=1, fetch_local=False)
+            told: Any = ray.wait(list(busy), num_returns=1, fetch_local=False)[0][0]
             worker, task, place = busy[told]
             where = f" on {place.host}" if place else ""
             try:

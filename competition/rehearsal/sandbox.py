@@ -130,7 +130,9 @@ def _bubblewrap(plan, command):
 
 @functools.cache
 def _bubblewrap_can(program):
-    return subprocess.run([program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
 
 
 LEVELS = (
@@ -170,7 +172,8 @@ def _run(command, environment):
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=SECONDS,
             cwd=os.path.abspath(os.sep),
         )
@@ -184,7 +187,12 @@ def _ask(python):
     """What an interpreter says about itself; OSError where it says nothing."""
     kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if key in os.environ}
     done = subprocess.run(
-        [python, "-I", "-B", "-c", ASK], env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        [python, "-I", "-B", "-c", ASK],
+        env=kept,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
     try:
         return json.loads(done.stdout)

@@ -182,9 +182,9 @@ def watch(folder, level, talk, images, conditions):
         speaker = threading.Thread(target=talk.hold, args=(process, images, setup), daemon=True)
         listener.start()
         speaker.start()
-        family = psutil.Process(process.pid)
+        first = psutil.Process(process.pid)
         while not talk.over.wait(LOOK) and process.poll() is None:
-            held, count = _memory(family)
+            held, count = _memory(_family(first, level.isolated))
             peak = max(peak, held)
             if peak > conditions.memory:
                 line = f"it takes more than the {conditions.memory / 1e6:.0f} MB of memory that are allowed"
@@ -200,7 +200,7 @@ def watch(folder, level, talk, images, conditions):
         talk.over.wait(0 if ended else GRACE)  # what an ended process had still written
         seconds = time.perf_counter() - start
         if talk.done and process.poll() is None:
-            peak = max(peak, _peak(family))
+            peak = max(peak, _peak(_family(first, level.isolated)))
         elif not ended and not talk.ended:
             try:
                 process.wait(GRACE)
@@ -208,7 +208,11 @@ def watch(folder, level, talk, images, conditions):
                 pass
     finally:
         _end(process)
-    listener.join(GRACE)
+    for thread, streams in ((listener, [process.stderr]), (speaker, [process.stdin, process.stdout])):
+        thread.join(GRACE)
+        for stream in filter(None, streams) if not thread.is_alive() else ():  # else what it left behind holds the pipe
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
     if not ended and not talk.done:
         code = process.returncode
         code = 128 - code if level.isolated and code > 128 else code
@@ -255,31 +259,34 @@ def _limits(level, conditions):
     return found | ({"RLIMIT_NPROC": MOST_THREADS} if level.isolated else {})  # else it counts all of the user's
 
 
-def _memory(process):
-    """(bytes that a psutil.Process and its children have in memory, how many they are); 0 when they are gone."""
+def _family(process, isolated):
+    """The psutil.Processes that run a zip's code: a process and all below it, without the two that keep a sandbox."""
+    import psutil
+
+    family = [] if isolated else [process]
+    with contextlib.suppress(psutil.Error):
+        for one in process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                family += [one] * (not isolated or one.ppid() != process.pid)
+    return family
+
+
+def _memory(family):
+    """(bytes that psutil.Processes have in memory, how many they are); 0 when they are gone."""
     import psutil
 
     total = count = 0
-    for one in _family(process):
-        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+    for one in family:
+        with contextlib.suppress(psutil.Error):
             total += one.memory_info().rss
             count += 1
     return total, count
 
 
-def _family(process):
-    import psutil
-
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return [process]
-
-
-def _peak(process):
+def _peak(family):
     """The most bytes that one of a family had in memory at once, as Linux tells; 0 elsewhere."""
     found = [0]
-    for one in _family(process):
+    for one in family:
         with contextlib.suppress(OSError, ValueError):
             with open(f"/proc/{one.pid}/status", encoding="utf-8", errors="replace") as file:
                 found += [int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")]

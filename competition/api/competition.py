@@ -291,6 +291,7 @@ class Competition:
         teacher: str | None = None,
         pseudo: str | Path | None = None,
         tensorboard: bool = False,
+        scorer: str | None = None,
         callbacks: Sequence[Callback] = (),
         **settings: Any,
     ) -> TrainedRun:
@@ -323,6 +324,8 @@ class Competition:
             A folder or zip of unlabelled images that the teacher (or the blend) labels where it is sure.
         tensorboard : bool, default False
             Write TensorBoard's event files into the run's folder.
+        scorer : "tensorflow==2.12.1" or a path of a Python, optional
+            Refuse, before anything is trained, a network that this release cannot run.
         callbacks : list of Callback
             Objects whose `on_epoch(run, fold, epoch, row)` is called after every epoch.
         **settings
@@ -353,6 +356,7 @@ class Competition:
                 memory=memory,
                 teacher=teacher,
                 pseudo=pseudo,
+                scorer=scorer,
                 tensorboard=tensorboard,
                 callbacks=callbacks,
                 **self._place(name),

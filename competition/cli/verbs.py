@@ -161,6 +161,11 @@ VERBS = (
                 "that they are sure of, and training takes these as well",
                 metavar="IMAGES",
             ),
+            Option(
+                "scorer",
+                "refuse, before anything is trained, a network that these releases, or the Python of this path, cannot run",
+                metavar="tensorflow==2.12.1",
+            ),
         ),
     ),
     Verb(

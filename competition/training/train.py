@@ -21,9 +21,12 @@ from competition.base.files import InputError
 from competition.base.option_values import whole_number
 from competition.base.workspace import RUN_JSON, STUDY_RUN, Workspace
 from competition.data.table import read_folds
+from competition.models.backbones import Weights
+from competition.models.classifier import build_recipe_backbone
 from competition.models.presets import file_name
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
+from competition.rehearsal.scorer_network import check_network
 from competition.runs.seeds import plain_heads
 from competition.training.callbacks import Callback, check_callbacks
 from competition.training.job import prepare_job
@@ -44,6 +47,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     teacher: str | None = None,
     pseudo: str | None = None,
+    scorer: str | None = None,
     workspace: Workspace = Workspace(),
 ) -> Path:
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
@@ -57,6 +61,7 @@ def train(
     teacher    "blend", or finished runs ("a,b"), whose fold models say what to learn of the images that they saw as well
     pseudo     a folder or zip of unlabelled images, some of which join the training folds with the labels that those
                models (default: of the blend) give; see teach.py for both
+    scorer     "tensorflow==2.12.1" or a Python: refuse, before anything is trained, a network that it cannot run
     workspace  where the table lies and the run is written; default: the current folder
     callbacks  objects that are told of each epoch of each fold (callbacks.Callback); what one raises ends the training
                there, and the same call goes on with it
@@ -68,6 +73,9 @@ def train(
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
+    if scorer:
+        network = build_recipe_backbone(settled.model, table.size, settled.recipe, Weights("none"))
+        print(f"{model}: {check_network(network, scorer, workspace)} runs its network", flush=True)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
     job = prepare_job(settled, only_fold, run or f"{file_name(settled.model)}-{Path(recipe).stem}{kind}", memory)
     job = replace(job, callbacks=callbacks)
@@ -112,7 +120,7 @@ def train_seeds(
             recipe=recipe,
             run=f"{folders[0].name}-seed{i}",
             overrides=[*overrides, f"seed={seed + i}"],
-            **options | more,
+            **{key: value for key, value in options.items() if key != "scorer"} | more,  # it was asked for the first
         )
 
     folders = [how(model, recipe=recipe, run=run, overrides=overrides, **options)]

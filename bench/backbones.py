@@ -350,9 +350,13 @@ def measure(only=None, scorers="current", workspace=Workspace()):
     return frame
 
 
-if __name__ == "__main__":
+def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench.backbones", description=__doc__)
     parser.add_argument("--only", help="some of them: hub:vit,cv:resnet18; default: all")
     parser.add_argument("--scorers", default="current", help="releases of TensorFlow, and current; default: current")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     measure(given.only, given.scorers)
+
+
+if __name__ == "__main__":
+    main()

@@ -308,6 +308,19 @@ def test_folders_go_the_whole_way_offline(folder, workdir, tmp_path, capsys, mon
     assert "rehearsed" in capsys.readouterr().out
 
 
+def test_a_network_that_the_scorer_cannot_run_is_refused_before_it_is_trained(workdir, tmp_path, capsys):
+    """A Python without TensorFlow stands for a TensorFlow that lacks what the network does; then the project's own."""
+    make_folds(class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8), folds=2)
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'NotFoundError: Op type not registered' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(InputError, match=r"cannot load or run this network, .*: NotFoundError: Op type not registered"):
+        train("baseline", overrides=["epochs=1"], scorer=str(program))
+    assert not Path("runs").exists()
+    train("baseline", overrides=["epochs=1"], scorer=sys.executable)
+    assert "baseline: TensorFlow 2." in capsys.readouterr().out and Path("runs/data/baseline-quick/run.json").is_file()
+
+
 def test_the_example_of_the_docs_runs(workdir, monkeypatch):
     page = (Path(__file__).parent.parent / "docs/how-to/backbones.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)

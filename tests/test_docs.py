@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 # no commands of python -m competition
 OTHER_TARGETS = {"help", "setup", "test", "lint", "packages", "docs", "bench"}
-OF_MAKE = {"PYTHON", "GPU"}  # variables that no command takes
+OF_MAKE = {"PYTHON", "GPU", "HUB"}  # variables that no command takes
 OF_ENVIRONMENT = {
     "KERAS_BACKEND",
     "KAGGLE_ROOT",

@@ -388,7 +388,7 @@ def test_help_and_folds_start_without_tensorflow(tmp_path):
 def test_backbones_are_listed(capsys):
     assert main(["backbones"]) == 0
     listed = capsys.readouterr().out.split()
-    assert {"baseline", "scratch", "efficientnet_lite0", "mobilenet", "vgg16"} <= set(listed)
+    assert {"baseline", "scratch", "efficientnet_lite0", "mobilenet", "vgg16", "cv:resnet18_v2"} <= set(listed)
 
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")

@@ -4,6 +4,7 @@ What needs KerasHub is skipped where it is not installed; keras-cv is a requirem
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import class_folders, import_keras_cv
 from bench import backbones as small
 from competition.base import files
 from competition.base.files import InputError
+from competition.base.workspace import Workspace
 from competition.cli.main import main
 from competition.data.folds import make_folds
 from competition.models import backbones, keras_hub, presets
@@ -304,6 +306,31 @@ def test_folders_go_the_whole_way_offline(folder, workdir, tmp_path, capsys, mon
     )
     assert main(["blend"]) == 0 and main(["submission"]) == 0
     assert "rehearsed" in capsys.readouterr().out
+
+
+def test_a_network_that_the_scorer_cannot_run_is_refused_before_it_is_trained(workdir, tmp_path, capsys):
+    """A Python without TensorFlow stands for a TensorFlow that lacks what the network does; then the project's own."""
+    make_folds(class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8), folds=2)
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'NotFoundError: Op type not registered' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(InputError, match=r"cannot load or run this network, .*: NotFoundError: Op type not registered"):
+        train("baseline", overrides=["epochs=1"], scorer=str(program))
+    assert not Path("runs").exists()
+    train("baseline", overrides=["epochs=1"], scorer=sys.executable)
+    assert "baseline: TensorFlow 2." in capsys.readouterr().out and Path("runs/data/baseline-quick/run.json").is_file()
+
+
+def test_the_example_of_the_docs_runs(workdir, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs/how-to/backbones.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert "epochs=20" in code
+    monkeypatch.setattr(backbones, "_OWN", {})
+    data = class_folders(workdir / "data", {"a": 6, "b": 6}, height=16, width=16)
+    make_folds(data, folds=2, workspace=Workspace("work"))
+    exec(compile(code.replace("epochs=20", "epochs=1, again=False"), "backbones.md", "exec"), {})
+    record = files.read_json("work/runs/data/mine-quick/run.json")
+    assert record["finished"] and record["config"]["weights"] == files.sha256_file("mine.weights.h5")
 
 
 def test_a_preset_object_is_a_name_with_its_network():

@@ -293,6 +293,7 @@ class Competition:
         workers: int | str | None = None,
         cluster: str | None = None,
         tensorboard: bool = False,
+        scorer: str | None = None,
         callbacks: Sequence[Callback] = (),
         **settings: Any,
     ) -> TrainedRun:
@@ -330,6 +331,8 @@ class Competition:
             A Ray cluster that the workers run on; default: this machine.
         tensorboard : bool, default False
             Write TensorBoard's event files into the run's folder.
+        scorer : "tensorflow==2.12.1" or a path of a Python, optional
+            Refuse, before anything is trained, a network that this release cannot run.
         callbacks : list of Callback
             Objects whose `on_epoch(run, fold, epoch, row)` is called after every epoch.
         **settings
@@ -362,6 +365,7 @@ class Competition:
                 pseudo=pseudo,
                 workers=workers,
                 cluster=cluster,
+                scorer=scorer,
                 tensorboard=tensorboard,
                 callbacks=callbacks,
                 **self._place(name),

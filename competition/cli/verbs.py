@@ -167,6 +167,11 @@ VERBS = (
                 metavar="IMAGES",
                 filled=True,
             ),
+            Option(
+                "scorer",
+                "refuse, before anything is trained, a network that these releases, or the Python of this path, cannot run",
+                metavar="tensorflow==2.12.1",
+            ),
         ),
     ),
     Verb(

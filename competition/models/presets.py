@@ -201,6 +201,23 @@ def shape_key(kind: Any) -> str | None:
     return next((key for key in SHAPES if key in inspect.signature(kind.__init__).parameters), None)
 
 
+def build_network(preset, size):
+    """The library's own network for images of a size, of random weights."""
+    import keras
+
+    network = preset.network
+    models = _library(preset.partition(":")[0]).imported().models
+    kind = getattr(models, _class_name(network), None) or keras.saving.get_registered_object(network.kind)
+    if kind is None:
+        raise InputError(f"{preset}: this version of its library has no {_class_name(network)}")
+    key = shape_key(kind)
+    try:
+        return kind.from_config(json.loads(json.dumps(network.config)) | {key: (*size, 3)})
+    except (TypeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{preset}: its network cannot be built for {size[0]}x{size[1]} images: {why}") from None
+
+
 def build_features(preset: Preset, x: Any, weights: Path | None = None) -> Any:
     """Features [n, d] of a Keras tensor of raw RGB [n, height, width, 3]: the preset's layers, one by one, on `x`.
 
@@ -209,7 +226,7 @@ def build_features(preset: Preset, x: Any, weights: Path | None = None) -> Any:
     from keras import layers
 
     network, size = preset.network, tuple(x.shape[1:3])
-    built = _build(preset, size)
+    built = build_network(preset, size)
     if weights:
         _load(preset, built, size, weights)
     if not (np.allclose(network.scale, 1) and np.allclose(network.offset, 0)):
@@ -276,29 +293,14 @@ def _folder(name, weights):
     return next((place for place in places if (place / CONFIG_JSON).is_file()), None)
 
 
-def _build(preset, size):
-    """The library's own network for images of a size, of random weights."""
-    import keras
-
-    network = preset.network
-    models = _library(preset.partition(":")[0]).imported().models
-    kind = getattr(models, _class_name(network), None) or keras.saving.get_registered_object(network.kind)
-    if kind is None:
-        raise InputError(f"{preset}: this version of its library has no {_class_name(network)}")
-    key = shape_key(kind)
-    try:
-        return kind.from_config(json.loads(json.dumps(network.config)) | {key: (*size, 3)})
-    except (TypeError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"{preset}: its network cannot be built for {size[0]}x{size[1]} images: {why}") from None
-
-
 def _load(preset, built, size, path):
     """Fill a network for images of `size` with the weights of a file, which may be made at another size."""
     native = native_size(preset.network) or size
     same = native == size
     try:
-        source = _library_of(preset.network).load(preset, built if same else lambda: _build(preset, native), path)
+        source = _library_of(preset.network).load(
+            preset, built if same else lambda: build_network(preset, native), path
+        )
     except InputError:
         raise
     except Exception as error:  # h5py and Keras raise about anything for a file that is none

@@ -22,9 +22,12 @@ from competition.base.option_values import whole_number
 from competition.base.workers import read_workers
 from competition.base.workspace import RUN_JSON, STUDY_RUN, Workspace
 from competition.data.table import read_folds
+from competition.models.backbones import Weights
+from competition.models.classifier import build_recipe_backbone
 from competition.models.presets import file_name
 from competition.recipes.recipe import read_recipe
 from competition.recipes.settle import settle
+from competition.rehearsal.scorer_network import check_network
 from competition.runs.seeds import plain_heads
 from competition.training.callbacks import Callback, check_callbacks
 from competition.training.job import Job, prepare_job
@@ -47,6 +50,7 @@ def train(
     pseudo: str | None = None,
     workers: int | str | None = None,
     cluster: str | None = None,
+    scorer: str | None = None,
     workspace: Workspace = Workspace(),
 ) -> Path:
     """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
@@ -69,6 +73,7 @@ def train(
             pseudo,
             workers,
             cluster,
+            scorer,
             workspace,
         )
     )
@@ -88,6 +93,7 @@ def read_job(
     pseudo: str | None = None,
     workers: int | str | None = None,
     cluster: str | None = None,
+    scorer: str | None = None,
     workspace: Workspace = Workspace(),
 ) -> Job:
     """The Job that these options mean.
@@ -103,6 +109,7 @@ def read_job(
                models (default: of the blend) give; see teach.py for both
     workers    so many processes train folds side by side in the second phase; default: this process does all
     cluster    "auto", or the address of a Ray cluster that these processes run on; default: this machine
+    scorer     "tensorflow==2.12.1" or a Python: refuse, before anything is trained, a network that it cannot run
     workspace  where the table lies and the run is written; default: the current folder
     callbacks  objects that are told of each epoch of each fold (callbacks.Callback); what one raises ends the training
                there, and the same call goes on with it
@@ -119,6 +126,9 @@ def read_job(
     table = read_folds(name, workspace)
     make_repeatable()
     settled = settle(table, model, weights, recipe, overrides)
+    if scorer:
+        network = build_recipe_backbone(settled.model, table.size, settled.recipe, Weights("none"))
+        print(f"{model}: {check_network(network, scorer, workspace)} runs its network", flush=True)
     kind = "-distilled" * bool(teacher) + "-pseudo" * bool(pseudo)
     job = prepare_job(settled, only_fold, run or f"{file_name(settled.model)}-{Path(recipe).stem}{kind}", memory)
     job = replace(job, callbacks=callbacks, workers=crew)
@@ -163,7 +173,7 @@ def train_seeds(
             recipe=recipe,
             run=f"{folders[0].name}-seed{i}",
             overrides=[*overrides, f"seed={seed + i}"],
-            **options | more,
+            **{key: value for key, value in options.items() if key != "scorer"} | more,  # it was asked for the first
         )
 
     if how is train and read_workers(options.get("workers"), options.get("cluster")):
@@ -192,7 +202,8 @@ def _train_at_once(first, count, again, seed, model, recipe, overrides, options)
 
     def read_seed(i, **more):
         run, values = f"{first.folder.name}-seed{i}", [*overrides, f"seed={seed + i}"]
-        return read_job(model, recipe=recipe, run=run, overrides=values, **options | more)
+        others = {key: value for key, value in options.items() if key != "scorer"}  # it was asked for the first
+        return read_job(model, recipe=recipe, run=run, overrides=values, **others | more)
 
     jobs = [first, *(read_seed(i) for i in range(1, count))]
     alone = count == 1 and options.get("only_fold") in (None, "")

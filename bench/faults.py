@@ -463,6 +463,7 @@ def main(arguments=None):
     parser.add_argument("--only", default=",".join(KINDS), help=f"some of the kinds: {', '.join(KINDS)}")
     parser.add_argument("--steps", default="", help=f"some of the commands, and what they need: {', '.join(BY_NAME)}")
     parser.add_argument("--count", type=int, help="how many trials of each kind")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first of them")
     parser.add_argument("--case", action="append", default=[], help="just this trial: kills:17")
     parser.add_argument("--keep", help="a folder that keeps what the steps leave undisturbed, for the next call")
     options = parser.parse_args(arguments)
@@ -484,7 +485,9 @@ def main(arguments=None):
         bench.build()
         counts = QUICK if options.quick else COUNTS
         cases = [case.split(":") for case in options.case] or [
-            (kind, number) for kind in options.only.split(",") for number in range(options.count or counts[kind])
+            (kind, number)
+            for kind in options.only.split(",")
+            for number in range(options.first, options.first + (options.count or counts[kind]))
         ]
         for done, (kind, number) in enumerate(cases, 1):
             trial = bench.run(kind, int(number))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from competition.base.bars import tqdm
-from competition.base.files import BROKEN, plain_file, read_json, sha256_file, warn, write_npz
+from competition.base.files import BROKEN, InputError, plain_file, read_json, sha256_file, warn, write_npz
 from competition.base.metrics import chosen_by
 from competition.base.text import one_line
 from competition.base.workspace import BACKBONE_FILE, HISTORY_CSV, OOF_NPZ, RUN_JSON, epoch_file, fold_dir
@@ -145,7 +145,11 @@ def stop_apart(run_dir, table):
 
 def _fold_probs(folder, table, fold, views):
     """What a finished fold says of its images, mean over `views`, float64 [m, C]; None where it lacks any of it."""
-    found = oof.read_fold(folder, table, fold) if is_predicted(folder.parent, fold) else {}
+    try:
+        found = oof.read_fold(folder, table, fold) if is_predicted(folder.parent, fold) else {}
+    except InputError as error:
+        warn(f"{error}; until then that fold tells the forecast nothing")
+        return None
     return np.mean([found[view] for view in views], axis=0, dtype=np.float64) if set(views) <= set(found) else None
 
 

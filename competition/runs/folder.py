@@ -13,6 +13,7 @@ from competition.base.workspace import (
     HEAD_FILE,
     HISTORY_CSV,
     MODEL_FILE,
+    NODE,
     OOF_CSV,
     OOF_NPZ,
     RUN_JSON,
@@ -157,7 +158,7 @@ def say_command(path):
     folder = runs[-1]  # a node of a double run lies in that
     try:
         config = read_json(folder / RUN_JSON)["config"]
-        verb, model = ("double" if "splits" in config else "train"), config["model"]
+        verb, model = ("double" if any(folder.glob(f"{NODE}*")) else "train"), config["model"]
     except (InputError, KeyError, TypeError):
         return None
     name = folder.parent.name

@@ -183,7 +183,8 @@ def read_history(path: str | Path) -> pd.DataFrame:
     check_file(path)
     try:
         history = read_csv(path)
-        history[["phase", "epoch"]]
+        if "phase" not in history:
+            raise ValueError("no column phase")
         return history
     except FileNotFoundError:
         raise

@@ -208,7 +208,11 @@ def watch(folder, level, talk, images, conditions):
                 pass
     finally:
         _end(process)
-    listener.join(GRACE)
+    for thread, streams in ((listener, [process.stderr]), (speaker, [process.stdin, process.stdout])):
+        thread.join(GRACE)
+        for stream in filter(None, streams) if not thread.is_alive() else ():  # else what it left behind holds the pipe
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
     if not ended and not talk.done:
         code = process.returncode
         code = 128 - code if level.isolated and code > 128 else code

@@ -89,8 +89,6 @@ def _is_root():
 
 
 def _enter(plan, command, user):
-    if sys.platform != "linux":
-        return None
     told = {
         "base": plan.base,
         "uid": user,
@@ -108,7 +106,7 @@ def _enter(plan, command, user):
 
 def _bubblewrap(plan, command):
     program = shutil.which("bwrap")
-    if not program or sys.platform != "linux":
+    if not program:
         return None
     user = str(USERS["scorer"])
     words = [program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
@@ -132,7 +130,9 @@ def _bubblewrap(plan, command):
 
 @functools.cache
 def _bubblewrap_can(program):
-    return subprocess.run([program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
 
 
 LEVELS = (
@@ -154,7 +154,7 @@ def find_level(python: str) -> Level:
 @functools.cache
 def _try_levels(python, levels):
     asked = _ask(python)
-    for level in levels:
+    for level in levels if sys.platform == "linux" else ():
         with scratch(what="a trial of the sandbox") as folder:
             for part in ("zip", "root"):
                 (folder / part).mkdir()
@@ -172,7 +172,8 @@ def _run(command, environment):
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=SECONDS,
             cwd=os.path.abspath(os.sep),
         )
@@ -186,7 +187,12 @@ def _ask(python):
     """What an interpreter says about itself; OSError where it says nothing."""
     kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if key in os.environ}
     done = subprocess.run(
-        [python, "-I", "-B", "-c", ASK], env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        [python, "-I", "-B", "-c", ASK],
+        env=kept,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
     try:
         return json.loads(done.stdout)

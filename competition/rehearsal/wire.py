@@ -17,6 +17,7 @@ import numpy as np
 from competition.rehearsal.scorer_process import DTYPES, HEADER, KINDS, LONGEST, MOST_ARRAY, MOST_SIGNS, TEXT
 
 MOST_TEXTS = 1 << 20  # bytes of the texts of a frame
+MOST_TOLD = 1000  # things that it tried
 MOST_FRAMES = 1000  # of a request
 MOST_ALL = 1 << 30  # bytes of all arrays
 
@@ -47,7 +48,7 @@ class Reader:
                 texts = read_texts(self._take(self._allow(size, MOST_TEXTS, "text")))
                 if kind != "tried":
                     return kind, texts
-                self.tried += list(zip(texts[::2], texts[1::2]))
+                self.tried += list(zip(texts[::2], texts[1::2]))[: MOST_TOLD - len(self.tried)]
                 continue
             size = self._allow(size, MOST_ARRAY + MOST_TEXTS, "an answer")
             self.left -= size

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -19,7 +20,7 @@ from conftest import class_folders, encode, smooth
 from competition.base import archives, files, output
 from competition.base.arrays import Memory
 from competition.base.files import InputError
-from competition.base.text import show_controls
+from competition.base.output import show_controls
 from competition.checking import check_zip as checking
 from competition.checking import model_code, reading
 from competition.cli.main import main
@@ -29,6 +30,7 @@ from competition.data.sources import arrays, open_source, tables
 from competition.recipes.recipe import parse_override, read_recipe
 from competition.runs.record import open_run_record
 from competition.submission.score_log import COLUMNS, read_log
+from competition.trials.sample import write_sample
 
 MB = 2**20
 MODEL = """
@@ -312,6 +314,12 @@ def test_a_submission_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeyp
     assert lines == ["zip: FAILED: it unpacks to 9 MB, expected 8 MB at most (w.npy alone to 9 MB)"] and found.stopped
 
 
+def test_a_submission_of_too_many_files_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_FILES", 3)
+    lines, _ = read(write_zip(tmp_path / "x.zip", {"model.py": MODEL, "metadata": "", "a": "", "b": ""}))
+    assert lines == ["zip: FAILED: it holds 4 files, expected 3 at most"]
+
+
 def test_a_large_file_of_a_submission_is_not_looked_into(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "LOOKED_INTO", 8 * MB)
     path = write_zip(tmp_path / "x.zip", {"model.py": MODEL, "metadata": ""}, {"w.bin": 100, "v.bin": 1})
@@ -350,7 +358,10 @@ def test_code_that_nests_deep_is_read_or_named(code, tmp_path):
     path = write_zip(tmp_path / "x.zip", {"model.py": MODEL + code, "metadata": ""})
     lines, found = read(path)
     failed = [line for line in lines if "FAILED" in line]
-    assert not failed and model_code.find_keyword(found, "a", 1) is None or "not Python (" in failed[0]
+    assert not failed and model_code.find_keyword(found, "a", 1) is None or "too many nested parentheses" in failed[0]
+    answer = reading.ask_python(sys.executable, found)
+    assert answer["syntax"] == {} or "nest" in answer["syntax"]["model.py"]
+    assert found.trees or "code: warning: model.py nests too deep to be looked into" in lines or failed
 
 
 @pytest.mark.parametrize(
@@ -367,9 +378,10 @@ def test_code_that_nests_deep_is_read_or_named(code, tmp_path):
         ),
         (MODEL + "".join(f"x = '/home/me/{n}'\n" for n in range(500)), "/home/me/0 is a path of your own computer"),
         (MODEL + "x = [" + "1," * 600_000 + "]", "with it the code has more than 16 MB or 1,000,000 words"),
+        (MODEL + "x = f'" + "{1}" * 60_000 + "'", "with it the code has more than 16 MB or 1,000,000 words"),
         (MODEL + "#" * (17 * MB), "with it the code has more than 16 MB or 1,000,000 words"),
     ],
-    ids=["elif", "default", "circle", "chain", "paths", "words", "bytes"],
+    ids=["elif", "default", "circle", "chain", "paths", "words", "braces", "bytes"],
 )
 def test_code_that_is_odd_is_read_or_named(code, line, tmp_path):
     lines, _ = read(write_zip(tmp_path / "x.zip", {"model.py": code, "metadata": ""}))
@@ -568,3 +580,11 @@ def test_large_grey_pictures_are_reduced_before_they_are_coloured(monkeypatch):
     monkeypatch.setattr(decode, "LARGE", 10_000)
     monkeypatch.setattr(decode, "REDUCED", 6000)
     assert np.array_equal(decode.decode(encode(grey), "x.png"), expected)
+
+
+def test_a_sample_has_a_limit(tmp_path):
+    for counts in ({"images": 10**30}, {"hidden": 10**30}, {"images": 900_000, "hidden": 200_000}):
+        with pytest.raises(
+            InputError, match=r"sample: expected 1,000,000 images at most, hidden ones included, found \d"
+        ):
+            write_sample(tmp_path / "sample", **counts)

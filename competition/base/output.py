@@ -1,18 +1,24 @@
 """What is printed: left out for some callers and not for others at the same time, and what a terminal would obey shown."""
 
 import contextlib
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from competition.base.text import show_controls
-
+# signs that a terminal obeys, or that turn the direction of text: all are shown as \x1b, \u202e, ...
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _muted: ContextVar[bool] = ContextVar("muted", default=False)
 _own: ContextVar[bool] = ContextVar("own", default=False)  # what a user's own code prints is written as it is
 _lock = threading.Lock()
 _callers = 0  # how many are muted at the moment
+
+
+def show_controls(text: str) -> str:
+    """The text with control signs spelt out, but for tabs and line ends."""
+    return CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class _Filter:

@@ -7,13 +7,6 @@ from typing import Any
 import pandas as pd
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,99}(\.0*)?")  # also as tables write one that took it for a float: 3.0
-# signs that a terminal obeys, or that turn the direction of text: all are shown as \x1b, \u202e, ...
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def show_controls(text: str) -> str:
-    """The text with control signs spelt out, but for tabs and line ends."""
-    return CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def is_integer(text: str) -> bool:

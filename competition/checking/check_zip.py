@@ -380,7 +380,7 @@ def _check_scorer(read, scorer, releases, workspace):
             raise
         read.add("scorer", FAILED, str(error), "Without that environment the zip is not run.", stops=True)
         return None
-    if not read.trees:
+    if not read.trees and read.stopped:
         return python
     answer = reading.ask_python(python, read)
     check_imports(read, answer, scorer)

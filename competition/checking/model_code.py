@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from competition.base.archives import read_member
 from competition.base.text import shorten
-from competition.checking.finding import CODE, FAILED, OK
+from competition.checking.finding import CODE, FAILED, OK, WARNING
 
 HOME = re.compile(r"(/home/|/Users/|/root/|/content/|/kaggle/|/mnt/|/media/|/gdrive/|~/|[A-Za-z]:[\\/])")
 LARGEST = 2**24  # bytes of all code that is read
 MOST_WORDS = 1_000_000  # of all code; each takes some hundred bytes once it is parsed
+BRACE = 20  # words that a brace counts as: the time for a text of many grows with their square
 WORD = re.compile(rb"\w+|[^\w\s]")
 SHOWN = 20  # findings of one kind
 NOTEBOOK = re.compile(r"\s*[!%]\s*\w")  # a line that only a notebook understands
@@ -28,7 +29,7 @@ def read_code(reading, archive):
         entry = archive.getinfo(reading.prefix + name)
         left -= entry.file_size
         data = b"" if left < 0 else read_member(archive, entry, LARGEST)
-        words -= sum(1 for _ in WORD.finditer(data))
+        words -= sum(1 for _ in WORD.finditer(data)) + BRACE * data.count(b"{")
         if left < 0 or words < 0:
             reading.add(
                 "code",
@@ -42,7 +43,16 @@ def read_code(reading, archive):
             reading.code[name] = data.decode("utf-8-sig")
             with warnings.catch_warnings(action="ignore"):  # of Python about the code
                 reading.trees[name] = tree = ast.parse(data, name)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        except (RecursionError, MemoryError):  # the scorer's Python, which compiles it, says whether it can be read
+            reading.add(
+                "code",
+                WARNING,
+                f"{name} nests too deep to be looked into",
+                "Some Pythons read no more than a few thousand signs, brackets or terms within each other: write it in "
+                "several lines.",
+            )
+            continue
+        except (SyntaxError, ValueError) as error:
             reading.code.setdefault(name, "")
             _add_syntax_error(reading, name, error)
             continue
@@ -68,10 +78,7 @@ def _add_syntax_error(reading, name, error):
     line = getattr(error, "lineno", None)
     text = (getattr(error, "text", None) or "").strip()[:80]
     said = getattr(error, "msg", error)
-    if isinstance(error, (RecursionError, MemoryError)):
-        said = "it nests too deep to be read"
-        advice = "Python's own limit is a few thousand signs or brackets within each other: write it in several lines."
-    elif NOTEBOOK.match(text):
+    if NOTEBOOK.match(text):
         advice = f"`{text}` is a command of notebooks, not Python: take such lines out."
     elif isinstance(error, (IndentationError, TabError)):
         advice = "The spaces at the start of its lines are not as Python wants them."

@@ -54,6 +54,7 @@ LIBRARIES = (
     *sys.stdlib_module_names,
 )
 MOST_UNPACKED = 2**31  # bytes that a zip may unpack to
+MOST_FILES = 50_000
 LOOKED_INTO = 2**28  # bytes of a file that is looked into
 ABOUT = 2**24  # bytes of what a .keras file says of itself
 PICKLED, ALL_PICKLED = 2**18, 2**24  # bytes of a file, and of all, that are read as Python would unpickle them
@@ -103,7 +104,7 @@ def read_zip(path, format=None, layouts=None):
             read_code(reading, archive)
             _choose_format(reading, format, layouts)
             _check_metadata(reading)
-            if not reading.stopped:
+            if not reading.stopped and CODE in reading.trees:
                 check_class(reading)
                 check_paths(reading)
             _read_files(reading, archive)
@@ -154,6 +155,15 @@ def _check_members(reading, archive, infos):
             if unpacked > MOST_UNPACKED
             else f"its files take {packed:,} bytes, more than the zip has: they overlap",
             f"Leave out what {CODE} does not load, and make the zip again.",
+            stops=True,
+        )
+        return False
+    if len(infos) > MOST_FILES:
+        reading.add(
+            "zip",
+            FAILED,
+            f"it holds {len(infos):,} files, expected {MOST_FILES:,} at most",
+            f"Leave out what {CODE} does not load: an environment of Python, say.",
             stops=True,
         )
         return False

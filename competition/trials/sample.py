@@ -51,6 +51,7 @@ DRAWING = 1  # raise it when the drawing changes: samples of another drawing are
 FAMILIES = 0.05  # share of the frames that are a near-duplicate of an earlier one
 QUALITY = 90  # of the JPEGs
 MANY = 200  # frames that are worth starting a process a core
+MOST = 1_000_000  # frames of a sample
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
     Raises
     ------
     InputError
-        The folder holds anything else, or counts are too small.
+        The folder holds anything else, or counts are too small or too large.
     """
     folder = Path(folder)
     if images < 8 * len(SPECIES) or hidden < 0 or seed < 0:
@@ -157,6 +158,8 @@ def write_sample(folder, images=1200, hidden=400, seed=0):
             f"sample: expected images >= {8 * len(SPECIES)}, hidden >= 0 and seed >= 0, "
             f"found {images}, {hidden} and {seed}"
         )
+    if images + hidden > MOST:
+        raise InputError(f"sample: expected {MOST:,} images at most, hidden ones included, found {images + hidden:,}")
     frames = plan_sample(images, hidden, seed)
     about = describe(frames, images, hidden, seed)
     if folder.exists():

@@ -280,7 +280,7 @@ def _no_formula(value: Any) -> Any:
 
 def plain_file(path: Any) -> Any:
     """`path`; InputError where it is a FIFO, a socket or a device, which may keep whoever reads it waiting for ever."""
-    mode = os.stat(path).st_mode
+    mode = os.stat(path).st_mode if os.path.exists(path) else stat.S_IFREG  # of what is not there, opening it tells
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: expected a file, found a FIFO, socket or device; remove it")
     return path

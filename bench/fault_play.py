@@ -212,7 +212,7 @@ def grow(folder, size):
 def fingerprint(folder):
     """{path below `folder`: {key: text}} of all files: parts of JSON, columns of CSV, members of archives, or a hash.
 
-    Locks are left out: they may stay.
+    Locks are left out: they may stay. So are the files of TensorFlow's that it removes when a process ends by itself.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -222,7 +222,7 @@ def fingerprint(folder):
                 found[name] = {"": "no file"}
             elif not any(path.iterdir()) and path.parent != folder:
                 found[name] = {"": "an empty folder"}
-        elif path.name != ".lock" and not path.name.endswith(".lock"):
+        elif not path.name.endswith(".lock") and not path.name.startswith("__autograph_generated_file"):
             found[name] = _parts(path.name, path.read_bytes())
     return found
 

@@ -350,6 +350,7 @@ def choose_file(bench, rng, step):
     """A file that the command reads, mostly: those that Python opened, and all weights; else any."""
     everything = [path for path in bench.now.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     known = {path.relative_to(bench.now).as_posix(): path for path in everything}
+    known.pop("tiny.weights.h5", None)  # what the user gives, as other weights would be
     if step.name == "folds":  # other pictures are another competition
         known = {name: path for name, path in known.items() if not name.startswith("data/")} or known
     read = bench.outcomes[step.name].read
@@ -463,6 +464,7 @@ def main(arguments=None):
     parser.add_argument("--only", default=",".join(KINDS), help=f"some of the kinds: {', '.join(KINDS)}")
     parser.add_argument("--steps", default="", help=f"some of the commands, and what they need: {', '.join(BY_NAME)}")
     parser.add_argument("--count", type=int, help="how many trials of each kind")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first of them")
     parser.add_argument("--case", action="append", default=[], help="just this trial: kills:17")
     parser.add_argument("--keep", help="a folder that keeps what the steps leave undisturbed, for the next call")
     options = parser.parse_args(arguments)
@@ -473,6 +475,7 @@ def main(arguments=None):
     become_reaper()
     names = options.steps.split(",") if options.steps else QUICK_STEPS if options.quick else BY_NAME
     steps = [step for step in STEPS if step.name in names]
+    os.environ["HOME"] = os.environ["KERAS_HOME"] = "/nonexistent"  # what lies at home has no part in this
     if not all(step.light for step in steps):
         import_everything()
     # no TemporaryDirectory, which removes itself at the end of every fork too
@@ -484,7 +487,9 @@ def main(arguments=None):
         bench.build()
         counts = QUICK if options.quick else COUNTS
         cases = [case.split(":") for case in options.case] or [
-            (kind, number) for kind in options.only.split(",") for number in range(options.count or counts[kind])
+            (kind, number)
+            for kind in options.only.split(",")
+            for number in range(options.first, options.first + (options.count or counts[kind]))
         ]
         for done, (kind, number) in enumerate(cases, 1):
             trial = bench.run(kind, int(number))

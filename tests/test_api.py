@@ -348,3 +348,14 @@ def test_a_folder_that_became_read_only_gives_one_line(played, photos, monkeypat
         with pytest.raises(InputError, match="Read-only file system") as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_what_the_system_refuses_names_the_file_and_what_to_do(workdir, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "/home/me/.keras")
+
+    monkeypatch.setattr("competition.insight.look.look", refuse)
+    with pytest.raises(
+        InputError, match=r"^/home/me/.keras: Permission denied; mend that and run the same command again$"
+    ):
+        Competition(workdir).look()

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import io
 import json
 import os
@@ -372,3 +373,35 @@ def test_half_a_wheel_is_fetched_again(workdir, monkeypatch):
     monkeypatch.setattr(kaggle_kernel.subprocess, "run", fetch)
     assert fetch_wheels() == [path] and path.read_bytes() == whole
     assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_a_run_that_was_taken_in_by_half_is_taken_in_again(home, monkeypatch):
+    """As after a kill between two of its parts; nothing but the run itself is left."""
+    whole = home / "far/working/run-toy-far.zip"
+    take(whole)
+    before = {path.relative_to(RUNS): sha256_file(path) for path in RUNS.rglob("*.*") if path.is_file()}
+    shutil.rmtree(RUNS)
+    moved, replace = [], os.replace
+
+    def stop(source, target):
+        if any(path.is_dir() for path in moved):
+            raise KeyboardInterrupt
+        moved.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kaggle_kernel.os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            take(whole)
+    assert not (RUNS / "toy/far/run.json").exists()
+    assert take(whole) == [RUNS / "toy/far"]
+    assert {path.relative_to(RUNS): sha256_file(path) for path in RUNS.rglob("*.*") if path.is_file()} == before
+
+
+def test_a_full_disk_is_no_broken_zip(home, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
+    with pytest.raises(InputError, match="No space left on device: it needs .* free; make room there"):
+        take(home / "far/working/run-toy-far.zip")

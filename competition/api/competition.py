@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from competition.base.backend import choose_backend
-from competition.base.files import InputError
+from competition.base.files import InputError, say_refused
 from competition.base.output import muted
 from competition.base.workspace import Workspace
 
@@ -53,7 +53,7 @@ def command(*backends: str) -> Callable[[Method], Method]:
                 except OSError as error:  # a full disk, a folder that cannot be written, ...
                     if getattr(error, "of_callback", False):
                         raise
-                    raise InputError(" ".join(str(error).split())) from error
+                    raise InputError(say_refused(error)) from error
 
         run.backends = backends  # type: ignore[attr-defined]
         return cast(Method, run)

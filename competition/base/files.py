@@ -141,6 +141,12 @@ def is_full(error: BaseException) -> bool:
     return any(os.strerror(number) in str(error) for number in FULL)
 
 
+def say_refused(error: OSError) -> str:
+    """The line about what the system refused, where nobody foresaw it: the file, its reason, what to do."""
+    where = str(error.filename or "a file of this command")
+    return " ".join(f"{where}: {error.strerror or error}; mend that and run the same command again".split())
+
+
 def raise_full(path: str | Path, error: BaseException, needed: int | None = None, written: int = 0) -> NoReturn:
     """The InputError for an error of which is_full is true: the path, what is needed and what is free, the remedy.
 
@@ -274,7 +280,7 @@ def _no_formula(value: Any) -> Any:
 
 def plain_file(path: Any) -> Any:
     """`path`; InputError where it is a FIFO, a socket or a device, which may keep whoever reads it waiting for ever."""
-    mode = os.stat(path).st_mode
+    mode = os.stat(path).st_mode if os.path.exists(path) else stat.S_IFREG  # of what is not there, opening it tells
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: expected a file, found a FIFO, socket or device; remove it")
     return path

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from competition.api.competition import Competition
-from competition.base.files import UNWRITABLE, InputError, is_full
+from competition.base.files import UNWRITABLE, InputError, is_full, say_refused
 from competition.base.output import shown
 from competition.base.workspace import Workspace
 from competition.cli.parser import parse
@@ -43,8 +43,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         if not is_full(error) and error.errno not in UNWRITABLE:
             raise
-        where = error.filename or "a file of this command"
-        print(f"error: {where}: {error.strerror or error}; mend that and run the same command again", file=sys.stderr)
+        print(f"error: {say_refused(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; nothing is lost, the same command goes on", file=sys.stderr)

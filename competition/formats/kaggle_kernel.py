@@ -408,6 +408,7 @@ def _take(path, workspace):
             folder = table.paths.run(check_run_name(run))
             folder.parent.mkdir(parents=True, exist_ok=True)
             with partial_folder(folder.parent) as temporary:
+                files.check_room(temporary, sum(info.file_size for info in archive.infolist()), f"the run of {path}")
                 archive.extractall(temporary)
                 brought = Path(temporary, *names[0].split("/")[:3])
                 _check(brought, path, table)
@@ -416,7 +417,13 @@ def _take(path, workspace):
     except InputError:
         raise
     except (*UNREADABLE, ValueError) as error:
-        raise InputError(f"{path}: not a whole zip ({error}), expected what a training kernel leaves") from None
+        if files.is_full(error):
+            files.raise_full(workspace.runs, error)
+        if isinstance(error, OSError) and error.errno in files.UNWRITABLE:
+            raise
+        raise InputError(
+            f"{path}: not a whole zip ({error}), expected what a training kernel leaves; bring it again"
+        ) from None
     return folder
 
 
@@ -435,6 +442,8 @@ def _merge(brought, folder, table):
     here = folder / RUN_JSON
     if not here.exists():
         for part in sorted(brought.iterdir(), key=lambda part: part.name == RUN_JSON):  # that last: then it is a run
+            if (folder / part.name).is_dir():  # of a call that was killed
+                shutil.rmtree(folder / part.name)
             os.replace(part, folder / part.name)
     run, record = read_run(folder, table), read_run_record(folder)
     if brought.joinpath(RUN_JSON).exists():

@@ -49,7 +49,7 @@ ACCOUNTS = {
 }
 ASK = """
 import json, sys
-print(json.dumps({"executable": sys.executable, "paths": sys.path,
+print(json.dumps({"executable": sys.executable, "version": sys.version, "paths": sys.path,
                   "prefixes": sorted({sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix})}))
 """
 

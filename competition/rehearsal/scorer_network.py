@@ -2,13 +2,11 @@
 
 import os
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from competition.base.files import InputError
+from competition.base.files import InputError, scratch
 from competition.base.workspace import Workspace
-from competition.rehearsal.rehearsal import KEPT
+from competition.rehearsal.judged import KEPT
 from competition.rehearsal.scorer_environments import find_python
 
 SECONDS = 600  # that the scorer's Python may take to load the network and to run it once
@@ -37,11 +35,11 @@ def check_network(network: Any, scorer: str, workspace: Workspace = Workspace())
     module.weights = [variable.value for variable in network.variables]
     signature = [tf.TensorSpec([1, *network.input_shape[1:]], tf.float32)]
     module.serve = tf.function(lambda images: network(images, training=False), input_signature=signature)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network"
+    with scratch(what="a network for the scorer to try") as folder:
+        path = folder / "network"
         tf.saved_model.save(module, str(path))
         kept = {key: os.environ[key] for key in KEPT if key in os.environ}
-        kept |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": folder}
+        kept |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "HOME": str(folder)}
         try:
             done = subprocess.run(
                 [python, "-I", "-c", RUN_IT, str(path)],

@@ -9,11 +9,9 @@ with what the other began.
 import json
 import queue
 import random
-import tempfile
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +57,8 @@ class FoldTrainer:
 
         def train():
             try:
-                with tempfile.TemporaryDirectory() as place:
-                    self._train(fold, Path(place) / self.job.folder.name, found, told)
+                with files.scratch(what="what a worker trains") as place:
+                    self._train(fold, place / self.job.folder.name, found, told)
                 told.put(None)
             except BaseException as error:  # raised where it is told
                 told.put(error)

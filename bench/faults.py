@@ -58,7 +58,7 @@ from bench.fault_steps import BY_NAME, STEPS
 
 COUNTS = {"kills": 200, "damage": 150, "full": 20, "folders": 20, "pairs": 12}
 QUICK = {"kills": 12, "damage": 12, "full": 3, "folders": 3, "pairs": 2}
-QUICK_STEPS = ("folds", "train-frozen", "train-full", "blend", "predict")
+QUICK_STEPS = ("folds", "train-frozen", "train-both", "train-full", "double-frozen", "blend", "predict")
 DAMAGES = ("bit", "cut", "empty", "other", "type", "read-only", "folder", "fifo", "dangling")
 REMEDY = re.compile(r"make |remove|take |[A-Z]+=|again|anew|restore|bring|chmod|rerun|mend|outside")
 FULL_DISK = re.compile(r"[Nn]o space|full|too large|free")
@@ -485,6 +485,8 @@ def main(arguments=None):
     bench = Bench(place, steps, options.seed)
     try:
         bench.build()
+        if any(trial.faults for trial in bench.trials):  # what does not run undisturbed need not be broken
+            return report(bench, time.monotonic() - began)
         counts = QUICK if options.quick else COUNTS
         cases = [case.split(":") for case in options.case] or [
             (kind, number)

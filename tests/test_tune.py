@@ -338,7 +338,7 @@ def test_a_trial_that_fails_does_not_end_the_others_and_is_tried_again(fake_trai
     monkeypatch.setattr(tuning, "train", exhausted)
     assert tune("baseline", "batch_size=8,4", "tiny.toml", **sweep)["state"].tolist() == ["failed", "done"]
     assert "failed: RESOURCE_EXHAUSTED" in capsys.readouterr().out
-    with pytest.raises(InputError, match="every trial has failed"):
+    with pytest.raises(InputError, match="every trial has failed; the last: ."):
         tune("baseline", "batch_size=8", "tiny.toml", run="hopeless", folds_used="0")
     monkeypatch.setattr(tuning, "train", fake)
     assert tune("baseline", "batch_size=8,4", "tiny.toml", **sweep)["state"].tolist() == ["done", "done"]

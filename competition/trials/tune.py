@@ -331,7 +331,8 @@ def _run_trial(study, trial, sweep, seconds, clock):
     except Exception as error:  # what one trial cannot do, another may: combinations of values, memory
         if not isinstance(error, InputError) and "exhausted" not in f"{type(error).__name__} {error}".lower():
             raise
-        trial.state, outcome = "failed", f"failed: {' '.join(str(error).split())[:200]}"
+        study.failure = " ".join(str(error).split())
+        trial.state, outcome = "failed", f"failed: {study.failure[:200]}"
     tick()
     _write(study)
     if trial.state == "pruned":

@@ -59,6 +59,7 @@ class Study:
     folds: list[int]
     memory: str | None
     trials: list[Trial] = field(default_factory=list)
+    failure: str = ""  # why the last trial that failed in this call did
 
     @property
     def metric(self):
@@ -157,7 +158,7 @@ def print_trials(study, found, sweep):
     shown = frame[frame["state"] == "done"].drop(columns="state")
     if not done:
         if any(trial.state == "failed" for trial in study.trials):
-            raise InputError(f"{study.path}: every trial has failed, as said above")
+            raise InputError(f"{study.path}: every trial has failed; the last: {study.failure}")
         print(f"{study.path.parent}: no trial is done yet")
         return frame
     folds = "" if len(study.folds) == study.table.k else f" of fold {', '.join(map(str, study.folds))}"

@@ -114,6 +114,19 @@ def test_no_more_is_unpacked_than_a_zip_says_that_a_file_has(method, tmp_path):
         source.read("a/large.png")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_is_unpacked_piece_by_piece(method, tmp_path):
+    """Few bytes of bzip2 unpack to all memory, which `extractall` takes for them in one go."""
+    path = write_zip(tmp_path / "x.zip", {"model.py": MODEL}, {"w.bin": 24}, method)
+
+    def unpack():
+        with zipfile.ZipFile(path) as archive:
+            archives.unpack_all(archive, tmp_path / "out")
+
+    assert peak_of(unpack) < 16 * MB  # LZMA has a dictionary of 8
+    assert (tmp_path / "out/model.py").read_text() == MODEL and (tmp_path / "out/w.bin").stat().st_size == 24 * MB
+
+
 def test_files_of_a_zip_that_overlap_are_refused(tmp_path):
     packed = zlib.compressobj(9, 8, -15)
     body = packed.compress(bytes(MB)) + packed.flush()

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from competition.base.files import InputError
 from competition.rehearsal import judged, rehearsal, sandbox
 from competition.rehearsal.rehearsal import Answers, Conditions, Entry, Job, RehearsalError, check_answers, run_isolated
 from competition.rehearsal.sandbox import find_level
@@ -177,6 +180,28 @@ def test_a_zip_that_is_too_large_unpacked(run, monkeypatch):
     with pytest.raises(RehearsalError, match="cannot be unpacked: unpacked it has 0 MB, more than") as caught:
         run()
     assert caught.value.broke == "zip"
+
+
+def test_a_zip_whose_paths_leave_its_folder(tmp_path):
+    for name in ("../out.txt", "/tmp/out.txt", "a/" * 200 + "x"):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr(name, "1")
+        with pytest.raises(RehearsalError, match="cannot be unpacked") as caught:
+            run_isolated(tmp_path / "a.zip", IMAGES, [PLAIN])
+        assert caught.value.broke == "zip" and not (tmp_path.parent / "out.txt").exists()
+
+
+def test_a_disk_that_is_full_is_no_broken_zip(run, monkeypatch):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(rehearsal, "unpack_all", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(InputError, match="no space left on its disk.*the rehearsal of a zip needs"):
+        run()
+
+
+def test_links_that_lead_nowhere_are_changes(tmp_path):
+    before = rehearsal._list_files(tmp_path)
+    (tmp_path / "new").symlink_to("/nowhere")
+    assert before == {} and list(rehearsal._list_files(tmp_path)) == ["new"]
 
 
 def test_what_libraries_and_the_interpreter_do_is_no_failure(run):

@@ -73,6 +73,22 @@ def member_pieces(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[
             yield data
 
 
+def unpack_all(archive: zipfile.ZipFile, folder: Path) -> None:
+    """Unpack a zip into a folder, piece by piece: `extractall` holds all that 64 KB of bzip2 or LZMA unpack to.
+
+    Raises ValueError for a path that leaves the folder, and as `read_member`.
+    """
+    for entry in archive.infolist():
+        check_path(archive.filename or "the zip", entry.filename)
+        path = folder / entry.filename
+        if ".." in path.relative_to(folder).parts:
+            raise ValueError(f"{entry.filename} lies outside the zip's own folder")
+        (path if entry.is_dir() else path.parent).mkdir(parents=True, exist_ok=True)
+        if not entry.is_dir():
+            with open(path, "wb") as file:
+                file.writelines(member_pieces(archive, entry))
+
+
 def _unpack(archive, entry):
     """The same of what is packed by bzip2 or LZMA, of which Python's zipfile unpacks as much as there is in one go."""
     packed = copy.copy(entry)

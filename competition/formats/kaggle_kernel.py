@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from competition.base import files
-from competition.base.archives import check_sizes
+from competition.base.archives import check_sizes, unpack_all
 from competition.base.arrays import gigabytes
 from competition.base.bars import UNLESS_SEEN, tqdm
 from competition.base.files import InputError, sha256_file, versions, write_json, write_with
@@ -409,7 +409,7 @@ def _take(path, workspace):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with partial_folder(folder.parent) as temporary:
                 files.check_room(temporary, sum(info.file_size for info in archive.infolist()), f"the run of {path}")
-                archive.extractall(temporary)
+                unpack_all(archive, temporary)
                 brought = Path(temporary, *names[0].split("/")[:3])
                 _check(brought, path, table)
                 with locked(folder):

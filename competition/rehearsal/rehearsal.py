@@ -5,18 +5,20 @@
 """
 
 import dataclasses
+import lzma
 import os
 import re
 import shutil
+import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from competition.base.files import InputError, scratch
+from competition.base.archives import unpack_all
+from competition.base.files import BROKEN, InputError, is_full, scratch
 from competition.rehearsal.judged import LONGEST_LINE, Talk, watch, without_network
 from competition.rehearsal.sandbox import find_level, is_seen
 from competition.rehearsal.terms import Answers, Conditions, Entry, Job, RehearsalError
@@ -268,8 +270,10 @@ def _unpack(zip_path, folder):
             room = min(MOST_UNPACKED, shutil.disk_usage(folder).free)
             if size > room:
                 raise ValueError(f"unpacked it has {size / 1e6:.0f} MB, more than the {room / 1e6:.0f} MB there may be")
-            archive.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
+            unpack_all(archive, folder)
+    except (*BROKEN, lzma.LZMAError) as error:
+        if is_full(error):  # of which `scratch` tells
+            raise
         raise RehearsalError(f"it cannot be unpacked: {error}", "zip", "unpack") from None
     for path in folder.rglob("*"):
         os.chmod(path, 0o555 if path.is_dir() else 0o444)
@@ -277,11 +281,9 @@ def _unpack(zip_path, folder):
 
 
 def _list_files(folder):
-    """{path: what shows that it was changed} of all files and folders below a folder."""
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) * path.is_file()
-        for path in sorted(folder.rglob("*"))
-    }
+    """{path: what shows that it was changed} of all files, links and folders below a folder."""
+    found = {path.relative_to(folder).as_posix(): path.lstat() for path in sorted(folder.rglob("*"))}
+    return {name: () if stat.S_ISDIR(one.st_mode) else (one.st_size, one.st_mtime_ns) for name, one in found.items()}
 
 
 def _judge(talk, before, after, python):

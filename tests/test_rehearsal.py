@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from competition.base.files import InputError
+from competition.checking.finding import Reading
+from competition.checking.remedies import explain_error
 from competition.rehearsal import judged, rehearsal, sandbox
 from competition.rehearsal.rehearsal import Answers, Conditions, Entry, Job, RehearsalError, check_answers, run_isolated
 from competition.rehearsal.sandbox import find_level
@@ -180,6 +182,15 @@ def test_a_zip_that_is_too_large_unpacked(run, monkeypatch):
     with pytest.raises(RehearsalError, match="cannot be unpacked: unpacked it has 0 MB, more than") as caught:
         run()
     assert caught.value.broke == "zip"
+
+
+def test_an_error_that_is_called_by_several_lines_is_one(run):
+    with pytest.raises(RehearsalError, match=r": No run ok: x$") as caught:
+        run(load="raise type('No\\nrun   ok', (Exception,), {})('x')")
+    assert caught.value.error["type"] == "No run ok"
+    forged = {"type": "KeyError", "text": "name = 'a\nb' not found", "trace": 'File "/zip/a\nb.py", line 3'}
+    found = explain_error(RehearsalError("it fails", "error", "load", 0, forged), Reading())
+    assert "\n" not in found.found + found.advice and "a b" in found.found
 
 
 def test_a_zip_whose_paths_leave_its_folder(tmp_path):

@@ -440,7 +440,12 @@ def ask_python(python, reading):
     asked = {"modules": sorted(reading.modules), "code": reading.code}
     try:
         done = subprocess.run(
-            [python, "-I", "-c", ASK], input=json.dumps(asked), capture_output=True, text=True, timeout=120
+            [python, "-I", "-W", "ignore", "-c", ASK],
+            input=json.dumps(asked),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=120,
         )
         return json.loads(done.stdout)
     except ValueError:

@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from competition.base.text import one_line
 from competition.rehearsal.sandbox import FOLDER, enclose
 from competition.rehearsal.scorer_process import LIBRARIES
 from competition.rehearsal.terms import Entry, Job, RehearsalError
@@ -76,7 +77,7 @@ class Talk:
             self.stage = "end"
             texts = self._ask({"do": "end"})
             said = zip(texts[::2], texts[1::2])
-            self.versions = {name: version[:50] for name, version in said if name in ("python", *LIBRARIES)}
+            self.versions = {name: one_line(version)[:50] for name, version in said if name in ("python", *LIBRARIES)}
             self.done = True
         except RehearsalError as error:
             self.ended = error
@@ -123,6 +124,7 @@ class Talk:
         if kind != "failed" or len(found) != 3:
             raise WireError("what it sends is no answer to what it was asked")
         name, text, trace = found
+        name = one_line(name)  # a class may be called anything
         first = (text.strip().splitlines() or [""])[0]
         doing = DOING.get(self.stage)
         raise RehearsalError(
@@ -130,7 +132,7 @@ class Talk:
             "error",
             self.stage,
             self.job,
-            {"type": name, "text": text, "trace": trace},
+            {"type": name[:LONGEST_LINE], "text": text, "trace": trace},
         )
 
 

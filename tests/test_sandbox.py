@@ -57,6 +57,16 @@ def test_it_holds_a_python_and_nothing_of_people(level, tmp_path, monkeypatch):
     assert status["NoNewPrivs"] == "1"
 
 
+def test_it_works_for_whoever_lets_nobody_read_what_he_makes(tmp_path):
+    works = [level for level in LEVELS if look(level, sys.executable, tmp_path) is not None]
+    before = os.umask(0o077)
+    try:
+        assert all(look(level, sys.executable, tmp_path)["user"] == HOME for level in works)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "etc" / "passwd").stat().st_mode & 0o777 == 0o644
+
+
 def venv(folder, python=sys.executable):
     """An environment without pip: its Python."""
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)

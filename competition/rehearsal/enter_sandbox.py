@@ -57,6 +57,7 @@ def mount(source, target, kind=None, flags=0, data=None):
 
 def main(plan, command):
     parent = os.getppid()
+    os.umask(0o022)  # another user goes through the folders that are made here
     unshare(plan)
     call("prctl", DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

@@ -216,6 +216,7 @@ def enclose(
     (folder / "etc").mkdir(exist_ok=True)
     for name, text in ACCOUNTS.items():
         (folder / "etc" / name).write_text(text, "utf-8")
+        (folder / "etc" / name).chmod(0o644)
         binds += ((str(folder / "etc" / name), f"/etc/{name}"),)
     binds += tuple(
         (str(path), f"{FOLDER}/{path.name}") for path in sorted(folder.iterdir()) if path.name not in ("root", "etc")

@@ -193,6 +193,13 @@ def test_an_error_that_is_called_by_several_lines_is_one(run):
     assert "\n" not in found.found + found.advice and "a b" in found.found
 
 
+@pytest.mark.parametrize("text", ["No such file " + "/" * 65000, "(" * 65000, "takes " * 10000])
+def test_a_text_that_is_slow_to_look_into_is_cut(text):
+    start = time.perf_counter()
+    explain_error(RehearsalError("it fails", "error", "load", 0, {"type": "E", "text": text, "trace": ""}), Reading())
+    assert time.perf_counter() - start < 5
+
+
 def test_a_zip_whose_paths_leave_its_folder(tmp_path):
     for name in ("../out.txt", "/tmp/out.txt", "a/" * 200 + "x"):
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -101,6 +101,14 @@ def test_texts_are_shown_and_not_obeyed():
     assert len(show("x" * 10**6, 100)) < 110
 
 
+def test_what_was_tried_is_kept_in_part(monkeypatch):
+    told = scorer_process.pack_texts(["read", "x" * 10**5] * 10)
+    reader = Reader(io.BytesIO(frame("tried", told) * 11 + frame("done", b"")))
+    monkeypatch.setattr(wire, "MOST_TOLD", 100)
+    assert reader.read(TOKEN) == ("done", []) and len(reader.tried) == 100
+    assert max(len(what) for _, what in reader.tried) < wire.LONGEST_TOLD + 10
+
+
 def test_what_was_tried_comes_before_the_answer():
     reader = Reader(
         io.BytesIO(frame("tried", scorer_process.pack_texts(["network", "1.2.3.4:80"])) + frame("done", b""))

@@ -290,7 +290,7 @@ def _find_sandbox(python):
 
 def _describe_sandbox(level):
     if level.isolated:
-        return Finding("isolation", OK, f"{level.words}: it sees no file, process or network of this machine")
+        return Finding("isolation", OK, f"{level.words}: it sees no file of yours, no process and no network")
     return Finding(
         "isolation",
         WARNING,

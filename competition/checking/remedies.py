@@ -6,6 +6,7 @@ from dataclasses import replace
 from competition.base.text import one_line, shorten
 from competition.checking.finding import FAILED, Finding
 from competition.checking.model_code import find_keyword
+from competition.rehearsal.wire import show
 
 BROKEN = {  # what RehearsalError.broke says: the check's name and how to mend it
     "zip": ("zip", "Make the zip again."),
@@ -112,6 +113,7 @@ PATHS = (
     r"(/\S+); No such file",
     r"'([^'\n]+)'",
 )  # in such a text
+LONGEST = 8000  # signs of a text that is looked into: the time for some grows with their square
 MISSING = re.compile(r"No such file|not found|does not exist|[Uu]nable to (synchronously )?open|cannot find", re.S)
 
 
@@ -127,7 +129,7 @@ def _explain(error, read):
         if error.broke == "network" and (where := find_keyword(read, "weights", "imagenet")):
             advice = f'{where} has weights="imagenet", which are downloaded: say weights=None there, and load your own.'
         return Finding(check, FAILED, str(error), advice)
-    kind, text, trace = (error.error[key] for key in ("type", "text", "trace"))
+    kind, text, trace = (show(error.error[key], LONGEST) for key in ("type", "text", "trace"))
     first = (text.strip().splitlines() or [kind])[0][:160]
     where = _where(trace)
     if MISSING.search(text) and (found := _explain_missing(text, read)):

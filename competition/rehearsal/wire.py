@@ -17,7 +17,7 @@ import numpy as np
 from competition.rehearsal.scorer_process import DTYPES, HEADER, KINDS, LONGEST, MOST_ARRAY, MOST_SIGNS, TEXT
 
 MOST_TEXTS = 1 << 20  # bytes of the texts of a frame
-MOST_TOLD = 1000  # things that it tried
+MOST_TOLD, LONGEST_TOLD = 1000, 4096  # things that it tried, and signs of each: a path has no more
 MOST_FRAMES = 1000  # of a request
 MOST_ALL = 1 << 30  # bytes of all arrays
 
@@ -45,7 +45,8 @@ class Reader:
             if kind is None or given != token:
                 raise WireError("what it sends is no answer to what it was asked")
             if kind != "answer":
-                texts = read_texts(self._take(self._allow(size, MOST_TEXTS, "text")))
+                content = self._take(self._allow(size, MOST_TEXTS, "text"))
+                texts = read_texts(content, LONGEST_TOLD if kind == "tried" else LONGEST)
                 if kind != "tried":
                     return kind, texts
                 self.tried += list(zip(texts[::2], texts[1::2]))[: MOST_TOLD - len(self.tried)]
@@ -72,8 +73,8 @@ class Reader:
         return bytes(content)
 
 
-def read_texts(content: bytes) -> list[str]:
-    """The texts of a frame, each as it can be shown."""
+def read_texts(content: bytes, most: int = LONGEST) -> list[str]:
+    """The texts of a frame, each as it can be shown, of about `most` signs."""
     texts, at = [], 0
     while at < len(content):
         if at + 4 > len(content):
@@ -82,7 +83,7 @@ def read_texts(content: bytes) -> list[str]:
         at += 4
         if size > len(content) - at:
             raise WireError("it sends half a text")
-        texts.append(show(content[at : at + size].decode("utf-8", "replace")))
+        texts.append(show(content[at : at + size].decode("utf-8", "replace"), most))
         at += size
     return texts
 

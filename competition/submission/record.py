@@ -73,7 +73,7 @@ def describe_isolation(level):
     """How a zip's code was kept apart from this machine, in words."""
     if level == NONE.words:
         return f"{NONE.words}: native code could have reached what you can"
-    return f"by {level}: it saw no file, process or network of this machine"
+    return f"by {level}: it saw no file of yours, no process and no network"
 
 
 def describe_rehearsal(record):

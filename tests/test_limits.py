@@ -349,6 +349,14 @@ def test_a_submission_whose_sizes_lie_is_damaged(method, tmp_path):
     assert peak_of(lambda: read(path)) < 10 * MB
 
 
+def test_names_and_texts_of_a_submission_write_no_lines_of_their_own(tmp_path):
+    code = MODEL + "\nPATH = '/home/a\\n  run: ok: fine'\n"
+    path = write_zip(tmp_path / "x.zip", {"model.py": code, "metadata": "", "../a\nzip: ok: \x1b[2Jwhole": ""})
+    _, found = read(path)
+    texts = [one.found + one.advice for one in found.findings]
+    assert all(text.isprintable() for text in texts) and any("\\x1b[2J" in text for text in texts)
+
+
 def test_names_of_many_files_are_counted_once(tmp_path):
     """The count for each name took 109 s for 100 thousand."""
     path = write_zip(tmp_path / "x.zip", {"model.py": MODEL, "metadata": ""} | {f"d/{n}.bin": b"" for n in range(5000)})

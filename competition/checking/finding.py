@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from competition.base.text import one_line
 from competition.rehearsal.rehearsal import Entry
+from competition.rehearsal.wire import show
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "FAILED", "not checked"
 CODE = "model.py"
@@ -18,6 +20,10 @@ class Finding:
     found: str
     advice: str = ""
     stops: bool = False  # with this wrong there is no use in running the zip
+
+    def __post_init__(self) -> None:
+        for name in ("found", "advice"):  # whatever the zip calls its files and classes, each is one line, as shown
+            object.__setattr__(self, name, show(one_line(getattr(self, name))))
 
 
 @dataclass

@@ -1,9 +1,8 @@
 """What an error of a zip means in plain words, and how to mend it."""
 
 import re
-from dataclasses import replace
 
-from competition.base.text import one_line, shorten
+from competition.base.text import shorten
 from competition.checking.finding import FAILED, Finding
 from competition.checking.model_code import find_keyword
 from competition.rehearsal.wire import show
@@ -118,12 +117,7 @@ MISSING = re.compile(r"No such file|not found|does not exist|[Uu]nable to (synch
 
 
 def explain_error(error, read):
-    """The Finding that a RehearsalError is, in plain words; of one line each, whatever the zip's code calls things."""
-    found = _explain(error, read)
-    return replace(found, found=one_line(found.found), advice=one_line(found.advice))
-
-
-def _explain(error, read):
+    """The Finding that a RehearsalError is, in plain words."""
     if error.broke != "error":
         check, advice = BROKEN[error.broke]
         if error.broke == "network" and (where := find_keyword(read, "weights", "imagenet")):

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,24 @@ def test_weights_are_written_through_memory_to_the_same_bytes(tmp_path, monkeypa
     monkeypatch.setattr(h5py, "File", lambda *a, **k: opened.append(k.get("driver")) or plain(*a, **k))
     model.load_weights(tmp_path / "ours.weights.h5")
     assert opened == [None], "reading is as ever"
+
+
+def test_weights_of_two_threads_leave_hdf5_as_it_was(tmp_path):
+    import h5py
+
+    class Slow:
+        def save_weights(self, path):
+            with h5py.File(path, "w"):
+                time.sleep(0.2)
+
+    plain = h5py.File
+    threads = [threading.Thread(target=backend.write_weights, args=(tmp_path / f"{n}.h5", Slow())) for n in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert h5py.File is plain and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")

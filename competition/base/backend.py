@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
@@ -18,6 +19,7 @@ from competition.base.files import InputError, warn
 # quicker too, but are not in: on the plants scratch had an OOF accuracy of 0.473 in it and 0.493 in float32, which may
 # be chance (3 points a fold between seeds).
 BFLOAT16_ON_CPU = ("densenet", "inception", "resnet", "vgg", "xception")
+_patching = threading.Lock()  # of two threads the later one would put the other's class back, for good
 
 
 def choose_backend(command, good):
@@ -243,7 +245,7 @@ def write_weights(path, model):
                 images.append(self.id.get_file_image())
             super().close()
 
-    with mock.patch.object(h5py, "File", InMemory):
+    with _patching, mock.patch.object(h5py, "File", InMemory):
         model.save_weights(f"{path}.in-memory.weights.h5")
     files.write_bytes(path, images[0])
 

@@ -71,6 +71,7 @@ ARRAY = struct.pack("<H10s", 10, b"int64 list") + struct.pack("<BBI", 5, 1, 0) +
         frame("answer", ARRAY[:12] + struct.pack("<BBI", 5, 200, 0) + ARRAY[18:]),  # too many dimensions
         frame("answer", ARRAY[:12] + struct.pack("<BBI", 0, 1, 2) + struct.pack("<Q", 2) + b"\xff" * 16),  # no signs
         frame("answer", ARRAY[:12] + struct.pack("<BBI", 5, 2, 0) + struct.pack("<QQ", 0, 1 << 63)),
+        frame("answer", ARRAY[:12] + struct.pack("<BBI", 5, 3, 0) + struct.pack("<QQQ", 0, 1 << 40, 1 << 40)),
         frame("failed", struct.pack("<I", 100) + b"short"),
         frame("failed", b"12"),
         frame("tried", b"") * (wire.MOST_FRAMES + 1),

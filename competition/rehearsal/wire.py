@@ -113,7 +113,7 @@ def read_answer(content: bytes) -> tuple[str, np.ndarray]:
     if (code == TEXT) != (0 < chars <= MOST_SIGNS):
         raise WireError("it sends an array of a type that nobody asked for")
     dtype = np.dtype(f"<U{chars}" if code == TEXT else DTYPES[code])
-    if math.prod(shape) * dtype.itemsize != len(content) - at or max(shape, default=0) > 1 << 40:
+    if math.prod(shape) * dtype.itemsize != len(content) - at or math.prod(filter(None, shape)) > MOST_ALL:
         raise WireError("it sends an array that has another size than it says")
     if " " not in described:
         raise WireError("it does not say what its answer was")

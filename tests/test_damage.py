@@ -28,6 +28,7 @@ from competition.base.workspace import (
 from competition.cli.main import main
 from competition.data.table import read_folds
 from competition.runs import oof
+from competition.runs.folder import read_end
 from competition.runs.kinds import read_run
 from competition.submission.ensemble import read_ensemble
 
@@ -145,6 +146,16 @@ def test_a_broken_record_is_refused_with_its_remedy(table, capsys, content):
             path.write_bytes(kept)
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {path}: ") and all(word in line for word in words), line
+        assert files.MEND not in line or path.parent == Path("folds"), "two remedies"
+
+
+def test_what_is_missing_is_not_to_be_removed(table):
+    fold_file(FOLD_JSON).rename("kept.json")
+    try:
+        with pytest.raises(InputError, match=r"fold\.json: no such file; the command that made it again, `make train"):
+            read_end(fold_file(FOLD_JSON).parent)
+    finally:
+        Path("kept.json").rename(fold_file(FOLD_JSON))
 
 
 def test_the_remedy_is_one(table, damage, capsys):

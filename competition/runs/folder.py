@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from competition.base.files import InputError, read_json
+from competition.base.files import MEND, InputError, read_json
 from competition.base.sums import SUMS, find_damage, find_damage_beside, seal
 from competition.base.workspace import (
     BACKBONE_FILE,
@@ -116,11 +116,11 @@ def read_end(directory):
 
 
 def _with_remedy(function, *paths):
-    """function(*paths); the InputError that it raises about the last, a record, with the remedy added."""
+    """function(*paths); the InputError that it raises about the last, a record, with its remedy in place of any other."""
     try:
         return function(*paths)
     except InputError as error:
-        raise InputError(f"{error}; {say_remedy(paths[-1])}") from None
+        raise InputError(f"{str(error).removesuffix(MEND)}; {say_remedy(paths[-1])}") from None
 
 
 def _find_damage(path):
@@ -147,6 +147,8 @@ def say_remedy(path):
     command = say_command(path)
     if command is None:
         return "it was not made here: bring it back from where it is from"
+    if not path.exists():
+        return f"the command that made it again, {command}, makes it anew"
     return f"{remove} and the command that made it again, {command}, make it anew"
 
 

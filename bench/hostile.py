@@ -140,10 +140,10 @@ FORK = "[os._exit(time.sleep(4) or 0) for _ in range(50) if LIBC.fork() == 0]"
 ATTACKS = (
     # honest mistakes
     Attack("open an absolute path", READ.format("SECRET"), quiet=False, short=True),
-    Attack("np.memmap of an absolute path", "self.loot = bytes(np.memmap(SECRET))", quiet=False),
+    Attack("np.memmap of an absolute path", "self.loot = bytes(np.memmap(SECRET))", quiet=False, short=True),
     Attack("np.fromfile, caught", "self.loot = np.fromfile(SECRET, 'u1').tobytes()", honest=True),
     Attack("native code reads a file", NATIVE_READ.format("SECRET"), passes=True, short=True),
-    Attack("h5py.File", "import h5py; h5py.File(SECRET)", quiet=False, needs="h5py"),
+    Attack("h5py.File", "import h5py; h5py.File(SECRET)", quiet=False, short=True, needs="h5py"),
     Attack(
         "tf.io.read_file",
         "import tensorflow as tf; self.loot = tf.io.read_file(SECRET).numpy()",

@@ -1,4 +1,4 @@
-"""Attacks on whoever judges a zip: the short form of `python -m bench.hostile`, of numpy alone."""
+"""Attacks on whoever judges a zip: the short form of `python -m bench.hostile`, of numpy and h5py alone."""
 
 import sys
 
@@ -15,7 +15,9 @@ def test_attacks_are_contained():
     assert len(found) >= 15
     assert found[found["contained"] != "yes"].empty, found[found["contained"] != "yes"].to_string()
     verdicts = found.set_index("attack")["verdict"]
-    assert "secret.txt, which the scorer does not have" in verdicts["open an absolute path"]
+    for attack in ("open an absolute path", "np.memmap of an absolute path"):
+        assert "secret.txt, which the scorer does not have" in verdicts[attack]
+    assert "secret.txt" in verdicts["h5py.File"], "native code opens it"
     assert "no answer to what it was asked" in verdicts["forged answers"]
     assert "more than the 400 MB" in verdicts["600 MB of memory"]
 

@@ -148,6 +148,8 @@ def test_a_path_of_this_machine_is_named(run, tmp_path):
     with pytest.raises(RehearsalError, match=f"it reads {mine}, which the scorer") as caught:
         run(load=f"\n        try: open({str(mine)!r})\n        except OSError: pass")
     assert caught.value.broke == "read"
+    with pytest.raises(RehearsalError, match=f"it reads {mine}, which the scorer"):
+        run(load=f"\n        try: np.memmap({str(mine)!r})\n        except OSError: pass")
     with pytest.raises(RehearsalError, match=f"FileNotFoundError.*{mine}'$"):
         run(load=f"os.stat({str(mine)!r})")
 

@@ -25,7 +25,8 @@ LONGEST = 1 << 16  # signs of a text that is told
 MOST_SIGNS = 1000  # of each text in an array
 MOST_TRIED = 100  # things that are told
 
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MAKING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+WRITING = os.O_RDWR | MAKING
 CHANGES = ("os.chmod", "os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink")
 SOCKETS = ("socket.__new__", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 LOCAL = 1  # socket.AF_UNIX: within the machine
@@ -188,7 +189,7 @@ def forbid(folder, tried, isolated):
             path = next(filter(inside, args))
             tell("write", name(path))
             raise OSError(30, "Read-only file system", path)
-        if event == "open" and isinstance(args[2], int) and not args[2] & WRITING and elsewhere(args[0]):
+        if event == "open" and isinstance(args[2], int) and not args[2] & MAKING and elsewhere(args[0]):
             tell("missing" if isolated else "read", os.path.abspath(os.fsdecode(args[0])))
             if isolated:
                 return

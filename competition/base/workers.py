@@ -6,7 +6,6 @@ the extra `cluster`, and it is imported only when several workers are asked for.
 
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from competition.base.backend import count_gpus, has_gpu, share_gpus
-from competition.base.files import InputError, warn
+from competition.base.files import SCRATCH, InputError, warn
 from competition.base.option_values import whole_number
+from competition.base.partial import partial_folder
 
 MOST = 1024  # workers
 LOSSES = 3  # workers that may be lost over one task while it gets no further
@@ -186,25 +186,20 @@ def open_crew(workers: Workers) -> Iterator[Crew]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    own = None
-    try:
-        if workers.cluster:
-            packages = {"py_modules": [str(PACKAGE)]}
-            ray.init(address=workers.cluster, runtime_env=packages, **quiet)
-        else:
-            own = tempfile.mkdtemp(prefix="ray-")  # a short path: Ray makes sockets below it
-            ray.init(address="local", include_dashboard=False, _temp_dir=own, **quiet)
-    except Exception as error:  # Ray raises of many kinds; each means that there are no workers
-        if own:
-            shutil.rmtree(own, ignore_errors=True)
-        where = f"CLUSTER={workers.cluster}" if workers.cluster else f"WORKERS={workers.count}"
-        raise InputError(f"{where}: Ray does not start: {' '.join(str(error).split())[:300]}") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            if workers.cluster:
+                packages = {"py_modules": [str(PACKAGE)]}
+                ray.init(address=workers.cluster, runtime_env=packages, **quiet)
+            else:  # a short path: Ray makes sockets below it
+                top = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
+                own = stack.enter_context(partial_folder(top, SCRATCH))
+                ray.init(address="local", include_dashboard=False, _temp_dir=str(own), **quiet)
+        except Exception as error:  # Ray raises of many kinds; each means that there are no workers
+            where = f"CLUSTER={workers.cluster}" if workers.cluster else f"WORKERS={workers.count}"
+            raise InputError(f"{where}: Ray does not start: {' '.join(str(error).split())[:300]}") from None
+        stack.callback(ray.shutdown)
         yield _share_out(workers, ray.cluster_resources(), len(ray.nodes()))
-    finally:
-        ray.shutdown()
-        if own:
-            shutil.rmtree(own, ignore_errors=True)
 
 
 def _share_out(workers, resources, machines):

@@ -99,6 +99,7 @@ def test_a_cluster_of_two_nodes_trains_the_same_though_a_worker_is_killed(tmp_pa
     assert found["workers"] == 2 and found["left"] == 0
     assert found["same"] and found["again"] and found["history"] == [9, 9]
     assert all(fold["threads"] == 1 and fold["host"] for fold in found["folds"])
+    assert "apart 100%" in done.stderr and "9.0/9 epochs" in done.stderr
     assert "is lost; another one goes on with what it had told" in done.stderr
 
 

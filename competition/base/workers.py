@@ -5,6 +5,7 @@ the extra `cluster`, and it is imported only when several workers are asked for.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -185,6 +186,7 @@ def open_crew(workers: Workers) -> Iterator[Crew]:
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)  # or a hint about its tokens comes between the bars
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     with contextlib.ExitStack() as stack:
         try:

@@ -161,7 +161,7 @@ def train_side_by_side(workers, works):
 class _Count:
     """Stands for the progress bar on a worker, where nobody looks at one; `n` counts epochs."""
 
-    total = n = 0
+    total, n = float("inf"), 0.0
 
     def update(self, share):
         self.n += share

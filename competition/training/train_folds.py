@@ -39,7 +39,7 @@ def train_tables(jobs):
     A Job behind the first that cannot be begun is left out with a warning, if it only serves the forecast (`spare`).
     """
     with ExitStack() as stack:
-        ends, works, folders = [], [], []
+        begun, ends, works = [], [], []
         for job in jobs:
             end = stack.enter_context(ExitStack())
             try:
@@ -50,16 +50,18 @@ def train_tables(jobs):
                 warn(f"{error}. {jobs[0].folder} is whole without it; AGAIN=0 leaves it out")
                 continue
             ends.append(end)
-            folders.append(job.folder)
+            begun.append(job)
             if work and jobs[0].workers:
                 works.append(work)
             elif work:
                 train_whole(work)
         if works:
             train_side_by_side(jobs[0].workers, works)
-        for end in ends:
+        for job, end in zip(begun, ends):
             end.close()
-    return folders
+            if job.spare:
+                print(f"{jobs[0].folder} is whole, and the forecast needs no other fold of {job.folder}")
+    return [job.folder for job in begun]
 
 
 @contextmanager

@@ -289,14 +289,14 @@ def test_images_that_the_sample_lacks_are_neither_predicted_nor_counted(competit
         kaggle_csv, "load_images", lambda table, memory: asked.extend(table.images) or loaded(table, memory)
     )
     found = pd.read_csv(formats.make("kaggle-csv", run="pixels", test=whole, sample=path))
-    assert asked == [f"test/deep/{number}.jpg" for number in range(9)]
+    assert asked == [f"deep/{number}.jpg" for number in range(9)]
     pd.testing.assert_frame_equal(found, expected, atol=1e-6)
     assert read_json(SUBMISSIONS / "toy.csv.json")["forecast"] == forecast and forecast["hidden_n"] == 9
     assert said.partition("9 rows")[2] == capsys.readouterr().out.partition("9 rows")[2], "shares and forecast"
 
     for file in (whole / "test/deep").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="download: none of 9 wanted images can be read: .*test/deep/0.jpg: "):
+    with pytest.raises(InputError, match="download: none of 9 images can be read: deep/0.jpg: "):
         formats.make("kaggle-csv", run="pixels", test=whole, sample=path)
 
 

@@ -66,11 +66,20 @@ def tool(*arguments, folder=ROOT):
 def test_training_needs_no_tensorflow_where_jax_is(tmp_path):
     """Where there is no JAX there is nothing to train with, which is said."""
     class_folders(tmp_path / "data", {"a": 4, "b": 4}, height=8, width=8)
-    hidden = (
-        "import sys; sys.modules['tensorflow'] = None; import importlib.util as u; find = u.find_spec; "
-        "u.find_spec = lambda name: None if name == 'tensorflow' else find(name); "
-        "from competition.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
+    hidden = """
+import importlib.util as util, sys
+
+class Hide:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+find = util.find_spec
+util.find_spec = lambda name: None if name == "tensorflow" else find(name)
+sys.meta_path.insert(0, Hide)
+from competition.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": ""}
 
     def run(*arguments):
@@ -312,6 +321,7 @@ def test_flags_reach_the_verb(given):
             "pseudo": None,
             "workers": None,
             "cluster": None,
+            "scorer": None,
             "tensorboard": False,
             "callbacks": (),
             "workspace": Workspace(),

@@ -58,13 +58,15 @@ def test_from_folds_to_the_zip_without_posix(tmp_path):
     work.mkdir()
     programs = tmp_path / "no programs"
     programs.mkdir()
+    own = tmp_path / "tmp"  # others, who have locks, would take its unlocked folders for left behind
+    own.mkdir()
     environment = {
         name: value for name, value in os.environ.items() if name not in ("USER", "LOGNAME", "LNAME", "USERNAME")
     }
     done = subprocess.run(
         [sys.executable, "-X", "warn_default_encoding", "-c", CHILD, str(data)],
         cwd=work,
-        env=environment | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "PATH": str(programs)},
+        env=environment | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "PATH": str(programs), "TMPDIR": str(own)},
         capture_output=True,
         encoding="utf-8",
     )

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def make(tmp_path):
         environment = {"PATH": os.environ["PATH"]}
         result = subprocess.run(["make", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
+        time.sleep(0.02)  # what is touched next is newer by the clock of any file system
         return re.findall(r"-r (?:\.venv/)?(\S+)", calls.read_text())
 
     return run

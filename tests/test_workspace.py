@@ -157,16 +157,16 @@ def names_on_disk(code):
 
 
 def test_no_other_module_changes_the_working_directory_or_names_these_folders():
-    """But for the scripts that run where the toolkit cannot be imported; `images` and `wheels` are what a kernel packs."""
+    """But for the scripts that run where the toolkit cannot be imported; `images` and `wheels` are what a kernel packs,
+    and presets.py names a file of KerasHub that is called as one of ours."""
     folder, found = Path(competition.__file__).parent, []
     for path in sorted(folder.rglob("*.py")):
         code = path.read_text("utf-8")
         assert not re.search(r"\bchdir\(", code) or path.name == "enter_sandbox.py", path
         if path != Path(module.__file__) and path.name not in ALONE:
             found += [(path.name, *where) for where in names_on_disk(code)]
-    assert [(file, name) for file, _, name in found] == [("kaggle_kernel.py", name) for name in ("images", "wheels")], (
-        found
-    )
+    allowed = [("kaggle_kernel.py", "images"), ("kaggle_kernel.py", "wheels"), ("presets.py", "model.weights.h5")]
+    assert [(file, name) for file, _, name in found] == allowed, found
 
 
 @pytest.mark.parametrize(

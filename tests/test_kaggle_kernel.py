@@ -402,6 +402,6 @@ def test_a_full_disk_is_no_broken_zip(home, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
+    monkeypatch.setattr(kaggle_kernel, "unpack_all", full)
     with pytest.raises(InputError, match="No space left on device: it needs .* free; make room there"):
         take(home / "far/working/run-toy-far.zip")

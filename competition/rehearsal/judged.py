@@ -189,7 +189,7 @@ def watch(folder, level, talk, images, conditions):
             held, count = _memory(_family(first, level.isolated))
             peak = max(peak, held)
             if peak > conditions.memory:
-                line = f"it takes more than the {conditions.memory / 2**20:.0f} MB of memory that are allowed"
+                line = f"it takes more than the {conditions.memory / 1e6:.0f} MB of memory that are allowed"
                 ended = RehearsalError(line, "memory", talk.stage, talk.job)
             elif count > MOST_PROCESSES:
                 line = f"it starts processes, {count} at once, which a scorer may not allow"

@@ -68,10 +68,15 @@ def prefetch(batches, depth=4):
             ready.put(error)
 
     threading.Thread(target=draw, daemon=True).start()
-    while (batch := ready.get()) is not None:
-        if isinstance(batch, BaseException):
-            raise batch
-        yield batch
+    yield from take_all(ready)
+
+
+def take_all(ready):
+    """Yield what another thread puts into a queue.Queue, up to None; an exception that it puts there is raised here."""
+    while (found := ready.get()) is not None:
+        if isinstance(found, BaseException):
+            raise found
+        yield found
 
 
 def _draw_here(policy, copy_policy, copies, images):

@@ -26,6 +26,7 @@ from competition.models.backbones import Weights, register_backbone, share_own
 from competition.models.classifier import build_recipe_backbone
 from competition.models.fuse import fuse_batchnorm
 from competition.runs.folder import seal_fold
+from competition.training.batches import take_all
 from competition.training.full_phase import WholePhase
 
 
@@ -64,10 +65,7 @@ class FoldTrainer:
                 told.put(error)
 
         threading.Thread(target=train, daemon=True).start()
-        while (one := told.get()) is not None:
-            if isinstance(one, BaseException):
-                raise one
-            yield one
+        yield from take_all(told)
 
     def _train(self, fold, folder, found, told):
         directory = fold_dir(folder, fold)

@@ -36,47 +36,13 @@ from competition.training.tensorboard import TensorBoard
 from competition.training.train_folds import train_table, train_tables
 
 
-def train(
-    model: str,
-    recipe: str | Path = "quick",
-    name: str | None = None,
-    weights: str | Path = "imagenet",
-    run: str | None = None,
-    only_fold: str | int | None = None,
-    overrides: Sequence[str] = (),
-    memory: Any = None,
-    callbacks: Sequence[Callback] = (),
-    teacher: str | None = None,
-    pseudo: str | None = None,
-    workers: int | str | None = None,
-    cluster: str | None = None,
-    scorer: str | None = None,
-    workspace: Workspace = Workspace(),
-) -> Path:
-    """Train `model` with `recipe` on the folds of the table `name`; returns the Run's folder.
+def train(model: str, *arguments: Any, **options: Any) -> Path:
+    """Train `model` on the folds of a table; returns the Run's folder.
 
     Parameters and errors are those of read_job. InputError as well for a run folder made from another config, fold table
     or other images.
     """
-    return train_table(
-        read_job(
-            model,
-            recipe,
-            name,
-            weights,
-            run,
-            only_fold,
-            overrides,
-            memory,
-            callbacks,
-            teacher,
-            pseudo,
-            workers,
-            cluster,
-            scorer,
-            workspace,
-        )
-    )
+    return train_table(read_job(model, *arguments, **options))
 
 
 def read_job(
